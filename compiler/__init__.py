@@ -1,0 +1,1 @@
+"""The compiler: export, bundle, build, run, measure."""

@@ -1,0 +1,1 @@
+"""Back ends that build and run the graphs of a bundle."""

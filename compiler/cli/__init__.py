@@ -1,0 +1,81 @@
+"""The command line: one file per command, loaded only when it is called, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import lmmprune
+from lmmprune.errors import LmmpruneError, suggestion
+
+# Name -> one-line help; the command lives in the module of the same name as the object ``command``.
+COMMANDS = {
+    "export": "Export a model: prune, optionally quantize, write a bundle.",
+    "build": "Compile a bundle's graphs into engines for a target.",
+    "run": "Answer a question about a picture.",
+    "bench": "Time bundles side by side.",
+    "eval": "Measure a bundle's accuracy on a set of questions.",
+    "verify": "Check a bundle against its checksums and the PyTorch model.",
+    "inspect": "Show sites, anchors and shapes of a bundle or a graph.",
+    "show": "Draw the kept patches over a picture.",
+    "methods": "List the pruning methods.",
+    "models": "List the models and families.",
+    "targets": "List the targets.",
+    "doctor": "Say what this machine can export, build and run.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"lmmprune.compiler.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise click.UsageError(f"no command '{args[0]}'{suggestion(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(lmmprune.__version__, prog_name="lmmprune")
+def app() -> None:
+    """Prune visual tokens inside the graph of a large multimodal model, quantize it, compile it."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        result: Any = app.main(args=None if argv is None else list(argv), standalone_mode=False)
+    except click.UsageError as error:
+        usage = error.ctx.command_path if error.ctx else "lmmprune"
+        _fail(f"{error.format_message()} (see '{usage} --help')", 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except LmmpruneError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was left half-written", 130)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"lmmprune: error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,5 @@
+"""``python -m lmmprune.compiler.cli``."""
+
+from lmmprune.compiler.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""What the commands share for printing: ``--json``, tables on stdout, messages and progress bars on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """Add ``--json`` to a command; it arrives as the argument ``as_json``."""
+    decorated: F = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")(function)
+    return decorated
+
+
+def print_json(data: Any) -> None:
+    """Print a JSON document on stdout; NaN and infinity, which JSON doesn't have, are a bug of the caller."""
+    click.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
+    """Return a table: the first column is text on the left, the others are aligned on the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(Text(cell) for cell in row))
+    return result
+
+
+def show(*objects: Any) -> None:
+    """Print rich objects or plain text on stdout; a line is never cut when stdout is a file or a pipe."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    for item in objects:
+        console.print(Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, str))
+
+
+def note(message: str) -> None:
+    """Print a message for the person at the terminal on stderr."""
+    click.echo(message, err=True)
+
+
+def progress() -> Progress:
+    """Return a progress bar on stderr that disappears when it is done; it is silent when stderr isn't a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def human_bytes(count: float) -> str:
+    """Return bytes as text with a binary unit: ``1536`` is ``1.5 KiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,172 @@
+"""The manifest of a bundle: what was exported, from what, how it was pruned and quantized, and how to run it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmmprune.errors import BundleError
+
+FORMAT = 1
+FILENAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One input or output of a graph; a dimension that isn't static is a name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """One ONNX file of the bundle with its signature, in the order of the graph."""
+
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Layout of the decoder's key/value cache: per layer ``[B, kv_heads, length, head_dim]``.
+
+    ``length_offsets[l]`` is what layer l's cache length differs by from the length of the sequence that entered the
+    decoder (0 unless tokens are cut inside the decoder, negative behind a cut).
+    """
+
+    past: tuple[tuple[str, str], ...]
+    present: tuple[tuple[str, str], ...]
+    kv_heads: int
+    head_dim: int
+    length_offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One site of the pruning schedule: N tokens come in, K leave."""
+
+    site: str
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """How a question becomes tokens: ``template`` holds ``<image>`` (``image_token``) and ``{prompt}`` once each."""
+
+    template: str
+    image_token: str
+    image_token_id: int
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Floating-point type, and the INT8 scheme with the source of its calibration (None: not quantized)."""
+
+    dtype: str
+    int8: str | None = None
+    calibration: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """Size and checksum of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that a run-time, a verifier or a reader needs to know of a bundle."""
+
+    model: str
+    family: str
+    source: str
+    weights: str  # "checkpoint" or "dummy"
+    method: str | None
+    parameters: Mapping[str, Any]
+    schedule: tuple[Stage, ...]
+    positions: str  # "contiguous" or "original"
+    precision: Precision
+    target: str
+    opset: int
+    image_tokens: int  # tokens that the vision graph leaves for the decoder (K)
+    grid: tuple[int, int]  # patches, rows x columns, before pruning
+    vision: Graph
+    decoder: Graph
+    cache: Cache
+    prompt: Prompt
+    max_positions: int
+    flops: Mapping[str, Mapping[str, float]]  # {"vision": {"before": .., "after": ..}, "prefill": {..}}
+    tools: Mapping[str, str]
+    created: str
+    files: Mapping[str, File] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @property
+    def tokens_before(self) -> int:
+        """Visual tokens that the unpruned model would hand to the decoder (N)."""
+        return self.schedule[0].tokens_in if self.schedule else self.image_tokens
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            BundleError: The file is missing, isn't JSON, or is of another format.
+        """
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BundleError(f"no {FILENAME} in '{path.parent}': not a bundle made by 'lmmprune export'") from error
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BundleError(f"'{path}' can't be read ({error}): export again") from error
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+            raise BundleError(f"'{path}' has format {found!r}, this version reads {FORMAT}: export again")
+        try:
+            return _manifest(raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"'{path}' is not a valid manifest ({type(error).__name__}: {error}): export again") from error
+
+
+def _graph(raw: Mapping[str, Any]) -> Graph:
+    def tensors(rows: Any) -> tuple[Tensor, ...]:
+        return tuple(Tensor(name=r["name"], dtype=r["dtype"], shape=tuple(r["shape"])) for r in rows)
+
+    return Graph(file=raw["file"], inputs=tensors(raw["inputs"]), outputs=tensors(raw["outputs"]))
+
+
+def _manifest(raw: dict[str, Any]) -> Manifest:
+    cache = raw["cache"]
+    prompt = raw["prompt"]
+    nested = {
+        "schedule": tuple(Stage(**stage) for stage in raw["schedule"]),
+        "precision": Precision(**raw["precision"]),
+        "grid": tuple(raw["grid"]),
+        "vision": _graph(raw["vision"]),
+        "decoder": _graph(raw["decoder"]),
+        "cache": Cache(
+            past=tuple((k, v) for k, v in cache["past"]),
+            present=tuple((k, v) for k, v in cache["present"]),
+            kv_heads=cache["kv_heads"],
+            head_dim=cache["head_dim"],
+            length_offsets=tuple(cache["length_offsets"]),
+        ),
+        "prompt": Prompt(**{**prompt, "eos_token_ids": tuple(prompt["eos_token_ids"])}),
+        "files": {name: File(**entry) for name, entry in raw["files"].items()},
+    }
+    return Manifest(**{**raw, **nested})

@@ -1,0 +1,179 @@
+"""Turn a picture into ``pixel_values``, bit for bit as transformers' PIL image processors do, with pillow and numpy.
+
+``preprocessor.json`` states the steps in their order; a step that is null is off::
+
+    {"resize": {"shortest_edge": 336}, "resample": "bicubic", "crop": [336, 336],
+     "rescale": 0.00392156862745098, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+
+``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lmmprune.errors import BundleError, InputError
+
+MAX_PIXELS = 100_000_000
+"""Pictures with more pixels are refused before they are decoded: a small file can unpack to gigabytes."""
+
+_RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessor:
+    """The steps from an RGB picture to the input of the vision graph.
+
+    Attributes:
+        resize: target of the shortest edge, or height and width, in pixels.
+        resample: name of the interpolation.
+        crop: height and width of the centre crop in pixels; smaller pictures are padded with black.
+        rescale: factor on the 0..255 values.
+        mean: subtracted per channel after rescaling.
+        std: divided by per channel.
+    """
+
+    resize: int | tuple[int, int] | None
+    resample: Image.Resampling
+    crop: tuple[int, int] | None
+    rescale: float | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    @classmethod
+    def load(cls, path: Path) -> Preprocessor:
+        """Read ``preprocessor.json``.
+
+        Raises:
+            BundleError: It can't be read or doesn't have the form that the module describes.
+        """
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            size = raw["resize"]
+            return cls(
+                resize=size
+                and (int(size["shortest_edge"]) if "shortest_edge" in size else (int(size["height"]), int(size["width"]))),
+                resample=_RESAMPLE[raw["resample"] or "bicubic"],
+                crop=raw["crop"] and (int(raw["crop"][0]), int(raw["crop"][1])),
+                rescale=raw["rescale"],
+                mean=raw["mean"] and tuple(raw["mean"]),
+                std=raw["std"] and tuple(raw["std"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise BundleError(f"'{path}' can't be used ({type(error).__name__}: {error}): export again") from error
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Convert to RGB, resize and crop.
+
+        Returns:
+            uint8 ``[3, H, W]``.
+        """
+        picture = to_rgb(image)
+        if self.resize is not None:
+            height, width = self._resized(picture.height, picture.width)
+            picture = picture.resize((width, height), resample=self.resample)
+        pixels: NDArray[np.uint8] = np.moveaxis(np.asarray(picture), -1, 0)
+        return pixels if self.crop is None else _center_crop(pixels, *self.crop)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Return ``pixel_values``, float32 ``[1, 3, H, W]``.
+
+        Raises:
+            InputError: The picture is so narrow that resizing it would fill the memory.
+        """
+        return self.normalize(self.pixels(image))
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return uint8 ``[3, H, W]`` rescaled and normalised as float32 ``[1, 3, H, W]``."""
+        # The reference rescales in float64, rounds to float32, and normalises in float32: so do we, to the last bit.
+        values = pixels.astype(np.float32)
+        if self.rescale is not None:
+            values = (pixels.astype(np.float64) * self.rescale).astype(np.float32)
+        if self.mean is not None and self.std is not None:
+            mean, std = (np.array(row, np.float32)[:, None, None] for row in (self.mean, self.std))
+            values = (values - mean) / std
+        return np.ascontiguousarray(values[None])
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if isinstance(self.resize, tuple):
+            return self.resize
+        assert self.resize is not None
+        short, long = sorted((height, width))
+        # In this order of operations: 336 * 1000 / 333 and 336 * (1000 / 333) may truncate differently.
+        stretched = int(self.resize * long / short)
+        if stretched * self.resize > MAX_PIXELS:
+            raise InputError(
+                f"the picture is {width} x {height} pixels: with the shorter edge at {self.resize} the longer one "
+                f"would get {stretched}; crop it first"
+            )
+        return (stretched, self.resize) if width <= height else (self.resize, stretched)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to RGB; transparency is laid over white."""
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image.convert("RGB")
+
+
+def load_image(path: Path | str) -> Image.Image:
+    """Read a picture from disk, turned upright as its EXIF orientation says.
+
+    Raises:
+        InputError: The file is missing, isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            # Our own limit below is the stricter reading of the same warning.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            raise InputError(
+                f"picture '{path}' has {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}: scale it down"
+            )
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no picture '{path}'") from error
+    except IsADirectoryError as error:
+        raise InputError(f"'{path}' is a directory: give a picture") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"picture '{path}' has more than {MAX_PIXELS:,} pixels: scale it down") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"'{path}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
+    except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
+        raise InputError(f"picture '{path}' is damaged or can't be read ({error})") from error
+
+
+def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Crop ``[3, H, W]`` around the centre; where it is smaller it is padded with zeros first."""
+    for axis, size in ((1, height), (2, width)):
+        found = pixels.shape[axis]
+        if found < size:
+            # The odd pixel of padding goes in front, that of cropping stays behind: as the reference does.
+            before = math.ceil((size - found) / 2)
+            padding = [(0, 0)] * 3
+            padding[axis] = (before, size - found - before)
+            pixels = np.pad(pixels, padding)
+        else:
+            start = (found - size) // 2
+            pixels = pixels.take(np.arange(start, start + size), axis)
+    return pixels

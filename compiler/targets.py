@@ -1,0 +1,225 @@
+"""The deployment targets as data: what each runtime takes, so that the passes can lower a graph to exactly that.
+
+Facts carry their source: *seen* was tried for this project (ONNX Runtime 1.31, TensorRT-RTX 1.7.1 on a machine without
+a GPU), *doc* is in the vendor's documentation, *believed* was not checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lmmprune.errors import TargetError, suggestion
+
+Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+Causal = Literal["mask", "upper_left", "lower_right"]
+Int8 = Literal["u8s8", "s8s8"]
+CacheForm = Literal["concat", "static"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One runtime at one version.
+
+    Attributes:
+        name: What ``--target`` takes.
+        summary: One line for people.
+        backend: The module of ``compiler/backends`` that compiles or runs it.
+        opset: ONNX opset that graphs for this target are written in.
+        max_opset: Newest opset that the target reads.
+        native_ops: High-level operators that it takes as they are; others are lowered to primitives.
+        causal: ``mask``: attention needs an explicit mask; else the alignment of ``Attention(is_causal=1)`` when the
+            query is shorter than the keys. Decoding with a cache needs ``lower_right`` or an explicit mask.
+        int8: ``u8s8``: asymmetric U8 activations, symmetric S8 weights per channel; ``s8s8``: both symmetric, zero
+            point 0. A graph quantized for one scheme does not serve the other.
+        dtype: Floating-point type that ``export`` takes unless told otherwise.
+        dtypes: Floating-point types that it takes at all.
+        cache: Form of the key/value cache: ``concat`` grows by concatenation, ``static`` is updated in place.
+        architectures: GPU architectures that it can build engines for without that GPU; empty: only the one present.
+        boards: Alias -> GPU architecture, for boards that carry exactly this version.
+        aliases: Other names.
+        extra: Extra of lmmprune that installs the runtime.
+        requires: What the machine must have to run it.
+        version: First and last release served (``major.minor``, the last exclusive), None where any will do.
+    """
+
+    name: str
+    summary: str
+    backend: Backend
+    opset: int
+    max_opset: int
+    native_ops: frozenset[str]
+    causal: Causal
+    int8: Int8
+    dtype: str
+    dtypes: tuple[str, ...]
+    extra: str
+    requires: str
+    cache: CacheForm = "concat"
+    architectures: tuple[str, ...] = ()
+    boards: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    version: tuple[str, str] | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether ``build`` makes engines for it (ONNX Runtime reads the graphs as they are)."""
+        return self.backend != "onnxruntime"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and every alias."""
+        return (self.name, *self.aliases, *self.boards)
+
+    def takes(self, op_type: str) -> bool:
+        """Say whether the target takes a high-level operator without lowering."""
+        return op_type in self.native_ops
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as plain JSON types."""
+        row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        row["native_ops"] = sorted(self.native_ops)
+        row["boards"] = dict(self.boards)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
+
+
+_CANONICAL = 23  # `Attention`, `RotaryEmbedding`, `RMSNormalization` enter ONNX at opset 23, `TensorScatter` at 24
+_LLM = frozenset({"Attention", "RotaryEmbedding", "RMSNormalization"})
+_HALF = ("float16", "bfloat16", "float32")
+
+_TABLE = (
+    Target(
+        name="ort-cpu",
+        summary="ONNX Runtime on the CPU",
+        backend="onnxruntime",
+        opset=_CANONICAL,
+        max_opset=25,  # believed: onnxruntime 1.31 is built on ONNX 1.20+
+        native_ops=_LLM,  # seen: kernels of opset 23 since 1.23
+        causal="upper_left",  # doc: ONNX Attention-23, "upper left causal bias"; the cache is outside of the node
+        int8="u8s8",  # seen: the x86 kernels want U8 activations (S8: 1.07 s where U8 takes 0.47 s)
+        dtype="float32",
+        dtypes=("float32", "float16"),  # float16 runs through casts on x86: smaller, not faster
+        extra="cpu",
+        requires="any x86-64 or Arm CPU; AVX512-VNNI makes INT8 fast",
+        aliases=("ort", "cpu"),
+    ),
+    Target(
+        name="ort-cuda",
+        summary="ONNX Runtime on an NVIDIA GPU",
+        backend="onnxruntime",
+        opset=_CANONICAL,
+        max_opset=25,
+        native_ops=_LLM,  # believed: what has no CUDA kernel falls back to the CPU's
+        causal="upper_left",
+        int8="s8s8",  # doc: the CUDA and TensorRT providers take symmetric Q/DQ
+        dtype="float16",
+        dtypes=_HALF,
+        extra="gpu",
+        requires="an NVIDIA GPU with CUDA 13 (onnxruntime-gpu 1.31)",  # seen in the wheel
+        aliases=("cuda",),
+    ),
+    Target(
+        name="tensorrt-10.3",
+        summary="TensorRT 10.3 (JetPack 6.2: CUDA 12.6, Python 3.10)",
+        backend="tensorrt",
+        opset=20,
+        max_opset=20,  # believed: onnx-tensorrt 10.3 carries ONNX 1.16; 10.6 moves to 1.17 (doc: its changelog)
+        native_ops=frozenset(),  # doc: Attention from 10.14, the others from 10.15
+        causal="mask",
+        int8="s8s8",  # doc: operators.md, "x_zero_point must be zero"
+        dtype="float16",
+        dtypes=_HALF,
+        extra="gpu",
+        requires="TensorRT 10.3 and the GPU that the engine is for",
+        boards={"jetson-orin-jp6": "sm87"},
+        version=("10.3", "10.13"),
+    ),
+    Target(
+        name="tensorrt-10.13",
+        summary="TensorRT 10.13 (JetPack 7.1: CUDA 13.0, Python 3.12)",
+        backend="tensorrt",
+        opset=20,
+        max_opset=22,  # doc: onnx-tensorrt carries ONNX 1.17 since 10.6
+        native_ops=frozenset(),
+        causal="mask",
+        int8="s8s8",
+        dtype="float16",
+        dtypes=_HALF,
+        extra="gpu",
+        requires="TensorRT 10.13 and the GPU that the engine is for",
+        boards={"jetson-thor-jp7.1": "sm110"},
+        version=("10.13", "10.16"),
+    ),
+    Target(
+        name="tensorrt-10.16",
+        summary="TensorRT 10.16 (JetPack 7.2: CUDA 13.2, Python 3.12)",
+        backend="tensorrt",
+        opset=_CANONICAL,
+        max_opset=24,  # doc: operators.md of 10.15, "opset 9 to opset 24"
+        native_ops=_LLM | {"TensorScatter"},  # doc: onnx-tensorrt changelog, 10.14 and 10.15
+        # doc: 10.16 has a lower-right alignment in its API; seen in RTX 1.7.1: the parser reads ONNX's is_causal as upper left
+        causal="upper_left",
+        int8="s8s8",
+        dtype="float16",
+        dtypes=_HALF,
+        extra="gpu",
+        requires="TensorRT 10.16 and the GPU that the engine is for",
+        boards={"jetson-orin-jp7.2": "sm87", "jetson-thor-jp7.2": "sm110"},
+        version=("10.16", "11.0"),
+    ),
+    Target(
+        name="tensorrt-11",
+        summary="TensorRT 11 (strongly typed only)",
+        backend="tensorrt",
+        opset=_CANONICAL,
+        max_opset=25,  # doc: the ONNX opset guide of TensorRT 11.x
+        native_ops=_LLM | {"TensorScatter"},
+        causal="upper_left",
+        int8="s8s8",
+        dtype="float16",
+        dtypes=_HALF,
+        extra="gpu",
+        requires="TensorRT 11 and the GPU that the engine is for",
+        aliases=("tensorrt", "trt"),
+        version=("11.0", "12.0"),
+    ),
+    Target(
+        name="tensorrt-rtx",
+        summary="TensorRT for RTX (engines are built without a GPU)",
+        backend="tensorrt_rtx",
+        opset=_CANONICAL,
+        max_opset=25,  # seen
+        native_ops=_LLM | {"TensorScatter"},  # seen in float32 and float16; Attention with one output, no past inputs
+        causal="upper_left",  # seen: is_causal becomes CausalMaskKind.UPPER_LEFT, whatever the lengths
+        int8="s8s8",
+        dtype="float16",
+        dtypes=_HALF,
+        extra="rtx",
+        requires="an NVIDIA RTX GPU (Turing or newer) with a CUDA 13 driver",
+        architectures=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),  # seen: ComputeCapability of 1.7.1
+        aliases=("rtx", "trt-rtx"),
+        version=("1.2", "2.0"),
+    ),
+)
+
+TARGETS: Mapping[str, Target] = {target.name: target for target in _TABLE}
+
+
+def names() -> Iterator[str]:
+    """Yield every name and alias that ``resolve`` takes."""
+    for target in _TABLE:
+        yield from target.names
+
+
+def resolve(name: str) -> Target:
+    """Return the target of a name or an alias.
+
+    Raises:
+        TargetError: No target has that name.
+    """
+    for target in _TABLE:
+        if name in target.names:
+            return target
+    raise TargetError(f"no target '{name}'{suggestion(name, names())} (see 'lmmprune targets')")

@@ -1,0 +1,1 @@
+"""Model families: what to trace, and where things are in it."""

@@ -1,0 +1,81 @@
+"""Bring a traced graph into canonical form: opset 23, one node per attention, norm and rotation, weights still on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnxscript import optimizer
+from onnxscript.rewriter import onnx_fusions
+
+from lmmprune.models.trace import is_weight
+
+
+def canonicalize(model: ir.Model) -> ir.Model:
+    """Fold what is constant, fuse what opset 23 has a name for, and name nodes after their outputs.
+
+    Weights bound by ``trace.bind`` are never read: their transposes are composed into the reader.
+    """
+    transpose_weights(model)
+    # The optimizer warns at each node whose constant it may not read, which is the point here.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    optimizer.optimize_ir(model, should_fold=_reads_no_weight)
+    onnx_fusions.fuse(model)
+    ir.passes.Sequential(
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.TopologicalSortPass(),
+        common.NameFixPass(),
+    )(model)
+    for node in model.graph:
+        # Folding leaves its diary here; nothing behind this line reads it.
+        node.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    return model
+
+
+def transpose_weights(model: ir.Model) -> None:
+    """Replace ``Transpose(weight)`` by a weight whose reader transposes.
+
+    Before: ``MatMul(x, Transpose(w [out,in]))``   After: ``MatMul(x, w.T [in,out])``
+    """
+    for node in list(model.graph):
+        if node.op_type != "Transpose" or not is_weight(node.inputs[0]):
+            continue
+        weight, old = node.inputs[0], node.outputs[0]
+        assert weight is not None
+        perm = node.attributes["perm"].as_ints()
+        new = _transposed(weight, tuple(perm))
+        if new.name not in model.graph.initializers:
+            model.graph.register_initializer(new)
+        else:
+            new = model.graph.initializers[new.name]
+        ir.convenience.replace_all_uses_with(old, new)
+        model.graph.remove(node, safe=True)
+        if not weight.uses():
+            assert weight.name is not None
+            del model.graph.initializers[weight.name]
+
+
+def _transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
+    source = weight.const_value
+    assert source is not None
+    shape = ir.Shape([source.shape[axis] for axis in perm])
+    name = f"{weight.name}.T"
+    tensor = ir.LazyTensor(_transpose(source, perm), dtype=source.dtype, shape=shape, name=name)
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype), const_value=tensor)
+
+
+def _transpose(source: Any, perm: tuple[int, ...]) -> Callable[[], ir.Tensor]:
+    return lambda: ir.Tensor(np.ascontiguousarray(source.numpy().transpose(perm)))
+
+
+def _reads_no_weight(node: ir.Node) -> bool | None:
+    return False if any(is_weight(value) for value in node.inputs) else None

@@ -1,0 +1,65 @@
+"""What a model family must state, as data, so that the generic code can trace, prune and run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionSpec:
+    """The vision tower as the decoder sees it.
+
+    Attributes:
+        layers: Encoder layers that lie before the features (layers behind them are dead weight).
+        tokens: Visual tokens N that the tower hands over, CLS not counted.
+        has_cls: Whether row 0 of the encoder is a CLS token.
+        grid: Patch rows and columns; ``rows * columns == N``.
+        image_size: Height and width in pixels.
+    """
+
+    layers: int
+    tokens: int
+    has_cls: bool
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec:
+    """The language model: the numbers that the cache, the FLOPs formula and the run-time need."""
+
+    layers: int
+    width: int
+    mlp_width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    max_positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One model family: data, and the three functions that read a configuration or wrap a module for tracing.
+
+    Attributes:
+        name: Name of the family, also its ``model_type`` in config.json.
+        title: What people call it.
+        template: Prompt with ``<image>`` and ``{prompt}``, used where the checkpoint brings no chat template.
+        image_token: Text of the image placeholder.
+        vision: Reads a ``VisionSpec`` from the transformers configuration.
+        decoder: Reads a ``DecoderSpec`` from it.
+        shrink: Reduces a configuration to so many decoder layers (and one more than the tower's minimum).
+        vision_features: ``(model, pixel_values [B,3,H,W]) -> [B,N,C]`` after the projector.
+    """
+
+    name: str
+    title: str
+    template: str
+    image_token: str
+    vision: Callable[[Any], VisionSpec]
+    decoder: Callable[[Any], DecoderSpec]
+    shrink: Callable[[Any, int], Any]
+    vision_features: Callable[[Any, Any], Any]

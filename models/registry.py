@@ -1,0 +1,120 @@
+"""The models and families that are known by name, and how a ``--model`` argument becomes a directory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmmprune.errors import ModelError, require, suggestion
+from lmmprune.models import llava
+from lmmprune.models.family import Family
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (llava.FAMILY,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alias:
+    """A short name: where its checkpoint is, and its configuration for use without the checkpoint."""
+
+    hub_id: str | None
+    family: str
+    note: str
+    config: dict[str, dict[str, int]] | None = None
+
+
+_CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+def _llama(width: int, mlp: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": 4096,
+        "vocab_size": 32064,
+    }
+
+
+ALIASES: dict[str, Alias] = {
+    "tiny-llava": Alias(hub_id=None, family="llava", note="trained on handwritten digits, comes with lmmprune"),
+    "llava-1.5-7b": Alias(
+        hub_id="llava-hf/llava-1.5-7b-hf",
+        family="llava",
+        note="LLaVA-1.5 with Vicuna 7B",
+        config={"vision_config": _CLIP_L_336, "text_config": _llama(4096, 11008, 32, 32)},
+    ),
+    "llava-1.5-13b": Alias(
+        hub_id="llava-hf/llava-1.5-13b-hf",
+        family="llava",
+        note="LLaVA-1.5 with Vicuna 13B",
+        config={"vision_config": _CLIP_L_336, "text_config": _llama(5120, 13824, 40, 40)},
+    ),
+}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# Weights as safetensors and plain data only: no pickles, no code.
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+def tiny_llava_dir() -> Path:
+    """Return the directory of the small trained model that ships with the package."""
+    return Path(__file__).parent / "tiny_llava"
+
+
+def family_of(model_type: str) -> Family:
+    """Return the family that serves a ``model_type``.
+
+    Raises:
+        ModelError: No family serves it.
+    """
+    if model_type not in FAMILIES:
+        raise ModelError(f"model_type '{model_type}' has no family here{suggestion(model_type, FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def locate(model: str) -> Path | str:
+    """Turn a ``--model`` argument into a local directory, or a hub id that must be fetched first.
+
+    Raises:
+        ModelError: It is neither a directory, nor an alias, nor shaped like a hub id.
+    """
+    if model == "tiny-llava":
+        return tiny_llava_dir()
+    if model in ALIASES:
+        return ALIASES[model].hub_id or model
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"'{model}' is a file: give the directory that holds config.json")
+    if _HUB_ID.fullmatch(model) and not model.startswith("."):
+        return model
+    raise ModelError(f"no model '{model}': not a directory, an alias or a hub id{suggestion(model, ALIASES)}")
+
+
+def fetch(hub_id: str) -> Path:
+    """Download a checkpoint's data files (safetensors and JSON only) and return the local directory.
+
+    Raises:
+        ModelError: The hub can't be reached or doesn't have it.
+    """
+    hub = require("huggingface_hub", "export")
+    try:
+        return Path(hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"'{hub_id}' could not be fetched ({reason[:160]}): give a local directory, or use --weights dummy with one"
+            f" of {', '.join(name for name, alias in ALIASES.items() if alias.config)}"
+        ) from error

@@ -1,0 +1,172 @@
+"""Trace a model's components to ONNX under fake tensors: no weight is read, the architecture alone is seen."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lmmprune.errors import ModelError
+from lmmprune.models.source import Source
+from lmmprune.models.wrappers import Decoder, Vision
+
+OPSET = 23
+Readers = Mapping[str, Callable[[], np.ndarray[Any, Any]]]
+
+
+def fake_model(source: Source) -> Any:
+    """Build the module with fake parameters and real buffers (positions, rotary frequencies: they are constants)."""
+    import transformers
+
+    architecture = getattr(transformers, transformers.AutoModelForImageTextToText._model_mapping[type(source.config)].__name__)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = architecture(source.config).eval()
+    owner = model
+    for name, module in model.named_modules():
+        if isinstance(module, transformers.PreTrainedModel):
+            owner = module
+        if module._buffers:
+            _fill_buffers(owner, module, name)
+    return model
+
+
+def _fill_buffers(owner: Any, module: torch.nn.Module, name: str) -> None:
+    """Give a module's buffers their real values, as transformers does after loading on the meta device."""
+    for key, buffer in list(module._buffers.items()):
+        if buffer is not None:
+            module._buffers[key] = torch.full(buffer.shape, -1, dtype=buffer.dtype)
+    owner._init_weights(module)
+    for key, buffer in module._buffers.items():
+        if buffer is not None and buffer.numel() and bool((buffer == -1).all()):
+            raise ModelError(f"the buffer '{name}.{key}' has no known value: this transformers version isn't supported")
+
+
+def trace_vision(model: Any, source: Source, *, batch: int = 1) -> ir.Model:
+    """Trace ``pixel_values`` -> ``image_features``; every shape is static.
+
+    Args:
+        model: From ``fake_model``.
+        source: The model to export.
+        batch: Pictures per call (B).
+    """
+    height, width = source.vision.image_size
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        pixels = torch.zeros(batch, 3, height, width)
+    traced = _export(Vision(model, source.family), (pixels,), ["pixel_values"], ["image_features"], None)
+    return _clean_names(traced)
+
+
+def trace_decoder(model: Any, source: Source, *, image_tokens: int, image_token_id: int) -> ir.Model:
+    """Trace the decoder with symbolic ``seq``, ``past``; ``image_features`` holds K rows.
+
+    Args:
+        model: From ``fake_model``.
+        source: The model to export.
+        image_tokens: K, the visual tokens that arrive.
+        image_token_id: Id of the placeholder.
+    """
+    spec = source.decoder
+    # Sizes that aren't 0 or 1 and differ from each other, so that the tracer can't mistake one for another.
+    seq, past = image_tokens + 5, 7
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        ids = torch.zeros(1, seq, dtype=torch.int64)
+        positions = torch.zeros(1, seq, dtype=torch.int64)
+        features = torch.zeros(1, image_tokens, spec.width)
+        cache = [
+            (torch.zeros(1, spec.kv_heads, past, spec.head_dim), torch.zeros(1, spec.kv_heads, past, spec.head_dim))
+            for _ in range(spec.layers)
+        ]
+    names = cache_names(spec.layers)
+    dynamic = ({1: "seq"}, {}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
+    traced = _export(
+        Decoder(model, image_token_id),
+        (ids, features, positions, cache),
+        ["input_ids", "image_features", "position_ids", *(n for pair in names[0] for n in pair)],
+        ["logits", *(n for pair in names[1] for n in pair)],
+        dynamic,
+    )
+    return _clean_names(traced)
+
+
+def cache_names(layers: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the (key, value) names of every layer's past and present, as other exporters call them."""
+    past = [(f"past_key_values.{i}.key", f"past_key_values.{i}.value") for i in range(layers)]
+    present = [(f"present.{i}.key", f"present.{i}.value") for i in range(layers)]
+    return past, present
+
+
+def bind(model: ir.Model, readers: Readers) -> None:
+    """Bind every weight of a traced graph to the function that reads it; nothing is read yet.
+
+    Buffers that ``trace`` left real become constants of the graph.
+    """
+    for name, value in model.graph.initializers.items():
+        if name in readers:
+            assert value.shape is not None
+            value.const_value = ir.LazyTensor(
+                _tensor(readers[name]), dtype=ir.DataType.FLOAT, shape=ir.Shape(value.shape), name=name
+            )
+        else:
+            assert value.const_value is not None
+            value.const_value = ir.Tensor(value.const_value.numpy(), name=name)
+
+
+def is_weight(value: ir.Value | None) -> bool:
+    """Return whether a value is a weight that stays on disk until the bundle is written."""
+    return value is not None and isinstance(value.const_value, ir.LazyTensor)
+
+
+def _tensor(read: Callable[[], np.ndarray[Any, Any]]) -> Callable[[], ir.Tensor]:
+    return lambda: ir.Tensor(np.ascontiguousarray(read()))
+
+
+def _export(
+    module: torch.nn.Module, args: tuple[Any, ...], inputs: list[str], outputs: list[str], dynamic: Any
+) -> ir.Model:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            args,
+            dynamo=True,
+            opset_version=OPSET,
+            # The exporter's own optimisation reads weights, which are fake here.
+            optimize=False,
+            verbose=False,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+        )
+    assert program is not None
+    return program.model
+
+
+def _clean_names(model: ir.Model) -> ir.Model:
+    """Give weights the module's own parameter names, without the wrapper's prefix."""
+    for name in list(model.graph.initializers):
+        model.graph.initializers[name].name = name.removeprefix("model.")
+    for node in model.graph:
+        # Traces carry the file names and source lines of the exporting machine.
+        node.metadata_props.clear()
+        node.doc_string = None
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's warnings about packages and internals that don't concern the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

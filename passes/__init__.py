@@ -1,0 +1,1 @@
+"""Graph passes on onnx-ir: find anchors, rewrite, compose into methods."""

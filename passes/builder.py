@@ -1,0 +1,70 @@
+"""A tape on which new nodes are written, and placed into a graph at one spot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import tape
+
+# Marks the nodes that must stay in floating point: a quantized score flips near-tie picks.
+SCORE = "lmmprune.score"
+
+
+class Builder:
+    """Writes nodes whose names begin with a prefix, so that profilers and error messages tell whose they are.
+
+    Constants become initializers; Python numbers and arrays may stand wherever a value may.
+    """
+
+    def __init__(self, prefix: str, *, score: bool = True) -> None:
+        self._tape = tape.Tape()
+        self._prefix = prefix
+        self._score = score
+        self._count = 0
+
+    def op(self, op_type: str, *inputs: ir.Value | Any, **attributes: Any) -> ir.Value:
+        """Append a node with one output."""
+        return self.ops(op_type, 1, *inputs, **attributes)[0]
+
+    def ops(self, op_type: str, outputs: int, *inputs: ir.Value | Any, **attributes: Any) -> Sequence[ir.Value]:
+        """Append a node with several outputs."""
+        values = [self._value(entry) for entry in inputs]
+        name = self._name(op_type)
+        made = self._tape.op_multi_out(op_type, values, attributes, num_outputs=outputs, name=name)
+        for index, value in enumerate(made):
+            value.name = f"{name}_{index}" if outputs > 1 else f"{name}_out"
+        node = made[0].producer()
+        assert node is not None
+        if self._score:
+            node.metadata_props[SCORE] = "1"
+        return made
+
+    def constant(self, data: Any, dtype: Any = None) -> ir.Value:
+        """Append an initializer; integers are int64 and floats float32 unless a dtype is given."""
+        array = np.asarray(data, dtype)
+        if dtype is None and array.dtype == np.float64:
+            array = array.astype(np.float32)
+        name = self._name("constant")
+        value = self._tape.initializer(ir.Tensor(array, name=name), name=name)
+        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        return value
+
+    def insert_after(self, graph: ir.Graph, node: ir.Node | None) -> None:
+        """Put what was written behind a node (None: at the beginning of the graph)."""
+        for value in self._tape.initializers:
+            graph.register_initializer(value)
+        if node is None:
+            first = next(iter(graph))
+            graph.insert_before(first, self._tape.nodes)
+        else:
+            graph.insert_after(node, self._tape.nodes)
+
+    def _value(self, entry: Any) -> ir.Value | None:
+        return entry if isinstance(entry, ir.Value) or entry is None else self.constant(entry)
+
+    def _name(self, what: str) -> str:
+        self._count += 1
+        return f"{self._prefix}/{what}_{self._count}"
