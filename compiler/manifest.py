@@ -140,7 +140,9 @@ class Manifest:
         try:
             return _manifest(raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"'{path}' is not a valid manifest ({type(error).__name__}: {error}): export again") from error
+            raise BundleError(
+                f"'{path}' is not a valid manifest ({type(error).__name__}: {error}): export again"
+            ) from error
 
 
 def _graph(raw: Mapping[str, Any]) -> Graph:

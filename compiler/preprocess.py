@@ -16,6 +16,7 @@ import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +66,8 @@ class Preprocessor:
         """
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            size = raw["resize"]
             return cls(
-                resize=size
-                and (int(size["shortest_edge"]) if "shortest_edge" in size else (int(size["height"]), int(size["width"]))),
+                resize=_size(raw["resize"]),
                 resample=_RESAMPLE[raw["resample"] or "bicubic"],
                 crop=raw["crop"] and (int(raw["crop"][0]), int(raw["crop"][1])),
                 rescale=raw["rescale"],
@@ -125,6 +124,12 @@ class Preprocessor:
         return (stretched, self.resize) if width <= height else (self.resize, stretched)
 
 
+def _size(raw: Any) -> int | tuple[int, int] | None:
+    if raw is None:
+        return None
+    return int(raw["shortest_edge"]) if "shortest_edge" in raw else (int(raw["height"]), int(raw["width"]))
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a picture of any mode to RGB; transparency is laid over white."""
     if "A" in image.getbands() or image.info.get("transparency") is not None:
@@ -147,7 +152,8 @@ def load_image(path: Path | str) -> Image.Image:
             image = Image.open(path)
         if not 0 < image.width * image.height <= MAX_PIXELS:
             raise InputError(
-                f"picture '{path}' has {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}: scale it down"
+                f"picture '{path}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "
+                "scale it down"
             )
         image.load()
         return ImageOps.exif_transpose(image)

@@ -69,6 +69,11 @@ class Target:
         return self.backend != "onnxruntime"
 
     @property
+    def lowered(self) -> bool:
+        """Whether graphs must be lowered to primitives for it, because it lacks operators of the canonical form."""
+        return not self.native_ops >= _LLM
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The name and every alias."""
         return (self.name, *self.aliases, *self.boards)
@@ -159,7 +164,7 @@ _TABLE = (
         opset=_CANONICAL,
         max_opset=24,  # doc: operators.md of 10.15, "opset 9 to opset 24"
         native_ops=_LLM | {"TensorScatter"},  # doc: onnx-tensorrt changelog, 10.14 and 10.15
-        # doc: 10.16 has a lower-right alignment in its API; seen in RTX 1.7.1: the parser reads ONNX's is_causal as upper left
+        # doc: 10.16 adds a lower-right alignment to the API; seen in RTX 1.7.1: the parser sets the upper left
         causal="upper_left",
         int8="s8s8",
         dtype="float16",

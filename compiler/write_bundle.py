@@ -9,6 +9,8 @@ import json
 import os
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,7 @@ from lmmprune.compiler.manifest import FILENAME, File, Manifest
 from lmmprune.errors import InputError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @dataclass(kw_only=True)
@@ -60,12 +63,13 @@ def write_bundle(destination: Path | str) -> Iterator[BundleWriter]:
     made = _make_parents(destination)
     temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.mkdir()
-        writer = BundleWriter(path=temporary)
-        yield writer
-        if writer.manifest is None:
-            raise RuntimeError("finish() was not called on the bundle writer")
-        _replace(temporary, destination)
+        with _terminable():
+            temporary.mkdir()
+            writer = BundleWriter(path=temporary)
+            yield writer
+            if writer.manifest is None:
+                raise RuntimeError("finish() was not called on the bundle writer")
+            _replace(temporary, destination)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:
@@ -74,6 +78,23 @@ def write_bundle(destination: Path | str) -> Iterator[BundleWriter]:
         if (refusal := _refusal(error, destination)) is not None:
             raise refusal from error
         raise
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM (``timeout``, a machine shutting down) clean up as Ctrl-C does, where handlers can be set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_replaceable(destination: Path) -> None:
@@ -90,7 +111,9 @@ def _check_replaceable(destination: Path) -> None:
         raise InputError(f"'{destination}' isn't empty and isn't a bundle: give another directory, or empty this one")
     for name in entries:
         if name != FILENAME and name not in listed and PurePosixPath(name).parts[0] != ENGINES:
-            raise InputError(f"'{destination}' holds '{name}', which isn't part of the bundle there: move it away first")
+            raise InputError(
+                f"'{destination}' holds '{name}', which isn't part of the bundle there: move it away first"
+            )
 
 
 def _listed_files(path: Path) -> set[str] | None:
@@ -144,7 +167,7 @@ def _refusal(error: BaseException, destination: Path) -> InputError | None:
             f"the disk of '{destination}' is full ({free / 2**20:.0f} MiB left): nothing was written; "
             "free some space or give another directory"
         )
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in _NO_WAY:
         return InputError(f"can't write below '{destination.parent}' ({error.strerror}): give another directory")
     return None
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript import optimizer
 from onnxscript.rewriter import onnx_fusions
 
-from lmmprune.models.trace import is_weight
+from lmmprune.lazy import derive, is_lazy, numbers
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -47,35 +44,34 @@ def transpose_weights(model: ir.Model) -> None:
     Before: ``MatMul(x, Transpose(w [out,in]))``   After: ``MatMul(x, w.T [in,out])``
     """
     for node in list(model.graph):
-        if node.op_type != "Transpose" or not is_weight(node.inputs[0]):
+        if node.op_type != "Transpose" or not is_lazy(node.inputs[0]):
             continue
         weight, old = node.inputs[0], node.outputs[0]
         assert weight is not None
         perm = node.attributes["perm"].as_ints()
         new = _transposed(weight, tuple(perm))
+        assert new.name is not None
+        assert weight.name is not None
+        # A weight that is transposed twice (tied embeddings) is stored once.
+        new = model.graph.initializers.get(new.name, new)
         if new.name not in model.graph.initializers:
             model.graph.register_initializer(new)
-        else:
-            new = model.graph.initializers[new.name]
         ir.convenience.replace_all_uses_with(old, new)
         model.graph.remove(node, safe=True)
         if not weight.uses():
-            assert weight.name is not None
             del model.graph.initializers[weight.name]
 
 
 def _transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
-    source = weight.const_value
-    assert source is not None
-    shape = ir.Shape([source.shape[axis] for axis in perm])
-    name = f"{weight.name}.T"
-    tensor = ir.LazyTensor(_transpose(source, perm), dtype=source.dtype, shape=shape, name=name)
-    return ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype), const_value=tensor)
-
-
-def _transpose(source: Any, perm: tuple[int, ...]) -> Callable[[], ir.Tensor]:
-    return lambda: ir.Tensor(np.ascontiguousarray(source.numpy().transpose(perm)))
+    shape = numbers(weight.shape)
+    return derive(
+        weight,
+        lambda array: array.transpose(perm),
+        dtype=ir.DataType.FLOAT,
+        shape=[shape[axis] for axis in perm],
+        name=f"{weight.name}.T",
+    )
 
 
 def _reads_no_weight(node: ir.Node) -> bool | None:
-    return False if any(is_weight(value) for value in node.inputs) else None
+    return False if any(is_lazy(value) for value in node.inputs) else None

@@ -56,7 +56,9 @@ def read_config(directory: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError, TypeError) as error:
-        raise ModelError(f"'{file}' isn't a configuration that transformers knows ({str(error).splitlines()[0]})") from error
+        raise ModelError(
+            f"'{file}' isn't a configuration that transformers knows ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def entries(directory: Path) -> dict[str, Entry]:
@@ -72,7 +74,9 @@ def entries(directory: Path) -> dict[str, Entry]:
             found.update(_scan(directory / shard))
         lost = sorted(set(index) - set(found))
         if lost:
-            raise ModelError(f"{_INDEX} names '{lost[0]}' (and {len(lost) - 1} more) that no shard holds: download again")
+            raise ModelError(
+                f"{_INDEX} names '{lost[0]}' (and {len(lost) - 1} more) that no shard holds: download again"
+            )
         return found
     if (directory / _SINGLE).is_file():
         return _scan(directory / _SINGLE)
@@ -111,8 +115,8 @@ def by_module_name(model: Any, tensors: Mapping[str, Entry]) -> dict[str, Entry]
     Raises:
         ModelError: A parameter has no tensor, or one of another shape.
     """
-    from transformers.conversion_mapping import WeightRenaming, get_model_conversion_mapping
-    from transformers.core_model_loading import rename_source_key
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
 
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]

@@ -83,7 +83,7 @@ def resolve(model: str, *, weights: str = "auto", layers: int | None = None) -> 
 
 
 def _architecture(alias: str) -> Any:
-    sizes = ALIASES[alias].config
+    sizes: Any = ALIASES[alias].config
     if sizes is None:
         raise ModelError(f"'{alias}' has no built-in configuration: give a directory")
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig

@@ -14,6 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmmprune.errors import ModelError
+from lmmprune.lazy import lazy, numbers
 from lmmprune.models.source import Source
 from lmmprune.models.wrappers import Decoder, Vision
 
@@ -25,7 +26,8 @@ def fake_model(source: Source) -> Any:
     """Build the module with fake parameters and real buffers (positions, rotary frequencies: they are constants)."""
     import transformers
 
-    architecture = getattr(transformers, transformers.AutoModelForImageTextToText._model_mapping[type(source.config)].__name__)
+    mapping: Any = transformers.AutoModelForImageTextToText._model_mapping
+    architecture = mapping[type(source.config)]
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = architecture(source.config).eval()
     owner = model
@@ -84,7 +86,7 @@ def trace_decoder(model: Any, source: Source, *, image_tokens: int, image_token_
             for _ in range(spec.layers)
         ]
     names = cache_names(spec.layers)
-    dynamic = ({1: "seq"}, {}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
+    dynamic: Any = ({1: "seq"}, {}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
     traced = _export(
         Decoder(model, image_token_id),
         (ids, features, positions, cache),
@@ -109,22 +111,10 @@ def bind(model: ir.Model, readers: Readers) -> None:
     """
     for name, value in model.graph.initializers.items():
         if name in readers:
-            assert value.shape is not None
-            value.const_value = ir.LazyTensor(
-                _tensor(readers[name]), dtype=ir.DataType.FLOAT, shape=ir.Shape(value.shape), name=name
-            )
+            value.const_value = lazy(readers[name], dtype=ir.DataType.FLOAT, shape=numbers(value.shape), name=name)
         else:
             assert value.const_value is not None
             value.const_value = ir.Tensor(value.const_value.numpy(), name=name)
-
-
-def is_weight(value: ir.Value | None) -> bool:
-    """Return whether a value is a weight that stays on disk until the bundle is written."""
-    return value is not None and isinstance(value.const_value, ir.LazyTensor)
-
-
-def _tensor(read: Callable[[], np.ndarray[Any, Any]]) -> Callable[[], ir.Tensor]:
-    return lambda: ir.Tensor(np.ascontiguousarray(read()))
 
 
 def _export(

@@ -1,4 +1,4 @@
-"""The two modules that are traced: vision tower with projector, and the decoder with embedding, image merge and cache."""
+"""The two modules that are traced: tower with projector, and decoder with embedding, image merge and cache."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Decoder(torch.nn.Module):
         rows = torch.arange(input_ids.shape[0]).unsqueeze(1) * image_features.shape[1] + place
         images = torch.nn.functional.embedding(rows, image_features.flatten(0, 1))
         embeds = torch.where(is_image.unsqueeze(-1), images, language.embed_tokens(input_ids))
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for layer, (key, value) in enumerate(past):
             cache.update(key, value, layer)
         hidden = language(

@@ -51,9 +51,10 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
     Raises:
         Refused: It has none, or a symbolic dimension.
     """
-    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
+    dims = [dim for dim in value.shape or () if isinstance(dim, int)]
+    if value.shape is None or len(dims) != len(value.shape):
         raise Refused(f"'{value.name}' has shape {value.shape}, expected numbers only: freeze the shapes first")
-    return tuple(int(d) for d in value.shape)
+    return tuple(dims)
 
 
 def _cause(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -44,6 +44,6 @@ class Uniform(Method):
         return _constant(b, anchors, chosen)
 
 
-def _constant(b: Builder, anchors: VisionAnchors, indices: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def _constant(b: Builder, anchors: VisionAnchors, indices: np.ndarray[Any, Any]) -> ir.Value:
     batch = static_shape(anchors.patches)[0]
     return b.constant(np.broadcast_to(indices.astype(np.int64), (batch, len(indices))).copy())

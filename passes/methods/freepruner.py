@@ -37,7 +37,8 @@ class FreePruner(Method):
             raise InputError(f"pivot_fraction={self.pivot_fraction:g}: expected 0 < value <= 1")
         if not 0 <= self.shallow_layer < len(anchors.layers):
             raise InputError(
-                f"shallow_layer={self.shallow_layer}: the tower has layers 0..{len(anchors.layers) - 1} before its features"
+                f"shallow_layer={self.shallow_layer}: the tower has layers 0..{len(anchors.layers) - 1}"
+                " before its features"
             )
         pivots = max(1, round(self.pivot_fraction * keep))
         contribution = scores.received_attention(b, anchors.layers[-1], has_cls=anchors.has_cls)

@@ -56,7 +56,7 @@ class Method:
         Raises:
             InputError: An unknown name, or a value of another type.
         """
-        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for name, text in options.items():
             if name not in fields:

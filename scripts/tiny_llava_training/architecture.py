@@ -1,6 +1,5 @@
 """Configuration, tokenizer and processor of the tiny LLaVA."""
 
-import itertools
 import re
 from pathlib import Path
 
@@ -72,9 +71,7 @@ def build_processor() -> LlavaProcessor:
     """Build the CLIP preprocessing and the tokenizer with the chat format of LLaVA-1.5."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": IMAGE_SIZE}, crop_size=size, do_convert_rgb=True
-        ),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, do_convert_rgb=True),
         tokenizer=build_tokenizer(),
         patch_size=PATCH_SIZE,
         vision_feature_select_strategy="default",
@@ -122,7 +119,7 @@ def build_config(vocabulary: int) -> LlavaConfig:
 
 
 def build_model(seed: int) -> LlavaForConditionalGeneration:
-    """Initialise an untrained model; larger vision weights than CLIP's defaults learn faster."""
+    """Initialise an untrained model; larger weights than the defaults learn faster this small."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(build_config(len(build_tokenizer())))
     for name, weight in model.model.vision_tower.named_parameters():
@@ -130,6 +127,10 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
             torch.nn.init.normal_(weight, std=0.04 if "patch" in name else 0.02)
         elif weight.ndim == 2:
             torch.nn.init.normal_(weight, std=0.04)
+    for part in (model.model.language_model, model.model.multi_modal_projector, model.lm_head):
+        for name, weight in part.named_parameters():
+            if weight.ndim == 2:
+                torch.nn.init.normal_(weight, std=0.3 if "embed" in name else 0.06)
     return model
 
 
@@ -142,9 +143,3 @@ def save_directory(model: LlavaForConditionalGeneration, directory: Path) -> Non
     state = {name: value.detach().half() for name, value in model.state_dict().items()}
     model.save_pretrained(directory, state_dict=state)
     build_processor().save_pretrained(directory)
-
-
-def encode_question(vocabulary: dict[str, int], text: str) -> list[int]:
-    """Encode what follows the image: the question and `ASSISTANT:`, without special tokens."""
-    words = re.findall(r"\w+|[^\w\s]", f"{text} ASSISTANT:".lower())
-    return [vocabulary[word] for word in itertools.chain(words)]

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,14 @@ class Stage:
     final: float = 0.02
     warm_up: int = 200
 
+    def scaled(self, factor: float) -> "Stage":
+        """Return the stage with its number of steps multiplied by a factor."""
+        return replace(self, steps=max(1, round(self.steps * factor)))
+
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then cosine."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return (
-            self.learning_rate
-            * min(1.0, (step + 1) / self.warm_up)
-            * (self.final + (1 - self.final) * cosine)
-        )
+        return self.learning_rate * min(1.0, (step + 1) / self.warm_up) * (self.final + (1 - self.final) * cosine)
 
 
 def plain_attention(

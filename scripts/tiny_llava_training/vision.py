@@ -5,7 +5,7 @@ re-numbers its visual tokens; and the CLS token must mean something, because met
 by its attention. Hence the heads on both, on the layer that feeds the projector.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from lmmprune.models.tiny_llava.scenes import COLOUR_NAMES, GRID, MAX_DIGITS, PATCH_SIZE
+from lmmprune.models.tiny_llava.scenes import GRID, PATCH_SIZE
 from tiny_llava_training.loop import Metrics
 from tiny_llava_training.pools import Pool
-
-PAIRS = 10 * len(COLOUR_NAMES)
-_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+from tiny_llava_training.windows import PAIRS, Targets, draw_windows
 
 
-def to_input(pixels: NDArray[np.uint8]) -> Tensor:
+def to_input(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Normalise uint8 `[B, H, W, 3]` as CLIP does; float32 `[B, 3, H, W]`."""
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0 - _MEAN) / _STD
+    mean = torch.tensor(OPENAI_CLIP_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(OPENAI_CLIP_STD, device=device).view(3, 1, 1)
+    whole = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+    return (whole.float() / 255.0 - mean) / std
 
 
 class WindowTower(nn.Module):
@@ -61,76 +62,6 @@ class Heads(nn.Module):
         self.final_cls = nn.Linear(width, PAIRS + 10 + 6 + 9)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """Truth for a batch of windows; N patches, all tensors on the CPU.
-
-    Attributes:
-        places: raster index of each patch `[B, N]`.
-        owned: whether a digit owns the patch `[B, N]`.
-        anchor: whether the patch holds the centre of its digit `[B, N]`.
-        value: digit 0..9 of the owner `[B, N]`.
-        colour: colour index of the owner `[B, N]`.
-        centre: centre of the owner in 0..1 `[B, N, 2]`.
-        present: which pairs, digits and colours are there `[B, PAIRS + 16]`, -1 = cut in half.
-        count: number of digits `[B]`, -100 = some are cut.
-    """
-
-    places: Tensor
-    owned: Tensor
-    anchor: Tensor
-    value: Tensor
-    colour: Tensor
-    centre: Tensor
-    present: Tensor
-    count: Tensor
-
-
-def draw_windows(
-    pool: Pool, rng: np.random.Generator, batch: int, side: int
-) -> tuple[NDArray[np.uint8], Targets]:
-    """Cut windows of `side` patches around random digits (or whole scenes) with their truth."""
-    rows = rng.integers(0, len(pool), batch)
-    truth, owners = pool.truth[rows], pool.owners[rows].astype(np.int64)
-    slots = (rng.random(batch) * (truth[:, :, 0] >= 0).sum(1)).astype(np.int64)
-    centre = truth[np.arange(batch), slots, 2:] // PATCH_SIZE
-    corner = centre - rng.integers(1, max(side - 1, 2), (batch, 2))
-    corner = np.clip(corner, 0, GRID - side)  # x, y of the first patch
-    x, y = (corner[:, axis, None] + np.arange(side) for axis in (0, 1))
-    each = np.arange(batch)[:, None, None]
-    pixel = np.arange(side * PATCH_SIZE)
-    pixels = pool.pixels[
-        rows[:, None, None],
-        (corner[:, 1, None] * PATCH_SIZE + pixel)[:, :, None],
-        (corner[:, 0, None] * PATCH_SIZE + pixel)[:, None, :],
-    ]
-    owner = owners[each, y[:, :, None], x[:, None, :]].reshape(batch, -1)
-    places = (y[:, :, None] * GRID + x[:, None, :]).reshape(batch, -1)
-    mine = truth[np.arange(batch)[:, None], np.maximum(owner, 0)]
-    middle = mine[..., 3] // PATCH_SIZE * GRID + mine[..., 2] // PATCH_SIZE
-    slot_range = np.arange(MAX_DIGITS)
-    inside = (owner[:, :, None] == slot_range).sum(1)
-    total = (owners.reshape(batch, -1, 1) == slot_range).sum(1)
-    present = np.zeros((batch, PAIRS + 16), np.float32)
-    for state, chosen in ((-1.0, (inside > 0) & (inside < total)), (1.0, inside == total)):
-        scene, slot = np.nonzero(chosen & (total > 0))
-        value, colour = truth[scene, slot, 0], truth[scene, slot, 1]
-        present[scene, colour * 10 + value] = state
-        present[scene, PAIRS + value] = state
-        present[scene, PAIRS + 10 + colour] = state
-    cut = ((inside > 0) & (inside < total)).any(1)
-    return pixels, Targets(
-        places=torch.from_numpy(places),
-        owned=torch.from_numpy(owner >= 0),
-        anchor=torch.from_numpy((owner >= 0) & (middle == places)).float(),
-        value=torch.from_numpy(mine[..., 0]),
-        colour=torch.from_numpy(mine[..., 1]),
-        centre=torch.from_numpy(mine[..., 2:] / (GRID * PATCH_SIZE)).float(),
-        present=torch.from_numpy(present),
-        count=torch.from_numpy(np.where(cut, -100, ((inside == total) & (total > 0)).sum(1))),
-    )
-
-
 def _cls_loss(logits: Tensor, targets: Targets) -> tuple[Tensor, float]:
     known = (targets.present >= 0).float()
     wrong = functional.binary_cross_entropy_with_logits(
@@ -143,9 +74,7 @@ def _cls_loss(logits: Tensor, targets: Targets) -> tuple[Tensor, float]:
     return wrong.sum(1).mean() / 4 + 0.3 * count, hits
 
 
-def vision_loss(
-    heads: Heads, hidden: Tensor, final: Tensor, targets: Targets
-) -> tuple[Tensor, Metrics]:
+def vision_loss(heads: Heads, hidden: Tensor, final: Tensor, targets: Targets) -> tuple[Tensor, Metrics]:
     """Sum the losses of the patch and CLS read-outs; report accuracies in 0..1."""
     out = heads.patch(hidden[:, 1:].float())
     owned = targets.owned
@@ -172,3 +101,19 @@ def vision_loss(
         "cls": cls.item(),
         "count": counted,
     }
+
+
+def vision_step(
+    tower: nn.Module, heads: Heads, pool: Pool, *, batch: int, side: int, seed: int
+) -> Callable[[int], tuple[Tensor, Metrics]]:
+    """Return the loss of a step on `batch` windows of `side` patches; deterministic per step."""
+    device = heads.final_cls.weight.device
+
+    def loss_of(step: int) -> tuple[Tensor, Metrics]:
+        pixels, targets = draw_windows(pool, np.random.default_rng([seed, step]), batch, side)
+        targets = targets.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            hidden, final = tower(to_input(pixels, device), targets.places)
+        return vision_loss(heads, hidden, final, targets)
+
+    return loss_of

@@ -1,0 +1,110 @@
+"""What comes out of the run-time: a look at a picture, an answer as it grows, and its statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.backends.session import Value
+from lmmprune.compiler.prompt import Encoded, TextStream
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the vision graph made of a picture; several questions may share it.
+
+    Attributes:
+        features: ``[1, K, C]``, a value of the back end.
+        kept: int64 ``[K]``, ascending indices into the N patches; None when the graph doesn't prune.
+        preprocess_ms: milliseconds from the picture to its pixel values.
+        vision_ms: milliseconds of the vision graph.
+    """
+
+    features: Value
+    kept: NDArray[np.int64] | None
+    preprocess_ms: float
+    vision_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """Times in milliseconds and counts of one answer; ``stopped`` is "eos", "length" or "positions"."""
+
+    preprocess_ms: float
+    vision_ms: float
+    prefill_ms: float
+    decode_ms: float
+    tokens_before: int
+    image_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    stopped: str
+
+    @property
+    def ttft_ms(self) -> float:
+        """Time to the first token in ms, from the pixel values on: vision and prefill."""
+        return self.vision_ms + self.prefill_ms
+
+    @property
+    def ms_per_token(self) -> float | None:
+        """Mean time of the tokens after the first one; None if there was only one."""
+        return self.decode_ms / (self.new_tokens - 1) if self.new_tokens > 1 else None
+
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        """Return all of it, the derived times included, for JSON."""
+        return {**dataclasses.asdict(self), "ttft_ms": self.ttft_ms, "ms_per_token": self.ms_per_token}
+
+
+class Answer:
+    """An answer in the making: iterate over it once for the text as it comes; then it has ``tokens`` and ``stats``."""
+
+    def __init__(self, runtime: Runtime, look: Look, prompt: Encoded, limit: int, stop_at_eos: bool) -> None:
+        """Use ``Runtime.answer`` instead."""
+        self._runtime, self._look, self._prompt = runtime, look, prompt
+        self._limit, self._stop_at_eos = limit, stop_at_eos
+        self.tokens: list[int] = []
+        self.stats: Stats | None = None
+
+    @property
+    def kept(self) -> NDArray[np.int64] | None:
+        """Indices of the kept patches, int64 ``[K]``; None when the graph doesn't prune."""
+        return self._look.kept
+
+    def __iter__(self) -> Iterator[str]:
+        stream = TextStream(self._runtime.prompter)
+        milliseconds: list[float] = []
+        eos = self._runtime.bundle.manifest.prompt.eos_token_ids if self._stop_at_eos else ()
+        stopped = "length" if self._limit <= self._runtime.room(self._look, self._prompt) else "positions"
+        for token, spent in self._runtime.generate(self._look, self._prompt, self._limit):
+            self.tokens.append(token)
+            milliseconds.append(spent)
+            if token in eos:
+                stopped = "eos"
+                break
+            if piece := stream.push(token):
+                yield piece
+        if rest := stream.finish():
+            yield rest
+        self.stats = Stats(
+            preprocess_ms=self._look.preprocess_ms,
+            vision_ms=self._look.vision_ms,
+            prefill_ms=milliseconds[0],
+            decode_ms=sum(milliseconds[1:]),
+            tokens_before=self._runtime.bundle.manifest.tokens_before,
+            image_tokens=self._prompt.image_tokens,
+            prompt_tokens=self._prompt.length,
+            new_tokens=len(self.tokens),
+            stopped=stopped,
+        )
+
+    def text(self) -> str:
+        """Generate to the end and return the whole text."""
+        return "".join(self)

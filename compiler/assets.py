@@ -1,0 +1,132 @@
+"""The files beside the graphs that the run-time needs: tokenizer, preprocessing steps, prompt template, end tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER
+from lmmprune.compiler.manifest import Prompt
+from lmmprune.errors import ModelError
+from lmmprune.models.registry import tiny_llava_dir
+from lmmprune.models.source import Source
+
+
+def write_assets(source: Source, directory: Path) -> Prompt:
+    """Write ``tokenizer.json`` and ``preprocessor.json`` and return the prompt.
+
+    An architecture without a checkpoint borrows tiny-llava's tokenizer: its answers mean nothing anyway.
+
+    Raises:
+        ModelError: The checkpoint lacks the files, or has them in a form that isn't known.
+    """
+    origin = source.directory or tiny_llava_dir()
+    if not (origin / TOKENIZER).is_file():
+        raise ModelError(f"no {TOKENIZER} in '{origin}': save the processor's fast tokenizer into it")
+    shutil.copyfile(origin / TOKENIZER, directory / TOKENIZER)
+    steps = preprocessing(_image_processor(origin), source.vision.image_size)
+    (directory / PREPROCESSOR).write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")
+    token = source.family.image_token
+    return Prompt(
+        template=_template(origin, source),
+        image_token=token,
+        image_token_id=image_token_id(source),
+        eos_token_ids=_end_tokens(origin),
+    )
+
+
+def image_token_id(source: Source) -> int:
+    """Return the id of the image placeholder in the tokenizer that the bundle gets."""
+    tokenizer = _json((source.directory or tiny_llava_dir()) / TOKENIZER)
+    ids = {row["content"]: row["id"] for row in tokenizer.get("added_tokens", [])}
+    if source.family.image_token not in ids:
+        raise ModelError(f"the tokenizer has no token '{source.family.image_token}', which marks the picture's place")
+    return int(ids[source.family.image_token])
+
+
+def preprocessing(raw: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+    """Turn a Hugging Face image processor's settings into ``preprocessor.json``.
+
+    Args:
+        raw: Content of ``preprocessor_config.json`` (or the ``image_processor`` part of ``processor_config.json``).
+        image_size: Height and width that the tower takes, in pixels.
+
+    Raises:
+        ModelError: The result would have another size.
+    """
+    on = {step: raw.get(f"do_{step}", True) for step in ("resize", "center_crop", "rescale", "normalize")}
+    size = raw["size"] if isinstance(raw["size"], dict) else {"shortest_edge": raw["size"]}
+    crop = raw.get("crop_size")
+    crop = [crop["height"], crop["width"]] if isinstance(crop, dict) else crop and [crop, crop]
+    steps = {
+        "resize": size if on["resize"] else None,
+        "resample": Image.Resampling(raw.get("resample", Image.Resampling.BICUBIC)).name.lower(),
+        "crop": crop if on["center_crop"] else None,
+        "rescale": raw.get("rescale_factor", 1 / 255) if on["rescale"] else None,
+        "mean": raw["image_mean"] if on["normalize"] else None,
+        "std": raw["image_std"] if on["normalize"] else None,
+    }
+    final = steps["crop"] or [size.get("height"), size.get("width")]
+    if list(final) != list(image_size):
+        raise ModelError(f"the image processor makes {final} pixels, the vision tower takes {list(image_size)}")
+    return steps
+
+
+def _image_processor(origin: Path) -> dict[str, Any]:
+    if (origin / "processor_config.json").is_file():
+        part = _json(origin / "processor_config.json").get("image_processor")
+        if isinstance(part, dict):
+            return part
+    if (origin / "preprocessor_config.json").is_file():
+        return _json(origin / "preprocessor_config.json")
+    raise ModelError(f"no preprocessor_config.json or processor_config.json in '{origin}': save the processor into it")
+
+
+def _template(origin: Path, source: Source) -> str:
+    """Render the checkpoint's own chat template around ``{prompt}``; without one, take the family's."""
+    template = _chat_template(origin)
+    if template is None:
+        return source.family.template
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    content = [{"type": "image"}, {"type": "text", "text": "{prompt}"}]
+    render: Any = render_jinja_template  # annotated as str, but it returns the texts and their masks
+    texts, _ = render([[{"role": "user", "content": content}]], chat_template=template, add_generation_prompt=True)
+    text: str = texts[0]
+    if text.count("{prompt}") != 1 or text.count(source.family.image_token) != 1:
+        raise ModelError(f"the chat template renders to {text!r}: expected one picture and one question")
+    return text
+
+
+def _chat_template(origin: Path) -> str | None:
+    if (origin / "chat_template.jinja").is_file():
+        return (origin / "chat_template.jinja").read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (origin / name).is_file():
+            found = _json(origin / name).get("chat_template")
+            if isinstance(found, str) and "image" in found:
+                return found
+    return None
+
+
+def _end_tokens(origin: Path) -> tuple[int, ...]:
+    places = [_json(origin / name) for name in ("generation_config.json", "config.json") if (origin / name).is_file()]
+    for place in [*places, *(place.get("text_config", {}) for place in places)]:
+        end = place.get("eos_token_id")
+        if end is not None:
+            return tuple(int(token) for token in end) if isinstance(end, list) else (int(end),)
+    raise ModelError(f"no eos_token_id in generation_config.json or config.json of '{origin}': answers would never end")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"'{path}' can't be read ({error})") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"'{path}' holds {type(raw).__name__}, expected an object")
+    return raw

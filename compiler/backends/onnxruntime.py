@@ -1,0 +1,107 @@
+"""Run a bundle's graphs in ONNX Runtime, on the CPU or on a CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.backends.session import Value
+from lmmprune.errors import BundleError, TargetError, require
+
+# Target of the bundle -> (execution provider, device of its values, extra that installs it).
+TARGETS = {
+    "ort-cpu": ("CPUExecutionProvider", "cpu", "cpu"),
+    "ort-cuda": ("CUDAExecutionProvider", "cuda", "gpu"),
+}
+
+_ERRORS = 3  # ONNX Runtime's log severity: its warnings are about its own optimizer, not for our users
+_FAILURES = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+
+
+class OrtSession:
+    """One graph in ONNX Runtime; satisfies ``Session``.
+
+    Weights in external files are mapped by ONNX Runtime itself, next to the graph. Values are ``OrtValue``; outputs
+    stay on the device of the target.
+    """
+
+    def __init__(self, graph: Path, *, target: str = "ort-cpu", threads: int | None = None) -> None:
+        """Load a graph.
+
+        Args:
+            graph: The ONNX file.
+            target: A key of ``TARGETS``.
+            threads: Threads within an operator; None leaves it to ONNX Runtime (one per physical core).
+
+        Raises:
+            MissingExtraError: onnxruntime isn't installed.
+            TargetError: This target isn't one of ONNX Runtime, or this machine doesn't have its provider.
+            BundleError: ONNX Runtime refuses the graph.
+        """
+        provider, self._device, extra = provider_of(target)
+        self._ort: Any = require("onnxruntime", extra)
+        available = self._ort.get_available_providers()
+        if provider not in available:
+            raise TargetError(
+                f"target '{target}' needs onnxruntime's {provider}, this one has {', '.join(available)}: "
+                f"pip uninstall onnxruntime, then pip install 'lmmprune[{extra}]'"
+            )
+        options = self._ort.SessionOptions()
+        options.log_severity_level = _ERRORS
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = self._ort.InferenceSession(str(graph), options, providers=[provider])
+        except self._failures() as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BundleError(f"onnxruntime {self._ort.__version__} can't load '{graph}': {reason}") from error
+        self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def upload(self, array: NDArray[np.generic]) -> Value:
+        """Return an array as an ``OrtValue`` on the session's device."""
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, 0)
+
+    def download(self, value: Value) -> NDArray[Any]:
+        """Return an ``OrtValue`` as an array."""
+        array: NDArray[Any] = value.numpy()
+        return array
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Run the graph; inputs and outputs are bound, so nothing is copied through numpy.
+
+        Raises:
+            BundleError: The graph doesn't take these inputs, or fails on them.
+        """
+        binding = self._session.io_binding()
+        try:
+            for name, value in feeds.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in self._outputs:
+                binding.bind_output(name, self._device)
+            self._session.run_with_iobinding(binding)
+        except self._failures() as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BundleError(f"onnxruntime {self._ort.__version__} failed running the graph: {reason}") from error
+        return dict(zip(self._outputs, binding.get_outputs(), strict=True))
+
+    def _failures(self) -> tuple[type[Exception], ...]:
+        state = self._ort.capi.onnxruntime_pybind11_state
+        return (RuntimeError, *(getattr(state, name) for name in _FAILURES))
+
+
+def provider_of(target: str) -> tuple[str, str, str]:
+    """Return execution provider, device and extra of a target.
+
+    Raises:
+        TargetError: Graphs of this target aren't meant for ONNX Runtime.
+    """
+    if target not in TARGETS:
+        raise TargetError(
+            f"this bundle was exported for '{target}', onnxruntime runs {' and '.join(TARGETS)}: export again with "
+            f"'--target ort-cpu', or compile it for its device with 'lmmprune build DIR --target {target}'"
+        )
+    return TARGETS[target]

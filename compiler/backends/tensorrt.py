@@ -1,0 +1,193 @@
+"""Compile an ONNX file with TensorRT or TensorRT-RTX: one builder, the module is chosen at run time.
+
+The two modules have the same API. TensorRT-RTX names the architecture that it compiles for and needs no GPU; TensorRT
+compiles for the GPU that is present, and measures kernels on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lmmprune.compiler.profiles import Profile
+from lmmprune.compiler.targets import Target
+from lmmprune.errors import MissingExtraError, TargetError, require
+
+_TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+# What the builder says when a fused attention kernel doesn't exist (seen in TensorRT-RTX 1.7.1).
+_NO_FUSED_KERNEL = "decomposable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A serialized engine.
+
+    Attributes:
+        plan: The engine, ready to be written to a file (the builder's own memory: it isn't copied).
+        decomposed: Attention layers without a fused kernel, built from several smaller ones.
+    """
+
+    plan: memoryview
+    decomposed: int
+
+
+def load(target: Target) -> ModuleType:
+    """Import the builder of a target.
+
+    Raises:
+        MissingExtraError: The module isn't installed.
+        TargetError: It is installed in a version that the target doesn't describe, or its libraries don't load.
+    """
+    try:
+        trt = require(target.backend, target.extra)
+    except MissingExtraError:
+        raise
+    except (ImportError, OSError, RuntimeError) as error:
+        raise TargetError(
+            f"{_TITLES[target.backend]} is installed but doesn't load ({_one_line(str(error))}): "
+            f"pip install --force-reinstall 'lmmprune[{target.extra}]'"
+        ) from error
+    if target.version is not None and not _within(trt.__version__, target.version):
+        raise TargetError(
+            f"target '{target.name}' needs {_TITLES[target.backend]} {target.version[0]} up to (not including) "
+            f"{target.version[1]}, installed is {trt.__version__}: choose the target of that version "
+            "(see 'lmmprune targets') or install the other one"
+        )
+    return trt
+
+
+def build_engine(
+    target: Target,
+    graph: Path,
+    *,
+    profiles: Sequence[Profile] = (),
+    arch: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Engine:
+    """Compile one graph; weights in external files are read from beside it.
+
+    Args:
+        target: A target whose backend is ``tensorrt`` or ``tensorrt_rtx``.
+        graph: The ONNX file.
+        profiles: Ranges of the dynamic inputs; none if every shape is static.
+        arch: ``sm89``, for targets that compile for a GPU that isn't present; None: the GPU that is.
+        say: Called with what the user should know (attention without a fused kernel).
+
+    Raises:
+        MissingExtraError: The builder's package isn't installed.
+        TargetError: The architecture is unknown to the target, or the parser or the builder refuses the graph; the
+            message names the node.
+    """
+    trt = load(target)
+    capability = _capability(trt, target, arch)
+    log = _make_log(trt)
+    builder = trt.Builder(log)
+    # TensorRT 10 types weakly unless told not to; 11 has no other way and ignores the flag.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        raise TargetError(_parser_message(parser, target, graph))
+    config = builder.create_builder_config()
+    if capability is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(capability, 0)
+    for profile in profiles:
+        _add_profile(builder, config, profile)
+
+    attention = list(_attention(trt, network))
+    # Float32 has no fused kernel (seen): the layer has to be allowed to fall apart. In other types only on demand.
+    decomposed = [layer for layer in attention if layer.get_input(0).dtype == trt.float32]
+    for layer in decomposed:
+        layer.decomposable = True
+    plan = builder.build_serialized_network(network, config)
+    if plan is None and len(decomposed) < len(attention) and _NO_FUSED_KERNEL in log.errors():
+        log.clear()
+        decomposed = attention
+        for layer in decomposed:
+            layer.decomposable = True
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise TargetError(f"{_TITLES[target.backend]} can't compile '{graph.name}': {_one_line(log.errors())}")
+    if decomposed and say is not None:
+        say(f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers have no fused kernel in this type")
+    return Engine(plan=memoryview(plan), decomposed=len(decomposed))
+
+
+def _within(version: str, bounds: tuple[str, str]) -> bool:
+    def key(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+
+    return key(bounds[0]) <= key(version) < key(bounds[1])
+
+
+def _capability(trt: ModuleType, target: Target, arch: str | None) -> Any:
+    """Return the module's name of an architecture; None: it compiles for the GPU that is present."""
+    if not target.architectures:
+        return None
+    if arch is None:
+        return trt.ComputeCapability.CURRENT
+    value = getattr(trt.ComputeCapability, arch.upper(), None)
+    if value is None or arch not in target.architectures:
+        raise TargetError(f"'{target.name}' can't build for '{arch}': it knows {', '.join(target.architectures)}")
+    return value
+
+
+def _make_log(trt: ModuleType) -> Any:
+    """Return a logger that keeps errors for the message instead of printing them."""
+
+    class Log(trt.ILogger):  # type: ignore[name-defined, misc]  # the base class is known at run time only
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._lines: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self._lines.append(message)
+
+        def errors(self) -> str:
+            return "\n".join(self._lines) or "no reason given"
+
+        def clear(self) -> None:
+            self._lines.clear()
+
+    return Log()
+
+
+def _attention(trt: ModuleType, network: Any) -> Any:
+    kind = getattr(trt.LayerType, "ATTENTION_OUTPUT", None)  # TensorRT before 10.14 has no attention layer
+    for index in range(network.num_layers if kind is not None else 0):
+        layer = network.get_layer(index)
+        if layer.type == kind:
+            layer.__class__ = trt.IAttentionOutputLayer  # the binding hands out the base class
+            yield layer.attention
+
+
+def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
+    shapes = builder.create_optimization_profile()
+    for name, (low, likely, high) in profile.shapes.items():
+        try:
+            shapes.set_shape(name, low, likely, high)
+        except ValueError as error:
+            raise TargetError(f"profile '{profile.name}', input '{name}': {low} .. {high}: {error}") from error
+    if config.add_optimization_profile(shapes) < 0:
+        raise TargetError(f"profile '{profile.name}' doesn't fit the graph's inputs: {dict(profile.shapes)}")
+
+
+def _parser_message(parser: Any, target: Target, graph: Path) -> str:
+    if not parser.num_errors:
+        return f"{_TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
+    error = parser.get_error(0)
+    name, kind = error.node_name(), error.node_operator()
+    where = f" at node '{name}' ({kind})" if name else ""
+    return f"{_TITLES[target.backend]} can't take '{graph.name}'{where}: {_one_line(error.desc())}"
+
+
+def _one_line(text: str) -> str:
+    """Return the lines of a message that say something, without the libraries' source positions."""
+    lines = (line.strip() for line in text.splitlines())
+    # Without a driver every complaint is followed by cudaError 35, which has nothing to do with it.
+    useful = [line for line in lines if line and "cudaError 35" not in line and not line.startswith("Invalid Node")]
+    return " ".join(dict.fromkeys(useful))[:600] or text.strip()

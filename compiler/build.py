@@ -1,0 +1,234 @@
+"""Build a bundle's engines for a target, or say exactly what to run where it is possible."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmmprune.compiler import engines, machine, trtexec
+from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.engines import COMPONENTS, EngineRecord
+from lmmprune.compiler.manifest import Manifest
+from lmmprune.compiler.profiles import Profile, decoder_profiles, vision_profiles
+from lmmprune.compiler.targets import TARGETS, Target, resolve
+from lmmprune.errors import InputError, MissingExtraError, TargetError, suggestion
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """One engine after ``build``: its record, and whether it was there already."""
+
+    record: EngineRecord
+    fresh: bool
+    path: Path
+
+
+def build(
+    bundle_dir: Path | str,
+    target: str,
+    *,
+    arch: str | None = None,
+    components: Sequence[str] = COMPONENTS,
+    max_prompt: int | None = None,
+    force: bool = False,
+    say: Say = lambda _: None,
+) -> list[Built]:
+    """Compile a bundle's graphs into engines beside them.
+
+    An engine that is there, built from the same graph by the same builder with the same profiles, is kept.
+
+    Args:
+        bundle_dir: The bundle.
+        target: Name or alias of the target.
+        arch: GPU architecture such as ``sm89``; None: the board that the alias names, else the GPU that is present.
+        components: Which graphs.
+        max_prompt: Longest prompt in tokens (None: as many as the model has positions).
+        force: Build even what is up to date.
+        say: Called with one line of progress at a time.
+
+    Raises:
+        BundleError: The bundle is missing or broken.
+        InputError: A component is unknown or the directory can't be written.
+        TargetError: The bundle doesn't suit the target, or this machine can't build for it.
+        MissingExtraError: The builder isn't installed; the message holds the commands for another machine.
+    """
+    bundle, chosen = Bundle.open(bundle_dir), resolve(target)
+    check_suits(bundle, chosen)
+    for component in components:
+        if component not in COMPONENTS:
+            raise InputError(f"no component '{component}'{suggestion(component, COMPONENTS)}")
+    profiles = {component: _profiles(bundle.manifest, chosen, component, max_prompt) for component in components}
+    wanted = arch or chosen.boards.get(target)
+    try:
+        trt = tensorrt.load(chosen)
+        wanted = _present_or_named(chosen, wanted)
+    except (MissingExtraError, TargetError) as error:
+        raise type(error)(f"{error}. {_elsewhere(bundle, chosen, wanted, profiles)}") from error
+
+    built = []
+    for component in components:
+        folder = engines.directory(bundle, chosen.name, wanted)
+        old = engines.read_records(folder).get(component)
+        if old is not None and not force and (reason := _outdated(bundle, old, folder, trt, profiles[component])):
+            say(f"{component}: the engine in '{folder}' is stale ({reason}); building it again")
+        elif old is not None and not force:
+            say(f"{component}: '{folder / old.file}' is up to date")
+            built.append(Built(record=old, fresh=False, path=folder / old.file))
+            continue
+        say(f"{component}: building for {chosen.name} on {wanted} with {trt.__name__} {trt.__version__}")
+        record = _build_one(bundle, chosen, wanted, component, profiles[component], trt.__version__, say)
+        built.append(Built(record=record, fresh=True, path=folder / record.file))
+    return built
+
+
+def check_suits(bundle: Bundle, target: Target) -> None:
+    """Check that the bundle's graphs are what the target takes.
+
+    Raises:
+        TargetError: They aren't; the message holds the ``export`` command that makes a bundle that is.
+    """
+    manifest = bundle.manifest
+    if not target.compiled:
+        raise TargetError(
+            f"target '{target.name}' needs no build, ONNX Runtime reads the graphs as they are: lmmprune run "
+            f"{shlex.quote(str(bundle.path))} (targets with engines: {', '.join(_compiled())})"
+        )
+    reason = _mismatch(manifest, TARGETS.get(manifest.target), target)
+    if reason:
+        raise TargetError(
+            f"'{bundle.path}' was exported for '{manifest.target}' and can't be built for '{target.name}': {reason}; "
+            f"export it again: {_export_command(bundle, target)}"
+        )
+
+
+def _compiled() -> list[str]:
+    return [name for name, target in TARGETS.items() if target.compiled]
+
+
+def _mismatch(manifest: Manifest, source: Target | None, target: Target) -> str | None:
+    if manifest.target == target.name:
+        return None
+    scheme = manifest.precision.int8
+    if scheme is not None and scheme != target.int8:
+        return f"it is quantized as {scheme}, the target takes {target.int8}"
+    if manifest.precision.dtype not in target.dtypes:
+        return f"its type is {manifest.precision.dtype}, the target takes {', '.join(target.dtypes)}"
+    if manifest.opset > target.max_opset:
+        return f"its opset is {manifest.opset}, the target reads up to {target.max_opset}"
+    left = source.native_ops - target.native_ops if source else frozenset()
+    return f"it holds {', '.join(sorted(left))}, which the target doesn't take" if left else None
+
+
+def _export_command(bundle: Bundle, target: Target) -> str:
+    manifest = bundle.manifest
+    words = ["lmmprune", "export", "--model", manifest.model]
+    if manifest.weights == "dummy":
+        words += ["--weights", "dummy"]
+    if manifest.method is not None and manifest.schedule:
+        words += ["--method", manifest.method, "--keep", str(manifest.image_tokens)]
+        for name, value in manifest.parameters.items():
+            words += ["--set", f"{name}={value}"]
+        words += ["--positions", manifest.positions]
+    if manifest.precision.int8 is not None:
+        words.append("--int8")
+    return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
+
+
+def _profiles(manifest: Manifest, target: Target, component: str, max_prompt: int | None) -> list[Profile]:
+    if component == "vision":
+        return vision_profiles(manifest)
+    return decoder_profiles(manifest, target, max_prompt)
+
+
+def _present_or_named(target: Target, arch: str | None) -> str:
+    """Return the architecture to build for.
+
+    Raises:
+        TargetError: None was named and no GPU is here, or the target builds only for a GPU that isn't here.
+    """
+    if target.architectures and arch is not None:
+        if arch in target.architectures:
+            return arch
+        raise TargetError(
+            f"'{target.name}' can't build for '{arch}'{suggestion(arch, target.architectures)}; Jetson boards (sm87, "
+            "sm110) build with their own TensorRT, see 'lmmprune targets'"
+        )
+    present = [gpu.arch for gpu in machine.gpus() if gpu.arch is not None]
+    if arch is None and present:
+        return present[0]
+    if arch is not None and arch in present:
+        return arch
+    if target.architectures:
+        raise TargetError(f"no GPU was found, so name one with --arch: {', '.join(target.architectures)}")
+    found = f"found {', '.join(present)}" if present else "no NVIDIA GPU was found"
+    raise TargetError(
+        f"'{target.name}' builds on the GPU that will run the engine{f' ({arch})' if arch else ''}, {found}"
+    )
+
+
+def _elsewhere(bundle: Bundle, target: Target, arch: str | None, profiles: dict[str, list[Profile]]) -> str:
+    """Return what to run on a machine that can build: lmmprune's command, and trtexec's lines without lmmprune."""
+    ours = ["lmmprune", "build", bundle.path.name, "--target", target.name, *(["--arch", arch] if arch else [])]
+    where = f"a machine with {target.requires}" if not target.architectures else "any machine"
+    lines = []
+    for component, ranges in profiles.items():
+        graph = Path(bundle.path.name) / getattr(bundle.manifest, component).file
+        lines.append(trtexec.build_command(target, graph, graph.with_suffix(".engine"), ranges))
+    # JetPack brings TensorRT and its Python module along.
+    package = "lmmprune" if arch in target.boards.values() else f"'lmmprune[{target.extra}]'"
+    return (
+        f"Copy '{bundle.path}' to {where} and run: pip install {package} && {shlex.join(ours)} "
+        f"-- or without lmmprune: {' && '.join(lines)}"
+    )
+
+
+def _outdated(
+    bundle: Bundle, record: EngineRecord, folder: Path, trt: object, profiles: Sequence[Profile]
+) -> str | None:
+    if reason := record.stale(bundle):
+        return reason
+    version = getattr(trt, "__version__", "")
+    if record.version != version:
+        return f"built by version {record.version}, here is {version}"
+    if record.profiles != _ranges(profiles):
+        return "built for other shapes"
+    path = folder / record.file
+    return None if path.is_file() and path.stat().st_size == record.bytes else "its file is missing or truncated"
+
+
+def _ranges(profiles: Sequence[Profile]) -> dict[str, dict[str, list[list[int]]]]:
+    return {
+        profile.name: {name: [list(shape) for shape in ranges] for name, ranges in profile.shapes.items()}
+        for profile in profiles
+    }
+
+
+def _build_one(
+    bundle: Bundle, target: Target, arch: str, component: str, profiles: Sequence[Profile], version: str, say: Say
+) -> EngineRecord:
+    precision, graph = bundle.manifest.precision, getattr(bundle, component)
+    start = time.perf_counter()
+    engine = tensorrt.build_engine(target, graph, profiles=profiles, arch=arch, say=say)
+    record = EngineRecord(
+        component=component,
+        target=target.name,
+        arch=arch,
+        file=f"{component}.engine",
+        bytes=0,
+        sha256="",
+        source=engines.sources(bundle, component),
+        builder=target.backend,
+        version=version,
+        seconds=round(time.perf_counter() - start, 3),
+        dtype=precision.dtype,
+        int8=precision.int8,
+        profiles=_ranges(profiles),
+        decomposed_attention=engine.decomposed,
+    )
+    return engines.write_engine(engines.directory(bundle, target.name, arch), engine.plan, record)

@@ -1,0 +1,67 @@
+"""``lmmprune build``: compile a bundle's graphs into engines for a target."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+
+
+@click.command("build")
+@click.argument("directory", type=click.Path())
+@click.option("--target", help="What the engines are for (see 'lmmprune targets'). Default: the bundle's own target.")
+@click.option("--arch", help="GPU architecture such as sm89. Default: the GPU of this machine.")
+@click.option("--component", "components", multiple=True, help="vision or decoder; repeat it for both. Default: both.")
+@click.option("--max-prompt", type=click.IntRange(min=1), help="Longest prompt in tokens. Default: the model's limit.")
+@click.option("--force", is_flag=True, help="Build even what is up to date.")
+@json_option
+def command(
+    directory: str,
+    target: str | None,
+    arch: str | None,
+    components: tuple[str, ...],
+    max_prompt: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compile the graphs of the bundle DIRECTORY into engines.
+
+    TensorRT-RTX engines are built on any machine, with --arch naming the GPU. TensorRT engines are built on the GPU
+    that will run them; elsewhere the command says what to run there.
+    """
+    from lmmprune.compiler.build import build
+    from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.engines import COMPONENTS
+
+    built = build(
+        directory,
+        target or Bundle.open(directory).manifest.target,
+        arch=arch,
+        components=components or COMPONENTS,
+        max_prompt=max_prompt,
+        force=force,
+        say=note,
+    )
+    if as_json:
+        rows = [{**dataclasses.asdict(one.record), "path": str(one.path), "fresh": one.fresh} for one in built]
+        print_json({"engines": rows})
+        return
+    show(
+        table(
+            ["engine", "target", "arch", "type", "size", "seconds", "builder"],
+            [
+                [
+                    str(one.path),
+                    one.record.target,
+                    one.record.arch,
+                    " ".join(filter(None, (one.record.dtype, one.record.int8))),
+                    human_bytes(one.record.bytes),
+                    f"{one.record.seconds:.1f}" if one.fresh else "kept",
+                    f"{one.record.builder} {one.record.version}",
+                ]
+                for one in built
+            ],
+        )
+    )

@@ -1,0 +1,56 @@
+"""``lmmprune doctor``: what this machine can export, build and run."""
+
+from __future__ import annotations
+
+import click
+
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+
+
+@click.command("doctor")
+@json_option
+def command(as_json: bool) -> None:
+    """Say what this machine can export, build and run, and what to install for the rest."""
+    from lmmprune.compiler.doctor import Ability, diagnose, missing
+    from lmmprune.compiler.packages import install_command
+
+    found = diagnose()
+    if as_json:
+        print_json(found.as_dict())
+        return
+
+    machine = found.machine
+    flags = " ".join(machine.cpu_flags) or "no known extensions"
+    gpus = [
+        f"{gpu.name} ({gpu.arch or 'unknown architecture'}, driver {gpu.driver or 'unknown'}, "
+        f"{human_bytes(gpu.memory) if gpu.memory else 'memory unknown'})"
+        for gpu in machine.gpus
+    ]
+    facts = {
+        "system": f"{machine.system}, Python {machine.python}",
+        "processor": f"{machine.processor}, {machine.cores} cores; {flags}",
+        "memory": human_bytes(machine.memory) if machine.memory else "unknown",
+        "free disk": human_bytes(machine.disk_free),
+        "GPU": "; ".join(gpus) or "none found",
+    }
+    width = max(map(len, facts))
+    show("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+
+    rows = []
+    for extra, wanted in found.packages.items():
+        lacking = missing(found.packages, extra)
+        have = ", ".join(f"{package.name} {package.installed}" for package in wanted if package.suits)
+        rows.append([extra, have or "-", ", ".join(lacking) or "-", install_command(extra) if lacking else ""])
+    show(table(["extra", "installed", "missing", "to install it"], rows))
+
+    def cell(ability: Ability) -> str:
+        return f"yes{f' ({ability.why})' if ability.why else ''}" if ability.can else f"no: {ability.why}"
+
+    show(
+        table(
+            ["target", "export", "build", "run"],
+            [[row.target, cell(row.export), cell(row.build), cell(row.run)] for row in found.verdicts],
+        )
+    )
+    for warning in found.warnings:
+        note(f"warning: {warning}")

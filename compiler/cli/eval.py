@@ -1,0 +1,70 @@
+"""``lmmprune eval``: measure a bundle's accuracy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmmprune.compiler.cli.output import json_option, note, print_json, progress, show, table
+from lmmprune.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.evaluate import Accuracy
+
+
+@click.command("eval")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="'tiny-llava', or a JSON Lines file with image, prompt, answer(s), kind.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
+@click.option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
+@click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write every answer, JSON Lines.")
+@json_option
+def command(
+    bundle: Path,
+    data: str,
+    limit: int | None,
+    max_new_tokens: int,
+    threads: int | None,
+    predictions: Path | None,
+    as_json: bool,
+) -> None:
+    """Ask questions with known answers; print the share of exact matches with its 95 % interval."""
+    from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.evaluate import evaluate
+    from lmmprune.compiler.questions import load_questions
+    from lmmprune.compiler.runtime import Runtime
+
+    opened = Bundle.open(bundle)
+    if predictions and not predictions.parent.is_dir():
+        raise InputError(f"can't write '{predictions}': there is no directory '{predictions.parent}'")
+    questions = load_questions(data)[:limit]
+    runtime = Runtime(opened, threads=threads)
+    with progress() as bar:
+        task = bar.add_task("answering", total=len(questions))
+        result = evaluate(
+            runtime, questions, max_new_tokens=max_new_tokens, on_answer=lambda: bar.update(task, advance=1)
+        )
+    if predictions:
+        rows = result.as_dict(predictions=True)["predictions"]
+        try:
+            predictions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"can't write '{predictions}' ({error.strerror})") from error
+    manifest = opened.manifest
+    if as_json:
+        about = {"bundle": str(bundle), "data": data, "model": manifest.model, "method": manifest.method}
+        tokens = {"tokens_before": manifest.tokens_before, "image_tokens": manifest.image_tokens}
+        print_json({**about, **tokens, "int8": manifest.precision.int8, **result.as_dict()})
+        return
+    rows_shown = [_cells(kind, accuracy) for kind, accuracy in result.kinds.items()]
+    show(table(("questions", "asked", "correct", "95 % interval"), [*rows_shown, _cells("all", result.overall)]))
+    note(f"{manifest.tokens_before} -> {manifest.image_tokens} image tokens; {result.seconds:.1f} s")
+
+
+def _cells(name: str, accuracy: Accuracy) -> list[str]:
+    low, high = accuracy.interval
+    return [name, str(accuracy.total), f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}"]

@@ -1,0 +1,59 @@
+"""``lmmprune run``: answer a question about a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmmprune.compiler.cli.output import json_option, note, print_json
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.answer import Stats
+
+
+@click.command("run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
+@click.option("--prompt", required=True, help="The question.")
+@click.option(
+    "--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
+@click.option("--stats", is_flag=True, help="Print times and token counts on stderr.")
+@json_option
+def command(
+    bundle: Path, image: Path, prompt: str, max_new_tokens: int, threads: int | None, stats: bool, as_json: bool
+) -> None:
+    """Answer a question about a picture; the text appears on stdout as it is generated."""
+    from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.preprocess import load_image
+    from lmmprune.compiler.runtime import Runtime
+
+    opened = Bundle.open(bundle)
+    picture = load_image(image)
+    answer = Runtime(opened, threads=threads).answer(picture, prompt, max_new_tokens)
+    pieces: list[str] = []
+    for piece in answer:
+        pieces.append(piece)
+        if not as_json:
+            click.echo(piece, nl=False)
+    assert answer.stats is not None
+    if as_json:
+        kept = None if answer.kept is None else answer.kept.tolist()
+        text = "".join(pieces)
+        print_json({"answer": text, "tokens": answer.tokens, "kept_indices": kept, "stats": answer.stats.as_dict()})
+        return
+    click.echo()
+    if stats:
+        note(_line(answer.stats))
+
+
+def _line(stats: Stats) -> str:
+    each = "" if stats.ms_per_token is None else f" ({stats.ms_per_token:.2f} ms each)"
+    return (
+        f"preprocess {stats.preprocess_ms:.1f} ms, vision {stats.vision_ms:.1f} ms, prefill {stats.prefill_ms:.1f} ms, "
+        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {stats.tokens_before} -> {stats.image_tokens}, "
+        f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (stopped: {stats.stopped})"
+    )

@@ -1,0 +1,36 @@
+"""``lmmprune verify``: is this bundle what it says it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+
+from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--samples", type=click.IntRange(min=1), default=4, show_default=True, help="Pictures to compare on.")
+@json_option
+def command(bundle: Path, samples: int, as_json: bool) -> None:
+    """Check a bundle's graphs, checksums, kept indices and logits against the PyTorch model.
+
+    Exits with 2 when a check fails.
+    """
+    from lmmprune.compiler.verify import verify
+
+    def step(what: str, done: int, of: int) -> None:
+        if sys.stderr.isatty():
+            note(f"{what} {done}/{of}" if of > 1 else what)
+
+    checks = verify(bundle, samples=samples, progress=step)
+    if as_json:
+        print_json({"bundle": str(bundle), "checks": [dataclasses.asdict(check) for check in checks]})
+    else:
+        rows = [[check.name, "ok" if check.passed else "FAILED", check.found] for check in checks]
+        show(table(["check", "", "found"], rows))
+    if not all(check.passed for check in checks):
+        sys.exit(2)

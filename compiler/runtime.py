@@ -1,0 +1,173 @@
+"""Answer questions about pictures with a bundle: vision graph once, prefill, then greedy decoding with a cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lmmprune.compiler.answer import Answer, Look
+from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
+from lmmprune.compiler.backends.session import Session, Value
+from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.prompt import Encoded, Prompter
+from lmmprune.errors import BundleError
+
+
+class Runtime:
+    """A bundle loaded for answering, one picture and one question at a time.
+
+    Example::
+
+        runtime = Runtime(Bundle.open("out"))
+        for piece in runtime.answer(load_image("cat.jpg"), "What is this?"):
+            print(piece, end="")
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        """Load both graphs in ONNX Runtime.
+
+        Args:
+            bundle: An opened bundle.
+            threads: Threads within an operator; None leaves it to the back end.
+
+        Raises:
+            TargetError: The bundle is for another back end, or for a device that isn't here.
+            BundleError: Its files can't be used.
+            MissingExtraError: onnxruntime isn't installed.
+        """
+        self.bundle = bundle
+        manifest = bundle.manifest
+        provider_of(manifest.target)
+        self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
+        self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
+        self._vision: Session = OrtSession(bundle.vision, target=manifest.target, threads=threads)
+        self._decoder: Session = OrtSession(bundle.decoder, target=manifest.target, threads=threads)
+        self._checked = False
+        self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
+        self._pixels = manifest.vision.inputs[0]
+
+    def look(self, image: Image.Image) -> Look:
+        """Run the vision graph on a picture.
+
+        Raises:
+            InputError: The picture can't be resized for the model.
+            BundleError: On the first call: the graph doesn't leave as many tokens as the manifest says.
+        """
+        start = time.perf_counter()
+        pixels = self.preprocessor(image)
+        if pixels.shape != self._pixels.shape:
+            raise BundleError(
+                f"preprocessor.json gives pictures of shape {list(pixels.shape)}, the vision graph takes "
+                f"{list(self._pixels.shape)}: export again"
+            )
+        feeds = {self._pixels.name: self._vision.upload(pixels.astype(self._pixels.dtype, copy=False))}
+        middle = time.perf_counter()
+        outputs = self._vision.run(feeds)
+        end = time.perf_counter()
+        kept = self._vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
+        if not self._checked:
+            self._check(self._vision.download(outputs["image_features"]).shape, kept)
+            self._checked = True
+        return Look(
+            features=outputs["image_features"],
+            kept=kept,
+            preprocess_ms=(middle - start) * 1e3,
+            vision_ms=(end - middle) * 1e3,
+        )
+
+    def answer(
+        self, image: Image.Image | Look, prompt: str, max_new_tokens: int = 128, *, stop_at_eos: bool = True
+    ) -> Answer:
+        """Answer a question about a picture, greedily.
+
+        Args:
+            image: The picture, or what ``look`` returned for it.
+            prompt: The bare question; the bundle's template goes around it.
+            max_new_tokens: Stop after so many tokens.
+            stop_at_eos: False goes on to ``max_new_tokens`` (for measuring).
+
+        Raises:
+            InputError: The prompt is too long, or the picture can't be used.
+        """
+        encoded = self.prompter.encode(prompt)
+        look = image if isinstance(image, Look) else self.look(image)
+        self.prompter.positions(encoded, look.kept)  # refuse now, not when the first piece is asked for
+        return Answer(self, look, encoded, max_new_tokens, stop_at_eos)
+
+    def room(self, look: Look, prompt: Encoded) -> int:
+        """Return how many new tokens the model's positions leave room for."""
+        return self.bundle.manifest.max_positions - int(self.prompter.positions(prompt, look.kept)[0, -1]) - 1
+
+    def generate(self, look: Look, prompt: Encoded, limit: int) -> Iterator[tuple[int, float]]:
+        """Yield token ids, each with the milliseconds it took; the first is the prefill.
+
+        Args:
+            look: The picture.
+            prompt: The tokenized prompt.
+            limit: Number of tokens; fewer when the model's positions end.
+
+        Raises:
+            BundleError: The logits aren't numbers.
+        """
+        cache = self._empty_cache()
+        positions = self.prompter.positions(prompt, look.kept)
+        ids = prompt.input_ids
+        for _ in range(min(limit, self.room(look, prompt))):
+            start = time.perf_counter()
+            outputs = self._decoder.run(
+                {
+                    "input_ids": self._decoder.upload(ids),
+                    "image_features": look.features,
+                    "position_ids": self._decoder.upload(positions),
+                    **cache,
+                }
+            )
+            logits = self._decoder.download(outputs["logits"])[0, -1]
+            token = int(logits.argmax())
+            spent = (time.perf_counter() - start) * 1e3
+            if not np.isfinite(logits[token]):
+                raise BundleError(
+                    f"the decoder of '{self.bundle.path}' gives {logits[token]} instead of logits: "
+                    f"the model overflows in {self.bundle.manifest.precision.dtype}; export with --dtype float32"
+                )
+            yield token, spent
+            cache = self._next_cache(outputs)
+            ids = np.array([[token]], np.int64)
+            positions = positions[:, -1:] + 1
+
+    def _empty_cache(self) -> dict[str, Value]:
+        layout = self.bundle.manifest.cache
+        shape = (1, layout.kv_heads, 0, layout.head_dim)
+        return {
+            name: self._decoder.upload(np.zeros(shape, self._inputs[name].dtype))
+            for pair in layout.past
+            for name in pair
+        }
+
+    def _next_cache(self, outputs: dict[str, Value]) -> dict[str, Value]:
+        layout = self.bundle.manifest.cache
+        return {
+            into: outputs[out]
+            for past, present in zip(layout.past, layout.present, strict=True)
+            for into, out in zip(past, present, strict=True)
+        }
+
+    def _check(self, features: tuple[int, ...], kept: NDArray[np.int64] | None) -> None:
+        """Hold the first output of the vision graph against the manifest's promise."""
+        manifest = self.bundle.manifest
+        for found in (features[1], features[1] if kept is None else len(kept)):
+            if found != manifest.image_tokens:
+                raise BundleError(
+                    f"the vision graph of '{self.bundle.path}' leaves {found} tokens, its manifest says "
+                    f"{manifest.image_tokens} of {manifest.tokens_before}: export again"
+                )
+        if kept is not None and not (kept[0] >= 0 and kept[-1] < manifest.tokens_before and (np.diff(kept) > 0).all()):
+            raise BundleError(
+                f"the vision graph of '{self.bundle.path}' gives kept indices that aren't ascending patches of "
+                f"0..{manifest.tokens_before - 1}: export again"
+            )

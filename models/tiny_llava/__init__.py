@@ -1,0 +1,1 @@
+"""The small real LLaVA of this repository: its scenes, questions and weights."""

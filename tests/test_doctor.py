@@ -1,0 +1,119 @@
+import json
+import subprocess
+
+import pytest
+
+from lmmprune.compiler import doctor, machine, packages
+from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.cli import main
+from lmmprune.compiler.machine import Gpu
+from lmmprune.compiler.targets import TARGETS
+from lmmprune.errors import MissingExtraError
+
+ADA = Gpu(name="NVIDIA L4", arch="sm89", driver="580.65.06", memory=23034 * 2**20)
+
+
+def verdict(name):
+    return next(row for row in doctor.diagnose().verdicts if row.target == name)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(machine, "gpus", tuple)
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    """Let a test say what is installed."""
+    installed = {}
+    monkeypatch.setattr(packages, "version", installed.get)
+    return installed
+
+
+def answer(monkeypatch, text):
+    def run(command, **_):
+        assert command[0] == "nvidia-smi"
+        return subprocess.CompletedProcess(command, 0, stdout=text)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_command_prints_and_succeeds(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--json"])
+    assert stop.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["target"] for row in found["verdicts"]] == list(TARGETS)
+    assert found["machine"]["cores"] >= 1
+    assert {row["name"] for row in found["packages"]["base"]} >= {"numpy", "pillow", "tokenizers"}
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    assert stop.value.code == 0
+    assert "tensorrt-rtx" in capsys.readouterr().out
+
+
+def test_gpu_from_nvidia_smi(monkeypatch):
+    answer(monkeypatch, "NVIDIA L4, 8.9, 580.65.06, 23034\nNVIDIA GeForce RTX 5090, 12.0, 580.65.06, 32607\n")
+    assert machine.gpus()[0] == ADA
+    assert machine.gpus()[1].arch == "sm120"
+
+
+def test_gpu_of_a_jetson_that_hides_its_numbers(monkeypatch):
+    answer(monkeypatch, "Orin (nvgpu), [N/A], 540.4.0, [N/A]\n")
+    assert machine.gpus() == (Gpu(name="Orin (nvgpu)", arch="sm87", driver="540.4.0", memory=None),)
+
+
+def test_no_driver_is_no_gpu(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    assert machine.gpus() == ()
+
+
+def test_missing_extra_names_its_command(monkeypatch, versions):
+    versions.update({"torch": "2.1.0+cpu", "onnx": "1.19"})
+    found = doctor.diagnose()
+    assert doctor.missing(found.packages, "export")[0] == "torch 2.1.0+cpu (>=2.9)"
+    assert "onnx 1.19" not in " ".join(doctor.missing(found.packages, "export"))
+    assert verdict("ort-cpu").export.fix == "pip install 'lmmprune[export]'"
+    assert any("the run-time itself lacks numpy" in line for line in found.warnings)
+
+
+def test_both_onnxruntimes_are_a_warning(monkeypatch, versions, no_gpu):
+    versions.update({"onnxruntime": "1.31.0", "onnxruntime-gpu": "1.31.0"})
+    (line,) = [line for line in doctor.diagnose().warnings if "overwrite each other" in line]
+    assert line.endswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime")
+    monkeypatch.setattr(machine, "gpus", lambda: (ADA,))
+    assert any(line.endswith("pip install onnxruntime-gpu") for line in doctor.diagnose().warnings)
+
+
+def test_onnxruntime_gpu_serves_who_asks_for_onnxruntime(versions):
+    versions["onnxruntime-gpu"] = "1.31.0"
+    assert all(package.suits for package in packages.packages()["cpu"])
+    assert packages.twins() == ()
+
+
+def test_rtx_builds_without_a_gpu(no_gpu):
+    pytest.importorskip("tensorrt_rtx")
+    assert verdict("tensorrt-rtx").build.can
+    assert "sm89" in verdict("tensorrt-rtx").build.why
+
+
+def test_tensorrt_needs_its_package_and_a_gpu(monkeypatch, no_gpu):
+    def missing(module, extra):
+        raise MissingExtraError(f"this needs the package '{module}', which isn't installed: pip install 'x[{extra}]'")
+
+    monkeypatch.setattr(tensorrt, "require", missing)
+    build = verdict("tensorrt-11").build
+    assert (build.can, build.fix) == (False, "pip install 'lmmprune[gpu]'")
+    assert build.why == "this needs the package 'tensorrt', which isn't installed"
+    monkeypatch.setattr(tensorrt, "load", lambda target: object())
+    assert "no NVIDIA GPU here" in verdict("tensorrt-11").build.why
+    monkeypatch.setattr(machine, "gpus", lambda: (ADA,))
+    assert verdict("tensorrt-11").build == doctor.Ability(can=True, why="for sm89")
+
+
+def test_targets_whose_graphs_cannot_be_made_yet():
+    assert not verdict("tensorrt-10.3").export.can
+    assert "lower" in verdict("tensorrt-10.3").export.why

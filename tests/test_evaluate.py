@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runtime_fixtures as fx
+
+from lmmprune.compiler.evaluate import Accuracy, evaluate, normalized
+from lmmprune.compiler.questions import Question, load_questions
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return Runtime(fx.make_bundle(tmp_path_factory.mktemp("evaluate") / "out", keep=4))
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    # From the closed form with z = 1.96, as in Brown, Cai and DasGupta, 2001.
+    [(5, 10, 0.2366, 0.7634), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0), (1900, 2000, 0.9396, 0.9587)],
+)
+def test_wilson_interval(correct: int, total: int, low: float, high: float) -> None:
+    assert Accuracy(correct=correct, total=total).interval == pytest.approx((low, high), abs=1e-4)
+
+
+def test_normalization() -> None:
+    assert normalized(" Seven. ") == normalized("seven") == "seven"
+    assert normalized("7.5") == "7.5"
+    assert normalized("a b") != normalized("ab")
+
+
+def test_exact_match_kinds_and_shared_looks(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = {name: fx.picture(*bright) for name, bright in {"a": (1, 2, 3), "b": (8, 9, 10)}.items()}
+    truth = {(name, q): runtime.answer(pictures[name], q, 4).text().strip() for name in pictures for q in ("x", "yy")}
+    assert len(set(truth.values())) == 4
+    questions = [
+        Question(picture=name, load=lambda name=name: pictures[name], prompt=q, answers=answers, kind=kind)
+        for name, q, answers, kind in (
+            ("a", "x", (truth["a", "x"],), "first"),
+            ("b", "x", ("wrong", truth["b", "x"].upper()), "first"),
+            ("a", "yy", ("wrong",), "second"),
+            ("b", "yy", (truth["a", "x"],), None),
+        )
+    ]
+    looks: list[object] = []
+    look = runtime.look
+    monkeypatch.setattr(runtime, "look", lambda image: looks.append(image) or look(image))
+    done: list[int] = []
+    result = evaluate(runtime, questions, max_new_tokens=4, on_answer=lambda: done.append(1))
+    assert len(looks) == 2
+    assert len(done) == 4
+    assert [one.correct for one in result.predictions] == [True, True, False, False]
+    assert [(one.picture, one.prompt) for one in result.predictions] == [(q.picture, q.prompt) for q in questions]
+    assert result.overall == Accuracy(correct=2, total=4)
+    assert result.kinds == {"first": Accuracy(correct=2, total=2), "second": Accuracy(correct=0, total=1)}
+    exported = json.loads(json.dumps(result.as_dict(predictions=True), allow_nan=False))
+    assert exported["accuracy"] == 0.5
+    assert exported["predictions"][0]["predicted"] == truth["a", "x"]
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    fx.save_picture(tmp_path / "pictures" / "p.png", 3)
+    path = write(
+        tmp_path / "q.jsonl",
+        {"image": "pictures/p.png", "prompt": "a", "answer": "x"},
+        "",
+        {"image": "pictures/p.png", "prompt": "b", "answers": ["x", "y"], "kind": 3},
+    )
+    first, second = load_questions(str(path))
+    assert (first.prompt, first.answers, first.kind) == ("a", ("x",), None)
+    assert (second.answers, second.kind) == (("x", "y"), "3")
+    assert first.picture == second.picture
+    assert first.load().size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "line 1 of .* isn't JSON"),
+        ("[]", "isn't an object"),
+        ({"image": "p.png", "prompt": "a"}, "needs 'answer'"),
+        ({"image": "p.png", "prompt": "a", "answers": []}, "needs 'answer'"),
+        ({"image": "p.png", "prompt": "a", "answer": 7}, "needs 'answer'"),
+        ({"image": "p.png", "answer": "x"}, "needs 'image'"),
+        ({"image": "none.png", "prompt": "a", "answer": "x"}, r"there is no picture .*none\.png"),
+    ],
+)
+def test_bad_json_lines(tmp_path: Path, row: Any, message: str) -> None:
+    fx.save_picture(tmp_path / "p.png", 3)
+    with pytest.raises(InputError, match=message):
+        load_questions(str(write(tmp_path / "q.jsonl", row)))
+
+
+def test_nothing_to_ask(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no questions"):
+        load_questions(str(write(tmp_path / "q.jsonl", "")))
+    with pytest.raises(InputError, match="give 'tiny-llava' or a JSON Lines file"):
+        load_questions(str(tmp_path / "none.jsonl"))
+
+
+def test_tiny_llava_is_fixed() -> None:
+    pytest.importorskip("sklearn")
+    questions = load_questions("tiny-llava")
+    assert len(questions) == 2000
+    assert len({question.picture for question in questions}) == 250
+    assert questions[0].load().size == (96, 96)
+    assert all(question.kind and question.answers for question in questions)
+    assert [question.prompt for question in load_questions("tiny-llava")[:20]] == [q.prompt for q in questions[:20]]
