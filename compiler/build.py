@@ -101,9 +101,12 @@ def check_suits(bundle: Bundle, target: Target) -> None:
         )
     reason = _mismatch(manifest, TARGETS.get(manifest.target), target)
     if reason:
+        advice = f"export it again: {_export_command(bundle, target)}"
+        if target.lowered:
+            advice = "export can't lower graphs to its primitives yet"
         raise TargetError(
             f"'{bundle.path}' was exported for '{manifest.target}' and can't be built for '{target.name}': {reason}; "
-            f"export it again: {_export_command(bundle, target)}"
+            f"{advice}"
         )
 
 

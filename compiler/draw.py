@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 _KEPT = (255, 176, 0)  # an amber that is told from greys with every kind of colour blindness
-_DIM = 0.28  # how much of their brightness dropped patches keep
+_DIM = 0.35  # how much of their brightness dropped patches keep
 _SIDE = 672  # pixels that the longer side of the drawing has at least
 _CAPTION = 40
 

@@ -1,8 +1,10 @@
-"""Bring a traced graph into canonical form: opset 23, one node per attention, norm and rotation, weights still on disk."""
+"""Bring a traced graph into canonical form: opset 23, one node per attention, norm and rotation, weights on disk."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -20,8 +22,9 @@ def canonicalize(model: ir.Model) -> ir.Model:
     transpose_weights(model)
     # The optimizer warns at each node whose constant it may not read, which is the point here.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    optimizer.optimize_ir(model, should_fold=_reads_no_weight)
-    onnx_fusions.fuse(model)
+    with _weights_out_of_sight(model):
+        optimizer.optimize_ir(model)
+        onnx_fusions.fuse(model)
     ir.passes.Sequential(
         common.IdentityEliminationPass(),
         common.CommonSubexpressionEliminationPass(),
@@ -73,5 +76,14 @@ def _transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
     )
 
 
-def _reads_no_weight(node: ir.Node) -> bool | None:
-    return False if any(is_lazy(value) for value in node.inputs) else None
+@contextlib.contextmanager
+def _weights_out_of_sight(model: ir.Model) -> Iterator[None]:
+    """Hide the weights' values: folding and some rewrite rules would read whatever they can see."""
+    hidden = {value: value.const_value for value in model.graph.initializers.values() if is_lazy(value)}
+    for value in hidden:
+        value.const_value = None
+    try:
+        yield
+    finally:
+        for value, tensor in hidden.items():
+            value.const_value = tensor

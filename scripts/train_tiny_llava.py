@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tiny_llava_training.architecture import WIDTH, build_model, build_tokenizer
-from tiny_llava_training.language import language_step, tower_features
+from tiny_llava_training.language import language_step
 from tiny_llava_training.loop import Stage, run_stage
 from tiny_llava_training.packing import Decoder
 from tiny_llava_training.pools import make_pool
@@ -34,7 +34,8 @@ console = Console()
 SCENES = 40_000
 WINDOWS = Stage(name="windows", steps=1800, learning_rate=1.5e-3, final=0.3)
 WHOLE = Stage(name="scenes", steps=2700, learning_rate=1.2e-3)
-LANGUAGE = Stage(name="language", steps=6500, learning_rate=1.5e-3)
+LANGUAGE = Stage(name="language", steps=1800, learning_rate=1.5e-3, final=0.7)
+SIZES = Stage(name="sizes", steps=1900, learning_rate=1.3e-3)
 
 
 def train(work: Path, *, scale: float, seed: int, compiled: bool) -> LlavaForConditionalGeneration:
@@ -58,16 +59,19 @@ def train(work: Path, *, scale: float, seed: int, compiled: bool) -> LlavaForCon
     with torch.no_grad():
         seen = vision_step(tower, heads, unseen, batch=256, side=GRID, seed=seed)(0)[1]
     console.print("tower on held-out scenes:", {name: round(part, 3) for name, part in seen.items()})
-    answer = language_step(
-        fast(decoder),
-        tower_features(tower, pool, device),
-        pool,
-        build_tokenizer().get_vocab(),
-        pictures=32,
-        seed=seed + 1,
-        device=device,
-    )
-    run_stage(LANGUAGE.scaled(scale), {"decoder": decoder}, answer, work / "language.pt")
+    answering = fast(decoder)
+    for stage, several_sizes in ((LANGUAGE, False), (SIZES, True)):
+        step = language_step(
+            tower,
+            answering,
+            pool,
+            build_tokenizer().get_vocab(),
+            pictures=32,
+            several_sizes=several_sizes,
+            seed=seed + 1,
+            device=device,
+        )
+        run_stage(stage.scaled(scale), {"decoder": decoder}, step, work / f"{stage.name}.pt")
     return model.cpu()
 
 

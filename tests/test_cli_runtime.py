@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fx.make_bundle(folder / "rtx", target="tensorrt-rtx")
     fx.save_picture(folder / "p.png", 3, 5, 9, 15)
     (folder / "text.png").write_text("no picture")
-    Image.new("L", (40_000, 40_000)).save(folder / "bomb.png")
+    (folder / "bomb.png").write_bytes(fx.png_header(40_000, 40_000))
     row = {"image": "p.png", "prompt": "hi", "answer": "x", "kind": "k"}
     (folder / "q.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "ho"}))
     return folder

@@ -115,4 +115,3 @@ def test_tiny_llava_is_fixed() -> None:
     assert len({question.picture for question in questions}) == 250
     assert questions[0].load().size == (96, 96)
     assert all(question.kind and question.answers for question in questions)
-    assert [question.prompt for question in load_questions("tiny-llava")[:20]] == [q.prompt for q in questions[:20]]

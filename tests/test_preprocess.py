@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import runtime_fixtures as fx
 from PIL import Image
 
-from lmmprune.compiler.preprocess import MAX_PIXELS, Preprocessor, load_image
+from lmmprune.compiler.preprocess import Preprocessor, load_image
 from lmmprune.errors import BundleError, InputError
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "P transparent", "1", "CMYK", "I;16")
@@ -25,7 +23,7 @@ def noise(mode: str, width: int, height: int) -> Image.Image:
         return image
     if not mode.startswith("P"):
         return image.convert(mode)
-    palette = image.convert("RGB").quantize(17)
+    palette = image.convert("RGB").convert("P")
     if mode == "P transparent":
         palette.info["transparency"] = 3
     return palette
@@ -94,24 +92,16 @@ def test_steps_that_are_off(tmp_path: Path) -> None:
     assert values[0, :, 1, 2].tolist() == [7, 8, 9]
 
 
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("missing.png", None, "there is no picture"),
         ("empty.png", b"", "isn't a picture"),
         ("text.png", b"hello", "isn't a picture"),
-        ("cut.png", png_header(8, 8), "damaged"),
-        ("bomb.png", png_header(10_000, 10_001), "scale it down"),
-        ("big-bomb.png", png_header(2**31 - 1, 2**31 - 1), "scale it down"),
-        ("nothing.png", png_header(0, 5), "picture"),
+        ("cut.png", fx.png_header(8, 8), "damaged"),
+        ("bomb.png", fx.png_header(10_000, 10_001), "scale it down"),
+        ("big-bomb.png", fx.png_header(2**31 - 1, 2**31 - 1), "scale it down"),
+        ("nothing.png", fx.png_header(0, 5), "picture"),
     ],
 )
 def test_bad_pictures(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
@@ -134,10 +124,6 @@ def test_truncated_jpeg(tmp_path: Path) -> None:
 def test_directory_as_picture(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a directory"):
         load_image(tmp_path)
-
-
-def test_limit_is_checked_before_decoding(tmp_path: Path) -> None:
-    assert MAX_PIXELS < 10_000 * 10_001
 
 
 def test_thin_picture_that_would_explode(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runtime_fixtures as fx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -105,6 +105,7 @@ def stream(prompter: Prompter, ids: list[int]) -> list[str]:
     return [*(text.push(token) for token in ids), text.finish()]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30).map(lambda text: list(text.encode())) | st.lists(st.integers(0, 256), max_size=30))
 def test_streamed_pieces_are_the_whole_text(prompter: Prompter, ids: list[int]) -> None:
     assert "".join(stream(prompter, ids)) == prompter.decode(ids)
@@ -124,6 +125,7 @@ def llama_like() -> Tokenizer:
     return result
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 258) | st.sampled_from([256, 257, 258]), max_size=30))
 def test_streaming_with_a_llama_like_tokenizer(bundle: Bundle, ids: list[int]) -> None:
     prompter = Prompter(bundle.manifest, bundle.file(TOKENIZER))

@@ -7,12 +7,12 @@ import onnx_ir as ir
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from towers import Tower, run
 
 from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.passes.methods import METHODS, get_method, keep_count
 from lmmprune.passes.methods.freepruner import FreePruner
 from lmmprune.passes.select_tokens import SelectTokens
-from towers import Tower, run
 
 
 def top(scores: np.ndarray, count: int) -> list[int]:
@@ -32,7 +32,9 @@ def expected(name: str, tower: Tower, keep: int, picture: int, method: object) -
     if name == "uniform":
         return [int(np.floor((i + 0.5) * n / keep)) for i in range(keep)]
     assert isinstance(method, FreePruner)
-    received = np.array([sum(last[:, i, j].mean() for i in range(tower.tokens) if i != j) for j in range(first, n + first)])
+    received = np.array(
+        [sum(last[:, i, j].mean() for i in range(tower.tokens) if i != j) for j in range(first, n + first)]
+    )
     pivots = top(received, max(1, round(method.pivot_fraction * keep)))
     shallow = attentions[method.shallow_layer]
     rest = np.array([np.mean([shallow[:, p + first, j + first].mean() for p in pivots]) for j in range(n)])
@@ -140,7 +142,13 @@ def test_bad_options_are_refused(options: dict[str, str], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "arguments", "kept"),
-    [(144, {"ratio": 0.5}, 72), (576, {"ratio": 0.75}, 144), (576, {"keep": 64}, 64), (144, {}, 144), (10, {"ratio": 0.9}, 1)],
+    [
+        (144, {"ratio": 0.5}, 72),
+        (576, {"ratio": 0.75}, 144),
+        (576, {"keep": 64}, 64),
+        (144, {}, 144),
+        (10, {"ratio": 0.9}, 1),
+    ],
 )
 def test_keep_count(tokens: int, arguments: dict[str, float], kept: int) -> None:
     assert keep_count(tokens, **arguments) == kept  # type: ignore[arg-type]

@@ -80,7 +80,11 @@ class Tower:
         graph = helper.make_graph(
             nodes,
             "tower",
-            [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, [self.batch, self.tokens, self.channels])],
+            [
+                helper.make_tensor_value_info(
+                    "pixel_values", TensorProto.FLOAT, [self.batch, self.tokens, self.channels]
+                )
+            ],
             [helper.make_tensor_value_info("image_features", TensorProto.FLOAT, [self.batch, self.patches, 5])],
             [numpy_helper.from_array(array, name) for name, array in (self.weights() | constants).items()],
         )

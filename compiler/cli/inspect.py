@@ -42,7 +42,7 @@ def command(path: Path, as_json: bool) -> None:
 def _show(graph: dict[str, Any]) -> None:
     rows = [[v["name"], way, v["dtype"], str(v["shape"])] for way in ("inputs", "outputs") for v in graph[way]]
     # One line stands for the cache of all layers: they only differ in their number.
-    shown = [row for row in rows if ".key" not in row[0] and ".value" not in row[0] or ".0." in row[0]]
+    shown = [row for row in rows if (".key" not in row[0] and ".value" not in row[0]) or ".0." in row[0]]
     show(table(["value", "", "type", "shape"], shown, title=graph["file"]))
     operators = ", ".join(f"{count} {name}" for name, count in graph["operators"].items())
     show(

@@ -59,20 +59,22 @@ def _unique(digits: Digits, key: Callable[[Digit], object]) -> list[Digit]:
 def _side(rng: np.random.Generator, digits: Digits) -> tuple[str, str] | None:
     name = _pick(rng, list(SIDES))
     digit = _clear_first(digits, SIDES[name])
-    return digit and (f"which digit is {name}?", NUMBERS[digit.value])
+    return (f"which digit is {name}?", NUMBERS[digit.value]) if digit else None
 
 
 def _side_colour(rng: np.random.Generator, digits: Digits) -> tuple[str, str] | None:
     name = _pick(rng, list(SIDES))
     digit = _clear_first(digits, SIDES[name])
-    return digit and (f"what colour is the {name} digit?", digit.colour)
+    return (f"what colour is the {name} digit?", digit.colour) if digit else None
 
 
 def _corner(rng: np.random.Generator, digits: Digits) -> tuple[str, str] | None:
     name = _pick(rng, list(CORNERS))
     x, y = CORNERS[name]
     digit = _clear_first(digits, lambda digit: float(np.hypot(digit.x - x, digit.y - y)))
-    return digit and (f"which digit is nearest the {name} corner?", NUMBERS[digit.value])
+    if digit is None:
+        return None
+    return f"which digit is nearest the {name} corner?", NUMBERS[digit.value]
 
 
 def _colour_of(rng: np.random.Generator, digits: Digits) -> tuple[str, str] | None:

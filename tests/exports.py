@@ -1,0 +1,19 @@
+"""Real exports of tiny-llava, each made once per test session."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lmmprune.compiler.export import Report, Request, export
+
+_ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tests-")
+
+
+@functools.cache
+def exported(**options: Any) -> tuple[Path, Report]:
+    """Return a bundle of tiny-llava exported with these options; don't change it."""
+    folder = Path(_ROOT.name) / ("-".join(f"{key}={value}" for key, value in sorted(options.items())) or "plain")
+    return folder, export(Request(model="tiny-llava", output=folder, **options))
