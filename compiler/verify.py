@@ -91,7 +91,7 @@ def _parity(bundle: Bundle, source: Source, samples: int, progress: Callable[[st
         seen = reference.see(pixels)
         features, kept = engine.see(pixels)
         overlaps.append(len(set(kept) & set(seen.kept.tolist())) / len(set(kept) | set(seen.kept.tolist())))
-        # The decoder is compared on the kept set of the engine: a near-tie that rounding flipped is counted once, above.
+        # The decoder is compared on the kept set of the engine: a near-tie that rounding flipped was counted above.
         for found, expected in engine.compare(sample, features, kept, seen.features[kept], reference):
             worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
             cosines.append(float(found @ expected / (np.linalg.norm(found) * np.linalg.norm(expected))))

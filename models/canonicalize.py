@@ -32,6 +32,8 @@ def canonicalize(model: ir.Model) -> ir.Model:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.TopologicalSortPass(),
         common.NameFixPass(),
+        # Fused nodes come without types.
+        common.ShapeInferencePass(),
     )(model)
     for node in model.graph:
         # Folding leaves its diary here; nothing behind this line reads it.

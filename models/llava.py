@@ -33,15 +33,19 @@ def _vision(config: Any) -> VisionSpec:
 
 
 def _decoder(config: Any) -> DecoderSpec:
+    from optimum.utils import NormalizedTextConfig
+
     text = config.text_config
+    # Families call these numbers differently; optimum knows the names.
+    names = NormalizedTextConfig(text)
     return DecoderSpec(
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
+        layers=names.num_layers,
+        width=names.hidden_size,
         mlp_width=text.intermediate_size,
-        heads=text.num_attention_heads,
+        heads=names.num_attention_heads,
         kv_heads=text.num_key_value_heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        vocabulary=text.vocab_size,
+        head_dim=getattr(text, "head_dim", None) or names.hidden_size // names.num_attention_heads,
+        vocabulary=names.vocab_size,
         max_positions=text.max_position_embeddings,
     )
 

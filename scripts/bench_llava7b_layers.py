@@ -128,7 +128,7 @@ def main(layers: int, ratio: float, rounds: int, threads: int, work: Path, outpu
         "",
         f"FLOPs ratio {summary['flops_ratio']:.2f}; pruning x int8 = {summary['expected_both']:.2f} expected,"
         f" {summary['measured_both']:.2f} measured; both against transformers {summary['both_vs_transformers']:.2f}.",
-        f"{layers} layers, {tokens} + {TEXT_TOKENS} tokens, {threads} threads, {rounds} rounds, {machine.look().cpu},"
+        f"{layers} layers, {tokens} + {TEXT_TOKENS} tokens, {threads} threads, {rounds} rounds, {machine.look().processor},"
         f" {platform.system()}.",
     ]
     text = "\n".join(lines) + "\n"

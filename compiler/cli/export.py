@@ -37,7 +37,7 @@ def _options(pairs: tuple[str, ...]) -> dict[str, str]:
 def command(
     *, pairs: tuple[str, ...], calib: Path | None, calib_samples: int, as_json: bool, **request: object
 ) -> None:
-    """Export a model: prune visual tokens, optionally quantize, and write a bundle.
+    r"""Export a model: prune visual tokens, optionally quantize, and write a bundle.
 
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
