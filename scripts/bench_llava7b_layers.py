@@ -78,31 +78,8 @@ def void(_: object) -> None:
     """Drop a result."""
 
 
-@click.command()
-@click.option("--layers", default=2, show_default=True)
-@click.option("--ratio", default=0.5, show_default=True)
-@click.option("--rounds", default=10, show_default=True)
-@click.option("--threads", default=2, show_default=True)
-@click.option(
-    "--work", type=click.Path(path_type=Path), required=True, help="Folder for the bundles (10 GB at 2 layers)."
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/llava7b_layers"), show_default=True)
-def main(layers: int, ratio: float, rounds: int, threads: int, work: Path, output: Path) -> None:
-    """Write OUTPUT.json and OUTPUT.md."""
-    grid = {
-        "baseline": (0.0, False),
-        f"pruned {ratio:g}": (ratio, False),
-        "int8": (0.0, True),
-        f"pruned {ratio:g} + int8": (ratio, True),
-    }
-    runs: dict[str, Callable[[], None]] = {}
-    flops: dict[str, float] = {}
-    for name, (removed, int8) in grid.items():
-        bundle = variant(work, name.replace(" ", "_"), removed, int8, layers)
-        flops[name] = bundle.manifest.flops["prefill"]["after"]
-        tokens = bundle.manifest.tokens_before
-        runs[name] = prefill(bundle, threads)
-    runs["transformers"] = transformers_prefill(layers, tokens, threads)
+def interleaved(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Time every variant once per round, after a round of warm-up; milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(-1, rounds):
         for name, once in runs.items():
@@ -110,30 +87,76 @@ def main(layers: int, ratio: float, rounds: int, threads: int, work: Path, outpu
             once()
             if number >= 0:
                 times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def vision(bundle: Bundle, threads: int) -> Callable[[], None]:
+    """Return a function that runs the vision tower with its selection."""
+    session = OrtSession(bundle.vision, threads=threads)
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 336, 336)).astype(np.float32)
+    values = {"pixel_values": session.upload(pixels)}
+    return lambda: void(session.run(values))
+
+
+def table(times: dict[str, list[float]]) -> list[str]:
+    """Return Markdown rows: median, spread and speed-up over the first variant."""
     median = {name: statistics.median(row) for name, row in times.items()}
-    ratios = {name: median["baseline"] / value for name, value in median.items()}
-    pruned, int8_name, both = list(grid)[1:]
-    summary = {
-        "flops_ratio": flops["baseline"] / flops[pruned],
-        "expected_both": ratios[pruned] * ratios[int8_name],
-        "measured_both": ratios[both],
-        "both_vs_transformers": median["transformers"] / median[both],
-    }
-    lines = ["| variant | median ms | lowest-highest | speed-up |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {median[name]:.0f} | {min(row):.0f}-{max(row):.0f} | {ratios[name]:.2f} |"
+    first = next(iter(median.values()))
+    rows = [
+        f"| {name} | {median[name]:.0f} | {min(row):.0f}-{max(row):.0f} | {first / median[name]:.2f} |"
         for name, row in times.items()
     ]
-    lines += [
+    return ["| variant | median ms | lowest-highest | speed-up |", "|---|---|---|---|", *rows]
+
+
+@click.command()
+@click.option("--layers", default=2, show_default=True)
+@click.option("--ratio", default=0.5, show_default=True)
+@click.option("--rounds", default=10, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for the bundles, 10 GB.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/llava7b_layers"), show_default=True)
+def main(layers: int, ratio: float, rounds: int, threads: int, work: Path, output: Path) -> None:
+    """Write OUTPUT.json and OUTPUT.md."""
+    both, pruned = f"pruned {ratio:g} + int8", f"pruned {ratio:g}"
+    grid = {"baseline": (0.0, False), pruned: (ratio, False), "int8": (0.0, True), both: (ratio, True)}
+    bundles = {
+        name: variant(work, name.replace(" ", "_"), removed, int8, layers) for name, (removed, int8) in grid.items()
+    }
+    tokens = bundles["baseline"].manifest.image_tokens
+    runs = {name: prefill(bundle, threads) for name, bundle in bundles.items()}
+    runs["transformers"] = transformers_prefill(layers, tokens, threads)
+    times = interleaved(runs, rounds)
+    del runs
+    towers = interleaved({name: vision(bundles[name], threads) for name in ("baseline", pruned)}, rounds)
+    median = {name: statistics.median(row) for name, row in times.items()}
+    speedup = {name: median["baseline"] / value for name, value in median.items()}
+    flops = {name: bundle.manifest.flops["prefill"]["after"] for name, bundle in bundles.items()}
+    # Paired by round: a busy moment troubles both.
+    selection = statistics.median(b / a - 1 for a, b in zip(towers["baseline"], towers[pruned], strict=True))
+    summary = {
+        "flops_ratio": flops["baseline"] / flops[pruned],
+        "expected_both": speedup[pruned] * speedup["int8"],
+        "measured_both": speedup[both],
+        "both_vs_transformers": median["transformers"] / median[both],
+        "selection_cost": selection,
+    }
+    lines = [
+        *table(times),
         "",
         f"FLOPs ratio {summary['flops_ratio']:.2f}; pruning x int8 = {summary['expected_both']:.2f} expected,"
         f" {summary['measured_both']:.2f} measured; both against transformers {summary['both_vs_transformers']:.2f}.",
-        f"{layers} layers, {tokens} + {TEXT_TOKENS} tokens, {threads} threads, {rounds} rounds, {machine.look().processor},"
-        f" {platform.system()}.",
+        "",
+        "Vision tower (CLIP ViT-L/14-336, float32) without and with the selection:"
+        f" {statistics.median(towers['baseline']):.0f} and {statistics.median(towers[pruned]):.0f} ms,"
+        f" median difference per round {100 * selection:+.1f} %.",
+        "",
+        f"{layers} layers, {tokens} + {TEXT_TOKENS} tokens, {threads} threads, {rounds} rounds,"
+        f" {machine.look().processor}, {platform.system()}.",
     ]
     text = "\n".join(lines) + "\n"
     output.parent.mkdir(parents=True, exist_ok=True)
-    data = {"layers": layers, "ratio": ratio, "threads": threads, "times_ms": times, "speedup": ratios, **summary}
+    data = {"layers": layers, "ratio": ratio, "threads": threads, "times_ms": times, "vision_ms": towers, **summary}
     output.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     output.with_suffix(".md").write_text(text, encoding="utf-8")
     click.echo(text)

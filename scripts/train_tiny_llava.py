@@ -1,8 +1,9 @@
 """Train the tiny LLaVA from nothing: about an hour on 2 CPU cores, minutes on a GPU.
 
 Stages: (1) the vision tower reads digits in small windows of scenes, (2) in whole scenes,
-(3) the projector and the decoder learn to answer on the frozen tower. No stage drops visual
-tokens behind the tower: the pruning methods are training-free and the model does not know them.
+(3) the projector and the decoder learn to answer on the frozen tower, (4) they go on with
+pictures of several sizes. No stage drops visual tokens behind the tower: the pruning methods are
+training-free and the model does not know them.
 
 Usage: PYTHONPATH=src python scripts/train_tiny_llava.py --work-dir /tmp/tiny-llava --resume
 """
@@ -30,7 +31,6 @@ from lmmprune.models.tiny_llava.scenes import GRID
 RATIOS = (0.5, 0.75, 0.9)
 console = Console()
 
-
 SCENES = 40_000
 WINDOWS = Stage(name="windows", steps=1800, learning_rate=1.5e-3, final=0.3)
 WHOLE = Stage(name="scenes", steps=2700, learning_rate=1.2e-3)
@@ -39,10 +39,11 @@ SIZES = Stage(name="sizes", steps=1900, learning_rate=1.3e-3)
 
 
 def train(work: Path, *, scale: float, seed: int, compiled: bool) -> LlavaForConditionalGeneration:
-    """Run the three stages, each from its checkpoint in `work` if there is one."""
+    """Run the four stages, each from its checkpoint in `work` if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pool = make_pool(max(500, round(SCENES * min(scale, 1.0))), seed=seed + 100)
-    model = build_model(seed).to(device)
+    model = build_model(seed)
+    torch.nn.Module.to(model, device)  # transformers' own `to` is wrapped without types
     model.set_attn_implementation("plain")
     tower, heads = WindowTower(model.model.vision_tower), Heads(WIDTH).to(device)
     decoder = Decoder(model)
@@ -72,7 +73,8 @@ def train(work: Path, *, scale: float, seed: int, compiled: bool) -> LlavaForCon
             device=device,
         )
         run_stage(stage.scaled(scale), {"decoder": decoder}, step, work / f"{stage.name}.pt")
-    return model.cpu()
+    torch.nn.Module.cpu(model)
+    return model
 
 
 def report(directory: Path) -> None:

@@ -54,7 +54,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped upstream
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -70,7 +70,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_processor() -> LlavaProcessor:
     """Build the CLIP preprocessing and the tokenizer with the chat format of LLaVA-1.5."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return LlavaProcessor(
+    return LlavaProcessor(  # type: ignore[no-untyped-call]  # untyped upstream
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, do_convert_rgb=True),
         tokenizer=build_tokenizer(),
         patch_size=PATCH_SIZE,
@@ -137,7 +137,7 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
 def save_directory(model: LlavaForConditionalGeneration, directory: Path) -> None:
     """Write the Hugging Face files; weights as float16, the configuration says float32."""
     directory.mkdir(parents=True, exist_ok=True)
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # untyped upstream
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, max_new_tokens=8, do_sample=False
     )
     state = {name: value.detach().half() for name, value in model.state_dict().items()}

@@ -63,7 +63,7 @@ def draw_crops(
     places = (y[:, :, None] * GRID + x[:, None, :]).reshape(pictures, -1)
     asked = []
     for row, visible in zip(rows, whole, strict=True):
-        digits = pool.scenes[row].digits
+        digits = pool.scenes[int(row)].digits
         asked.append(ask(rng, [digits[slot] for slot in np.flatnonzero(visible)], TURNS))
     return pixels, places, asked
 

@@ -108,7 +108,8 @@ def run_stage(
         os.replace(fresh, checkpoint)
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    started, shown = time.monotonic(), {}
+    started = time.monotonic()
+    shown: dict[str, float] = {}
     with progress or Progress(*columns) as bar:
         task = bar.add_task(stage.name, total=stage.steps, completed=first)
         for step in range(first, stage.steps):
@@ -116,7 +117,7 @@ def run_stage(
                 group["lr"] = stage.rate(step)
             loss, metrics = loss_of(step)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped upstream
             for group in optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], 1.0)
             optimizer.step()

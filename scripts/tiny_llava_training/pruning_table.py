@@ -69,7 +69,7 @@ SELECTORS: dict[str, Selector] = {
 def look(directory: Path) -> tuple[LlavaForConditionalGeneration, list[Picture]]:
     """Load the directory in float32 and run its tower over the held-out pictures."""
     model = LlavaForConditionalGeneration.from_pretrained(directory, attn_implementation="eager")
-    processor = AutoProcessor.from_pretrained(directory)
+    processor = AutoProcessor.from_pretrained(directory)  # type: ignore[no-untyped-call]  # untyped upstream
     pictures = []
     for _, group in groupby(heldout(), key=lambda example: example.image_id):
         examples: list[Example] = list(group)
@@ -83,7 +83,8 @@ def look(directory: Path) -> tuple[LlavaForConditionalGeneration, list[Picture]]
                 asked=asked,
             )
         )
-    return model.eval(), pictures
+    model.train(False)
+    return model, pictures
 
 
 def _batches(pictures: list[Picture], vocabulary: dict[str, int]) -> Iterator[tuple[list[Picture], Batch]]:

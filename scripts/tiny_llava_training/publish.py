@@ -22,7 +22,7 @@ def _write_examples(directory: Path, index: str, examples: Sequence[Example], *,
     for example in examples:
         name = f"scene_{example.image_id:03d}.png"
         example.image.save(directory / name, optimize=True)
-        row = {"image": name, "prompt": example.prompt, "answer": example.answer}
+        row = {"image": name, "prompt": example.question, "answer": example.answer}
         lines.append(json.dumps(row | ({"kind": example.kind} if several else {})))
     (directory / index).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
