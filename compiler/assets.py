@@ -28,7 +28,11 @@ def write_assets(source: Source, directory: Path) -> Prompt:
     if not (origin / TOKENIZER).is_file():
         raise ModelError(f"no {TOKENIZER} in '{origin}': save the processor's fast tokenizer into it")
     shutil.copyfile(origin / TOKENIZER, directory / TOKENIZER)
-    steps = preprocessing(_image_processor(origin), source.vision.image_size)
+    raw = _image_processor(origin)
+    if source.directory is None:
+        height, width = source.vision.image_size
+        raw |= {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
+    steps = preprocessing(raw, source.vision.image_size)
     (directory / PREPROCESSOR).write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")
     token = source.family.image_token
     return Prompt(

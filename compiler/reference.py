@@ -100,7 +100,13 @@ class Reference:
         image = ids[0] == self._manifest.prompt.image_token_id
         embeds = language.embed_tokens(torch.where(ids == self._manifest.prompt.image_token_id, 0, ids)).clone()
         embeds[0, image] = torch.from_numpy(features)
-        hidden = language(inputs_embeds=embeds, position_ids=torch.from_numpy(positions), use_cache=False)
+        hidden = language(
+            inputs_embeds=embeds,
+            position_ids=torch.from_numpy(positions),
+            # Without a mask, transformers takes a gap in the positions for the border of a packed sequence.
+            attention_mask=torch.ones_like(ids),
+            use_cache=False,
+        )
         result: Array = self._model.lm_head(hidden.last_hidden_state)[0].numpy()
         return result
 
