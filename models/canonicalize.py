@@ -20,8 +20,6 @@ def canonicalize(model: ir.Model) -> ir.Model:
     Weights bound by ``trace.bind`` are never read: their transposes are composed into the reader.
     """
     transpose_weights(model)
-    # The optimizer warns at each node whose constant it may not read, which is the point here.
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with _weights_out_of_sight(model):
         optimizer.optimize_ir(model)
         onnx_fusions.fuse(model)
@@ -84,8 +82,14 @@ def _weights_out_of_sight(model: ir.Model) -> Iterator[None]:
     hidden = {value: value.const_value for value in model.graph.initializers.values() if is_lazy(value)}
     for value in hidden:
         value.const_value = None
+    # Both warn at each value that they can't read, which is the point here.
+    levels = {name: logging.getLogger(name).level for name in ("onnx_ir", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         for value, tensor in hidden.items():
             value.const_value = tensor
