@@ -35,30 +35,45 @@ def inspect_graph(path: Path) -> dict[str, Any]:
         "weights": {"count": len(model.graph.initializers), "bytes": _bytes(model)},
         "int8_matmuls": operators["DequantizeLinear"] and _quantized(model),
         "float_matmuls": len(quantizable(model)),
-        "vision": _vision(model),
+        "site": _site(model),
+        "attention_layers": _attention_layers(model),
     }
 
 
-def _vision(model: Any) -> dict[str, Any]:
-    """Return the anchors for pruning at the vision output, or why there are none."""
+def _site(model: Any) -> dict[str, Any]:
+    """Return the site of the selection at the vision output, or why there is none."""
     from lmmprune.passes.anchors import find_vision_anchors
     from lmmprune.passes.select_tokens import KEPT
 
+    outputs = {value.name: value for value in model.graph.outputs}
+    if KEPT in outputs:
+        nodes = [node.name for node in model.graph if str(node.name).startswith("lmmprune/")]
+        return {
+            "site": "vision_output",
+            "pruned": True,
+            "method": str(nodes[0]).split("/")[1] if nodes else None,
+            "nodes": len(nodes),
+            "tokens_out": outputs[KEPT].shape[1],
+        }
+    if "logits" in outputs:
+        return {"refusal": "a decoder: selection inside it isn't supported yet"}
     try:
         anchors = find_vision_anchors(model)
     except GraphRefusal as error:
         return {"refusal": str(error)}
     return {
         "site": "vision_output",
+        "pruned": False,
         "tokens": anchors.tokens,
         "patches": anchors.patches.name,
         "has_cls": anchors.has_cls,
-        "pruned": any(value.name == KEPT for value in model.graph.outputs),
-        "attention_layers": [
-            {"node": layer.node.name, "heads": layer.sizes[1], "tokens": layer.sizes[2], "head_dim": layer.sizes[3]}
-            for layer in anchors.layers
-        ],
     }
+
+
+def _attention_layers(model: Any) -> list[dict[str, Any]]:
+    """Return every Attention node with the shape of its queries, ``[B,H,T,D]``."""
+    layers = [node for node in model.graph if node.op_type == "Attention"]
+    return [{"node": node.name, "queries": _value(node.inputs[0])["shape"]} for node in layers]
 
 
 def _quantized(model: Any) -> int:

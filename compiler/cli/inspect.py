@@ -50,16 +50,14 @@ def _show(graph: dict[str, Any]) -> None:
         f"{graph['weights']['count']} initializers, {human_bytes(graph['weights']['bytes'])};"
         f" {graph['int8_matmuls']} weights in INT8, {graph['float_matmuls']} in floating point",
     )
-    vision = graph["vision"]
-    if "refusal" in vision:
-        show(f"no site for selection at the vision output: {vision['refusal']}", "")
-        return
-    show(
-        f"site {vision['site']}: {vision['tokens']} tokens at '{vision['patches']}',"
-        f" {'CLS' if vision['has_cls'] else 'no CLS'}, {'pruned' if vision['pruned'] else 'not pruned'}"
-    )
-    layers = [
-        [str(index), row["node"], str(row["heads"]), str(row["tokens"]), str(row["head_dim"])]
-        for index, row in enumerate(vision["attention_layers"])
-    ]
-    show(table(["layer", "node", "heads", "tokens", "head dim"], layers))
+    site = graph["site"]
+    if "refusal" in site:
+        show(f"no site for selection: {site['refusal']}")
+    elif site["pruned"]:
+        show(f"site {site['site']}: pruned to {site['tokens_out']} tokens by {site['method']} ({site['nodes']} nodes)")
+    else:
+        cls = "after CLS was dropped" if site["has_cls"] else "no CLS"
+        show(f"site {site['site']}: {site['tokens']} tokens at '{site['patches']}', {cls}, not pruned")
+    layers = [[str(index), row["node"], str(row["queries"])] for index, row in enumerate(graph["attention_layers"])]
+    if layers:
+        show(table(["layer", "node", "queries"], layers))
