@@ -113,7 +113,10 @@ class Reference:
 
 def _load(source: Source) -> Any:
     from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
 
+    hush: Any = logging.disable_progress_bar
+    hush()
     auto: Any = AutoModelForImageTextToText
     if not source.dummy:
         model = auto.from_pretrained(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
 
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
@@ -23,10 +24,10 @@ def infer_shapes(model: ir.Model, *, stale: Iterable[ir.Value] = ()) -> None:
     """
     for value in reached(stale):
         value.shape = None
-    try:
+    with _failures() as failures:
         ShapeInferencePass()(model)
-    except ir.passes.PassError as error:
-        raise Refused(f"shape inference failed: {_cause(error)}") from error
+    if failures:
+        raise Refused(f"shape inference failed: {str(failures[0]).splitlines()[0]}") from failures[0]
     missing = [v.name for node in model.graph for v in node.outputs if v.shape is None and v.name]
     if missing:
         raise Refused(f"no shape could be inferred for '{missing[0]}' (and {len(missing) - 1} more)")
@@ -57,8 +58,21 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _cause(error: BaseException) -> str:
-    inner: BaseException = error
-    while inner.__cause__ is not None and not isinstance(inner, onnx.shape_inference.InferenceError):
-        inner = inner.__cause__
-    return str(inner).splitlines()[0]
+@contextlib.contextmanager
+def _failures() -> Iterator[list[BaseException]]:
+    """Collect the exceptions that onnx-ir's inference logs instead of raising, and keep its log off the terminal."""
+    found: list[BaseException] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1]:
+                found.append(record.exc_info[1])
+
+    logger, collector = logging.getLogger("onnx_ir"), Collector()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(collector)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagate

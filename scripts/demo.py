@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -31,8 +32,9 @@ def call(*arguments: str) -> None:
 def main(output: Path, rounds: int) -> None:
     """Export four variants of tiny-llava, ask a question, compare them, build an engine."""
     output.mkdir(parents=True, exist_ok=True)
-    examples = tiny_llava_dir() / "examples"
-    example = json.loads((examples / "examples.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    examples = Path(os.path.relpath(tiny_llava_dir().resolve())) / "examples"
+    rows = [json.loads(line) for line in (examples / "examples.jsonl").read_text(encoding="utf-8").splitlines()]
+    example = next(row for row in rows if row["kind"] == "side")
     image, prompt = str(examples / example["image"]), example["prompt"]
     bundles = []
     for name, options in VARIANTS.items():

@@ -13,6 +13,7 @@ from lmmprune.passes.count_flops import count_flops
 from lmmprune.passes.freeze_shapes import FreezeShapes, all_values
 from lmmprune.passes.methods import get_method
 from lmmprune.passes.select_tokens import SelectTokens
+from lmmprune.passes.shapes import infer_shapes
 
 SYMBOLIC = """
 <ir_version: 10, opset_import: ["" : 23]>
@@ -65,3 +66,16 @@ def test_the_cast_keeps_scores_in_float32_and_the_answer_close(dtype: str) -> No
 def test_the_cast_refuses_other_types() -> None:
     with pytest.raises(GraphRefusal, match="can't cast to 'float8'"):
         CastFloat(dtype="float8")(Tower().graph())
+
+
+def test_contradicting_shapes_are_refused() -> None:
+    model = ir.from_onnx_text(SYMBOLIC)
+    model.graph.inputs[1].shape = ir.Shape([9, 6])
+    with pytest.raises(GraphRefusal, match="shape inference failed"):
+        infer_shapes(model)
+
+
+def test_the_cast_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    CastFloat(dtype="float16")(Tower().graph())
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
