@@ -51,7 +51,7 @@ class Family:
         image_token: Text of the image placeholder.
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
-        shrink: Reduces a configuration to so many decoder layers (and one more than the tower's minimum).
+        shrink: Reduces a configuration to so many decoder layers.
         vision_features: ``(model, pixel_values [B,3,H,W]) -> [B,N,C]`` after the projector.
     """
 

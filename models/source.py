@@ -13,7 +13,7 @@ import numpy as np
 from lmmprune.errors import ModelError, require
 from lmmprune.models import checkpoint
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
-from lmmprune.models.registry import ALIASES, FAMILIES, family_of, fetch, locate
+from lmmprune.models.registry import ALIASES, family_of, fetch, locate
 
 Array = np.ndarray[Any, Any]
 
@@ -88,7 +88,6 @@ def _architecture(alias: str) -> Any:
         raise ModelError(f"'{alias}' has no built-in configuration: give a directory")
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    assert ALIASES[alias].family in FAMILIES
     return LlavaConfig(
         vision_config=CLIPVisionConfig(**sizes["vision_config"]),
         text_config=LlamaConfig(**sizes["text_config"]),

@@ -31,7 +31,7 @@ class CastFloat(ir.passes.InPlacePass):
     dtype: str
 
     def requires(self, model: ir.Model) -> None:
-        """Check the type and that the graph isn't quantized: scales are calibrated in float32 first."""
+        """Check the type."""
         if self.dtype not in HALF:
             raise Refused(f"can't cast to '{self.dtype}': expected one of {', '.join(HALF)}")
 

@@ -182,7 +182,7 @@ def _weight(model: ir.Model, node: ir.Node, weight: ir.Value, dtype: str) -> ir.
     axis = _output_axis(node)
     shape = numbers(weight.shape)
     name = f"{weight.name}/int8"
-    done = next((v for v in model.graph.initializers.values() if v.name == name), None)
+    done = model.graph.initializers.get(name)
     if done is not None:
         return next(user.outputs[0] for user, _ in done.uses())
     spread = [1] * len(shape)

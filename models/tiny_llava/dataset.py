@@ -14,7 +14,6 @@ HELDOUT_SCENES = 250
 QUESTIONS_PER_SCENE = 8
 HELDOUT_SEED = 7_000_001
 CALIBRATION_SEED = 7_000_002
-PROMPT = "USER: <image>\n{question} ASSISTANT:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +33,6 @@ class Example:
     question: str
     answer: str
     kind: str
-
-    @property
-    def prompt(self) -> str:
-        """The question in the model's chat format, with the image placeholder."""
-        return PROMPT.format(question=self.question)
 
 
 def _examples(split: Split, count: int, per_scene: int, *, seed: int) -> Iterator[Example]:
