@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,25 +18,50 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiteTokens:
+    """The visual tokens that leave one site.
+
+    Attributes:
+        tokens_in: Tokens that arrived there.
+        kept: int64 ``[K]``, the patch in whose place each token is; -1: none.
+        received: bool ``[K]``, whether other tokens went into it at this site.
+    """
+
+    tokens_in: int
+    kept: NDArray[np.int64]
+    received: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """What the vision graph made of a picture; several questions may share it.
 
     Attributes:
         features: ``[1, K, C]``, a value of the back end.
-        kept: int64 ``[K]``, ascending indices into the N patches; None when the graph doesn't prune.
+        tokens: K.
+        kept: int64 ``[K]``, indices into the N patches; None when the graph doesn't prune.
+        sites: What leaves each site of the vision graph that removes tokens, by its name, in the data's order.
         preprocess_ms: milliseconds from the picture to its pixel values.
         vision_ms: milliseconds of the vision graph.
+        own_count: How many patches the method itself would keep of this picture; None where it doesn't say.
     """
 
     features: Value
+    tokens: int
     kept: NDArray[np.int64] | None
+    sites: Mapping[str, SiteTokens]
     preprocess_ms: float
     vision_ms: float
+    own_count: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Times in milliseconds and counts of one answer; ``stopped`` is "eos", "length" or "positions"."""
+    """Times in milliseconds and counts of one answer.
+
+    ``stopped`` is "eos", "length" or "positions"; ``own_count`` is what the method itself would have kept of the
+    picture, where the bundle has several counts to choose from (None elsewhere).
+    """
 
     preprocess_ms: float
     vision_ms: float
@@ -47,6 +72,7 @@ class Stats:
     prompt_tokens: int
     new_tokens: int
     stopped: str
+    own_count: int | None = None
 
     @property
     def ttft_ms(self) -> float:
@@ -103,6 +129,7 @@ class Answer:
             prompt_tokens=self._prompt.length,
             new_tokens=len(self.tokens),
             stopped=stopped,
+            own_count=self._look.own_count,
         )
 
     def text(self) -> str:

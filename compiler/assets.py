@@ -52,31 +52,50 @@ def image_token_id(source: Source) -> int:
     return int(ids[source.family.image_token])
 
 
+# The steps that ``preprocessor.json`` can express; a picture always becomes RGB before them.
+_STEPS = ("resize", "center_crop", "rescale", "normalize")
+_SIZES = ({"shortest_edge"}, {"height", "width"})
+
+
 def preprocessing(raw: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
     """Turn a Hugging Face image processor's settings into ``preprocessor.json``.
+
+    CLIP's processor (shortest edge, then a centre crop) and SigLIP's (straight to height and width) fit in; one that
+    also pads or splits pictures doesn't.
 
     Args:
         raw: Content of ``preprocessor_config.json`` (or the ``image_processor`` part of ``processor_config.json``).
         image_size: Height and width that the tower takes, in pixels.
 
     Raises:
-        ModelError: The result would have another size.
+        ModelError: A step that can't be expressed, a setting that is missing, or a result of another size.
     """
-    on = {step: raw.get(f"do_{step}", True) for step in ("resize", "center_crop", "rescale", "normalize")}
-    size = raw["size"] if isinstance(raw["size"], dict) else {"shortest_edge": raw["size"]}
+    name = raw.get("image_processor_type", "the image processor")
+    known = {"do_convert_rgb", *(f"do_{step}" for step in _STEPS)}
+    if other := [key for key, value in raw.items() if key.startswith("do_") and value and key not in known]:
+        raise ModelError(f"{name} has '{other[0]}' on, which the run-time doesn't do: it takes {', '.join(_STEPS)}")
+    on = {step: raw.get(f"do_{step}", True) for step in _STEPS}
+    needed = {"size": on["resize"], "image_mean": on["normalize"], "image_std": on["normalize"]}
+    if lost := [key for key, used in needed.items() if used and raw.get(key) is None]:
+        raise ModelError(f"{name} states no '{lost[0]}': save the processor again with save_pretrained")
+    size = raw["size"] if isinstance(raw.get("size"), dict) else {"shortest_edge": raw.get("size")}
+    if on["resize"] and set(size) not in _SIZES:
+        raise ModelError(f"{name} resizes to {sorted(size)}: expected shortest_edge, or height and width")
     crop = raw.get("crop_size")
     crop = [crop["height"], crop["width"]] if isinstance(crop, dict) else crop and [crop, crop]
+    resize = size if on["resize"] else {}
     steps = {
-        "resize": size if on["resize"] else None,
+        "resize": resize or None,
         "resample": Image.Resampling(raw.get("resample", Image.Resampling.BICUBIC)).name.lower(),
         "crop": crop if on["center_crop"] else None,
         "rescale": raw.get("rescale_factor", 1 / 255) if on["rescale"] else None,
         "mean": raw["image_mean"] if on["normalize"] else None,
         "std": raw["image_std"] if on["normalize"] else None,
     }
-    final = steps["crop"] or [size.get("height"), size.get("width")]
+    final = steps["crop"] or [resize.get("height"), resize.get("width")]
     if list(final) != list(image_size):
-        raise ModelError(f"the image processor makes {final} pixels, the vision tower takes {list(image_size)}")
+        found = "pictures of no fixed size" if None in final else f"{final} pixels"
+        raise ModelError(f"{name} makes {found}, the vision tower takes {list(image_size)}")
     return steps
 
 

@@ -115,7 +115,7 @@ def _row(
         model=manifest.model,
         method=manifest.method,
         tokens_before=manifest.tokens_before,
-        image_tokens=manifest.image_tokens,
+        image_tokens=manifest.average_tokens,
         dtype=manifest.precision.dtype,
         int8=manifest.precision.int8,
         target=manifest.target,

@@ -114,6 +114,8 @@ def _legend(axes: Axes) -> None:
 
 def _label(row: Row) -> str:
     tokens = (
-        str(row.image_tokens) if row.image_tokens == row.tokens_before else f"{row.tokens_before} → {row.image_tokens}"
+        str(row.tokens_before)
+        if row.image_tokens == row.tokens_before
+        else f"{row.tokens_before} → {row.image_tokens:.4g}"
     )
     return f"{row.name}\n{tokens} image tokens, {'int8' if row.int8 else row.dtype}"

@@ -47,7 +47,7 @@ class Row:
     model: str
     method: str | None
     tokens_before: int
-    image_tokens: int
+    image_tokens: float
     dtype: str
     int8: str | None
     target: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from lmmprune.compiler import engines, machine, trtexec
 from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.engines import COMPONENTS, EngineRecord
+from lmmprune.compiler.engines import EngineRecord
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.profiles import Profile, decoder_profiles, vision_profiles
 from lmmprune.compiler.targets import TARGETS, Target, resolve
@@ -34,7 +34,7 @@ def build(
     target: str,
     *,
     arch: str | None = None,
-    components: Sequence[str] = COMPONENTS,
+    components: Sequence[str] | None = None,
     max_prompt: int | None = None,
     force: bool = False,
     say: Say = lambda _: None,
@@ -47,7 +47,7 @@ def build(
         bundle_dir: The bundle.
         target: Name or alias of the target.
         arch: GPU architecture such as ``sm89``; None: the board that the alias names, else the GPU that is present.
-        components: Which graphs.
+        components: Which graphs; None: all of them.
         max_prompt: Longest prompt in tokens (None: as many as the model has positions).
         force: Build even what is up to date.
         say: Called with one line of progress at a time.
@@ -60,9 +60,10 @@ def build(
     """
     bundle, chosen = Bundle.open(bundle_dir), resolve(target)
     check_suits(bundle, chosen)
+    components = components or tuple(bundle.manifest.graphs)
     for component in components:
-        if component not in COMPONENTS:
-            raise InputError(f"no component '{component}'{suggestion(component, COMPONENTS)}")
+        if component not in bundle.manifest.graphs:
+            raise InputError(f"no component '{component}'{suggestion(component, bundle.manifest.graphs)}")
     profiles = {component: _profiles(bundle.manifest, chosen, component, max_prompt) for component in components}
     wanted = arch or chosen.boards.get(target)
     try:
@@ -134,19 +135,21 @@ def _export_command(bundle: Bundle, target: Target) -> str:
     if manifest.weights == "dummy":
         words += ["--weights", "dummy"]
     if manifest.method is not None and manifest.schedule:
-        words += ["--method", manifest.method, "--keep", str(manifest.image_tokens)]
+        words += ["--method", manifest.method, "--keep", str(manifest.requested_tokens)]
         for name, value in manifest.parameters.items():
-            words += ["--set", f"{name}={value}"]
-        words += ["--positions", manifest.positions]
+            text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            words += ["--set", f"{name}={text}"]
+        if manifest.positions == manifest.llm_positions:
+            words += ["--positions", manifest.positions]
     if manifest.precision.int8 is not None:
         words.append("--int8")
     return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
 
 
 def _profiles(manifest: Manifest, target: Target, component: str, max_prompt: int | None) -> list[Profile]:
-    if component == "vision":
-        return vision_profiles(manifest)
-    return decoder_profiles(manifest, target, max_prompt)
+    if component == "decoder":
+        return decoder_profiles(manifest, target, max_prompt)
+    return vision_profiles(manifest)
 
 
 def _present_or_named(target: Target, arch: str | None) -> str:
@@ -181,7 +184,7 @@ def _elsewhere(bundle: Bundle, target: Target, arch: str | None, profiles: dict[
     where = f"a machine with {target.requires}" if not target.architectures else "any machine"
     lines = []
     for component, ranges in profiles.items():
-        graph = Path(bundle.path.name) / getattr(bundle.manifest, component).file
+        graph = Path(bundle.path.name) / bundle.manifest.graphs[component].file
         lines.append(trtexec.build_command(target, graph, graph.with_suffix(".engine"), ranges))
     # JetPack brings TensorRT and its Python module along.
     package = "lmmprune" if arch in target.boards.values() else f"'lmmprune[{target.extra}]'"
@@ -215,7 +218,7 @@ def _ranges(profiles: Sequence[Profile]) -> dict[str, dict[str, list[list[int]]]
 def _build_one(
     bundle: Bundle, target: Target, arch: str, component: str, profiles: Sequence[Profile], version: str, say: Say
 ) -> EngineRecord:
-    precision, graph = bundle.manifest.precision, getattr(bundle, component)
+    precision, graph = bundle.manifest.precision, bundle.file(bundle.manifest.graphs[component].file)
     start = time.perf_counter()
     engine = tensorrt.build_engine(target, graph, profiles=profiles, arch=arch, say=say)
     record = EngineRecord(

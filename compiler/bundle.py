@@ -39,7 +39,8 @@ class Bundle:
             what = "is a file" if path.exists() else "doesn't exist"
             raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
         bundle = cls(path=path, manifest=Manifest.load(path / FILENAME))
-        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, TOKENIZER, PREPROCESSOR)
+        heads = [bucket.head.file for bucket in bundle.manifest.buckets]
+        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *heads, TOKENIZER, PREPROCESSOR)
         for name in needed:
             if name not in bundle.manifest.files:
                 raise BundleError(f"the manifest of '{path}' doesn't list '{name}': export again")
@@ -81,11 +82,11 @@ class Bundle:
 
     @property
     def bytes(self) -> int:
-        """Size of the graphs with their weights in bytes: every file but the tokenizer, the JSON files and engines."""
+        """Size of the graphs with their weights in bytes: every file but JSON files, pictures and engines."""
         return sum(
             entry.bytes
             for name, entry in self.manifest.files.items()
-            if not name.endswith(".json") and PurePosixPath(name).parts[0] != ENGINES
+            if not name.endswith((".json", ".png")) and PurePosixPath(name).parts[0] != ENGINES
         )
 
     def _check_size(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -16,23 +17,45 @@ class Canonical:
     vision: ir.Model
     decoder: ir.Model
 
+    def clone(self) -> Canonical:
+        """Return a copy to change; its weights are the same readers."""
+        return Canonical(vision=self.vision.clone(), decoder=self.decoder.clone())
 
-def canonical_graphs(source: Source, *, image_tokens: int, image_token_id: int) -> Canonical:
+
+def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = False) -> Canonical:
     """Trace both components under fake tensors and bring them into canonical form.
 
     Args:
         source: The model.
-        image_tokens: Visual tokens that arrive at the decoder (K).
         image_token_id: Id of the image placeholder.
+        beyond: Whether the vision graph shall go on one layer behind the features.
     """
     from lmmprune.models import trace
     from lmmprune.models.canonicalize import canonicalize
 
     model = trace.fake_model(source)
     readers = source.readers(model)
-    vision = trace.trace_vision(model, source)
-    decoder = trace.trace_decoder(model, source, image_tokens=image_tokens, image_token_id=image_token_id)
+    vision = trace.trace_vision(model, source, beyond=beyond)
+    decoder = trace.trace_decoder(model, source, image_token_id=image_token_id)
     for graph in (vision, decoder):
         trace.bind(graph, readers)
         canonicalize(graph)
     return Canonical(vision=vision, decoder=decoder)
+
+
+def shared_trace() -> Callable[[Source], Canonical]:
+    """Return a function that traces a model once, one layer beyond its features, and gives copies from then on.
+
+    For many bundles of one model: a trace takes longer than all passes together.
+    """
+    from lmmprune.compiler.assets import image_token_id
+
+    done: dict[tuple[str, bool, int], Canonical] = {}
+
+    def traced(source: Source) -> Canonical:
+        key = (source.name, source.dummy, source.decoder.layers)
+        if key not in done:
+            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=True)
+        return done[key].clone()
+
+    return traced

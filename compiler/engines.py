@@ -21,7 +21,6 @@ from lmmprune.compiler.bundle import ENGINES, Bundle, file_sha256
 from lmmprune.errors import BundleError, InputError
 
 RECORD = "engine.json"
-COMPONENTS = ("vision", "decoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class EngineRecord:
     """One engine: what it is, from what it was built and by what.
 
     Attributes:
-        component: ``vision`` or ``decoder``.
+        component: ``vision``, ``decoder`` or ``head_K``.
         target: Name of the target.
         arch: GPU architecture that it runs on.
         file: Name beside ``engine.json``.
@@ -73,9 +72,9 @@ def directory(bundle: Bundle, target: str, arch: str) -> Path:
 
 
 def sources(bundle: Bundle, component: str) -> dict[str, str]:
-    """Return the checksums of a component's graph and of the weight files that bear its name."""
-    graph = getattr(bundle.manifest, component).file
-    stem = PurePosixPath(graph).name.split(".")[0]
+    """Return the checksums of a component's graph and of its weight files (heads share one)."""
+    graph = bundle.manifest.graphs[component].file
+    stem = "heads" if component.startswith("head_") else PurePosixPath(graph).name.split(".")[0]
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()

@@ -16,14 +16,23 @@ from typing import TYPE_CHECKING
 
 import lmmprune
 from lmmprune.compiler import targets
-from lmmprune.compiler.assets import image_token_id, write_assets
-from lmmprune.compiler.manifest import Cache, Graph, Manifest, Precision, Stage, Tensor
+from lmmprune.compiler.assets import write_assets
+from lmmprune.compiler.bundle import TOKENIZER
+from lmmprune.compiler.manifest import Bucket, Cache, Manifest, Precision, Stage
+from lmmprune.compiler.signature import signature
+from lmmprune.compiler.text_layout import text_layout
 from lmmprune.compiler.write_bundle import write_bundle
 from lmmprune.errors import InputError, TargetError, require
 from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from lmmprune.compiler.canonical import Canonical
+    from lmmprune.compiler.own_counts import OwnCounts
+    from lmmprune.passes.methods import Method
+    from lmmprune.passes.schedule import Facts
+    from lmmprune.passes.stage import Stage as PruningStage
 
 # The convention of the literature: prefill of the visual tokens and 60 tokens of text.
 TEXT_TOKENS = 60
@@ -50,24 +59,44 @@ class Request:
     positions: str | None = None
     weights: str = "auto"
     layers: int | None = None
+    method_file: Path | None = None
+    auto: bool = False
+    percentile: float = 90.0
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def measures(self) -> bool:
+        """Whether pictures are needed: for ranges, or for token counts."""
+        return self.int8 or self.auto or bool(self.buckets)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was done: the manifest, seconds, peak memory in bytes, and what the user should know."""
+    """What was done: the manifest, seconds, peak memory in bytes, and what the user should know.
+
+    ``counts`` are what the method itself would keep of each picture, with ``--ratio auto`` or ``--buckets``.
+    """
 
     manifest: Manifest
     seconds: float
     peak_bytes: int
     warnings: tuple[str, ...]
+    counts: OwnCounts | None = None
 
 
-def export(request: Request, progress: Progress = lambda what, done, of: None) -> Report:
+def export(
+    request: Request,
+    progress: Progress = lambda what, done, of: None,
+    *,
+    traced: Callable[[Source], Canonical] | None = None,
+) -> Report:
     """Export a model into a bundle.
 
     Args:
         request: What to do.
         progress: Called with the step's name, what is done of it and how much there is.
+        traced: Gives the model's canonical graphs, one layer beyond the features, where many bundles of one model are
+            made (see ``canonical.shared_trace``); None traces.
 
     Raises:
         LmmpruneError: Anything that the user can mend; nothing is left behind then.
@@ -75,36 +104,96 @@ def export(request: Request, progress: Progress = lambda what, done, of: None) -
     require("onnx_ir", "export")
     from lmmprune.compiler.calibration_data import load_calibration
     from lmmprune.compiler.canonical import canonical_graphs
+    from lmmprune.compiler.heads import write_heads
+    from lmmprune.compiler.own_counts import measure_counts, save_counts
     from lmmprune.compiler.quantize import quantize
     from lmmprune.passes.cast_float import CastFloat
     from lmmprune.passes.count_flops import count_flops
     from lmmprune.passes.freeze_shapes import FreezeShapes
-    from lmmprune.passes.methods import get_method, keep_count
-    from lmmprune.passes.select_tokens import SelectTokens
+    from lmmprune.passes.methods import get_method
+    from lmmprune.passes.reduce_decoder import ReduceDecoder
+    from lmmprune.passes.reduce_vision import ReduceVision
+    from lmmprune.passes.schedule import Facts, average
+    from lmmprune.passes.shapes import bind_dims
+    from lmmprune.passes.specialize import specialize
+    from lmmprune.passes.split_vision import split_vision
 
     started = time.perf_counter()
     # Everything that can be refused is refused before the first slow step.
     target = targets.resolve(request.target)
     dtype = _dtype(target, request.dtype)
-    method = get_method(request.method, dict(request.options))
-    positions = _positions(request.positions or method.positions)
+    method = get_method(request.method, dict(request.options), file=request.method_file)
     source = resolve(request.model, weights=request.weights, layers=request.layers)
-    tokens = source.vision.tokens
-    keep = keep_count(tokens, ratio=request.ratio, keep=request.keep)
-    data = load_calibration(source, request.calibration, request.calibration_samples) if request.int8 else None
+    facts = Facts(
+        tokens=source.vision.tokens,
+        grid=source.vision.grid,
+        encoder_layers=source.vision.layers,
+        decoder_layers=source.decoder.layers,
+        has_cls=source.vision.has_cls,
+    )
+    if request.buckets:
+        method = method.at_output_only()
+    data = load_calibration(source, request.calibration, request.calibration_samples) if request.measures else None
+    # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
+    counts = _counts(request, method, facts)
+    stages = method.plan(facts, max(counts)) if counts else ()
+    positions, llm_positions = _positions(request.positions, method, not stages or not stages[0].site.in_decoder)
     warnings = []
 
     with write_bundle(request.output) as writer:
+        prompt = write_assets(source, writer.path)
         progress("trace", 0, 1)
-        graphs = canonical_graphs(source, image_tokens=keep, image_token_id=image_token_id(source))
-        prefill = {"seq": tokens + TEXT_TOKENS, "past": 0}
-        before = {"vision": count_flops(graphs.vision), "prefill": count_flops(graphs.decoder, prefill)}
+        if traced is not None:
+            graphs = traced(source)
+        else:
+            graphs = canonical_graphs(
+                source, image_token_id=prompt.image_token_id, beyond=method.beyond and bool(stages)
+            )
+        own: OwnCounts | None = None
+        if data and (request.auto or request.buckets):
+            own = measure_counts(
+                graphs.vision,
+                method,
+                facts.grid,
+                data,
+                writer.path,
+                percentile=request.percentile,
+                progress=progress,
+            )
+            if request.auto:
+                counts = (own.keep,)
+                stages = method.stages_for(facts, own.keep)
+            save_counts(own, writer.path, marks=counts)
+        image_tokens = min((s.keep for s in stages if not s.site.in_decoder), default=facts.tokens)
+        text = text_layout(prompt, writer.path / TOKENIZER, in_decoder=any(s.site.in_decoder for s in stages))
+        before = {
+            "vision": count_flops(graphs.vision),
+            "prefill": count_flops(graphs.decoder, {"seq": facts.tokens + TEXT_TOKENS, "past": 0}),
+        }
 
         progress("prune", 0, 1)
-        SelectTokens(method=method, keep=keep)(graphs.vision)
+        heads: dict[int, ir.Model] = {}
+        if request.buckets:
+            encoder, heads = split_vision(graphs.vision, method, facts.grid, counts)
+            graphs = dataclasses.replace(graphs, vision=encoder)
+        else:
+            bind_dims(graphs.decoder, {"image_tokens": image_tokens})
+            ReduceVision(method=method.name, stages=stages, grid=facts.grid)(graphs.vision)
         FreezeShapes()(graphs.vision)
-        prefill = {"seq": keep + TEXT_TOKENS, "past": 0}
-        after = {"vision": count_flops(graphs.vision), "prefill": count_flops(graphs.decoder, prefill)}
+        reduce_decoder = ReduceDecoder(
+            method=method.name,
+            stages=stages,
+            image_tokens=image_tokens,
+            prefix=text.prefix,
+            positions=llm_positions,
+            special_ids=text.special_ids,
+        )
+        reduce_decoder(graphs.decoder)
+        prefill = specialize(graphs.decoder, seq=image_tokens + TEXT_TOKENS, image_tokens=image_tokens)
+        after = {
+            "vision": count_flops(graphs.vision) + (count_flops(heads[max(heads)]) if heads else 0),
+            "prefill": count_flops(prefill),
+        }
 
         manifest = Manifest(
             model=source.name,
@@ -112,25 +201,29 @@ def export(request: Request, progress: Progress = lambda what, done, of: None) -
             source=str(source.directory or "built-in configuration"),
             weights="dummy" if source.dummy else "checkpoint",
             # Nothing removed is the unpruned model, whatever the method.
-            method=method.name if keep < tokens else None,
-            parameters=method.parameters if keep < tokens else {},
-            schedule=(Stage(site=method.site, tokens_in=tokens, tokens_out=keep),),
+            method=method.name if stages or heads else None,
+            parameters=method.parameters if stages or heads else {},
+            schedule=_schedule(stages, facts.tokens) or _largest(heads, facts.tokens),
             positions=positions,
-            precision=Precision(dtype=dtype, int8=target.int8 if data else None),
+            llm_positions=llm_positions,
+            precision=Precision(dtype=dtype, int8=target.int8 if request.int8 else None),
             target=target.name,
             opset=target.opset,
-            image_tokens=keep,
+            image_tokens=image_tokens,
+            requested_tokens=counts[-1],
+            average_tokens=average([(stage.site, stage.keep) for stage in stages], facts),
+            prefix=text.prefix,
             grid=source.vision.grid,
-            vision=_signature("vision.onnx", graphs.vision),
-            decoder=_signature("decoder.onnx", graphs.decoder),
-            cache=_cache(source),
-            prompt=write_assets(source, writer.path),
+            vision=signature("vision.onnx", graphs.vision),
+            decoder=signature("decoder.onnx", graphs.decoder),
+            cache=_cache(source, reduce_decoder.removed_before(source.decoder.layers)),
+            prompt=prompt,
             max_positions=source.decoder.max_positions,
             flops={part: {"before": before[part], "after": after[part]} for part in before},
             tools=_tools(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        if data:
+        if data and request.int8:
             quantize(graphs, manifest, writer.path, data, target.int8, progress)
             manifest = dataclasses.replace(
                 manifest,
@@ -146,13 +239,18 @@ def export(request: Request, progress: Progress = lambda what, done, of: None) -
                 )
         if dtype != "float32":
             progress("cast", 0, 1)
-            CastFloat(dtype=dtype)(graphs.vision)
-            CastFloat(dtype=dtype)(graphs.decoder)
+            for model in (graphs.vision, graphs.decoder, *heads.values()):
+                CastFloat(dtype=dtype)(model)
         manifest = dataclasses.replace(
             manifest,
-            vision=_signature("vision.onnx", graphs.vision),
-            decoder=_signature("decoder.onnx", graphs.decoder),
+            vision=signature("vision.onnx", graphs.vision),
+            decoder=signature("decoder.onnx", graphs.decoder),
         )
+        if heads:
+            stored = write_heads(heads, writer.path)
+            manifest = dataclasses.replace(
+                manifest, buckets=tuple(Bucket(tokens=count, head=head) for count, head in sorted(stored.items()))
+            )
         for part, model in (("vision", graphs.vision), ("decoder", graphs.decoder)):
             _save(model, writer.path / f"{part}.onnx", functools.partial(progress, f"write {part}"))
         manifest = writer.finish(manifest)
@@ -163,6 +261,7 @@ def export(request: Request, progress: Progress = lambda what, done, of: None) -
         seconds=time.perf_counter() - started,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         warnings=tuple(warnings),
+        counts=own,
     )
 
 
@@ -178,13 +277,53 @@ def _dtype(target: targets.Target, dtype: str | None) -> str:
     return dtype
 
 
-def _positions(policy: str) -> str:
-    if policy not in ("contiguous", "original"):
-        raise InputError(f"--positions {policy}: expected 'contiguous' or 'original'")
-    return policy
+def _counts(request: Request, method: Method, facts: Facts) -> tuple[int, ...]:
+    """Return the visual tokens per decoder layer that were asked for, ascending; none if the pictures decide."""
+    from lmmprune.passes.methods import keep_count
+
+    if not (request.auto or request.buckets):
+        return (keep_count(facts.tokens, ratio=request.ratio, keep=request.keep),)
+    asked = "--ratio auto" if request.auto else "--buckets"
+    if request.keep is not None or request.ratio is not None or (request.auto and request.buckets):
+        raise InputError("--ratio, --keep, --ratio auto and --buckets exclude each other: give one")
+    if not method.counts_itself:
+        raise InputError(f"{asked}: method '{method.name}' has no count of its own for a picture; use 'inflection'")
+    if not 0 < request.percentile <= 100:
+        raise InputError(f"--percentile {request.percentile:g}: expected 0 < percentile <= 100")
+    if request.auto:
+        method.check(facts)
+        return ()
+    if request.int8:
+        raise InputError("--buckets and --int8 don't go together yet: leave one out")
+    return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in request.buckets}))
 
 
-def _cache(source: Source) -> Cache:
+def _positions(asked: str | None, method: Method, in_vision: bool) -> tuple[str, str]:
+    """Return the policy of the sequence that enters the decoder, and of the cuts inside it."""
+    if asked not in (None, "contiguous", "original"):
+        raise InputError(f"--positions {asked}: expected 'contiguous' or 'original'")
+    if asked == "original" and in_vision and not method.has_places:
+        raise InputError(
+            f"--positions original: method '{method.name}' makes tokens that have the place of no patch; leave it out"
+        )
+    # Before the decoder, methods number what is left anew; inside it each has its own way.
+    return asked or "contiguous", asked or method.positions
+
+
+def _largest(heads: Mapping[int, ir.Model], tokens: int) -> tuple[Stage, ...]:
+    """Return the schedule of heads of which the largest keeps every token."""
+    return (Stage(site="vision_output", tokens_in=tokens, tokens_out=tokens),) if heads else ()
+
+
+def _schedule(stages: Sequence[PruningStage], tokens: int) -> tuple[Stage, ...]:
+    rows = []
+    for stage in stages:
+        rows.append(Stage(site=str(stage.site), tokens_in=tokens, tokens_out=stage.keep, text_removed=stage.prune_text))
+        tokens = stage.keep
+    return tuple(rows)
+
+
+def _cache(source: Source, removed: Sequence[int]) -> Cache:
     from lmmprune.models.trace import cache_names
 
     spec = source.decoder
@@ -194,21 +333,8 @@ def _cache(source: Source) -> Cache:
         present=tuple(present),
         kv_heads=spec.kv_heads,
         head_dim=spec.head_dim,
-        length_offsets=(0,) * spec.layers,
+        length_offsets=tuple(-count for count in removed),
     )
-
-
-def _signature(file: str, model: ir.Model) -> Graph:
-    def tensors(values: Sequence[ir.Value]) -> tuple[Tensor, ...]:
-        rows = []
-        for value in values:
-            assert value.shape is not None
-            assert value.dtype is not None
-            shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
-            rows.append(Tensor(name=str(value.name), dtype=str(value.dtype.numpy()), shape=shape))
-        return tuple(rows)
-
-    return Graph(file=file, inputs=tensors(model.graph.inputs), outputs=tensors(model.graph.outputs))
 
 
 def _save(model: ir.Model, path: Path, progress: Callable[[int, int], None]) -> None:

@@ -1,16 +1,27 @@
-"""What a graph looks like to the passes: inputs, outputs, operators, attention layers, the site of the selection."""
+"""What a graph looks like to the passes: inputs, outputs, operators, attention layers, sites, cache."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import GraphRefusal, InputError, require
 
+# Whose node it is: lmmprune/<method>/<site>/... A graph that is split in two cuts at the vision output, too.
+_OURS = re.compile(r"lmmprune/(?P<method>[^/]+)/(?P<site>(vision|projector)_output|[a-z_]+_layer_\d+|llm_input_\d+)/")
+_SPLIT = re.compile(r"lmmprune/(?P<method>[^/]+)/(ranking|head)/")
+
 
 def inspect_graph(path: Path) -> dict[str, Any]:
     """Describe an ONNX file without reading its weights.
+
+    Returns:
+        Among others ``sites``, where its tokens are cut, in the order in which a token meets them; ``anchors``, what an
+        unpruned graph offers to a method (or why nothing, under ``refusal``; None for a pruned graph); and ``cache``,
+        the layers of a decoder whose caches have the same length.
 
     Raises:
         InputError: It can't be read as ONNX.
@@ -26,6 +37,7 @@ def inspect_graph(path: Path) -> dict[str, Any]:
     except (OSError, DecodeError, ValueError, TypeError) as error:
         raise InputError(f"'{path}' isn't an ONNX file that can be read ({type(error).__name__})") from error
     operators = Counter(node.op_type for node in model.graph)
+    sites = _sites(model)
     return {
         "file": str(path),
         "opset": model.opset_imports.get(""),
@@ -35,39 +47,84 @@ def inspect_graph(path: Path) -> dict[str, Any]:
         "weights": {"count": len(model.graph.initializers), "bytes": _bytes(model)},
         "int8_matmuls": operators["DequantizeLinear"] and _quantized(model),
         "float_matmuls": len(quantizable(model)),
-        "site": _site(model),
+        "sites": sites,
+        "anchors": None if sites else _anchors(model),
+        "cache": _cache(model),
         "attention_layers": _attention_layers(model),
     }
 
 
-def _site(model: Any) -> dict[str, Any]:
-    """Return the site of the selection at the vision output, or why there is none."""
-    from lmmprune.passes.anchors import find_vision_anchors
-    from lmmprune.passes.select_tokens import KEPT
+def _sites(model: Any) -> list[dict[str, Any]]:
+    """Return every site where tokens are cut, with the tokens that leave it (None: as many as a head takes)."""
+    from lmmprune.passes.sites import VISION_OUTPUT, parse_site
 
-    outputs = {value.name: value for value in model.graph.outputs}
-    if KEPT in outputs:
-        nodes = [node.name for node in model.graph if str(node.name).startswith("lmmprune/")]
-        return {
-            "site": "vision_output",
-            "pruned": True,
-            "method": str(nodes[0]).split("/")[1] if nodes else None,
-            "nodes": len(nodes),
-            "tokens_out": outputs[KEPT].shape[1],
-        }
-    if "logits" in outputs:
-        return {"refusal": "a decoder: selection inside it isn't supported yet"}
+    found: dict[str, dict[str, Any]] = {}
+    outputs = {str(value.name): value for value in model.graph.outputs}
+    for node in model.graph:
+        name = str(node.name)
+        match = _OURS.match(name) or _SPLIT.match(name)
+        if match is None:
+            continue
+        site = match.groupdict().get("site", str(VISION_OUTPUT))
+        row = found.setdefault(site, {"site": site, "method": match["method"], "nodes": 0})
+        row["nodes"] += 1
+    for site, row in found.items():
+        # The only stage of a vision graph has no output of its own name.
+        kept = outputs.get(f"kept_indices.{site}", outputs.get("kept_indices"))
+        row["tokens_out"] = None if kept is None else kept.shape[1]
+        row["merges"] = f"received.{site}" in outputs
+    return sorted(found.values(), key=lambda row: parse_site(row["site"]).depth)
+
+
+def _anchors(model: Any) -> dict[str, Any]:
+    """Return what an unpruned graph offers to a method."""
+    is_decoder = any(value.name == "logits" for value in model.graph.outputs)
     try:
-        anchors = find_vision_anchors(model)
+        return _decoder_anchors(model) if is_decoder else _vision_anchors(model)
     except GraphRefusal as error:
         return {"refusal": str(error)}
+
+
+def _vision_anchors(model: Any) -> dict[str, Any]:
+    from lmmprune.passes.anchors import find_vision_anchors
+
+    anchors = find_vision_anchors(model)
     return {
-        "site": "vision_output",
-        "pruned": False,
         "tokens": anchors.tokens,
         "patches": anchors.patches.name,
         "has_cls": anchors.has_cls,
+        "layers": anchors.depth,
+        "sites": [_range("vision_layer", 0, anchors.depth), "vision_output", "projector_output"],
     }
+
+
+def _decoder_anchors(model: Any) -> dict[str, Any]:
+    from lmmprune.passes.anchors import find_decoder_anchors
+
+    layers = find_decoder_anchors(model).layers
+    heads, kv_heads, head_dim = layers[0].heads
+    between = [_range("llm_input", 1, len(layers))] if len(layers) > 1 else []
+    return {
+        "layers": len(layers),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "sites": [*between, _range("llm_layer", 0, len(layers))],
+    }
+
+
+def _range(kind: str, first: int, end: int) -> str:
+    return f"{kind}_{first}..{end - 1}" if end - first > 1 else f"{kind}_{first}"
+
+
+def _cache(model: Any) -> list[dict[str, Any]]:
+    """Return the stretches of layers whose caches have the same length: behind a cut they are shorter."""
+    keys = [value for value in model.graph.inputs if re.fullmatch(r"past_key_values\.\d+\.key", str(value.name))]
+    rows = [(str(value.name).split(".")[1], _value(value)["shape"]) for value in keys]
+    return [
+        {"layers": [int(layer) for layer, _ in group], "shape": shape}
+        for shape, group in itertools.groupby(rows, key=lambda row: row[1])
+    ]
 
 
 def _attention_layers(model: Any) -> list[dict[str, Any]]:

@@ -49,12 +49,26 @@ class Cache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """One of several token counts that the run-time chooses from: K tokens, made by this head of the vision graph."""
+
+    tokens: int
+    head: Graph
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One site of the pruning schedule: N tokens come in, K leave."""
+    """One site of the pruning schedule: N visual tokens come in, K leave; so many tokens of the question go too."""
 
     site: str
     tokens_in: int
     tokens_out: int
+    text_removed: int = 0
+
+    @property
+    def in_decoder(self) -> bool:
+        """Whether the site lies in the decoder graph."""
+        return self.site.startswith("llm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +109,15 @@ class Manifest:
     method: str | None
     parameters: Mapping[str, Any]
     schedule: tuple[Stage, ...]
-    positions: str  # "contiguous" or "original"
+    positions: str  # of the sequence that enters the decoder: "contiguous" or "original"
+    llm_positions: str  # behind cuts inside the decoder: the same names
     precision: Precision
     target: str
     opset: int
     image_tokens: int  # tokens that the vision graph leaves for the decoder (K)
+    requested_tokens: int  # visual tokens per decoder layer that were asked for
+    average_tokens: float  # visual tokens that a decoder layer hands on, on average
+    prefix: int  # tokens of every prompt before the image
     grid: tuple[int, int]  # patches, rows x columns, before pruning
     vision: Graph
     decoder: Graph
@@ -109,12 +127,19 @@ class Manifest:
     flops: Mapping[str, Mapping[str, float]]  # {"vision": {"before": .., "after": ..}, "prefill": {..}}
     tools: Mapping[str, str]
     created: str
+    buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     files: Mapping[str, File] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """Every graph of the bundle by the name of its component: ``vision``, ``decoder``, ``head_K``."""
+        heads = {f"head_{bucket.tokens}": bucket.head for bucket in self.buckets}
+        return {"vision": self.vision, "decoder": self.decoder, **heads}
 
     @property
     def tokens_before(self) -> int:
@@ -157,6 +182,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     prompt = raw["prompt"]
     nested = {
         "schedule": tuple(Stage(**stage) for stage in raw["schedule"]),
+        "buckets": tuple(Bucket(tokens=row["tokens"], head=_graph(row["head"])) for row in raw["buckets"]),
         "precision": Precision(**raw["precision"]),
         "grid": tuple(raw["grid"]),
         "vision": _graph(raw["vision"]),

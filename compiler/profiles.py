@@ -55,6 +55,8 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
         TargetError: An input has a dynamic dimension of unknown meaning.
     """
     limit, image = manifest.max_positions, manifest.image_tokens
+    # Buckets share one decoder.
+    least = manifest.buckets[0].tokens if manifest.buckets else image
     longest = limit if max_prompt is None else max_prompt
     if not image < longest <= limit:
         raise InputError(
@@ -65,13 +67,20 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
     # TensorRT-RTX 1.7.1 compiles a profile whose sequence length is fixed with its own copy of all the weights (seen:
     # 25 MB where a range 1..2 gives 16 MB and one profile 13 MB).
     step: Range = (1, 1, 2) if target.backend == "tensorrt_rtx" else (1, 1, 1)
+    prompt = {"seq": (_shortest(manifest), likely, longest), "past": (0, 0, 0)}
     return [
-        _profile("prefill", manifest.decoder, {"seq": (1, likely, longest), "past": (0, 0, 0)}, image),
-        _profile("decode", manifest.decoder, {"seq": step, "past": (1, likely, limit - 1)}, image),
+        _profile("prefill", manifest.decoder, prompt, image, least),
+        _profile("decode", manifest.decoder, {"seq": step, "past": (1, likely, limit - 1)}, image, least),
     ]
 
 
-def _profile(name: str, graph: Graph, ranges: Mapping[str, Range], image_tokens: int) -> Profile:
+def _shortest(manifest: Manifest) -> int:
+    """Return the length from which a decoder takes a sequence for a prompt: one with cuts must see the whole image."""
+    inside = [stage for stage in manifest.schedule if stage.in_decoder]
+    return manifest.prefix + manifest.image_tokens + 1 + sum(stage.text_removed for stage in inside) if inside else 1
+
+
+def _profile(name: str, graph: Graph, ranges: Mapping[str, Range], image_tokens: int, smallest: int) -> Profile:
     shapes = {}
     for tensor in graph.inputs:
         if not any(isinstance(size, str) for size in tensor.shape):
@@ -81,7 +90,7 @@ def _profile(name: str, graph: Graph, ranges: Mapping[str, Range], image_tokens:
             if isinstance(size, int):
                 dims.append((size, size, size))
             elif size == "image_tokens":
-                dims.append((image_tokens, image_tokens, image_tokens))
+                dims.append((smallest, image_tokens, image_tokens))
             else:
                 dims.append(_range(size, ranges, tensor.name, graph.file))
         low, likely, high = zip(*dims, strict=True)

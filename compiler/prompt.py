@@ -15,6 +15,7 @@ from lmmprune.compiler.manifest import Manifest
 from lmmprune.errors import BundleError, InputError
 
 _SLOT = "{prompt}"
+_PROTECTED = 2  # tokens behind the image that a decoder never drops
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _INCOMPLETE = "\ufffd"  # what a character decodes to whose last bytes haven't come yet
 
@@ -67,8 +68,12 @@ class Prompter:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._special.setdefault(self._prompt.image_token_id, self._prompt.image_token)
 
-    def encode(self, question: str) -> Encoded:
+    def encode(self, question: str, *, image_tokens: int | None = None) -> Encoded:
         """Tokenize a question inside the template.
+
+        Args:
+            question: The bare question.
+            image_tokens: Visual tokens of the picture, where the bundle has several counts; None: the manifest's.
 
         Special tokens that the user wrote (``<image>``, ``</s>``) stay plain text.
 
@@ -82,9 +87,20 @@ class Prompter:
             raise BundleError(
                 f"the prompt template gives {ids.count(image)} tokens of id {image}, expected 1: export again"
             )
-        start, count = ids.index(image), self._manifest.image_tokens
+        start = ids.index(image)
+        count = self._manifest.image_tokens if image_tokens is None else image_tokens
+        self._check_text(len(ids) - start - 1)
         ids[start : start + 1] = [image] * count
         return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)
+
+    def _check_text(self, tail: int) -> None:
+        """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""
+        dropped = sum(stage.text_removed for stage in self._manifest.schedule)
+        if dropped and tail < dropped + _PROTECTED:
+            raise InputError(
+                f"the question and what follows it have {tail} tokens, and this bundle drops {dropped} but keeps the"
+                f" first and the last: ask with {dropped + _PROTECTED - tail} more, or export with a smaller prune_text"
+            )
 
     def _encode(self, before: str, question: str, after: str) -> list[int]:
         # The whole is tokenized at once, as the reference does: tokens may span the seams of the template.

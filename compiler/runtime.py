@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lmmprune.compiler.answer import Answer, Look
+from lmmprune.compiler.answer import Answer, Look, SiteTokens
 from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
@@ -47,7 +48,11 @@ class Runtime:
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
         self._vision: Session = OrtSession(bundle.vision, target=manifest.target, threads=threads)
         self._decoder: Session = OrtSession(bundle.decoder, target=manifest.target, threads=threads)
-        self._checked = False
+        self._heads: dict[int, Session] = {
+            bucket.tokens: OrtSession(bundle.file(bucket.head.file), target=manifest.target, threads=threads)
+            for bucket in manifest.buckets
+        }
+        self._checked: set[int] = set()
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
 
@@ -68,17 +73,34 @@ class Runtime:
         feeds = {self._pixels.name: self._vision.upload(pixels.astype(self._pixels.dtype, copy=False))}
         middle = time.perf_counter()
         outputs = self._vision.run(feeds)
+        own_count = None
+        if self._heads:
+            own_count = int(self._vision.download(outputs["own_count"])[0])
+            outputs = self._choose(own_count).run({name: outputs[name] for name in ("patches", "ranking")})
         end = time.perf_counter()
         kept = self._vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
-        if not self._checked:
-            self._check(self._vision.download(outputs["image_features"]).shape, kept)
-            self._checked = True
+        tokens = self.bundle.manifest.image_tokens
+        if self._heads:
+            tokens = self._size(own_count or 0)
+        if tokens not in self._checked:
+            self._check(self._vision.download(outputs["image_features"]).shape, kept, tokens)
+            self._checked.add(tokens)
         return Look(
             features=outputs["image_features"],
+            tokens=tokens,
+            own_count=own_count,
             kept=kept,
+            sites=self._sites(self._vision, outputs, in_decoder=False),
             preprocess_ms=(middle - start) * 1e3,
             vision_ms=(end - middle) * 1e3,
         )
+
+    def _size(self, own_count: int) -> int:
+        """Return the smallest bucket that is large enough, or the largest."""
+        return min((size for size in self._heads if size >= own_count), default=max(self._heads))
+
+    def _choose(self, own_count: int) -> Session:
+        return self._heads[self._size(own_count)]
 
     def answer(
         self, image: Image.Image | Look, prompt: str, max_new_tokens: int = 128, *, stop_at_eos: bool = True
@@ -94,14 +116,32 @@ class Runtime:
         Raises:
             InputError: The prompt is too long, or the picture can't be used.
         """
-        encoded = self.prompter.encode(prompt)
         look = image if isinstance(image, Look) else self.look(image)
+        encoded = self.prompter.encode(prompt, image_tokens=look.tokens)
         self.prompter.positions(encoded, look.kept)  # refuse now, not when the first piece is asked for
         return Answer(self, look, encoded, max_new_tokens, stop_at_eos)
 
     def room(self, look: Look, prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for."""
         return self.bundle.manifest.max_positions - int(self.prompter.positions(prompt, look.kept)[0, -1]) - 1
+
+    def prefill_sites(self, look: Look, prompt: Encoded) -> dict[str, SiteTokens]:
+        """Run the prefill once and return what leaves each site in the decoder that removes visual tokens.
+
+        Args:
+            look: The picture.
+            prompt: The tokenized prompt.
+
+        Returns:
+            By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``look.sites``.
+        """
+        positions = self.prompter.positions(prompt, look.kept)
+        outputs = self._decoder.run(self._feeds(look, prompt.input_ids, positions, self._empty_cache()))
+        found = self._sites(self._decoder, outputs, in_decoder=True)
+        if look.kept is None:
+            return found
+        # The decoder counts the image tokens that entered it.
+        return {name: dataclasses.replace(site, kept=look.kept[site.kept]) for name, site in found.items()}
 
     def generate(self, look: Look, prompt: Encoded, limit: int) -> Iterator[tuple[int, float]]:
         """Yield token ids, each with the milliseconds it took; the first is the prefill.
@@ -119,14 +159,7 @@ class Runtime:
         ids = prompt.input_ids
         for _ in range(min(limit, self.room(look, prompt))):
             start = time.perf_counter()
-            outputs = self._decoder.run(
-                {
-                    "input_ids": self._decoder.upload(ids),
-                    "image_features": look.features,
-                    "position_ids": self._decoder.upload(positions),
-                    **cache,
-                }
-            )
+            outputs = self._decoder.run(self._feeds(look, ids, positions, cache))
             logits = self._decoder.download(outputs["logits"])[0, -1]
             token = int(logits.argmax())
             spent = (time.perf_counter() - start) * 1e3
@@ -139,6 +172,33 @@ class Runtime:
             cache = self._next_cache(outputs)
             ids = np.array([[token]], np.int64)
             positions = positions[:, -1:] + 1
+
+    def _feeds(
+        self, look: Look, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: Mapping[str, Value]
+    ) -> dict[str, Value]:
+        return {
+            "input_ids": self._decoder.upload(ids),
+            "image_features": look.features,
+            "position_ids": self._decoder.upload(positions),
+            **cache,
+        }
+
+    def _sites(self, session: Session, outputs: Mapping[str, Value], *, in_decoder: bool) -> dict[str, SiteTokens]:
+        """Read what the graph says of its sites; one that removes no visual token has nothing to say."""
+        schedule = self.bundle.manifest.schedule
+        stages = [s for s in schedule if s.in_decoder == in_decoder and s.tokens_out < s.tokens_in]
+        found = {}
+        for stage in stages:
+            # A single site of the vision graph is its last one, whose places have no other name.
+            alone = len(stages) == 1 and not in_decoder
+            places = outputs.get("kept_indices" if alone else f"kept_indices.{stage.site}")
+            if places is None:
+                continue
+            kept = session.download(places)[0]
+            flags = outputs.get(f"received.{stage.site}")
+            received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
+            found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)
+        return found
 
     def _empty_cache(self) -> dict[str, Value]:
         layout = self.bundle.manifest.cache
@@ -157,17 +217,21 @@ class Runtime:
             for into, out in zip(past, present, strict=True)
         }
 
-    def _check(self, features: tuple[int, ...], kept: NDArray[np.int64] | None) -> None:
+    def _check(self, features: tuple[int, ...], kept: NDArray[np.int64] | None, tokens: int) -> None:
         """Hold the first output of the vision graph against the manifest's promise."""
         manifest = self.bundle.manifest
         for found in (features[1], features[1] if kept is None else len(kept)):
-            if found != manifest.image_tokens:
+            if found != tokens:
                 raise BundleError(
                     f"the vision graph of '{self.bundle.path}' leaves {found} tokens, its manifest says "
-                    f"{manifest.image_tokens} of {manifest.tokens_before}: export again"
+                    f"{tokens} of {manifest.tokens_before}: export again"
                 )
-        if kept is not None and not (kept[0] >= 0 and kept[-1] < manifest.tokens_before and (np.diff(kept) > 0).all()):
+        if kept is None:
+            return
+        # -1 marks a token that has the place of no patch, as a sum of dropped ones.
+        places = kept[kept >= 0]
+        if (kept < -1).any() or (places >= manifest.tokens_before).any() or len(set(places.tolist())) < len(places):
             raise BundleError(
-                f"the vision graph of '{self.bundle.path}' gives kept indices that aren't ascending patches of "
+                f"the vision graph of '{self.bundle.path}' gives kept indices that aren't distinct patches of "
                 f"0..{manifest.tokens_before - 1}: export again"
             )

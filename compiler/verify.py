@@ -1,42 +1,42 @@
-"""Check a bundle: well-formed graphs, untouched files, and the same answers as the PyTorch model."""
+"""Check a bundle: well-formed graphs, untouched files, kept promises, and the same answers as the PyTorch model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lmmprune.compiler.backends.onnxruntime import TARGETS
-from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
-from lmmprune.compiler.calibration_data import Sample, load_calibration
+from lmmprune.compiler import parity, promises
+from lmmprune.compiler.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.calibration_data import load_calibration
 from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.preprocess import Preprocessor
-from lmmprune.compiler.prompt import Prompter
-from lmmprune.errors import BundleError, require
+from lmmprune.compiler.replay import Looked, Replay, Spoken
+from lmmprune.compiler.text_layout import text_layout
+from lmmprune.errors import BundleError, InputError, require
 from lmmprune.models.source import Source, resolve
 
-Array = np.ndarray[Any, Any]
-
-# Float32 must agree to 1e-4 of the reference's largest logit, and in every kept index. Half precision and INT8 round on
-# purpose: there the direction of the logits must agree, and the overlap of the kept sets is reported.
-EXACT = 1e-4
-COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99, "int8": 0.95}
 STEPS = 8
+
+Progress = Callable[[str, int, int], None]
+Pair = tuple[Looked, Spoken]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was checked: what, whether it held, and the figures."""
+    """One thing that was checked: what, whether it held, and the figures.
+
+    Attributes:
+        name: What.
+        passed: Whether it held; None where that can't be told, and ``found`` says why.
+        found: The figures, or what is wrong.
+    """
 
     name: str
-    passed: bool
+    passed: bool | None
     found: str
 
 
-def verify(path: Path, *, samples: int = 4, progress: Callable[[str, int, int], None]) -> list[Check]:
+def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
     """Check a bundle.
 
     Args:
@@ -50,26 +50,34 @@ def verify(path: Path, *, samples: int = 4, progress: Callable[[str, int, int], 
     Raises:
         LmmpruneError: The bundle can't be opened at all, or its model isn't here any more.
     """
-    onnx = require("onnx", "export")
     bundle = Bundle.open(path)
-    manifest = bundle.manifest
-    checks = []
     progress("checksums", 0, 1)
     try:
         bundle.verify_checksums()
-        checks.append(Check(name="checksums", passed=True, found=f"{len(manifest.files)} files"))
     except BundleError as error:
         # Nothing else about an edited bundle means anything.
         return [Check(name="checksums", passed=False, found=str(error))]
-    for graph in (bundle.vision, bundle.decoder):
+    checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
+    heads = [bundle.file(bucket.head.file) for bucket in bundle.manifest.buckets]
+    for graph in (bundle.vision, *heads, bundle.decoder):
         progress(f"checker {graph.name}", 0, 1)
-        try:
-            onnx.checker.check_model(str(graph), full_check=True)
-            checks.append(Check(name=f"checker {graph.name}", passed=True, found=f"opset {manifest.opset}"))
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            checks.append(Check(name=f"checker {graph.name}", passed=False, found=str(error).splitlines()[0]))
-    progress("load the PyTorch model", 0, 1)
-    return checks + _parity(bundle, _source(manifest), samples, progress)
+        checks.append(_well_formed(graph, bundle.manifest))
+    source = _source(bundle.manifest)
+    pairs, refusal = _replay(bundle, source, samples, progress)
+    if not pairs:
+        return [*checks, _not_compared(f"the bundle takes none of the questions: {refusal}")]
+    held = _promises(bundle.manifest, pairs)
+    return checks + held + _parity(bundle, source, pairs, all(check.passed for check in held), progress)
+
+
+def _well_formed(graph: Path, manifest: Manifest) -> Check:
+    onnx = require("onnx", "export")
+    name = f"checker {graph.name}"
+    try:
+        onnx.checker.check_model(str(graph), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return Check(name=name, passed=False, found=str(error).splitlines()[0])
+    return Check(name=name, passed=True, found=f"opset {manifest.opset}")
 
 
 def _source(manifest: Manifest) -> Source:
@@ -78,87 +86,90 @@ def _source(manifest: Manifest) -> Source:
     return resolve(where, weights="dummy" if dummy else "auto", layers=len(manifest.cache.past) if dummy else None)
 
 
-def _parity(bundle: Bundle, source: Source, samples: int, progress: Callable[[str, int, int], None]) -> list[Check]:
-    from lmmprune.compiler.reference import Reference
-
-    manifest = bundle.manifest
-    reference = Reference(source, manifest)
-    engine = _Engine(bundle)
-    data = load_calibration(source, None, samples).samples
-    overlaps, worst, cosines = [], 0.0, []
+def _replay(bundle: Bundle, source: Source, samples: int, progress: Progress) -> tuple[list[Pair], str]:
+    """Run the graphs on some pictures; return also why the bundle refuses a question, such as a short one."""
+    engine = Replay(bundle)
+    # Every bucket gets a picture at least.
+    buckets = len(bundle.manifest.buckets) or 1
+    data = load_calibration(source, None, max(samples, buckets)).samples
+    pairs, refusal = [], ""
     for index, sample in enumerate(data):
-        pixels = engine.preprocess(sample.image)
-        seen = reference.see(pixels)
-        features, kept = engine.see(pixels)
-        overlaps.append(len(set(kept) & set(seen.kept.tolist())) / len(set(kept) | set(seen.kept.tolist())))
-        # The decoder is compared on the kept set of the engine: a near-tie that rounding flipped was counted above.
-        for found, expected in engine.compare(sample, features, kept, seen.features[kept], reference):
-            worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
-            cosines.append(float(found @ expected / (np.linalg.norm(found) * np.linalg.norm(expected))))
-        progress("compare", index + 1, len(data))
-    precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
-    exact = precision == "float32"
-    iou, cosine = min(overlaps), min(cosines)
+        looked = engine.look(sample.image, index % buckets)
+        try:
+            pairs.append((looked, engine.say(looked, sample.prompt, STEPS)))
+        except InputError as error:
+            refusal = str(error)
+        progress("run the graphs", index + 1, len(data))
+    return pairs, refusal
+
+
+def _promises(manifest: Manifest, pairs: Sequence[Pair]) -> list[Check]:
+    """Check kept counts and cache lengths against the manifest."""
+    counts = [fault for looked, spoken in pairs for fault in promises.broken_counts(looked, spoken)]
+    lengths = [fault for looked, spoken in pairs for fault in promises.broken_lengths(looked, spoken)]
+    steps = [stage.tokens_out for stage in manifest.schedule]
+    tokens = " -> ".join(str(count) for count in (manifest.tokens_before, *steps))
+    if manifest.buckets:
+        tokens = f"{manifest.tokens_before} -> {' or '.join(str(bucket.tokens) for bucket in manifest.buckets)}"
+    offsets = sorted({-offset for offset in manifest.cache.length_offsets})
     return [
+        Check(name="kept counts", passed=not counts, found=counts[0] if counts else f"visual tokens {tokens}"),
         Check(
-            name="kept indices",
-            passed=iou == 1.0 or not exact,
-            found=f"IoU {np.mean(overlaps):.4f} (lowest {iou:.4f}) over {len(data)} pictures",
-        ),
-        Check(
-            name="logits",
-            passed=bool(np.isfinite(worst)) and cosine >= COSINE[precision] and (worst <= EXACT or not exact),
-            found=f"largest relative difference {worst:.2e}, lowest cosine {cosine:.6f},"
-            f" prefill and {STEPS} decode steps",
+            name="cache lengths",
+            passed=not lengths,
+            found=lengths[0] if lengths else f"prompt + step, less {', '.join(map(str, offsets))}",
         ),
     ]
 
 
-class _Engine:
-    """The bundle's graphs, run one call at a time on ONNX Runtime's CPU provider, whatever the target."""
+def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, progress: Progress) -> list[Check]:
+    """Compare with the PyTorch model."""
+    from lmmprune.compiler.reference import SITES, Refused, load_model, rule_options
 
-    def __init__(self, bundle: Bundle) -> None:
-        ort = require("onnxruntime", "export")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if bundle.manifest.target not in TARGETS:
-            # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        self._manifest = bundle.manifest
-        self._vision, self._decoder = (
-            ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-            for graph in (bundle.vision, bundle.decoder)
-        )
-        self.preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
-        self._prompter = Prompter(bundle.manifest, bundle.file(TOKENIZER))
+    manifest = bundle.manifest
+    if not held:
+        return [_not_compared("the kept counts or cache lengths are wrong already")]
+    if manifest.method is None and manifest.buckets:
+        return [_not_compared("the manifest doesn't say by which method the heads choose")]
+    if manifest.method is not None and manifest.method not in SITES:
+        return [_not_compared(f"the PyTorch reference doesn't know the method '{manifest.method}'")]
+    try:
+        options = rule_options(manifest.method or "", manifest.parameters, source.vision.layers)
+    except Refused as error:
+        return [_not_compared(f"the PyTorch reference can't follow: {error}")]
+    progress("load the PyTorch model", 0, 1)
+    inside = any(stage.in_decoder for stage in manifest.schedule)
+    special_ids = text_layout(manifest.prompt, bundle.file(TOKENIZER), in_decoder=inside).special_ids
+    reference = parity.Reference(load_model(source), options, special_ids)
+    try:
+        return _compare(reference, manifest, pairs, progress)
+    except Refused as error:
+        return [Check(name="parity", passed=False, found=f"the manifest and the method don't fit: {error}")]
 
-    def see(self, pixels: Array) -> tuple[Array, Array]:
-        """Return ``image_features [1,K,C]`` and the kept indices ``[K]``."""
-        names = [tensor.name for tensor in self._manifest.vision.outputs]
-        feed = {"pixel_values": pixels.astype(self._manifest.vision.inputs[0].dtype)}
-        found = dict(zip(names, self._vision.run(names, feed), strict=True))
-        kept = found["kept_indices"][0] if "kept_indices" in found else np.arange(self._manifest.image_tokens)
-        return found["image_features"], kept
 
-    def compare(
-        self, sample: Sample, features: Array, kept: Array, expected: Array, reference: Any
-    ) -> list[tuple[Array, Array]]:
-        """Generate greedily, then return (found, expected) logits of the prefill and of every step."""
-        encoded = self._prompter.encode(sample.prompt)
-        ids, positions = encoded.input_ids, self._prompter.positions(encoded, kept)
-        cache = self._manifest.cache
-        kind = next(tensor.dtype for tensor in self._manifest.decoder.inputs if tensor.name == cache.past[0][0])
-        past = [np.zeros((1, cache.kv_heads, 0, cache.head_dim), kind)] * (2 * len(cache.past))
-        feed_ids, feed_positions = ids, positions
-        found = []
-        for _ in range(STEPS + 1):
-            feeds = {"input_ids": feed_ids, "position_ids": feed_positions, "image_features": features}
-            feeds |= dict(zip([n for pair in cache.past for n in pair], past, strict=True))
-            logits, *past = self._decoder.run(["logits", *(n for pair in cache.present for n in pair)], feeds)
-            found.append(logits[0, -1].astype(np.float32))
-            feed_ids = logits[:, -1:].argmax(-1)
-            feed_positions = positions[:, -1:] + 1
-            ids = np.concatenate([ids, feed_ids], axis=1)
-            positions = np.concatenate([positions, feed_positions], axis=1)
-        whole = reference.logits(ids[:, :-1], expected, positions[:, :-1])
-        return list(zip(found, whole[-len(found) :], strict=True))
+def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pair], progress: Progress) -> list[Check]:
+    precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
+    seen, said = [], []
+    for index, (looked, spoken) in enumerate(pairs):
+        seen.append(reference.look(looked))
+        said.append(reference.say(looked, spoken))
+        progress("compare", index + 1, len(pairs))
+    checks = []
+
+    def add(name: str, verdict: parity.Verdict, note: str = "") -> None:
+        checks.append(Check(name=name, passed=verdict.passed, found=verdict.found + note))
+
+    if manifest.buckets:
+        own = [(looked.own_count or 0, *reference.own_count(looked)) for looked, _ in pairs]
+        add("own counts", parity.judge_own_counts(own, precision))
+    if any(difference.overlaps for difference in seen):
+        add("kept indices", parity.judge_kept(seen, precision))
+    add("image features", parity.judge_values(seen, precision))
+    if any(difference.overlaps for difference in said):
+        add("kept in the decoder", parity.judge_kept(said, precision))
+    add("logits", parity.judge_values(said, precision), f", prefill and {STEPS} decode steps")
+    return checks
+
+
+def _not_compared(why: str) -> Check:
+    return Check(name="parity", passed=None, found=f"not compared: {why}")

@@ -52,7 +52,8 @@ class Family:
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
         shrink: Reduces a configuration to so many decoder layers.
-        vision_features: ``(model, pixel_values [B,3,H,W]) -> [B,N,C]`` after the projector.
+        vision_features: ``(model, pixel_values [B,3,H,W], False) -> [B,N,C]`` after the projector; with True also the
+            hidden state ``[B,T,C']`` of the encoder layer behind the features, whose q and k some methods read.
     """
 
     name: str
@@ -62,4 +63,4 @@ class Family:
     vision: Callable[[Any], VisionSpec]
     decoder: Callable[[Any], DecoderSpec]
     shrink: Callable[[Any, int], Any]
-    vision_features: Callable[[Any, Any], Any]
+    vision_features: Callable[[Any, Any, bool], Any]

@@ -1,5 +1,7 @@
 """LLaVA-1.5: CLIP ViT with CLS, features of the last layer but one, two-layer projector, Llama decoder.
 
+Checkpoints of the same layout with a SigLIP tower, which has no CLS, belong here too.
+
 Reference: Liu et al., Improved Baselines with Visual Instruction Tuning, 2023, arXiv 2310.03744.
 """
 
@@ -10,26 +12,46 @@ from typing import Any
 from lmmprune.errors import ModelError
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 
+# Whether row 0 of a tower is CLS, by the tower's model_type.
+_HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False}
+# The strategy that hands over every patch and nothing else: 'default' drops row 0, 'full' drops nothing.
+_STRATEGY = {True: "default", False: "full"}
+
 
 def _vision(config: Any) -> VisionSpec:
     vision = config.vision_config
     layer = config.vision_feature_layer
     if not isinstance(layer, int):
         raise ModelError(f"vision_feature_layer is {layer!r}; one layer is supported: choose a model with an integer")
-    if config.vision_feature_select_strategy != "default":
+    has_cls = _has_cls(config)
+    strategy = config.vision_feature_select_strategy
+    if strategy != _STRATEGY[has_cls]:
+        why = "'full' would hand CLS over as a token" if has_cls else "row 0 is a patch, which 'default' would drop"
         raise ModelError(
-            f"vision_feature_select_strategy is '{config.vision_feature_select_strategy}'; only 'default' (CLS dropped)"
-            " is supported"
+            f"vision_feature_select_strategy is '{strategy}' with the tower '{vision.model_type}': {why};"
+            f" only '{_STRATEGY[has_cls]}' is supported with it"
+        )
+    if not isinstance(vision.image_size, int) or not isinstance(vision.patch_size, int):
+        raise ModelError(
+            f"the tower takes {vision.image_size} pixels in patches of {vision.patch_size}: expected one number each,"
+            " for square pictures and patches"
         )
     side = vision.image_size // vision.patch_size
     return VisionSpec(
         # hidden[0] are the embeddings, so a negative index counts from layers + 1.
         layers=layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
         tokens=side * side,
-        has_cls=True,
+        has_cls=has_cls,
         grid=(side, side),
         image_size=(vision.image_size, vision.image_size),
     )
+
+
+def _has_cls(config: Any) -> bool:
+    tower = config.vision_config.model_type
+    if tower not in _HAS_CLS:
+        raise ModelError(f"the vision tower is a '{tower}'; LLaVA is supported with {' or '.join(_HAS_CLS)}")
+    return _HAS_CLS[tower]
 
 
 def _decoder(config: Any) -> DecoderSpec:
@@ -58,10 +80,13 @@ def _shrink(config: Any, layers: int) -> Any:
     return config
 
 
-def _features(model: Any, pixel_values: Any) -> Any:
+def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
     config = model.config
-    hidden = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
-    return model.model.multi_modal_projector(hidden[config.vision_feature_layer][:, 1:])
+    states = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+    layer = config.vision_feature_layer % len(states)
+    hidden = states[layer]
+    features = model.model.multi_modal_projector(hidden[:, 1:] if _has_cls(config) else hidden)
+    return (features, states[layer + 1]) if beyond else features
 
 
 FAMILY = Family(

@@ -64,7 +64,8 @@ ALIASES: dict[str, Alias] = {
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Weights as safetensors and plain data only: no pickles, no code.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_HUB_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+_HUB_WEIGHTS = ["*.safetensors"]
 
 
 def tiny_llava_dir() -> Path:
@@ -103,15 +104,19 @@ def locate(model: str) -> Path | str:
     raise ModelError(f"no model '{model}': not a directory, an alias or a hub id{suggestion(model, ALIASES)}")
 
 
-def fetch(hub_id: str) -> Path:
+def fetch(hub_id: str, *, weights: bool = True) -> Path:
     """Download a checkpoint's data files (safetensors and JSON only) and return the local directory.
+
+    Args:
+        hub_id: ``owner/name``.
+        weights: Whether the safetensors are needed: synthetic weights and counting FLOPs do without the gigabytes.
 
     Raises:
         ModelError: The hub can't be reached or doesn't have it.
     """
     hub = require("huggingface_hub", "export")
     try:
-        return Path(hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES + (_HUB_WEIGHTS if weights else [])))
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

@@ -74,7 +74,7 @@ def resolve(model: str, *, weights: str = "auto", layers: int | None = None) -> 
     if isinstance(where, Path):
         directory = where
     elif not (dummy and model in ALIASES):
-        directory = fetch(where)
+        directory = fetch(where, weights=not dummy)
     config = checkpoint.read_config(directory) if directory else _architecture(model)
     family = family_of(config.model_type)
     if layers is not None:

@@ -25,11 +25,15 @@ Readers = Mapping[str, Callable[[], np.ndarray[Any, Any]]]
 def fake_model(source: Source) -> Any:
     """Build the module with fake parameters and real buffers (positions, rotary frequencies: they are constants)."""
     import transformers
+    from transformers.initialization import no_init_weights
 
     mapping: Any = transformers.AutoModelForImageTextToText._model_mapping
     architecture = mapping[type(source.config)]
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    # Some towers (SigLIP) draw initial weights in a way that looks at values, and fake weights have none.
+    with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
         model = architecture(source.config).eval()
+        # Switched off together with the initialisation.
+        model.tie_weights()
     owner = model
     for name, module in model.named_modules():
         if isinstance(module, transformers.PreTrainedModel):
@@ -50,33 +54,35 @@ def _fill_buffers(owner: Any, module: torch.nn.Module, name: str) -> None:
             raise ModelError(f"the buffer '{name}.{key}' has no known value: this transformers version isn't supported")
 
 
-def trace_vision(model: Any, source: Source, *, batch: int = 1) -> ir.Model:
+def trace_vision(model: Any, source: Source, *, batch: int = 1, beyond: bool = False) -> ir.Model:
     """Trace ``pixel_values`` -> ``image_features``; every shape is static.
 
     Args:
         model: From ``fake_model``.
         source: The model to export.
         batch: Pictures per call (B).
+        beyond: Whether to trace one encoder layer more, to an output ``beyond_features``, for methods that read it.
     """
     height, width = source.vision.image_size
     with FakeTensorMode(allow_non_fake_inputs=True):
         pixels = torch.zeros(batch, 3, height, width)
-    traced = _export(Vision(model, source.family), (pixels,), ["pixel_values"], ["image_features"], None)
+    outputs = ["image_features", "beyond_features"] if beyond else ["image_features"]
+    module = Vision(model, source.family, beyond=beyond)
+    traced = _export(module, (pixels,), ["pixel_values"], outputs, None)
     return _clean_names(traced)
 
 
-def trace_decoder(model: Any, source: Source, *, image_tokens: int, image_token_id: int) -> ir.Model:
-    """Trace the decoder with symbolic ``seq``, ``past``; ``image_features`` holds K rows.
+def trace_decoder(model: Any, source: Source, *, image_token_id: int) -> ir.Model:
+    """Trace the decoder with symbolic ``seq``, ``past`` and ``image_tokens``.
 
     Args:
         model: From ``fake_model``.
         source: The model to export.
-        image_tokens: K, the visual tokens that arrive.
         image_token_id: Id of the placeholder.
     """
     spec = source.decoder
     # Sizes that aren't 0 or 1 and differ from each other, so that the tracer can't mistake one for another.
-    seq, past = image_tokens + 5, 7
+    seq, past, image_tokens = 23, 7, 17
     with FakeTensorMode(allow_non_fake_inputs=True):
         ids = torch.zeros(1, seq, dtype=torch.int64)
         positions = torch.zeros(1, seq, dtype=torch.int64)
@@ -86,7 +92,7 @@ def trace_decoder(model: Any, source: Source, *, image_tokens: int, image_token_
             for _ in range(spec.layers)
         ]
     names = cache_names(spec.layers)
-    dynamic: Any = ({1: "seq"}, {}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
+    dynamic: Any = ({1: "seq"}, {1: "image_tokens"}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
     traced = _export(
         Decoder(model, image_token_id),
         (ids, features, positions, cache),

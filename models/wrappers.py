@@ -11,17 +11,17 @@ from lmmprune.models.family import Family
 
 
 class Vision(torch.nn.Module):
-    """``pixel_values [B,3,H,W]`` -> ``image_features [B,N,C]``."""
+    """``pixel_values [B,3,H,W]`` -> ``image_features [B,N,C]``, with ``beyond`` also the state behind the features."""
 
-    def __init__(self, model: Any, family: Family) -> None:
+    def __init__(self, model: Any, family: Family, *, beyond: bool) -> None:
         super().__init__()
         self.model = model
         self.features = family.vision_features
+        self.beyond = beyond
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor) -> Any:
         """Return the projected features."""
-        result: torch.Tensor = self.features(self.model, pixel_values)
-        return result
+        return self.features(self.model, pixel_values, self.beyond)
 
 
 class Decoder(torch.nn.Module):
@@ -47,11 +47,11 @@ class Decoder(torch.nn.Module):
         language = self.model.model.language_model
         is_image = input_ids == self.image_token_id
         # The j-th placeholder takes feature j. Float32 because TensorRT's CumSum takes no integers; exact below 2**24.
-        place = torch.cumsum(is_image.to(torch.float32), dim=1).to(torch.int64) - 1
-        place = torch.clamp(place, 0, image_features.shape[1] - 1)
+        place = torch.clamp(torch.cumsum(is_image.to(torch.float32), dim=1).to(torch.int64) - 1, min=0)
+        if input_ids.shape[0] > 1:
+            place = torch.arange(input_ids.shape[0]).unsqueeze(1) * image_features.shape[1] + place
         # A Gather on the flattened [B*K, C] table: native everywhere, unlike a scatter.
-        rows = torch.arange(input_ids.shape[0]).unsqueeze(1) * image_features.shape[1] + place
-        images = torch.nn.functional.embedding(rows, image_features.flatten(0, 1))
+        images = torch.nn.functional.embedding(place, image_features.flatten(0, 1))
         embeds = torch.where(is_image.unsqueeze(-1), images, language.embed_tokens(input_ids))
         cache: Any = DynamicCache()
         for layer, (key, value) in enumerate(past):

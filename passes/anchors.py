@@ -1,29 +1,38 @@
-"""Find the places of a vision graph that pruning needs: its attention layers and the tokens it hands over."""
+"""Find the places of a graph that pruning needs: attention layers, residual boundaries, and the tokens handed over."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from lmmprune.passes.refusals import Refused
-from lmmprune.passes.shapes import static_shape
+from lmmprune.passes.shapes import reached, static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionLayer:
-    """One ``Attention`` node: ``q``, ``k`` of shape ``[B,H,T,D]`` and the factor on the logits."""
+class Layer:
+    """One transformer layer around its ``Attention`` node.
+
+    Attributes:
+        node: The Attention node.
+        q: Queries ``[B,H,T,D]``.
+        k: Keys of the tokens that come in now, ``[B,Hk,T,D]``: before a cache is joined and before grouped heads are
+            repeated (Hk divides H).
+        heads: H, Hk and D.
+        scale: Factor on the logits.
+        mid: The stream after attention and residual, ``[B,T,C]``.
+        out: The stream after the MLP and its residual.
+    """
 
     node: ir.Node
     q: ir.Value
     k: ir.Value
+    heads: tuple[int, int, int]
     scale: float
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """B, H, T, D."""
-        batch, heads, tokens, width = static_shape(self.q)
-        return batch, heads, tokens, width
+    mid: ir.Value
+    out: ir.Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +40,19 @@ class VisionAnchors:
     """What a vision graph offers.
 
     Attributes:
-        layers: Attention layers, first to last.
+        layers: Layers before the features, first to last, then those behind them that the graph still has.
+        depth: V, the layers before the features.
+        hidden: The encoder's output at the feature layer, ``[B,T,C]``, CLS included.
         patches: Tokens that enter the projector, ``[B,N,C]``, CLS already dropped.
+        features: The projector's output ``[B,N,C']``.
         has_cls: Whether the layers see a CLS token at row 0.
     """
 
-    layers: tuple[AttentionLayer, ...]
+    layers: tuple[Layer, ...]
+    depth: int
+    hidden: ir.Value
     patches: ir.Value
+    features: ir.Value
     has_cls: bool
 
     @property
@@ -46,45 +61,179 @@ class VisionAnchors:
         return static_shape(self.patches)[1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecoderAnchors:
+    """What a decoder graph offers: its layers, the stream into layer 0, its token inputs, and every layer's cache."""
+
+    layers: tuple[Layer, ...]
+    embeds: ir.Value
+    input_ids: ir.Value
+    position_ids: ir.Value
+    image_features: ir.Value
+    past: tuple[tuple[ir.Value, ir.Value], ...]
+
+
 def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     """Find the anchors of a canonical vision graph.
 
     Raises:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
-    layers = tuple(_layer(node) for node in model.graph if node.op_type == "Attention" and node.domain == "")
-    if not layers:
-        raise Refused("no Attention node in the vision graph: export at opset 23, or use a family that is listed")
-    patches = _patches(model)
-    inside = layers[-1].sizes[2]
-    outside = static_shape(patches)[1]
+    nodes = _attention_nodes(model, "vision")
+    features = _named(model.graph.outputs, "image_features", "vision")
+    patches = _patches(features)
+    layers = tuple(_layer(node) for node in nodes)
+    producer = patches.producer()
+    hidden = producer.inputs[0] if producer is not None and producer.op_type == "Slice" else patches
+    assert hidden is not None
+    before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
+    if not before:
+        raise Refused("no Attention node lies before 'image_features'")
+    inside, outside = static_shape(before[-1].q)[2], static_shape(patches)[1]
     if inside - outside not in (0, 1):
         raise Refused(
             f"the tower's attention sees {inside} tokens but '{patches.name}' hands over {outside}:"
             " expected the same number, or one more for CLS"
         )
-    return VisionAnchors(layers=layers, patches=patches, has_cls=inside == outside + 1)
+    return VisionAnchors(
+        layers=layers,
+        depth=len(before),
+        hidden=hidden,
+        patches=patches,
+        features=features,
+        has_cls=inside == outside + 1,
+    )
 
 
-def _layer(node: ir.Node) -> AttentionLayer:
+def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
+    """Find the anchors of a canonical decoder graph.
+
+    Raises:
+        Refused: No ``Attention`` node, an input is missing, or a layer has no cache of its own.
+    """
+    layers = tuple(_layer(node) for node in _attention_nodes(model, "decoder"))
+    inputs = model.graph.inputs
+    past = []
+    for index in range(len(layers)):
+        key, value = (_named(inputs, f"past_key_values.{index}.{part}", "decoder") for part in ("key", "value"))
+        past.append((key, value))
+    first = layers[0].mid.producer()
+    assert first is not None
+    attended = set(reached([layers[0].node.outputs[0]]))
+    embeds = [value for value in first.inputs if value is not None and value not in attended]
+    return DecoderAnchors(
+        layers=layers,
+        embeds=embeds[0],
+        input_ids=_named(inputs, "input_ids", "decoder"),
+        position_ids=_named(inputs, "position_ids", "decoder"),
+        image_features=_named(inputs, "image_features", "decoder"),
+        past=tuple(past),
+    )
+
+
+def _attention_nodes(model: ir.Model, what: str) -> list[ir.Node]:
+    nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
+    if not nodes:
+        raise Refused(f"no Attention node in the {what} graph: export at opset 23, or use a family that is listed")
+    return nodes
+
+
+def _named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
+    for value in values:
+        if value.name == name:
+            return value
+    raise Refused(f"no '{name}', found {sorted(str(v.name) for v in values)[:8]}: not a canonical {what} graph")
+
+
+def _layer(node: ir.Node) -> Layer:
     q, k = node.inputs[0], node.inputs[1]
     if q is None or k is None or q.shape is None or len(q.shape) != 4:
         raise Refused(f"'{node.name}' has queries of shape {q and q.shape}, expected [B,H,T,D]")
-    width = static_shape(q)[3]
-    scale = node.attributes.get_float("scale", width**-0.5)
-    return AttentionLayer(node=node, q=q, k=k, scale=scale)
+    k = _current_keys(k)
+    (heads, width), key_heads = (_number(q, 1), _number(q, 3)), _number(k, 1)
+    if heads % key_heads:
+        raise Refused(f"'{node.name}' has {heads} heads on {key_heads} key heads: expected a multiple")
+    mid = _residual(node.outputs[0], node)
+    return Layer(
+        node=node,
+        q=q,
+        k=k,
+        heads=(heads, key_heads, width),
+        scale=node.attributes.get_float("scale", width**-0.5),
+        mid=mid,
+        out=_block_output(mid, node),
+    )
+
+
+def _number(value: ir.Value, axis: int) -> int:
+    dim = None if value.shape is None else value.shape[axis]
+    if not isinstance(dim, int):
+        raise Refused(f"'{value.name}' has shape {value.shape}: expected a number on axis {axis}")
+    return dim
+
+
+def _current_keys(k: ir.Value) -> ir.Value:
+    """Walk back from what enters the Attention, over repeated heads and the join with a cache, to this step's keys."""
+    value = k
+    while (node := value.producer()) is not None:
+        source = node.inputs[0]
+        assert source is not None
+        if node.op_type == "Concat" and source.is_graph_input():
+            current = node.inputs[1]
+            assert current is not None
+            return current
+        if node.op_type not in {"Unsqueeze", "Expand", "Reshape"}:
+            break
+        value = source
+    return k
+
+
+# Operators on the way from an attention's output to the residual sum: each treats a token by itself.
+_TO_RESIDUAL = {
+    "Transpose",
+    "Reshape",
+    "MatMul",
+    "Gemm",
+    "Add",
+    "Mul",
+    "Cast",
+    "RMSNormalization",
+    "LayerNormalization",
+}
+
+
+def _residual(value: ir.Value, attention: ir.Node) -> ir.Value:
+    """Follow an attention's output to the sum with the stream."""
+    while True:
+        users = [node for node, _ in value.uses()]
+        if len(users) != 1:
+            raise Refused(f"'{value.name}' behind '{attention.name}' has {len(users)} users, expected one")
+        node = users[0]
+        value = node.outputs[0]
+        if node.op_type == "Add" and len(_streams(node)) == 2:
+            return value
+        if node.op_type not in _TO_RESIDUAL:
+            raise Refused(f"'{node.name}' ({node.op_type}) lies between '{attention.name}' and its residual sum")
+
+
+def _block_output(mid: ir.Value, attention: ir.Node) -> ir.Value:
+    for node, _ in mid.uses():
+        if node.op_type == "Add" and len(_streams(node)) == 2:
+            return node.outputs[0]
+    raise Refused(f"no residual sum around the MLP behind '{attention.name}': expected Add(stream, MLP(norm(stream)))")
+
+
+def _streams(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a node that aren't weights or constants."""
+    return [value for value in node.inputs if value is not None and not value.is_initializer()]
 
 
 # Operators that treat each token by itself: walking back through them stays within the projector.
 _TOKENWISE = {"MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"}
 
 
-def _patches(model: ir.Model) -> ir.Value:
+def _patches(value: ir.Value) -> ir.Value:
     """Walk from ``image_features`` back through the projector to the value that drops CLS, or to the tower's end."""
-    outputs = {value.name: value for value in model.graph.outputs}
-    if "image_features" not in outputs:
-        raise Refused(f"no output 'image_features', found {sorted(map(str, outputs))}: not a canonical vision graph")
-    value = outputs["image_features"]
     while True:
         node = value.producer()
         if node is None:
@@ -97,7 +246,7 @@ def _patches(model: ir.Model) -> ir.Value:
                 " expected token-wise operators, then the Slice that drops CLS"
             )
         # A residual sum has two token inputs: that is the tower's last layer, and it has no CLS to drop.
-        streams = [entry for entry in node.inputs if entry is not None and not entry.is_initializer()]
+        streams = _streams(node)
         if len(streams) > 1 and node.op_type == "Add":
             return value
         value = streams[0]

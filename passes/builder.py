@@ -29,6 +29,14 @@ class Builder:
         """Append a node with one output."""
         return self.ops(op_type, 1, *inputs, **attributes)[0]
 
+    def stream(self, op_type: str, *inputs: ir.Value | Any, **attributes: Any) -> ir.Value:
+        """Append a node with one output that moves tokens instead of scoring them: it takes the graph's own type."""
+        value = self.op(op_type, *inputs, **attributes)
+        node = value.producer()
+        assert node is not None
+        node.metadata_props.pop(SCORE, None)
+        return value
+
     def ops(self, op_type: str, outputs: int, *inputs: ir.Value | Any, **attributes: Any) -> Sequence[ir.Value]:
         """Append a node with several outputs."""
         values = [self._value(entry) for entry in inputs]
@@ -52,15 +60,24 @@ class Builder:
         value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
         return value
 
-    def insert_after(self, graph: ir.Graph, node: ir.Node | None) -> None:
-        """Put what was written behind a node (None: at the beginning of the graph)."""
-        for value in self._tape.initializers:
-            graph.register_initializer(value)
+    def insert_after(self, graph: ir.Graph, node: ir.Node | None) -> ir.Node:
+        """Put what was written behind a node (None: at the beginning of the graph) and return the last node written."""
+        self._register(graph)
         if node is None:
             first = next(iter(graph))
             graph.insert_before(first, self._tape.nodes)
         else:
             graph.insert_after(node, self._tape.nodes)
+        return self._tape.nodes[-1]
+
+    def append_to(self, graph: ir.Graph) -> None:
+        """Put what was written at the end of the graph."""
+        self._register(graph)
+        graph.extend(self._tape.nodes)
+
+    def _register(self, graph: ir.Graph) -> None:
+        for value in self._tape.initializers:
+            graph.register_initializer(value)
 
     def _value(self, entry: Any) -> ir.Value | None:
         return entry if isinstance(entry, ir.Value) or entry is None else self.constant(entry)

@@ -93,9 +93,9 @@ def _index_nodes(model: ir.Model) -> set[ir.Node]:
 
 
 def _cast_borders(model: ir.Model, kept: set[ir.Node], half: ir.DataType) -> None:
-    """Cast what float32 nodes hand to the stream (scores hand over indices only, which need no cast)."""
+    """Cast what float32 nodes hand to the stream: rotary angles, merged tokens."""
     for node in list(model.graph):
-        if node not in kept or SCORE in node.metadata_props:
+        if node not in kept:
             continue
         for output in node.outputs:
             users = [(user, index) for user, index in output.uses() if user not in kept]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
@@ -31,6 +31,16 @@ def infer_shapes(model: ir.Model, *, stale: Iterable[ir.Value] = ()) -> None:
     missing = [v.name for node in model.graph for v in node.outputs if v.shape is None and v.name]
     if missing:
         raise Refused(f"no shape could be inferred for '{missing[0]}' (and {len(missing) - 1} more)")
+
+
+def bind_dims(model: ir.Model, dims: Mapping[str, int]) -> None:
+    """Give symbolic dimensions numbers, wherever a shape names them."""
+    inner = [output for node in model.graph for output in node.outputs]
+    for value in [*model.graph.inputs, *inner]:
+        if value.shape is None or not any(isinstance(dim, ir.SymbolicDim) for dim in value.shape):
+            continue
+        numbers = [dims.get(str(dim.value), dim) if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape]
+        value.shape = ir.Shape(numbers)
 
 
 def reached(values: Iterable[ir.Value]) -> list[ir.Value]:

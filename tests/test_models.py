@@ -138,7 +138,7 @@ def test_the_canonical_graph_reads_no_weight() -> None:
     def refuse() -> None:
         raise AssertionError("a weight was read")
 
-    decoder = trace.trace_decoder(model, source, image_tokens=20, image_token_id=4)
+    decoder = trace.trace_decoder(model, source, image_token_id=4)
     trace.bind(decoder, dict.fromkeys(source.readers(model), refuse))  # type: ignore[arg-type]
     canonicalize(decoder)
     kinds = [node.op_type for node in decoder.graph]
@@ -146,3 +146,7 @@ def test_the_canonical_graph_reads_no_weight() -> None:
     assert kinds.count("RotaryEmbedding") == 2 * source.decoder.layers
     assert kinds.count("RMSNormalization") == 2 * source.decoder.layers + 1
     assert kinds.count("Transpose") == 4 * source.decoder.layers, "weights are transposed while they are read"
+    shapes = {str(value.name): [str(dim) for dim in value.shape or ()] for value in decoder.graph.inputs}
+    assert shapes["input_ids"] == shapes["position_ids"] == ["1", "seq"]
+    assert shapes["image_features"] == ["1", "image_tokens", "128"], "passes.shapes.bind_dims gives it a number"
+    assert shapes["past_key_values.3.value"] == ["1", "2", "past", "32"]

@@ -193,8 +193,51 @@ def test_manifest_that_promises_other_token_counts(tmp_path: Path) -> None:
 
 def test_indices_out_of_range(tmp_path: Path) -> None:
     bundle = fx.make_bundle(tmp_path / "out", keep=4, schedule=(Stage(site="x", tokens_in=9, tokens_out=4),))
-    with pytest.raises(BundleError, match=r"aren't ascending patches of 0\.\.8"):
+    with pytest.raises(BundleError, match=r"aren't distinct patches of 0\.\.8"):
         Runtime(bundle).look(fx.picture(*LOOK))
+
+
+class Telling:
+    """A session whose graph says that it kept other patches than it did."""
+
+    def __init__(self, inner: Any, kept: list[int]) -> None:
+        self.upload, self.run, self._inner, self._kept = inner.upload, inner.run, inner, kept
+
+    def download(self, value: Any) -> Any:
+        found = self._inner.download(value)
+        return np.array([self._kept]) if found.dtype == np.int64 else found
+
+
+def looking(bundle: Bundle, kept: list[int]) -> Runtime:
+    runtime = Runtime(bundle)
+    runtime._vision = Telling(runtime._vision, kept)  # type: ignore[assignment]
+    return runtime
+
+
+@pytest.mark.parametrize("kept", [[9, 3, 15, 5], [-1, 3, 5, -1], [-1, -1, -1, -1]])
+def test_places_in_any_order_or_none(bundle: Bundle, kept: list[int]) -> None:
+    """Methods that merge order their tokens otherwise, and a sum of patches has the place of none (-1)."""
+    look = looking(bundle, kept).look(fx.picture(*LOOK))
+    assert look.kept is not None
+    assert look.kept.tolist() == kept
+
+
+@pytest.mark.parametrize("kept", [[3, 5, 5, 9], [3, 5, 9, 16], [-2, 3, 5, 9]])
+def test_places_that_cant_be(bundle: Bundle, kept: list[int]) -> None:
+    with pytest.raises(BundleError, match=r"aren't distinct patches of 0\.\.15"):
+        looking(bundle, kept).look(fx.picture(*LOOK))
+
+
+def test_a_question_shorter_than_what_is_pruned_of_it(tmp_path: Path) -> None:
+    """The graph would drop the last token and answer from the picture's last patch."""
+    stages = (
+        Stage(site="vision_output", tokens_in=16, tokens_out=4),
+        Stage(site="llm_input_1", tokens_in=4, tokens_out=2, text_removed=30),
+    )
+    runtime = Runtime(fx.make_bundle(tmp_path / "out", keep=4, schedule=stages))
+    assert runtime.answer(fx.picture(*LOOK), "a question of more than thirty characters", 2).text()
+    with pytest.raises(InputError, match="30"):
+        runtime.answer(fx.picture(*LOOK), "hi", 2)
 
 
 def test_preprocessor_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
+
+from lmmprune.passes.schedule import Facts
+
+# (layer, the stream after attention and residual [B,T,C]) -> the stream that goes on, and what is added to the logits
+# of each of its tokens as a key in later layers [B,T'] (None: nothing).
+Cut = Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One layer in NumPy: queries and keys ``[B,H,T,D]``, logits and attention ``[B,H,T,T]``, float64."""
+
+    q: np.ndarray
+    k: np.ndarray
+    logits: np.ndarray
+    attention: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,25 @@ class Tower:
     width: int = 4
     layers: int = 3
     seed: int = 0
+    # One layer more, behind the features, whose output is ``beyond_features``.
+    beyond: bool = False
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """As square as the number of patches allows."""
+        rows = max(n for n in range(1, self.patches + 1) if self.patches % n == 0 and n * n <= self.patches)
+        return rows, self.patches // rows
+
+    @property
+    def facts(self) -> Facts:
+        """A tower before a decoder of four layers."""
+        return Facts(
+            tokens=self.patches,
+            grid=self.grid,
+            encoder_layers=self.layers,
+            decoder_layers=4,
+            has_cls=self.has_cls,
+        )
 
     @property
     def tokens(self) -> int:
@@ -34,7 +70,7 @@ class Tower:
         rng = np.random.default_rng(self.seed)
         c = self.channels
         result = {}
-        for layer in range(self.layers):
+        for layer in range(self.layers + self.beyond):
             for name in ("q", "k", "v", "o", "fc"):
                 # Small enough that no softmax saturates: probabilities of exactly zero would tie.
                 result[f"{name}{layer}"] = rng.standard_normal((c, c)).astype(np.float32) * np.float32(0.5 / np.sqrt(c))
@@ -55,7 +91,7 @@ class Tower:
             "end": np.array([self.tokens], np.int64),
         }
         nodes, x = [], "pixel_values"
-        for i in range(self.layers):
+        for i in range(self.layers + self.beyond):
             for name in "qkv":
                 nodes += [
                     helper.make_node("MatMul", [x, f"{name}{i}"], [f"{name}_flat{i}"], name=f"{name}_proj{i}"),
@@ -73,10 +109,18 @@ class Tower:
                 helper.make_node("Add", [f"res{i}", f"fc_out{i}"], [f"hidden{i}"]),
             ]
             x = f"hidden{i}"
+        x = f"hidden{self.layers - 1}"
         if self.has_cls:
             nodes.append(helper.make_node("Slice", [x, "one", "end", "one"], ["patches"]))
             x = "patches"
         nodes.append(helper.make_node("MatMul", [x, "projector"], ["image_features"], name="projector_mm"))
+        outputs = [helper.make_tensor_value_info("image_features", TensorProto.FLOAT, [self.batch, self.patches, 5])]
+        if self.beyond:
+            nodes.append(helper.make_node("Identity", [f"hidden{self.layers}"], ["beyond_features"]))
+            beyond = [self.batch, self.tokens, self.channels]
+            outputs.append(helper.make_tensor_value_info("beyond_features", TensorProto.FLOAT, beyond))
+        for node in nodes:
+            node.name = node.name or f"node_{node.output[0]}"
         graph = helper.make_graph(
             nodes,
             "tower",
@@ -85,7 +129,7 @@ class Tower:
                     "pixel_values", TensorProto.FLOAT, [self.batch, self.tokens, self.channels]
                 )
             ],
-            [helper.make_tensor_value_info("image_features", TensorProto.FLOAT, [self.batch, self.patches, 5])],
+            outputs,
             [numpy_helper.from_array(array, name) for name, array in (self.weights() | constants).items()],
         )
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
@@ -94,30 +138,51 @@ class Tower:
 
     def attentions(self) -> list[np.ndarray]:
         """Post-softmax attention [B,H,T,T] of every layer, float64."""
-        return self._run()[0]
+        return [seen.attention for seen in self.forward()[0]]
+
+    def hidden(self) -> np.ndarray:
+        """The encoder's output at the feature layer [B,T,C], float64."""
+        return self.forward()[1]
 
     def features(self) -> np.ndarray:
         """[B,N,5], float64."""
-        return self._run()[1]
+        return self.project(self.hidden()[:, self.has_cls :])
 
-    def _run(self) -> tuple[list[np.ndarray], np.ndarray]:
+    def project(self, patches: np.ndarray) -> np.ndarray:
+        """[B,K,C] -> [B,K,5]."""
+        return patches @ self.weights()["projector"].astype(np.float64)
+
+    def forward(self, cut: Cut | None = None) -> tuple[list[Seen], np.ndarray]:
+        """Return every layer, the one behind the features too, and the output of the last one before them."""
         w = {name: array.astype(np.float64) for name, array in self.weights().items()}
         x = self.inputs().astype(np.float64)
-        shape = (self.batch, self.tokens, self.heads, self.width)
-        attentions = []
-        for i in range(self.layers):
+        layers, hidden, bias = [], x, None
+        for i in range(self.layers + self.beyond):
+            shape = (self.batch, x.shape[1], self.heads, self.width)
             q, k, v = ((x @ w[f"{n}{i}"]).reshape(shape).transpose(0, 2, 1, 3) for n in "qkv")
             logits = q @ k.transpose(0, 1, 3, 2) / np.sqrt(self.width)
+            if bias is not None:
+                logits = logits + bias[:, None, None]
             a = np.exp(logits - logits.max(-1, keepdims=True))
             a /= a.sum(-1, keepdims=True)
-            attentions.append(a)
+            layers.append(Seen(q, k, logits, a))
             x = x + (a @ v).transpose(0, 2, 1, 3).reshape(x.shape) @ w[f"o{i}"]
+            if cut is not None:
+                x, more = cut(i, x)
+                bias = more if more is not None else bias
             x = x + x @ w[f"fc{i}"]
-        return attentions, x[:, self.has_cls :] @ w["projector"]
+            if i == self.layers - 1:
+                hidden = x
+        return layers, hidden
 
 
 def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run a model in ONNX Runtime with its optimizer off."""
+    return session(model)(feeds)
+
+
+def session(model: ir.Model) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Check a model and load it in ONNX Runtime with its optimizer off."""
     import onnxruntime as ort
 
     proto = ir.serde.serialize_model(model)
@@ -125,5 +190,8 @@ def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds), strict=True))
+    # One thread: the models are tiny, and the tests may share the machine.
+    options.intra_op_num_threads = 1
+    loaded = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in loaded.get_outputs()]
+    return lambda feeds: dict(zip(names, loaded.run(None, feeds), strict=True))

@@ -13,7 +13,9 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_j
 @click.argument("directory", type=click.Path())
 @click.option("--target", help="What the engines are for (see 'lmmprune targets'). Default: the bundle's own target.")
 @click.option("--arch", help="GPU architecture such as sm89. Default: the GPU of this machine.")
-@click.option("--component", "components", multiple=True, help="vision or decoder; repeat it for both. Default: both.")
+@click.option(
+    "--component", "components", multiple=True, help="vision, decoder, head_K; may be repeated. Default: all."
+)
 @click.option("--max-prompt", type=click.IntRange(min=1), help="Longest prompt in tokens. Default: the model's limit.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
 @json_option
@@ -33,13 +35,12 @@ def command(
     """
     from lmmprune.compiler.build import build
     from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.engines import COMPONENTS
 
     built = build(
         directory,
         target or Bundle.open(directory).manifest.target,
         arch=arch,
-        components=components or COMPONENTS,
+        components=components or None,
         max_prompt=max_prompt,
         force=force,
         say=note,

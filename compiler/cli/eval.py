@@ -57,12 +57,16 @@ def command(
     manifest = opened.manifest
     if as_json:
         about = {"bundle": str(bundle), "data": data, "model": manifest.model, "method": manifest.method}
-        tokens = {"tokens_before": manifest.tokens_before, "image_tokens": manifest.image_tokens}
+        tokens = {
+            "tokens_before": manifest.tokens_before,
+            "image_tokens": manifest.image_tokens,
+            "average_tokens": manifest.average_tokens,
+        }
         print_json({**about, **tokens, "int8": manifest.precision.int8, **result.as_dict()})
         return
     rows_shown = [_cells(kind, accuracy) for kind, accuracy in result.kinds.items()]
     show(table(("questions", "asked", "correct", "95 % interval"), [*rows_shown, _cells("all", result.overall)]))
-    note(f"{manifest.tokens_before} -> {manifest.image_tokens} image tokens; {result.seconds:.1f} s")
+    note(f"{manifest.tokens_before} -> {manifest.average_tokens:.4g} image tokens; {result.seconds:.1f} s")
 
 
 def _cells(name: str, accuracy: Accuracy) -> list[str]:

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.options import set_options
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
 
+if TYPE_CHECKING:
+    from lmmprune.compiler.own_counts import OwnCounts
 
-def _options(pairs: tuple[str, ...]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise InputError(f"--set {pair}: expected name=value")
-    return dict(pair.split("=", 1) for pair in pairs)
+
+def _number(option: str, text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise InputError(
+            f"{option} {text}: expected a number, 0 <= R < 1{', or auto' * (option == '--ratio')}"
+        ) from error
 
 
 @click.command()
 @click.option("--model", required=True, help="Alias (see 'lmmprune models'), hub id, or local directory.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory for the bundle.")
 @click.option("--method", default="freepruner", show_default=True, help="Selection method (see 'lmmprune methods').")
+@click.option("--method-file", type=click.Path(path_type=Path), help="Python file that defines the method.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method.")
-@click.option("--ratio", type=float, help="Fraction of visual tokens removed, 0 <= R < 1  [default: 0, not pruned]")
+@click.option(
+    "--ratio", metavar="R|auto", help="Fraction of visual tokens removed, 0 <= R < 1  [default: 0, not pruned]"
+)
 @click.option("--keep", type=int, help="Number of visual tokens that stay, instead of --ratio.")
+@click.option("--percentile", type=float, default=90, show_default=True, help="Of pictures that --ratio auto serves.")
+@click.option("--buckets", metavar="R,R,..", help="Several ratios behind one encoder; each picture takes one of them.")
 @click.option("--int8", is_flag=True, help="Quantize to INT8, calibrated on the pruned graph.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Pictures (directory) or image+prompt pairs (jsonl).")
 @click.option("--calib-samples", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at most.")
@@ -35,7 +48,14 @@ def _options(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
 @json_option
 def command(
-    *, pairs: tuple[str, ...], calib: Path | None, calib_samples: int, as_json: bool, **request: object
+    *,
+    pairs: tuple[str, ...],
+    ratio: str | None,
+    buckets: str | None,
+    calib: Path | None,
+    calib_samples: int,
+    as_json: bool,
+    **request: object,
 ) -> None:
     r"""Export a model: prune visual tokens, optionally quantize, and write a bundle.
 
@@ -53,16 +73,28 @@ def command(
             bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
 
         report = export(
-            Request(options=_options(pairs), calibration=calib, calibration_samples=calib_samples, **request),  # type: ignore[arg-type]  # click's names are Request's
+            Request(
+                options=set_options(pairs),
+                ratio=None if ratio in (None, "auto") else _number("--ratio", ratio),
+                auto=ratio == "auto",
+                buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),
+                calibration=calib,
+                calibration_samples=calib_samples,
+                **request,  # type: ignore[arg-type]  # click's names are Request's
+            ),
             step,
         )
     manifest = report.manifest
     for warning in report.warnings:
         note(f"warning: {warning}")
+    if report.counts:
+        note(_own_counts(report.counts, manifest))
     data = {
         "bundle": str(request["output"]),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
+        "tokens_before": manifest.tokens_before,
+        "average_tokens": manifest.average_tokens,
         "parameters": dict(manifest.parameters),
         "precision": dataclasses.asdict(manifest.precision),
         "target": manifest.target,
@@ -71,10 +103,35 @@ def command(
         "seconds": round(report.seconds, 3),
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
+        "buckets": [bucket.tokens for bucket in manifest.buckets],
+        "own_counts": list(report.counts.counts) if report.counts else None,
     }
     if as_json:
         print_json(data)
         return
+    rows = _site_rows(manifest.schedule)
+    for part, label in (("vision", "vision FLOPs"), ("prefill", "prefill FLOPs")):
+        before, after = manifest.flops[part]["before"], manifest.flops[part]["after"]
+        rows.append([label, _flops(before), _flops(after), _ratio(after, before)])
+    size = sum(entry.bytes for entry in manifest.files.values())
+    precision = manifest.precision.dtype + (f" + int8 ({manifest.precision.int8})" if manifest.precision.int8 else "")
+    average = f"{manifest.average_tokens:.1f}".removesuffix(".0")
+    method = f"{manifest.method}, " if manifest.method else "not pruned, "
+    show(
+        table(
+            ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
+        ),
+        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}; {human_bytes(size)}"
+        f" in '{request['output']}';"
+        f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
+    )
+
+
+# More sites than this are shown as the first, some dots and the last.
+_ROWS = 8
+
+
+def _site_rows(schedule: tuple[Stage, ...]) -> list[list[str]]:
     rows = [
         [
             f"tokens at {stage.site}",
@@ -82,22 +139,26 @@ def command(
             str(stage.tokens_out),
             _ratio(stage.tokens_out, stage.tokens_in),
         ]
-        for stage in manifest.schedule
+        for stage in schedule
     ]
-    for part, label in (("vision", "vision FLOPs"), ("prefill", "prefill FLOPs")):
-        before, after = manifest.flops[part]["before"], manifest.flops[part]["after"]
-        rows.append([label, _flops(before), _flops(after), _ratio(after, before)])
-    size = sum(entry.bytes for entry in manifest.files.values())
-    precision = manifest.precision.dtype + (f" + int8 ({manifest.precision.int8})" if manifest.precision.int8 else "")
-    stage = manifest.schedule[0]
-    method = f"{manifest.method}, " if manifest.method else "not pruned, "
-    show(
-        table(
-            ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
-        ),
-        f"{stage.tokens_in} -> {stage.tokens_out} visual tokens; {human_bytes(size)} in '{request['output']}';"
-        f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
-    )
+    return rows if len(rows) <= _ROWS else [rows[0], [f"... {len(rows) - 2} more sites", "", "", ""], rows[-1]]
+
+
+def _spread(manifest: Manifest) -> str:
+    return " per decoder layer on average" if any(stage.in_decoder for stage in manifest.schedule) else ""
+
+
+def _own_counts(found: OwnCounts, manifest: Manifest) -> str:
+    low, high = min(found.counts), max(found.counts)
+    said = f"{found.method} itself would keep {low} to {high} of {found.tokens} patches of {len(found.counts)} pictures"
+    if manifest.buckets:
+        sizes = ", ".join(str(bucket.tokens) for bucket in manifest.buckets)
+        largest = manifest.buckets[-1].tokens
+        short = sum(count > largest for count in found.counts)
+        return (
+            f"{said}; buckets {sizes}; {short} of them need more than {largest} and get the largest (token_counts.png)"
+        )
+    return f"{said}; {found.percentile:g} % need {found.keep} or fewer (token_counts.png)"
 
 
 def _ratio(after: float, before: float) -> str:

@@ -21,10 +21,11 @@ def command(path: Path, as_json: bool) -> None:
 
     if path.is_dir():
         bundle = Bundle.open(path)
-        graphs = [inspect_graph(bundle.vision), inspect_graph(bundle.decoder)]
         manifest = bundle.manifest
+        heads = [bundle.file(bucket.head.file) for bucket in manifest.buckets]
+        graphs = [inspect_graph(file) for file in (bundle.vision, bundle.decoder, *heads)]
         head = (
-            f"{manifest.model}: {manifest.tokens_before} -> {manifest.image_tokens} visual tokens,"
+            f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens,"
             f" {manifest.method or 'not pruned'}, positions {manifest.positions}, target {manifest.target}"
         )
     elif path.is_file():
@@ -50,14 +51,33 @@ def _show(graph: dict[str, Any]) -> None:
         f"{graph['weights']['count']} initializers, {human_bytes(graph['weights']['bytes'])};"
         f" {graph['int8_matmuls']} weights in INT8, {graph['float_matmuls']} in floating point",
     )
-    site = graph["site"]
-    if "refusal" in site:
-        show(f"no site for selection: {site['refusal']}")
-    elif site["pruned"]:
-        show(f"site {site['site']}: pruned to {site['tokens_out']} tokens by {site['method']} ({site['nodes']} nodes)")
+    if graph["sites"]:
+        show(table(["tokens are cut at", "tokens out", "", "nodes"], [_site(row) for row in graph["sites"]]))
     else:
-        cls = "after CLS was dropped" if site["has_cls"] else "no CLS"
-        show(f"site {site['site']}: {site['tokens']} tokens at '{site['patches']}', {cls}, not pruned")
+        show(_offer(graph["anchors"]))
+    if graph["cache"]:
+        show("; ".join(f"cache of layers {_span(row['layers'])}: {row['shape']}" for row in graph["cache"]))
     layers = [[str(index), row["node"], str(row["queries"])] for index, row in enumerate(graph["attention_layers"])]
     if layers:
         show(table(["layer", "node", "queries"], layers))
+
+
+def _site(row: dict[str, Any]) -> list[str]:
+    count = "a head's" if row["tokens_out"] is None else str(row["tokens_out"])
+    return [f"{row['site']}, by {row['method']}", count, "merged" if row["merges"] else "dropped", str(row["nodes"])]
+
+
+def _offer(anchors: dict[str, Any]) -> str:
+    """Say what an unpruned graph offers, or why it can't be pruned."""
+    if "refusal" in anchors:
+        return f"no site for pruning: {anchors['refusal']}"
+    sites = f"not pruned; sites {', '.join(anchors['sites'])}"
+    if "patches" in anchors:
+        cls = "after CLS was dropped" if anchors["has_cls"] else "no CLS"
+        return f"{sites}; {anchors['tokens']} tokens at '{anchors['patches']}', {cls}"
+    heads = f"{anchors['heads']} heads on {anchors['kv_heads']} key heads of width {anchors['head_dim']}"
+    return f"{sites}; {anchors['layers']} layers of {heads}"
+
+
+def _span(layers: list[int]) -> str:
+    return f"{layers[0]}..{layers[-1]}" if len(layers) > 1 else str(layers[0])

@@ -52,8 +52,17 @@ def command(
 
 def _line(stats: Stats) -> str:
     each = "" if stats.ms_per_token is None else f" ({stats.ms_per_token:.2f} ms each)"
+    tokens = f"{stats.tokens_before} -> {stats.image_tokens}{_bucket(stats)}"
     return (
         f"preprocess {stats.preprocess_ms:.1f} ms, vision {stats.vision_ms:.1f} ms, prefill {stats.prefill_ms:.1f} ms, "
-        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {stats.tokens_before} -> {stats.image_tokens}, "
+        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}, "
         f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (stopped: {stats.stopped})"
     )
+
+
+def _bucket(stats: Stats) -> str:
+    """Say which of several counts was taken, and why."""
+    if stats.own_count is None:
+        return ""
+    enough = "the smallest bucket for" if stats.image_tokens >= stats.own_count else "the largest bucket, short of"
+    return f" ({enough} this picture's own {stats.own_count})"

@@ -1,54 +1,168 @@
-"""``lmmprune show``: draw the kept patches over a picture."""
+"""``lmmprune show``: draw the kept patches over a picture, site by site."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.output import json_option, print_json, show
-from lmmprune.errors import InputError
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
+from lmmprune.errors import BundleError, InputError, suggestion
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.answer import SiteTokens
+    from lmmprune.compiler.draw import Panel
+    from lmmprune.compiler.manifest import Manifest
+
+_QUESTION = "What is in the picture?"
+_QUOTED = 60  # characters of the question that stand below the drawing
 
 
 @click.command("show")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The drawing.")
+@click.option(
+    "--prompt", help=f"The question; sites in the decoder depend on it.  [default: {_QUESTION}]", metavar="TEXT"
+)
+@click.option("--site", help="Draw this site only, as vision_layer_3.", metavar="NAME")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
 @json_option
-def command(bundle: Path, image: Path, output: Path, threads: int | None, as_json: bool) -> None:
-    """Draw which patches a bundle keeps of a picture; dropped ones are dark."""
+def command(
+    bundle: Path, image: Path, output: Path, prompt: str | None, site: str | None, threads: int | None, as_json: bool
+) -> None:
+    """Draw which patches a bundle keeps of a picture, one panel per site.
+
+    Dropped patches are dark, kept regions have an amber outline, and patches that others were merged into at that site
+    a blue frame.
+    """
     import numpy as np
     from PIL import Image
 
     from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.draw import draw_kept
+    from lmmprune.compiler.draw import draw_panels, evenly
     from lmmprune.compiler.preprocess import load_image
     from lmmprune.compiler.runtime import Runtime
 
     opened = Bundle.open(bundle)
+    manifest = opened.manifest
     if output.suffix.lower() not in Image.registered_extensions():
         raise InputError(f"can't write '{output}': give it the suffix of a picture, as .png")
     if not output.parent.is_dir():
         raise InputError(f"can't write '{output}': there is no directory '{output.parent}'")
+    wanted = _wanted(manifest, site)
+    asked = any(inside for inside in wanted.values())
     picture = load_image(image)
     runtime = Runtime(opened, threads=threads)
-    manifest = opened.manifest
-    kept = runtime.look(picture).kept
-    if kept is None and manifest.image_tokens < manifest.tokens_before:
-        raise InputError(f"method '{manifest.method}' merges tokens instead of choosing some: there is nothing to draw")
-    indices = np.arange(manifest.tokens_before) if kept is None else kept
-    tokens = f"{manifest.tokens_before} -> {len(indices)} visual tokens"
-    caption = (
-        f"{tokens}  ·  {manifest.method or 'not pruned'}  ·  {manifest.precision.int8 or manifest.precision.dtype}"
-    )
-    drawing = draw_kept(runtime.preprocessor.pixels(picture), indices, manifest.grid, caption)
+    look = runtime.look(picture)
+    found = dict(look.sites)
+    if asked:
+        if prompt is None and not as_json:
+            note(f"sites in the decoder depend on the question; asked: {_QUESTION} (give yours with --prompt)")
+        prompt = _QUESTION if prompt is None else prompt
+        found |= runtime.prefill_sites(look, runtime.prompter.encode(prompt))
+    if missing := [name for name in wanted if name not in found]:
+        raise BundleError(f"the graphs of '{opened.path}' don't say what '{missing[0]}' keeps: export again")
+    sites = {name: found[name] for name in wanted}
+    drawn = evenly(list(sites))
+    panels, footer = _panels(manifest, {name: sites[name] for name in drawn}, len(sites), prompt if asked else None)
+    drawing = draw_panels(runtime.preprocessor.pixels(picture), panels, manifest.grid, footer)
     try:
         drawing.save(output)
     except OSError as error:
         output.unlink(missing_ok=True)
         raise InputError(f"can't write '{output}' ({error.strerror or error})") from error
     if as_json:
-        print_json({"output": str(output), "tokens_before": manifest.tokens_before, "kept_indices": indices.tolist()})
-    else:
-        show(f"{tokens}; drawn in {output}")
+        kept = np.arange(manifest.tokens_before) if look.kept is None else look.kept
+        print_json(
+            {
+                "output": str(output),
+                "prompt": prompt if asked else None,
+                "tokens_before": manifest.tokens_before,
+                "kept_indices": kept.tolist(),
+                "sites": [_row(name, tokens, name in drawn) for name, tokens in sites.items()],
+            }
+        )
+        return
+    tokens = [f"{name}  {_counts(one)} visual tokens{_merges(one)}" for name, one in sites.items()]
+    some = f", {_some(len(drawn), len(sites))}; --site draws any one" if len(drawn) < len(sites) else ""
+    show(*(tokens or [panels[0].caption]), f"drawn in {output}{some}")
+
+
+def _wanted(manifest: Manifest, site: str | None) -> dict[str, bool]:
+    """Return the sites to draw, and whether each lies in the decoder."""
+    known = {s.site: s.in_decoder for s in manifest.schedule if s.tokens_out < s.tokens_in}
+    if site is None:
+        return known
+    if site not in known:
+        hint = suggestion(site, known) if known else ": it isn't pruned; leave out --site"
+        raise InputError(f"the bundle removes no visual tokens at '{site}'{hint}")
+    return {site: known[site]}
+
+
+def _panels(
+    manifest: Manifest, sites: Mapping[str, SiteTokens], available: int, prompt: str | None
+) -> tuple[list[Panel], str]:
+    """Return the panels and the line below them."""
+    import numpy as np
+
+    from lmmprune.compiler.draw import Panel
+
+    about = [manifest.method or "not pruned", manifest.precision.int8 or manifest.precision.dtype]
+    below = [] if prompt is None else [f'asked: "{_short(prompt)}"']
+    if len(sites) < available:
+        below.insert(0, _some(len(sites), available))
+    if len(sites) > 1:
+        below = [*about, *below]
+    panels = []
+    for name, tokens in sites.items():
+        caption = f"{name}  {_counts(tokens)}"
+        if len(sites) == 1:
+            caption = _dotted([f"{caption} visual tokens", *about])
+        panels.append(Panel(kept=tokens.kept, received=tokens.received, caption=caption, note=_no_patch(tokens)))
+    if not sites:
+        everything = np.arange(manifest.tokens_before)
+        caption = _dotted([f"{len(everything)} -> {len(everything)} visual tokens", *about])
+        panels.append(Panel(kept=everything, received=np.zeros(len(everything), bool), caption=caption))
+    return panels, _dotted(below)
+
+
+def _short(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= _QUOTED else f"{line[: _QUOTED - 3]}..."
+
+
+def _dotted(parts: Sequence[str]) -> str:
+    return "  ·  ".join(parts)
+
+
+def _some(drawn: int, available: int) -> str:
+    return f"{drawn} of {available} sites, evenly chosen"
+
+
+def _counts(tokens: SiteTokens) -> str:
+    return f"{tokens.tokens_in} -> {len(tokens.kept)}"
+
+
+def _merges(tokens: SiteTokens) -> str:
+    count = int(tokens.received.sum())
+    return f", others merged into {count}" if count else ""
+
+
+def _no_patch(tokens: SiteTokens) -> str:
+    """Return what the counts hide: tokens that aren't in the place of a patch, as CLS or a sum of dropped ones."""
+    count = int((tokens.kept < 0).sum())
+    return f"{len(tokens.kept) - count} patches +{count} token{'s' * (count > 1)} of no patch" if count else ""
+
+
+def _row(name: str, tokens: SiteTokens, drawn: bool) -> dict[str, object]:
+    return {
+        "site": name,
+        "tokens_in": tokens.tokens_in,
+        "tokens_out": len(tokens.kept),
+        "kept": tokens.kept.tolist(),
+        "received": tokens.received.tolist(),
+        "drawn": drawn,
+    }

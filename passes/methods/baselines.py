@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
-from lmmprune.passes.anchors import VisionAnchors
-from lmmprune.passes.builder import Builder
+from lmmprune.passes.at import At
+from lmmprune.passes.filters import constant_places
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.shapes import static_shape
+from lmmprune.passes.rules import Outcome, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,30 +18,32 @@ class Random(Method):
 
     seed: int = 0
 
-    name: ClassVar[str] = "random"
-    reference: ClassVar[str] = "baseline"
-    exactness: ClassVar[str] = "exact (a seeded constant)"
+    name = "random"
+    reference = "baseline"
+    exactness = "exact (a seeded constant)"
 
-    def select(self, b: Builder, anchors: VisionAnchors, keep: int) -> ir.Value:
-        """Write a constant."""
-        chosen = np.random.default_rng(self.seed).permutation(anchors.tokens)[:keep]
-        return _constant(b, anchors, chosen)
+    def rule(self) -> Rule:
+        """Keep the first K of a permutation."""
+
+        def keep_some(at: At, keep: int) -> Outcome:
+            return Outcome(kept=constant_places(at, np.random.default_rng(self.seed).permutation(at.tokens)[:keep]))
+
+        return keep_some
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Method):
     """Keep K patches at an even stride through the raster, ``floor((i + 1/2) * N / K)``."""
 
-    name: ClassVar[str] = "uniform"
-    reference: ClassVar[str] = "baseline"
-    exactness: ClassVar[str] = "exact (a constant)"
+    name = "uniform"
+    reference = "baseline"
+    exactness = "exact (a constant)"
 
-    def select(self, b: Builder, anchors: VisionAnchors, keep: int) -> ir.Value:
-        """Write a constant."""
-        chosen = ((np.arange(keep) * 2 + 1) * anchors.tokens) // (2 * keep)
-        return _constant(b, anchors, chosen)
+    def rule(self) -> Rule:
+        """Keep every so many."""
+        return lambda at, keep: Outcome(kept=constant_places(at, even_places(at.tokens, keep)))
 
 
-def _constant(b: Builder, anchors: VisionAnchors, indices: np.ndarray[Any, Any]) -> ir.Value:
-    batch = static_shape(anchors.patches)[0]
-    return b.constant(np.broadcast_to(indices.astype(np.int64), (batch, len(indices))).copy())
+def even_places(tokens: int, keep: int) -> np.ndarray:
+    """Return ``floor((i + 1/2) * N / K)``, i < K."""
+    return ((np.arange(keep) * 2 + 1) * tokens) // (2 * keep)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx_ir as ir
 
-from lmmprune.passes import scores
-from lmmprune.passes.anchors import VisionAnchors
-from lmmprune.passes.builder import Builder
+from lmmprune.passes.at import At
+from lmmprune.passes.filters import cls_attention
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.refusals import Refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +18,11 @@ class Cls(Method):
     Reference: Zhang et al., FasterVLM, 2024, arXiv 2412.01818 (released code).
     """
 
-    name: ClassVar[str] = "cls"
-    reference: ClassVar[str] = "arXiv 2412.01818"
-    exactness: ClassVar[str] = "exact"
+    name = "cls"
+    reference = "arXiv 2412.01818"
+    exactness = "exact"
+    needs_cls = True
 
-    def select(self, b: Builder, anchors: VisionAnchors, keep: int) -> ir.Value:
-        """Write the selection."""
-        if not anchors.has_cls:
-            raise Refused("method 'cls' needs a CLS token, and this encoder has none: use 'freepruner'")
-        return b.ops("TopK", 2, scores.cls_attention(b, anchors.layers[-1]), [keep], axis=-1)[1]
+    def filter(self, at: At) -> ir.Value:
+        """Return what CLS gives each patch."""
+        return cls_attention(at)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.passes import scores
-from lmmprune.passes.anchors import VisionAnchors
-from lmmprune.passes.builder import Builder
-from lmmprune.passes.methods.method import Method
+from lmmprune.passes.at import At
+from lmmprune.passes.filters import attention_from, exclude, received_attention
+from lmmprune.passes.methods.method import Method, fraction
+from lmmprune.passes.rules import Outcome, Rule, top
+from lmmprune.passes.schedule import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,27 +26,30 @@ class FreePruner(Method):
     pivot_fraction: float = 0.75
     shallow_layer: int = 1
 
-    name: ClassVar[str] = "freepruner"
-    reference: ClassVar[str] = "arXiv 2411.15446"
-    exactness: ClassVar[str] = "our reading of the abstract: both formulas, layers and counts"
+    name = "freepruner"
+    reference = "arXiv 2411.15446"
+    exactness = "our reading of the abstract: both formulas, layers and counts"
 
-    def select(self, b: Builder, anchors: VisionAnchors, keep: int) -> ir.Value:
-        """Write pivots and complements."""
-        if not 0 < self.pivot_fraction <= 1:
-            raise InputError(f"pivot_fraction={self.pivot_fraction:g}: expected 0 < value <= 1")
-        if not 0 <= self.shallow_layer < len(anchors.layers):
+    def check(self, model: Facts) -> None:
+        """Check share and layer."""
+        super().check(model)
+        fraction("pivot_fraction", self.pivot_fraction)
+        if not 0 <= self.shallow_layer < model.encoder_layers:
             raise InputError(
-                f"shallow_layer={self.shallow_layer}: the tower has layers 0..{len(anchors.layers) - 1}"
+                f"shallow_layer={self.shallow_layer}: the tower has layers 0..{model.encoder_layers - 1}"
                 " before its features"
             )
+
+    def rule(self) -> Rule:
+        """Pivots first, complements outside them."""
+        return self._select
+
+    def _select(self, at: At, keep: int) -> Outcome:
+        b = at.b
         pivots = max(1, round(self.pivot_fraction * keep))
-        contribution = scores.received_attention(b, anchors.layers[-1], has_cls=anchors.has_cls)
-        pivotal = b.ops("TopK", 2, contribution, [pivots], axis=-1)[1]
+        pivotal = top(b, received_attention(at), pivots)
         if pivots == keep:
-            return pivotal
-        complement = scores.attention_from(
-            b, anchors.layers[self.shallow_layer], pivotal, pivots, has_cls=anchors.has_cls
-        )
-        rest = scores.exclude(b, complement, pivotal, anchors.tokens)
-        complementary = b.ops("TopK", 2, rest, [keep - pivots], axis=-1)[1]
-        return b.op("Concat", pivotal, complementary, axis=1)
+            return Outcome(kept=pivotal)
+        complement = attention_from(at.at_layer(self.shallow_layer), pivotal, pivots)
+        complementary = top(b, exclude(at, complement, pivotal), keep - pivots)
+        return Outcome(kept=b.op("Concat", pivotal, complementary, axis=1))

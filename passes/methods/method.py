@@ -1,48 +1,154 @@
-"""What a pruning method is: a name, its paper's hyper-parameters, and the selection it writes into the graph."""
+"""What a pruning method is: its paper's hyper-parameters, and the stages that it puts into a model."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from lmmprune.errors import InputError, suggestion
-from lmmprune.passes.anchors import VisionAnchors
-from lmmprune.passes.builder import Builder
+from lmmprune.passes.at import At
+from lmmprune.passes.refusals import Refused
+from lmmprune.passes.rules import Correlate, Reduce, Rule
+from lmmprune.passes.schedule import Counts, Facts
+from lmmprune.passes.sites import VISION_OUTPUT, Site
+from lmmprune.passes.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A training-free selection of visual tokens; the fields of a subclass are its hyper-parameters.
+    """A training-free reduction of visual tokens; the fields of a subclass are its hyper-parameters.
+
+    The simplest method states its name and writes one score::
+
+        @dataclass(frozen=True, kw_only=True)
+        class Longest(Method):
+            \"\"\"Keep the patches whose features are longest.\"\"\"
+
+            name = "longest"
+            reference = "an example"
+            exactness = "exact"
+
+            def filter(self, at):
+                return at.b.op("ReduceL2", at.visual, [2], keepdims=0)
+
+    Others say where they cut with ``stages``, and merge with ``correlate`` or a rule of their own.
 
     Attributes:
         name: Name on the command line.
-        site: Where tokens are cut.
         reference: The paper.
         exactness: What is exact and what is our reading of the paper.
-        positions: Default position policy, ``contiguous`` or ``original``.
+        positions: Position policy inside the decoder, ``contiguous`` or ``original``.
+        site: Where a method of one site cuts.
+        sites: Where it cuts, in words.
+        schedule: How a wanted average becomes counts, in words.
+        redundancy: Whether the largest scores go (rather than stay).
+        epsilon: With ``correlate``: quantile of the affinities that a dropped token gives itself to.
+        needs_cls: Whether the encoder must have a CLS token.
+        beyond: Whether it reads the encoder layer behind the features.
+        has_places: Whether every token that it leaves at the vision output has the place of one patch.
     """
 
     name: ClassVar[str]
-    site: ClassVar[str] = "vision_output"
     reference: ClassVar[str]
     exactness: ClassVar[str]
     positions: ClassVar[str] = "contiguous"
+    site: ClassVar[Site] = VISION_OUTPUT
+    sites: ClassVar[str] = "vision_output"
+    schedule: ClassVar[str] = "K at its one site"
+    redundancy: ClassVar[bool] = False
+    correlate: ClassVar[Correlate | None] = None
+    epsilon: ClassVar[float] = 1.0
+    needs_cls: ClassVar[bool] = False
+    beyond: ClassVar[bool] = False
+    has_places: ClassVar[bool] = True
 
-    def select(self, b: Builder, anchors: VisionAnchors, keep: int) -> ir.Value:
-        """Write the selection.
+    def filter(self, at: At) -> ir.Value:
+        """Return the score of each visual token, ``[B,n]`` float32."""
+        raise NotImplementedError(f"method '{self.name}' writes no score")
+
+    def count(self, at: At) -> ir.Value:
+        """Return how many patches of each picture the method itself would keep, ``[B]`` int64, at the vision output."""
+        raise NotImplementedError(f"method '{self.name}' has no count of its own")
+
+    @property
+    def counts_itself(self) -> bool:
+        """Whether it has a count of its own for a picture."""
+        return type(self).count is not Method.count
+
+    def stages_for(self, model: Facts, count: int) -> tuple[Stage, ...]:
+        """Return the stages when ``count`` patches stay at the vision output, as the method's own count says."""
+        return self.plan(model, count)
+
+    def at_output_only(self) -> Method:
+        """Return the method without its stages inside the decoder: what one decoder for several counts takes."""
+        return self
+
+    def rule_at_output(self) -> Rule:
+        """Return what happens at the vision output."""
+        return self.rule()
+
+    def rule(self) -> Rule:
+        """Return what happens at its site."""
+        return Reduce(
+            filter=self.filter, redundancy=self.redundancy, correlate=type(self).correlate, epsilon=self.epsilon
+        )
+
+    def counts(self, model: Facts, target: int) -> Counts:
+        """Return (site, tokens that leave it) in order of depth.
 
         Args:
-            b: Tape.
-            anchors: Where things are in the vision graph.
-            keep: K, tokens to keep, 1 <= K < N.
-
-        Returns:
-            ``[B,K]`` int64 indices into the N patches, distinct, in any order.
+            model: The model.
+            target: Visual tokens that a decoder layer shall see on average, 1 <= target < N.
         """
-        raise NotImplementedError
+        return [(self.site, target)]
+
+    def plan(self, model: Facts, target: int) -> tuple[Stage, ...]:
+        """Return the stages that remove something on a model, in order of depth; none if every token stays.
+
+        Args:
+            model: The model.
+            target: Visual tokens that a decoder layer shall see on average, 1 <= target <= N.
+
+        Raises:
+            InputError: The model lacks what the method needs, or no schedule reaches the target.
+        """
+        found, tokens = [], model.tokens
+        for stage in sorted(self.stages(model, target), key=lambda stage: stage.site.depth):
+            if stage.keep < tokens or stage.prune_text:
+                found.append(stage)
+            tokens = stage.keep
+        return tuple(found)
+
+    def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
+        """Return its stages on a model, in any order; none if every token stays.
+
+        Args:
+            model: The model.
+            target: Visual tokens that a decoder layer shall see on average, 1 <= target <= N.
+
+        Raises:
+            InputError: The model lacks what the method needs, or no schedule reaches the target.
+        """
+        if target == model.tokens:
+            return ()
+        self.check(model)
+        return tuple(Stage(site=site, keep=keep, rule=self.rule()) for site, keep in self.counts(model, target))
+
+    def check(self, model: Facts) -> None:
+        """Refuse hyper-parameters that make no sense on a model.
+
+        Raises:
+            InputError: They don't.
+        """
+        if self.needs_cls and not model.has_cls:
+            raise Refused(
+                f"method '{self.name}' needs a CLS token and has no rule for an encoder without one:"
+                " use freepruner, ficoco-v, visionzip, divprune or tome"
+            )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -63,11 +169,32 @@ class Method:
                 known = suggestion(name, fields) if fields else "; it has none"
                 raise InputError(f"method '{cls.name}' has no option '{name}'{known}")
             try:
-                values[name] = type(fields[name])(text)
+                values[name] = _parse(text, fields[name])
             except ValueError as error:
-                kind = type(fields[name]).__name__
-                raise InputError(f"--set {name}={text}: expected a value of type {kind}") from error
+                kind = "a list such as 2,6,15" if isinstance(fields[name], tuple) else type(fields[name]).__name__
+                raise InputError(f"--set {name}={text}: expected {kind}") from error
         return cls(**values)
+
+
+def fraction(name: str, value: float, *, zero: bool = False) -> None:
+    """Check a hyper-parameter that is a share.
+
+    Raises:
+        InputError: It isn't in ``(0, 1]``, or ``[0, 1]`` with ``zero``.
+    """
+    if not (0 <= value <= 1 if zero else 0 < value <= 1):
+        raise InputError(f"{name}={value:g}: expected {'0 <=' if zero else '0 <'} value <= 1")
+
+
+def _parse(text: str, default: Any) -> Any:
+    if isinstance(default, tuple):
+        return tuple(type(default[0])(part) for part in text.split(","))
+    return type(default)(text)
+
+
+def spread(sites: Sequence[Site], keep: Sequence[int]) -> Counts:
+    """Return sites and counts together."""
+    return list(zip(sites, keep, strict=True))
 
 
 def keep_count(tokens: int, *, ratio: float | None = None, keep: int | None = None) -> int:

@@ -1,0 +1,89 @@
+"""AIM: merging before the decoder, then dropping inside it by a random walk on the attention."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lmmprune.passes.at import FLOAT, At
+from lmmprune.passes.filters import random_walk
+from lmmprune.passes.methods.in_decoder import input_layers
+from lmmprune.passes.methods.method import Method
+from lmmprune.passes.methods.tome import pair_up
+from lmmprune.passes.rules import Outcome, Reduce, merged
+from lmmprune.passes.schedule import Counts, Facts, average, round_half_up, solve
+from lmmprune.passes.sites import VISION_OUTPUT, llm_input
+from lmmprune.passes.stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim(Method):
+    """Merge pairs at the vision output until n0 are left; before layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
+
+    Reference: Zhong et al., AIM, 2024, arXiv 2412.03248 (released code).
+    """
+
+    first_layer: int = 13
+    last_layer: int = 20
+    temperature: float = 0.1
+    steps: int = 5
+
+    name = "aim"
+    reference = "arXiv 2412.03248"
+    exactness = "our reading: the walk stays within the visual tokens and ignores the causal mask; one token is left"
+    positions = "original"
+    sites = "vision_output, llm_input_13..20"
+    schedule = "n0 by merging, then 1 - i/8 of it"
+
+    def counts(self, model: Facts, target: int) -> Counts:
+        """Merging first; with a small ratio, a weaker decoder part alone."""
+        layers = tuple(range(self.first_layer, self.last_layer + 1))
+        sites = [llm_input(layer) for layer in input_layers(model, layers, self.name)]
+        m = len(sites)
+
+        def fall(n0: int, strength: float) -> Counts:
+            kept = (max(1, round_half_up(n0 * (1 - (i + 1) / m * strength))) for i in range(m))
+            inside = list(zip(sites, kept, strict=True))
+            return [(VISION_OUTPUT, n0), *inside] if n0 < model.tokens else inside
+
+        if average(fall(model.tokens, 1), model) < target:
+            return solve(self.name, lambda knob: fall(model.tokens, 1 - knob), model, target, low=0, high=1)
+        return solve(self.name, lambda knob: fall(round_half_up(knob), 1), model, target, low=1, high=model.tokens)
+
+    def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
+        """Return the merging stage and the dropping stages."""
+        if target == model.tokens:
+            return ()
+        self.check(model)
+        walk = Reduce(filter=functools.partial(random_walk, temperature=self.temperature, steps=self.steps))
+        return tuple(
+            Stage(site=site, keep=keep, rule=walk if site.in_decoder else merge_rounds)
+            for site, keep in self.counts(model, target)
+        )
+
+
+def merge_rounds(at: At, keep: int) -> Outcome:
+    """Merge pairs of similar tokens, round by round, until ``keep`` are left."""
+    b = at.b
+    keys, x = at.mean_keys(), b.op("Cast", at.visual, to=FLOAT)
+    sizes: ir.Value | None = None
+    places = b.constant(np.broadcast_to(np.arange(at.tokens, dtype=np.int64), (at.batch, at.tokens)).copy())
+    while at.tokens > keep:
+        n = at.tokens
+        left = max(keep, n - n // 2)
+        outcome = pair_up(at, keys, left, first=0, sizes=sizes)
+        assert outcome.merge is not None
+        merge = outcome.merge
+        x, keys = (
+            merged(b, at.gather(value, outcome.kept, left), at.gather(value, merge.dropped, n - left), merge)
+            for value in (x, keys)
+        )
+        places = at.gather_entries(places, outcome.kept, left)
+        sizes = outcome.sizes
+        at = dataclasses.replace(at, tokens=left)
+    received = None if sizes is None else b.op("Sub", sizes, np.float32(1))
+    return Outcome(kept=places, tokens=x, received=received, ordered=True)

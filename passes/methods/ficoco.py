@@ -1,0 +1,171 @@
+"""FiCoCo: filter, correlate, compress, in the encoder (V), in the decoder (L), or in both (VL)."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from lmmprune.errors import InputError
+from lmmprune.passes.affinities import decoder_affinity, encoder_affinity
+from lmmprune.passes.filters import decoder_redundancy, encoder_redundancy
+from lmmprune.passes.methods.method import Method, fraction
+from lmmprune.passes.methods.tome import even_removal
+from lmmprune.passes.rules import Reduce, Rule
+from lmmprune.passes.schedule import Counts, Facts, round_half_up, scaled, solve
+from lmmprune.passes.sites import llm_layer, vision_layer
+from lmmprune.passes.stage import Stage
+
+_REFERENCE = "arXiv 2411.17686"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiCoCoV(Method):
+    """Merge redundant patches into related ones, layer by layer, in the encoder.
+
+    ``s_i = lambda * mean_j L_ij - (1 - lambda) * L[CLS,i]`` on head-mean logits, both of unit length, with a local
+    penalty on a 2x2 grid; affinity: softmax of the logits on the kept ones; each dropped token gives itself to those
+    above the ``eps`` quantile. ``first_layer`` counts on an encoder of 23 layers.
+
+    Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686 (paper; slips of the released code not copied).
+    """
+
+    lambda_: float = 0.35
+    eps: float = 0.998
+    window: int = 2
+    coefficient: float = 2.0
+    first_layer: int = 12
+
+    name = "ficoco-v"
+    reference = _REFERENCE
+    exactness = "exact to the paper; removals spread evenly over its layers"
+    sites = "vision_layer_12..22"
+    schedule = "N - T removed evenly"
+
+    def check(self, model: Facts) -> None:
+        """Check the constants."""
+        super().check(model)
+        for name in ("lambda_", "eps"):
+            fraction(name, getattr(self, name), zero=True)
+        if self.window < 1 or self.coefficient <= 0:
+            raise InputError(f"window={self.window}, coefficient={self.coefficient:g}: expected positive numbers")
+
+    def rule(self) -> Rule:
+        """Filter, correlate, compress."""
+        return Reduce(
+            filter=functools.partial(
+                encoder_redundancy, share=self.lambda_, window=self.window, coefficient=self.coefficient
+            ),
+            redundancy=True,
+            correlate=encoder_affinity,
+            epsilon=self.eps,
+        )
+
+    def counts(self, model: Facts, target: int) -> Counts:
+        """An even share per layer."""
+        first = scaled([self.first_layer], depth=model.encoder_layers, of=23)[0]
+        sites = [vision_layer(layer) for layer in range(first, model.encoder_layers)]
+        return even_removal(sites, model.tokens, target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiCoCoL(Method):
+    """Merge redundant visual tokens into related ones, layer by layer, in the decoder.
+
+    ``s_i = beta * mean_{j visual} A_ij - (1 - beta) * mean_{k text} A_ki``, affinity ``gamma * A_ij + (1 - gamma) *
+    mean_k A_ki A_kj``, A the causal head mean. ``first_layer`` counts on a decoder of 32 layers.
+
+    Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686 (paper).
+    """
+
+    beta: float = 0.6
+    gamma: float = 0.6
+    eps: float = 0.998
+    first_layer: int = 4
+
+    name = "ficoco-l"
+    reference = _REFERENCE
+    exactness = "exact to the paper but for the text terms, which use text queries on visual keys [ours]"
+    sites = "llm_layer_4..31"
+    schedule = "an even number per layer, at least 1 left"
+
+    def check(self, model: Facts) -> None:
+        """Check the constants."""
+        super().check(model)
+        for name in ("beta", "gamma", "eps"):
+            fraction(name, getattr(self, name), zero=True)
+        if self.gamma == 1:
+            raise InputError(
+                "gamma=1 gives tokens that see no kept one before them no affinity at all: give less than 1"
+            )
+
+    def rule(self) -> Rule:
+        """Filter, correlate, compress."""
+        return Reduce(
+            filter=functools.partial(decoder_redundancy, share=self.beta),
+            redundancy=True,
+            correlate=functools.partial(decoder_affinity, direct=self.gamma),
+            epsilon=self.eps,
+        )
+
+    def counts(self, model: Facts, target: int) -> Counts:
+        """A slope."""
+        return self.slope(model, target, model.tokens, ())
+
+    def slope(self, model: Facts, target: int, tokens: int, before: Counts) -> Counts:
+        """Return counts that fall from ``tokens`` by a slope, behind those of the encoder."""
+        first = scaled([self.first_layer], depth=model.decoder_layers, of=32)[0]
+
+        def fall(knob: float) -> Counts:
+            step = (1 - knob) * tokens
+            kept = (max(1, round_half_up(tokens - (i + 1) * step)) for i in range(model.decoder_layers - first))
+            return [*before, *((llm_layer(first + i), keep) for i, keep in enumerate(kept))]
+
+        return solve(self.name, fall, model, target, low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiCoCoVL(Method):
+    """FiCoCo-V in the encoder, then FiCoCo-L in the decoder; ``split`` is the encoder's share of what is removed.
+
+    Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686 (paper).
+    """
+
+    split: float = 0.5
+    lambda_: float = 0.35
+    beta: float = 0.6
+    gamma: float = 0.6
+    eps: float = 0.998
+
+    name = "ficoco-vl"
+    reference = _REFERENCE
+    exactness = "as its parts; the split of the budget is ours"
+    sites = "vision_layer_12..22, llm_layer_4..31"
+    schedule = "split * (N - T) in the encoder, the rest in the decoder"
+
+    def _parts(self) -> tuple[FiCoCoV, FiCoCoL]:
+        return FiCoCoV(lambda_=self.lambda_, eps=self.eps), FiCoCoL(beta=self.beta, gamma=self.gamma, eps=self.eps)
+
+    def check(self, model: Facts) -> None:
+        """Check the constants."""
+        super().check(model)
+        fraction("split", self.split, zero=True)
+        for part in self._parts():
+            part.check(model)
+
+    def counts(self, model: Facts, target: int) -> Counts:
+        """Those of both parts."""
+        vision, language = self._parts()
+        between = model.tokens - round_half_up(self.split * (model.tokens - target))
+        before = vision.counts(model, between) if between < model.tokens else []
+        return language.slope(model, target, between, before)
+
+    def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
+        """Return the stages of both parts."""
+        if target == model.tokens:
+            return ()
+        self.check(model)
+        vision, language = self._parts()
+        return tuple(
+            Stage(site=site, keep=keep, rule=(language if site.in_decoder else vision).rule())
+            for site, keep in self.counts(model, target)
+        )

@@ -1,0 +1,109 @@
+"""ToMe: bipartite merging of similar tokens in every encoder layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lmmprune.errors import InputError
+from lmmprune.passes.at import FLOAT, At
+from lmmprune.passes.builder import Builder
+from lmmprune.passes.filters import normalized
+from lmmprune.passes.methods.method import Method
+from lmmprune.passes.rules import Merge, Outcome, Rule, ascending, top
+from lmmprune.passes.schedule import Counts, Facts
+from lmmprune.passes.sites import Site, vision_layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToMe(Method):
+    """Merge, in every encoder layer, the most similar pairs of tokens at even and odd places.
+
+    Similarity is the cosine of head-mean keys; tokens are averaged by how many patches they stand for, and the
+    attention of later layers adds ``log(size)``. CLS is never merged.
+
+    Reference: Bolya et al., Token Merging, 2022, arXiv 2210.09461 (released code).
+    """
+
+    name = "tome"
+    reference = "arXiv 2210.09461"
+    exactness = "exact; removals spread evenly over the layers before the features"
+    sites = "vision_layer_0..V-1"
+    schedule = "N - T removed evenly, at most half per layer"
+
+    def rule(self) -> Rule:
+        """Bipartite."""
+        return bipartite
+
+    def counts(self, model: Facts, target: int) -> Counts:
+        """An even share per layer; where that is more than half of what is left, earlier layers take more."""
+        found = even_removal([vision_layer(i) for i in range(model.encoder_layers)], model.tokens, target)
+        for i in range(len(found) - 1, 0, -1):
+            (site, keep), (_, after) = found[i - 1], found[i]
+            found[i - 1] = (site, min(keep, 2 * after))
+        if model.tokens > 2 * found[0][1]:
+            least = -(-model.tokens // 2**model.encoder_layers)
+            raise InputError(
+                f"method 'tome' halves the tokens at most, {model.encoder_layers} times:"
+                f" keep {least} or more, not {target}"
+            )
+        return found
+
+
+def even_removal(sites: Sequence[Site], tokens: int, target: int) -> list[tuple[Site, int]]:
+    """Return counts that fall from N evenly: ``N - floor(i * (N - target) / m)`` after the i-th of m sites."""
+    m = len(sites)
+    return [(site, tokens - (i + 1) * (tokens - target) // m) for i, site in enumerate(sites)]
+
+
+def bipartite(at: At, keep: int) -> Outcome:
+    """Merge the ``n - keep`` strongest edges between two halves of the tokens."""
+    return pair_up(at, at.mean_keys(), keep, first=int(at.has_cls), sizes=at.sizes)
+
+
+def pair_up(at: At, keys: ir.Value, keep: int, *, first: int, sizes: ir.Value | None) -> Outcome:
+    """Write one round of bipartite merging.
+
+    Args:
+        at: The site.
+        keys: ``[B,n,D]``, compared by cosine.
+        keep: Tokens that stay.
+        first: Place of the first token of the half that gives; every second one belongs to it.
+        sizes: ``[B,n]``, patches that each token stands for; None: one each.
+    """
+    b, n = at.b, at.tokens
+    a, others = (np.arange(start, n, 2, dtype=np.int64) for start in (first, 1 - first))
+    going = n - keep
+    unit = normalized(at, keys)
+    mine, theirs = b.op("Gather", unit, a, axis=1), b.op("Gather", unit, others, axis=1)
+    similarity = b.op("MatMul", mine, b.op("Transpose", theirs, perm=[0, 2, 1]))
+    strength, edge = b.ops("TopK", 2, similarity, [1], axis=-1)
+    order = top(b, b.op("Reshape", strength, [at.batch, len(a)]), len(a))
+    out = b.op("Slice", order, [0], [going], [1])
+    stay = b.op("Slice", order, [going], [len(a)], [1])
+    dropped = _places(b, out, first)
+    targets = _places(b, b.op("Reshape", at.gather_rows(edge, out, len(a), going), [at.batch, going]), 1 - first)
+    rest = b.constant(np.broadcast_to(others, (at.batch, len(others))).copy())
+    kept = b.op("Concat", _places(b, stay, first), rest, axis=1) if len(a) > going else rest
+    kept = ascending(b, kept, keep)
+    hit = b.op("Equal", b.op("Unsqueeze", kept, [2]), b.op("Unsqueeze", targets, [1]))
+    weights = b.op("Cast", hit, to=FLOAT)
+    if sizes is None:
+        total = b.op("Add", b.op("ReduceSum", weights, [2], keepdims=0), np.float32(1))
+        scaled = weights
+    else:
+        size_kept = at.gather_entries(sizes, kept, keep)
+        size_dropped = at.gather_entries(sizes, dropped, going)
+        given = b.op("Mul", weights, b.op("Unsqueeze", size_dropped, [1]))
+        total = b.op("Add", size_kept, b.op("ReduceSum", given, [2], keepdims=0))
+        scaled = b.op("Div", given, b.op("Unsqueeze", size_kept, [2]))
+    merge = Merge(weights=scaled, dropped=dropped)
+    return Outcome(kept=kept, merge=merge, sizes=total, ordered=True)
+
+
+def _places(b: Builder, halves: ir.Value, first: int) -> ir.Value:
+    """Turn places within a half into places among all."""
+    return b.op("Add", b.op("Mul", halves, b.constant([2])), b.constant([first]))

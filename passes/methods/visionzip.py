@@ -1,0 +1,89 @@
+"""VisionZip: dominant patches by CLS's attention, and contextual ones that take in the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lmmprune.passes.affinities import key_similarity
+from lmmprune.passes.at import FLOAT, At
+from lmmprune.passes.filters import cls_attention, total_attention
+from lmmprune.passes.methods.method import Method, fraction
+from lmmprune.passes.rules import Outcome, Rule, ascending, recycle, rest, top
+from lmmprune.passes.schedule import Facts, round_half_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionZip(Method):
+    """Keep CLS, dominant patches, and contextual targets that each other patch joins by similarity of keys.
+
+    ``sum_h A^lp[h,CLS,j]``; of the K tokens the share ``dominant_fraction`` is dominant, CLS among them; targets are
+    every so many of the others; ``x_target + mean(joined)``. Without CLS: attention received, no CLS token.
+
+    Reference: Yang et al., VisionZip, 2024, arXiv 2412.04467 (released code).
+    """
+
+    dominant_fraction: float = 54 / 64
+
+    name = "visionzip"
+    reference = "arXiv 2412.04467"
+    exactness = "exact; dominant and contextual in the ratio of the paper's 54:10"
+    has_places = False
+
+    def check(self, model: Facts) -> None:
+        """Check the share."""
+        super().check(model)
+        fraction("dominant_fraction", self.dominant_fraction)
+
+    def rule(self) -> Rule:
+        """Dominant, then contextual."""
+        return self._zip
+
+    def _zip(self, at: At, keep: int) -> Outcome:
+        b = at.b
+        dominant = max(1, round_half_up(self.dominant_fraction * keep))
+        dominant = min(dominant, keep - 1) if keep >= 2 else dominant
+        patches = dominant - at.has_cls
+        kept: list[ir.Value] = []
+        tokens: list[ir.Value] = []
+        received: ir.Value | None = None
+        if at.has_cls:
+            kept.append(b.constant(np.full((at.batch, 1), -1, np.int64)))
+            tokens.append(b.op("Cast", at.rows(at.stream, "cls", 1, stream=True), to=FLOAT))
+        others = b.constant(np.tile(np.arange(at.tokens, dtype=np.int64), (at.batch, 1)))
+        x = b.op("Cast", at.visual, to=FLOAT)
+        if patches:
+            score = cls_attention(at) if at.has_cls else total_attention(at)
+            chosen = ascending(b, top(b, score, patches), patches)
+            others = rest(at, chosen, at.tokens - patches)
+            kept.append(chosen)
+            tokens.append(at.gather(x, chosen, patches))
+        if keep > dominant:
+            targets, merged, joined = self._contextual(at, x, others, at.tokens - patches, keep - dominant)
+            kept.append(targets)
+            tokens.append(merged)
+            received = b.op("Concat", np.zeros((at.batch, dominant), np.float32), joined, axis=1)
+        if len(kept) == 1:
+            return Outcome(kept=kept[0], tokens=tokens[0], received=received, ordered=True)
+        places, rows = b.op("Concat", *kept, axis=1), b.op("Concat", *tokens, axis=1)
+        return Outcome(kept=places, tokens=rows, received=received, ordered=True)
+
+    def _contextual(
+        self, at: At, x: ir.Value, others: ir.Value, count: int, targets: int
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return the targets' places ``[B,M]``, their tokens ``[B,M,C]``, and how many joined each, ``[B,M]``."""
+        b = at.b
+        at_places = np.arange(count)[:: max(1, count // targets)][:targets]
+        joining = np.setdiff1d(np.arange(count), at_places)
+        chosen = b.op("Gather", others, at_places.astype(np.int64), axis=1)
+        rows = at.gather(x, chosen, targets)
+        if not len(joining):
+            return chosen, rows, b.constant(np.zeros((at.batch, targets), np.float32))
+        joined = b.op("Gather", others, joining.astype(np.int64), axis=1)
+        weights = recycle(b, key_similarity(at, joined, chosen, targets, len(joining)), targets, 1)
+        total = b.op("MatMul", weights, at.gather(x, joined, len(joining)))
+        size = b.op("ReduceSum", weights, [2], keepdims=1)
+        mean = b.op("Div", total, b.op("Max", size, np.float32(1)))
+        return chosen, b.op("Add", rows, mean), b.op("Squeeze", size, [2])

@@ -1,0 +1,74 @@
+"""VisPruner: important patches by CLS's attention, diverse ones by dropping near duplicates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lmmprune.passes.at import At, gather_tokens
+from lmmprune.passes.filters import cls_attention, normalized
+from lmmprune.passes.methods.method import Method, fraction
+from lmmprune.passes.rules import Outcome, Rule, ascending, rest, top
+from lmmprune.passes.schedule import Facts, round_half_up
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisPruner(Method):
+    """Keep ``important_fraction`` of K by CLS's attention; of the rest drop duplicates, 8 at a time, until K are left.
+
+    In each round the patches left, in raster order, are split into even and odd places, and those of the even ones that
+    are most similar to an odd one go.
+
+    Reference: Zhang et al., VisPruner, 2024, arXiv 2412.01818v2 (released code).
+    """
+
+    important_fraction: float = 0.5
+
+    name = "vispruner"
+    reference = "arXiv 2412.01818v2"
+    exactness = "exact but for the order between rounds, which is the raster [ours]"
+    needs_cls = True
+
+    def check(self, model: Facts) -> None:
+        """Check the share."""
+        super().check(model)
+        fraction("important_fraction", self.important_fraction)
+
+    def rule(self) -> Rule:
+        """Important, then diverse."""
+        return self._select
+
+    def _select(self, at: At, keep: int) -> Outcome:
+        b = at.b
+        important = min(keep, max(1, round_half_up(self.important_fraction * keep)))
+        chosen = top(b, cls_attention(at), important)
+        if important == keep:
+            return Outcome(kept=chosen)
+        left = rest(at, chosen, at.tokens - important)
+        unit = normalized(at, at.visual)
+        count = at.tokens - important
+        while count > keep - important:
+            left, count = self._round(at, unit, left, count, keep - important)
+        return Outcome(kept=b.op("Concat", chosen, left, axis=1))
+
+    def _round(self, at: At, unit: ir.Value, left: ir.Value, count: int, wanted: int) -> tuple[ir.Value, int]:
+        b = at.b
+        even, odd = (np.arange(start, count, 2, dtype=np.int64) for start in (0, 1))
+        going = min(_AT_ONCE, count - wanted, len(even))
+        mine, others = b.op("Gather", left, even, axis=1), b.op("Gather", left, odd, axis=1)
+        a = gather_tokens(b, unit, mine, (at.batch, at.tokens, len(even)))
+        c = gather_tokens(b, unit, others, (at.batch, at.tokens, len(odd)))
+        similarity = b.op("MatMul", a, b.op("Transpose", c, perm=[0, 2, 1]))
+        closest = b.op("ReduceMax", similarity, [2], keepdims=0)
+        if going == len(even):
+            return others, count - going
+        # One full sort: the first ones go, the slice behind them stays.
+        order = b.op("Slice", top(b, closest, len(even)), [going], [len(even)], [1])
+        column = b.op("Unsqueeze", mine, [2])
+        stay = b.op("Reshape", at.gather_rows(column, order, len(even), len(even) - going), [at.batch, -1])
+        both = b.op("Concat", stay, others, axis=1)
+        return ascending(b, both, count - going), count - going

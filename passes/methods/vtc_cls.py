@@ -1,0 +1,44 @@
+"""Selection by the attention of the CLS token, summed over layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lmmprune.errors import InputError
+from lmmprune.passes.at import At
+from lmmprune.passes.filters import cls_attention
+from lmmprune.passes.methods.method import Method
+from lmmprune.passes.schedule import Facts, scaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class VtcCls(Method):
+    """Keep the K patches with the largest ``sum_l mean_h A^l[h,CLS,j]`` over layers ``first_layer``..lp.
+
+    ``first_layer`` counts on an encoder of 23 layers and is scaled to the model's depth.
+
+    Reference: Wang et al., VTC-CLS, 2024, arXiv 2412.05819 (released code).
+    """
+
+    first_layer: int = 16
+
+    name = "vtc-cls"
+    reference = "arXiv 2412.05819"
+    exactness = "exact; layers of other encoders by their depth [ours]"
+    needs_cls = True
+
+    def check(self, model: Facts) -> None:
+        """Check the layer."""
+        super().check(model)
+        if not 0 <= self.first_layer < 23:
+            raise InputError(f"first_layer={self.first_layer}: expected 0..22, on the paper's encoder of 23 layers")
+
+    def filter(self, at: At) -> ir.Value:
+        """Return what CLS gives each patch in all those layers."""
+        first = scaled([self.first_layer], depth=at.depth, of=23)[0]
+        total = cls_attention(at.at_layer(first))
+        for layer in range(first + 1, at.depth):
+            total = at.b.op("Add", total, cls_attention(at.at_layer(layer)))
+        return total

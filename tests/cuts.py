@@ -1,0 +1,60 @@
+"""Cuts for the tests of the passes: rules of fixed places, and the two passes on small graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from decoders import IMAGE, SmallDecoder
+from towers import Tower
+
+from lmmprune.passes.filters import constant_places, last_query
+from lmmprune.passes.methods import get_method
+from lmmprune.passes.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce_vision import ReduceVision
+from lmmprune.passes.rules import Outcome, Reduce, Rule
+from lmmprune.passes.sites import Site
+from lmmprune.passes.stage import Stage
+
+SPECIAL = (0, 1, 2, IMAGE)
+FASTV = Reduce(filter=last_query)
+# What most tests of a decoder cut: four layers, and a picture of eight tokens behind two words.
+DECODER = SmallDecoder(layers=4, heads=4, kv_heads=2)
+TOKENS, PREFIX = 8, 2
+
+
+def picking(places: Sequence[int]) -> Rule:
+    """Return a rule that keeps the same places of every picture."""
+    return lambda at, keep: Outcome(kept=constant_places(at, np.array(places)))
+
+
+def stage(site: Site, keep: int, rule: Rule = FASTV, prune_text: int = 0) -> Stage:
+    """Return a stage of FastV's rule, or of another."""
+    return Stage(site=site, keep=keep, rule=rule, prune_text=prune_text)
+
+
+def prune_tower(model: ir.Model, tower: Tower, name: str, keep: int, **options: str) -> bool:
+    """Apply a method's stages in a vision graph; return whether they changed it."""
+    if name == "inflection":
+        options["llm_keep"] = "1"
+    stages = get_method(name, options).stages(tower.facts, keep)
+    return ReduceVision(method=name, stages=stages, grid=tower.grid)(model).modified
+
+
+def cut_tower(model: ir.Model, tower: Tower, *stages: Stage) -> ir.Model:
+    """Apply stages in a vision graph and return it."""
+    ReduceVision(method="test", stages=stages, grid=tower.grid)(model)
+    return model
+
+
+def cut_decoder(
+    decoder: SmallDecoder, stages: Sequence[Stage], *, tokens: int, prefix: int, positions: str = "contiguous"
+) -> tuple[ir.Model, ReduceDecoder]:
+    """Return a decoder with stages applied, and the pass."""
+    model = decoder.graph()
+    reduce = ReduceDecoder(
+        method="test", stages=stages, image_tokens=tokens, prefix=prefix, positions=positions, special_ids=SPECIAL
+    )
+    assert reduce(model).modified
+    return model, reduce

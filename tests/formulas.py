@@ -1,0 +1,178 @@
+"""What the methods that cut behind the encoder choose, in NumPy over single entries: docs/methods.md once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from towers import Tower
+
+from lmmprune.passes.methods import Method
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a tower's batch; heads first, float64.
+
+    ``attention``: per layer ``[H,T,T]``; ``key``: head-mean keys of the patches ``[N,D]`` in the last layer before the
+    features; ``x``: patches ``[N,C]``; ``first``: row of the first patch.
+    """
+
+    attention: list[np.ndarray]
+    key: np.ndarray
+    hidden: np.ndarray
+    x: np.ndarray
+    features: np.ndarray
+    first: int
+    beyond: tuple[np.ndarray, np.ndarray] | None
+
+
+# The places of the tokens in the order that the graph shall give them, -1 for none; and the tokens, if they are new.
+Choice = tuple[list[int], np.ndarray | None]
+
+
+def pictures(tower: Tower) -> list[Picture]:
+    """Return what the formulas need, per picture."""
+    layers, hidden = tower.forward()
+    first, last = int(tower.has_cls), layers[tower.layers - 1]
+    features = tower.features()
+
+    def joined(heads: np.ndarray) -> np.ndarray:
+        return heads.transpose(1, 0, 2).reshape(heads.shape[1], -1)
+
+    return [
+        Picture(
+            attention=[seen.attention[i] for seen in layers[: tower.layers]],
+            key=last.k[i].mean(axis=0)[first:],
+            hidden=hidden[i],
+            x=hidden[i, first:],
+            features=features[i],
+            first=first,
+            beyond=(joined(layers[-1].q[i]), joined(layers[-1].k[i])) if tower.beyond else None,
+        )
+        for i in range(tower.batch)
+    ]
+
+
+def half_up(value: float) -> int:
+    return int(np.floor(value + 0.5))
+
+
+def top(scores: np.ndarray, count: int) -> list[int]:
+    """Largest first, the lower index on ties."""
+    return sorted(range(len(scores)), key=lambda j: (-scores[j], j))[:count]
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.array([[u @ v / np.sqrt((u @ u) * (v @ v)) for v in b] for u in a])
+
+
+def given_by_cls(p: Picture, layer: int) -> np.ndarray:
+    return np.array([p.attention[layer][:, 0, j].mean() for j in range(1, len(p.x) + 1)])
+
+
+def cls(p: Picture, keep: int, method: Method) -> Choice:
+    return sorted(top(given_by_cls(p, -1), keep)), None
+
+
+def vtc_cls(p: Picture, keep: int, method: Method) -> Choice:
+    depth = len(p.attention)
+    first = min(half_up(method.parameters["first_layer"] * depth / 23), depth - 1)
+    return sorted(top(sum(given_by_cls(p, layer) for layer in range(first, depth)), keep)), None
+
+
+def random(p: Picture, keep: int, method: Method) -> Choice:
+    return sorted(np.random.default_rng(0).permutation(len(p.x))[:keep]), None
+
+
+def uniform(p: Picture, keep: int, method: Method) -> Choice:
+    return [int(np.floor((i + 0.5) * len(p.x) / keep)) for i in range(keep)], None
+
+
+def freepruner(p: Picture, keep: int, method: Method) -> Choice:
+    last, shallow = p.attention[-1], p.attention[method.parameters["shallow_layer"]]
+    n, f = len(p.x), p.first
+    received = [sum(last[:, i, j + f].mean() for i in range(n + f) if i != j + f) for j in range(n)]
+    pivots = top(np.array(received), max(1, round(method.parameters["pivot_fraction"] * keep)))
+    rest = np.array([np.mean([shallow[:, p + f, j + f].mean() for p in pivots]) for j in range(n)])
+    rest[pivots] = -np.inf
+    return sorted(pivots + top(rest, keep - len(pivots))), None
+
+
+def inflection(p: Picture, keep: int, method: Method) -> Choice:
+    return sorted(top(cosines(p.x, p.hidden[:1])[:, 0], keep)), None
+
+
+def divprune(p: Picture, keep: int, method: Method) -> Choice:
+    distance = 1 - cosines(p.features, p.features)
+    n = len(distance)
+    nearest = [min(distance[j, i] for i in range(n) if i != j) for j in range(n)]
+    chosen = top(np.array(nearest), 1)
+    while len(chosen) < keep:
+        nearest = [-np.inf if j in chosen else min(distance[j, i] for i in chosen) for j in range(n)]
+        chosen += top(np.array(nearest), 1)
+    return sorted(chosen), None
+
+
+def visionzip(p: Picture, keep: int, method: Method) -> Choice:
+    dominant = max(1, half_up(method.parameters["dominant_fraction"] * keep))
+    dominant = min(dominant, keep - 1) if keep >= 2 else dominant
+    score = p.attention[-1][:, 0 if p.first else slice(None), p.first :].sum(axis=0)
+    chosen = sorted(top(score if p.first else score.sum(axis=0), dominant - p.first))
+    others = [j for j in range(len(p.x)) if j not in chosen]
+    targets = others[:: max(1, len(others) // max(1, keep - dominant))][: keep - dominant]
+    joined: dict[int, list[int]] = {target: [] for target in targets}
+    for j in others:
+        if targets and j not in targets:
+            joined[targets[top(cosines(p.key[[j]], p.key[targets])[0], 1)[0]]].append(j)
+    tokens = [p.hidden[0]] * p.first + [p.x[j] for j in chosen]
+    tokens += [p.x[t] + (p.x[members].mean(axis=0) if members else 0) for t, members in joined.items()]
+    return [-1] * p.first + chosen + targets, np.array(tokens)
+
+
+def vispruner(p: Picture, keep: int, method: Method) -> Choice:
+    important = max(1, half_up(method.parameters["important_fraction"] * keep))
+    chosen = top(given_by_cls(p, -1), important)
+    left = [j for j in range(len(p.x)) if j not in chosen]
+    while len(left) > keep - important:
+        a, b = left[::2], left[1::2]
+        closest = cosines(p.x[a], p.x[b]).max(axis=1) if b else np.zeros(len(a))
+        gone = {a[i] for i in top(closest, min(8, len(left) - (keep - important), len(a)))}
+        left = [j for j in left if j not in gone]
+    return sorted(chosen + left), None
+
+
+def prumerge(p: Picture, keep: int, method: Method) -> Choice:
+    assert p.beyond is not None
+    q, k = p.beyond
+    n, count = len(p.x), keep - 1
+    weights = np.exp(q[0] @ k.T / np.sqrt(k.shape[1]))
+    a = (weights / weights.sum())[1:]
+    chosen = top(a, count)
+    if method.name == "prumerge+":
+        chosen = top(a, max(1, half_up(method.parameters["important_fraction"] * count)))
+        grid = {int(np.floor((i + 0.5) * n / (count - len(chosen)))) for i in range(count - len(chosen))}
+        bonus = np.array([-np.inf if j in chosen else a[j] + 2 * (j in grid) for j in range(n)])
+        chosen = sorted(chosen + top(bonus, count - len(chosen)), key=lambda j: (-a[j], j))
+    similarity = cosines(k[1:], k[1:])
+    np.fill_diagonal(similarity, -np.inf)
+    near = [top(similarity[i], min(method.parameters["neighbours"], n - 1)) for i in chosen]
+    tokens = [p.x[i] + sum(a[j] * p.x[j] for j in nn) for i, nn in zip(chosen, near, strict=True)]
+    tokens.append(sum((a[j] * p.x[j] for j in range(n) if j not in chosen), np.zeros(p.x.shape[1])))
+    return [*chosen, -1], np.array(tokens)
+
+
+FORMULAS: dict[str, Callable[[Picture, int, Method], Choice]] = {
+    "cls": cls,
+    "vtc-cls": vtc_cls,
+    "random": random,
+    "uniform": uniform,
+    "freepruner": freepruner,
+    "inflection": inflection,
+    "divprune": divprune,
+    "visionzip": visionzip,
+    "vispruner": vispruner,
+    "prumerge": prumerge,
+    "prumerge+": prumerge,
+}

@@ -1,0 +1,125 @@
+"""Counts that depend on the picture: the knee, the constant of a percentile, and buckets behind one encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exports import exported_again
+from random_models import SHAPES, Shape, canonical, torch_model
+from towers import session
+
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.calibration_data import load_calibration
+from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.own_counts import OwnCounts
+from lmmprune.compiler.reference import knee
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.errors import InputError
+from lmmprune.models.source import resolve
+from lmmprune.passes.methods import get_method
+from lmmprune.passes.split_vision import CountTokens
+
+RATIOS = (0.5, 0.7, 0.85)
+SIZES = (22, 43, 72)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.has_cls], ids=lambda shape: str(shape.seed))
+def test_the_graph_finds_the_knee(shape: Shape) -> None:
+    model = canonical(shape)[0].clone()
+    CountTokens(method=get_method("inflection"), grid=shape.facts.grid)(model)
+    call = session(model)
+    rng = np.random.default_rng(shape.seed)
+    for _ in range(8):
+        pixels = rng.standard_normal((shape.batch, 3, shape.grid * 4, shape.grid * 4)).astype(np.float32)
+        found = call({"pixel_values": pixels})["own_count"]
+        np.testing.assert_array_equal(found, knee(torch_model(shape), torch.from_numpy(pixels)))
+
+
+def test_a_percentile_is_a_count_that_serves_so_many() -> None:
+    def keep(percentile: float) -> int:
+        counts = (5, 1, 4, 2, 3)
+        return OwnCounts(method="m", source="s", tokens=9, percentile=percentile, counts=counts).keep
+
+    assert [keep(p) for p in (1, 20, 21, 60, 80, 81, 100)] == [1, 1, 2, 3, 4, 5, 5]
+
+
+def test_auto_keeps_the_percentile_and_saves_the_histogram() -> None:
+    path, report = exported_again(method="inflection", auto=True, percentile=75.0)
+    row = json.loads((path / "token_counts.json").read_text())
+    assert report.counts is not None
+    assert row["counts"] == list(report.counts.counts)
+    assert len(row["counts"]) == 32
+    assert np.mean(np.array(row["counts"]) <= report.manifest.image_tokens) >= 0.75
+    assert report.manifest.image_tokens in row["counts"]
+    assert (path / "token_counts.png").stat().st_size > 5000
+    assert [stage.site for stage in report.manifest.schedule] == ["vision_output", "llm_input_1"]
+
+
+def test_the_run_time_takes_the_smallest_bucket_that_is_large_enough() -> None:
+    path, report = exported_again(method="inflection", buckets=RATIOS)
+    assert tuple(bucket.tokens for bucket in report.manifest.buckets) == SIZES
+    runtime = Runtime(Bundle.open(path))
+    seen = set()
+    for sample in load_calibration(resolve("tiny-llava"), None, 12).samples:
+        look = runtime.look(sample.image)
+        assert look.own_count is not None
+        wanted = min((size for size in SIZES if size >= look.own_count), default=SIZES[-1])
+        assert look.tokens == wanted
+        seen.add(wanted)
+        # The same picture through a bundle that has just this count.
+        single, _ = exported_again(method="inflection", keep=wanted, options=(("llm_keep", "1"),))
+        alone = Runtime(Bundle.open(single))
+        expected = alone.look(sample.image)
+        assert look.kept is not None
+        assert expected.kept is not None
+        np.testing.assert_array_equal(look.kept, expected.kept)
+        np.testing.assert_allclose(look.features, expected.features, atol=1e-5)
+        answer, reference = runtime.answer(look, sample.prompt), alone.answer(expected, sample.prompt)
+        assert answer.text() == reference.text()
+        assert answer.stats is not None
+        assert answer.stats.own_count == look.own_count
+        assert answer.stats.image_tokens == wanted
+    assert len(seen) > 1
+
+
+def test_a_bucket_may_keep_everything() -> None:
+    path, report = exported_again(method="inflection", buckets=(0.0, 0.5))
+    assert report.manifest.method == "inflection"
+    assert (report.manifest.tokens_before, report.manifest.image_tokens) == (144, 144)
+    runtime = Runtime(Bundle.open(path))
+    looks = [runtime.look(sample.image) for sample in load_calibration(resolve("tiny-llava"), None, 32).samples]
+    assert {look.tokens for look in looks} == {72, 144}
+
+
+def test_buckets_share_one_decoder_and_one_file_of_weights() -> None:
+    path, _ = exported_again(method="inflection", buckets=RATIOS)
+    plain, _ = exported_again()
+    heads = sorted(path.glob("head_*.onnx"))
+    assert len(heads) == len(SIZES)
+    assert all(head.stat().st_size < 10_000 for head in heads)
+
+    def weights(folder: Path) -> int:
+        return sum(file.stat().st_size for file in folder.glob("*.data"))
+
+    # A head's weights begin on a page of their own; nothing is stored twice.
+    assert weights(path) <= weights(plain) + 4 * 65536
+
+
+MISTAKES = {
+    "no count of its own": {"method": "cls", "auto": True},
+    "exclude each other": {"method": "inflection", "auto": True, "keep": 5},
+    "don't go together yet": {"method": "inflection", "buckets": RATIOS, "int8": True},
+    "percentile": {"method": "inflection", "auto": True, "percentile": 0.0},
+    "it is the fraction": {"method": "inflection", "buckets": (0.5, 1.5)},
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes_leave_nothing(message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        export(Request(model="tiny-llava", output=tmp_path / "out", **MISTAKES[message]))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,220 @@
+"""The cost of the prefill: the formula against published figures and traced graphs, and what `flops` prints."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+
+import onnx_ir as ir
+import pytest
+from exports import exported
+
+from lmmprune.compiler import flops_report
+from lmmprune.compiler.cli import main
+from lmmprune.compiler.flops import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
+from lmmprune.compiler.flops_graph import count_layers, trace_decoder_layers
+from lmmprune.errors import InputError, MissingExtraError
+from lmmprune.models import registry
+from lmmprune.models.family import DecoderSpec
+from lmmprune.models.source import resolve
+
+
+def decoder(layers: int, width: int, mlp_width: int, heads: int, kv_heads: int | None = None) -> DecoderSpec:
+    return DecoderSpec(
+        layers=layers,
+        width=width,
+        mlp_width=mlp_width,
+        heads=heads,
+        kv_heads=kv_heads or heads,
+        head_dim=width // heads,
+        vocabulary=32064,
+        max_positions=4096,
+    )
+
+
+VICUNA_7B = decoder(32, 4096, 11008, 32)
+VICUNA_13B = decoder(40, 5120, 13824, 40)
+
+
+@pytest.mark.parametrize(
+    ("spec", "visual", "text", "expected", "published"),
+    [
+        (VICUNA_7B, 576, 60, 8.45, 8.5),
+        (VICUNA_7B, 192, 60, 3.30, 3.3),
+        (VICUNA_7B, 128, 60, 2.45, 2.4),
+        (VICUNA_7B, 64, 60, 1.61, 1.6),
+        (VICUNA_7B, 56, 60, 1.51, 1.5),
+        (VICUNA_13B, 576, 512, 28.58, 28.6),
+        (VICUNA_13B, 84, 512, 15.41, 15.4),
+        (VICUNA_7B, 2880, 60, 42.6, 42.7),
+        (VICUNA_7B, 320, 60, 5.00, 5.0),
+        (VICUNA_7B, 160, 60, 2.87, 2.9),
+    ],
+)
+def test_the_formula_gives_the_published_figures(
+    spec: DecoderSpec, visual: int, text: int, expected: float, published: float
+) -> None:
+    cost = prefill(spec, uniform(spec, visual + text))
+    digits = 1 if expected > 40 else 2
+    assert round(cost.flops / 1e12, digits) == expected
+    # Published with one decimal, some of them cut instead of rounded.
+    assert cost.flops / 1e12 == pytest.approx(published, abs=0.1)
+    n, d, m = visual + text, spec.width, spec.mlp_width
+    assert cost.flops == spec.layers * (8 * n * d**2 + 4 * n**2 * d + 6 * n * d * m)
+
+
+def test_the_cache_of_7b_is_333_megabytes() -> None:
+    cost = prefill(VICUNA_7B, uniform(VICUNA_7B, 636))
+    assert cost.kv_bytes == 4 * 636 * 32 * 4096
+    assert round(cost.kv_bytes / 1e6, 1) == 333.4
+
+
+def test_the_formula_needs_neither_torch_nor_onnx() -> None:
+    code = (
+        "import sys, lmmprune.compiler.flops; print(sorted({'torch', 'onnx', 'onnx_ir', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_layers_may_see_different_numbers_of_tokens() -> None:
+    spec = decoder(3, 64, 100, 4, kv_heads=2)
+    cost = prefill(spec, [10, 10, 4.5])
+    assert cost.flops_per_layer == tuple(layer_flops(spec, n) for n in (10, 10, 4.5))
+    assert cost.flops == sum(cost.flops_per_layer)
+    # Two of four heads: k and v take half of what q and o take.
+    assert cost.flops_per_layer[0] == 4 * 10 * 64 * 64 + 4 * 10 * 64 * 32 + 4 * 10 * 10 * 64 + 6 * 10 * 64 * 100
+    assert cost.kv_bytes == 2 * 2 * 2 * 16 * 24.5
+    assert kv_bytes([3, 1], kv_heads=2, head_dim=16, bytes_per_value=4) == 2 * 4 * 32 * 4
+    with pytest.raises(InputError, match="2 token counts were given, the decoder has 3 layers"):
+        prefill(spec, [1, 2])
+    with pytest.raises(InputError, match="can't see -1 tokens"):
+        prefill(spec, [1, 2, -1])
+
+
+@functools.cache
+def traced(model: str) -> ir.Model:
+    return trace_decoder_layers(resolve(model, weights="dummy", layers=2))
+
+
+@pytest.mark.parametrize("model", ["llava-1.5-7b", "llava-1.5-13b", "tiny-llava"])
+@pytest.mark.parametrize("tokens", [636, 124])
+def test_a_traced_graph_costs_what_the_formula_says(model: str, tokens: int) -> None:
+    spec = resolve(model, weights="dummy").decoder
+    counted = count_layers(traced(model), tokens)
+    assert counted.per_layer == (layer_flops(spec, tokens),) * 2
+    assert counted.rest == 2 * spec.width * spec.vocabulary
+    assert spec.layers * counted.per_layer[0] == prefill(spec, uniform(spec, tokens)).flops
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(["flops", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+def test_a_model_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "--model", "llava-1.5-7b", "--keep", 192)
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert ["visual", "tokens", "576", "192", "0.333"] in rows
+    assert ["with", "60", "text", "tokens", "636", "252", "0.396"] in rows
+    assert ["prefill", "FLOPs", "8.45", "T", "3.30", "T", "0.390"] in rows
+    assert ["key/value", "cache,", "16", "bit", "333.4", "MB", "132.1", "MB", "0.396"] in rows
+    assert "1 multiply-accumulate = 2 FLOPs" in out
+
+
+def test_a_model_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "--model", "llava-1.5-13b", "--keep", 84, "--text", 512, "--json")
+    assert code == 0
+    data = json.loads(out)
+    assert data["visual_tokens"] == {"before": 576, "after": 84}
+    assert data["prefill_flops"]["after"] == prefill(VICUNA_13B, uniform(VICUNA_13B, 596)).flops
+    assert len(data["layers"]) == 40
+    assert sum(layer["flops"]["after"] for layer in data["layers"]) == data["prefill_flops"]["after"]
+    assert "graph" not in data
+
+
+def test_the_traced_layers_beside_the_formula(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The trace itself is shared with the tests above.
+    monkeypatch.setattr("lmmprune.compiler.flops_graph.trace_decoder_layers", lambda source: traced(source.name))
+    code, out, _ = call(capsys, "--model", "tiny-llava", "--ratio", 0.5, "--graph")
+    assert code == 0
+    assert out.count("equal") == 4
+    _, out, _ = call(capsys, "--model", "tiny-llava", "--ratio", 0.5, "--graph", "--json")
+    data = json.loads(out)
+    assert [row["layer"] for row in data["graph"]] == [0, 1]
+    assert all(row["flops"] == row["formula"] for row in data["graph"])
+    assert all(row["ratio"] == {"before": 1.0, "after": 1.0} for row in data["graph"])
+
+
+def test_a_bundle_is_counted_in_its_files(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, report = exported(ratio=0.5)
+    code, out, _ = call(capsys, path, "--json")
+    assert code == 0
+    data = json.loads(out)
+    assert data["flops"] == report.manifest.flops
+    assert data["counted"] == {part: row["after"] for part, row in data["flops"].items()}
+    # 4 layers, 2 heads of 32 for keys and values, float32.
+    assert data["kv_dtype"] == "float32"
+    assert data["kv_bytes"] == {"before": 4 * 2 * 4 * 64 * (144 + 60), "after": 4 * 2 * 4 * 64 * (72 + 60)}
+    _, out, _ = call(capsys, path)
+    assert out.count("equal") == 2
+    assert f"{TEXT_TOKENS} text tokens" in out
+
+    def missing(module: str, extra: str) -> None:
+        raise MissingExtraError(f"this needs the package '{module}'")
+
+    monkeypatch.setattr(flops_report, "require", missing)
+    code, out, err = call(capsys, path)
+    assert code == 0
+    assert "equal" not in out
+    assert err == "not counted in the files: this needs the package 'onnx_ir'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --model or a bundle's directory"),
+        (["somewhere", "--model", "tiny-llava"], "exclude each other"),
+        (["somewhere", "--keep", 0], "--keep goes with --model"),
+        (["somewhere", "--graph"], "--graph goes with --model"),
+        (["somewhere"], "'somewhere' doesn't exist"),
+        (["--model", "llava-1.5-7"], "did you mean 'llava-1.5-7b'"),
+        (["--model", "tiny-llava", "--ratio", 1], "0 <= ratio < 1"),
+        (["--model", "tiny-llava", "--keep", 145], "give 1..144"),
+        (["--model", "tiny-llava", "--ratio", 0.5, "--keep", 3], "exclude each other"),
+        (["--model", "tiny-llava", "--layers", 1], "--layers goes with --graph"),
+        (["--model", "tiny-llava", "--graph", "--layers", 5], "the decoder has 4 layers"),
+        (["--model", "tiny-llava", "--text", -1], "--text"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[object], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_models_weights_are_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[list[str]] = []
+
+    def download(hub_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(registry.tiny_llava_dir())
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert flops_report.model_report("some/model", keep=72)["visual_tokens"] == {"before": 144, "after": 72}
+    resolve("some/model")
+    without, everything = asked
+    assert "*.json" in without
+    assert "*.safetensors" not in without
+    assert "*.safetensors" in everything

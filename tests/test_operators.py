@@ -1,0 +1,50 @@
+"""What the methods write into a graph consists of operators that TensorRT 10.3's parser reads."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+from random_models import SHAPES, canonical
+
+from lmmprune.compiler.operators import CONSTANT_INPUTS, FLOAT_ONLY, MOST_SORTED, TENSORRT
+from lmmprune.passes.methods import METHODS
+from lmmprune.passes.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce_vision import ReduceVision
+
+SHAPE = SHAPES[0]
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
+# Lowering turns these into primitives; a method writes none of its own.
+_HIGH_LEVEL = {"Attention", "RMSNormalization", "RotaryEmbedding", "LayerNormalization", "Gelu"}
+
+
+def rewritten(name: str) -> list[ir.Model]:
+    """Both graphs of a model with half of its tokens removed."""
+    method = METHODS[name](**({"prune_text": 2} if name == "inflection" else {}))
+    stages = method.plan(SHAPE.facts, 8)
+    vision, decoder = (graph.clone() for graph in canonical(SHAPE))
+    ReduceVision(method=name, stages=stages, grid=SHAPE.facts.grid)(vision)
+    tokens = min((stage.keep for stage in stages if not stage.site.in_decoder), default=SHAPE.facts.tokens)
+    ReduceDecoder(method=name, stages=stages, image_tokens=tokens, prefix=3, special_ids=(0, 1))(decoder)
+    return [vision, decoder]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_needs_only_what_tensorrt_10_3_reads(name: str) -> None:
+    for model in rewritten(name):
+        for node in model.graph:
+            ours = str(node.name).startswith("lmmprune/")
+            assert node.op_type in TENSORRT or (node.op_type in _HIGH_LEVEL and not ours), node
+            if not ours:
+                continue
+            first = node.inputs[0]
+            assert first is not None
+            if node.op_type in FLOAT_ONLY:
+                assert first.dtype in _FLOATS, node
+            for index in CONSTANT_INPUTS.get(node.op_type, ()):
+                value = node.inputs[index] if index < len(node.inputs) else None
+                assert value is None or value.is_initializer(), node
+            if node.op_type == "TopK":
+                count = node.inputs[1]
+                assert count is not None
+                assert count.const_value is not None
+                assert int(count.const_value.numpy()[0]) <= MOST_SORTED

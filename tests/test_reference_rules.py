@@ -1,0 +1,239 @@
+"""The reference's rules on cases small enough to compute by hand, and that it shares nothing with the passes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmmprune.compiler import reference
+from lmmprune.compiler.reference import SITES, Refused, bipartite, ficoco, rule_options, visionzip
+from lmmprune.compiler.reference.chooser import Chooser
+from lmmprune.compiler.reference.decoder_scores import page_rank, raters
+from lmmprune.compiler.reference.encoded import Encoded
+from lmmprune.compiler.reference.look import Look
+from lmmprune.compiler.reference.options import SCHEDULE
+from lmmprune.compiler.reference.prumerge import choose
+from lmmprune.compiler.reference.select import divprune, freepruner, knee_count, uniform_places, vispruner
+from lmmprune.compiler.reference.sequence import sequence
+from lmmprune.passes.methods import METHODS
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            # Of ``from a import b``, b may be a module too.
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_it_shares_no_code_with_the_passes() -> None:
+    files = sorted(Path(reference.__file__).parent.rglob("*.py"))
+    assert len(files) > 15
+    mine = {name for file in files for name in imports(file) if name.split(".")[0] in ("lmmprune", "passes")}
+    foreign = {name for name in mine if not name.startswith("lmmprune.compiler.reference")}
+    # Where a model's weights come from is no matter of pruning.
+    assert foreign == {"lmmprune.models.source.Source"}
+
+
+def test_options_of_a_rule() -> None:
+    own = {"lambda_": 0.3, "eps": 0.9, "window": 2, "coefficient": 2.0, "first_layer": 12}
+    assert rule_options("ficoco-v", own, 23) == {"lambda_": 0.3, "eps": 0.9, "window": 2, "coefficient": 2.0}
+    for depth, layer in ((23, 16), (5, 3), (1, 0)):
+        assert rule_options("vtc-cls", {"first_layer": 16}, depth) == {"first_layer": layer}
+    assert rule_options("vtc-cls", {"first_layer": 22}, 5) == {"first_layer": 4}
+    assert rule_options("fastv", {"layer": 2}, 23) == {}
+    with pytest.raises(Refused, match="fastv has no option 'prune_text' here"):
+        rule_options("fastv", {"layer": 2, "prune_text": 1}, 23)
+
+
+def test_every_option_of_a_method_is_known() -> None:
+    assert METHODS.keys() == SITES.keys()
+    for name, method in METHODS.items():
+        options = rule_options(name, method().parameters, 23)
+        # What isn't passed on says where is cut, or how many stay.
+        assert {*method().parameters} - {*options} <= {*SCHEDULE}
+
+
+def test_numbers_of_the_sequence() -> None:
+    def numbers(policy: str) -> list[int]:
+        return [t.position for t in sequence(2, np.array([1, 5]), [9], [9, 9], [9], policy, 6)]
+
+    assert numbers("contiguous") == [0, 1, 2, 3, 4, 5]
+    assert numbers("original") == [0, 2, 6, 7, 8, 9]
+
+
+def test_local_penalty() -> None:
+    # 0 1 .      windows of the 3x3 grid: 0 1 3 4 | 2 5
+    # . 4 5                               6 7     | 8
+    # . 7 8
+    s = [0.5, -1.0, 0.25, 0.2, -0.6, -0.4]
+    assert ficoco.penalize(Chooser(), s, [0, 1, 4, 5, 7, 8], columns=3) == [1.0, -1.0, 0.25, 0.4, -0.3, -0.2]
+    # Windows of one row and column: all of them.
+    assert ficoco.penalize(Chooser(), s[:2], [0, 1], columns=3, window=1, coefficient=4.0) == [2.0, -0.25]
+    # On a tie only the lower index is penalized.
+    assert ficoco.penalize(Chooser(), [0.5, 0.5], [0, 1], columns=2) == [1.0, 0.5]
+
+
+def test_targets_lie_above_the_quantile() -> None:
+    assert {ficoco.target_count(n, 0.998) for n in range(502, 578)} == {2}
+    assert {ficoco.target_count(n, 0.998) for n in range(1, 502)} == {1}
+    for n in (2, 10, 300, 502, 577):
+        row = np.random.default_rng(n).random(n)
+        assert ficoco.target_count(n, 0.998) == (row >= np.quantile(row, 0.998)).sum()
+
+
+def test_merge_by_hand() -> None:
+    w = ficoco.weights(Chooser(), {1: {0: 0.6, 2: 0.3, 3: 0.1}}, eps=0.4)
+    assert w == {1: {0: pytest.approx(2 / 3), 2: pytest.approx(1 / 3)}}
+    merged = ficoco.merge(np.array([[1.0], [4.0], [2.0], [7.0]]), [0, 2, 3], w)
+    np.testing.assert_allclose(merged[:, 0], [(1 + 8 / 3) / (5 / 3), (2 + 4 / 3) / (4 / 3), 7])
+
+
+def test_redundancy_of_the_encoder_by_hand() -> None:
+    logits = np.array([[2.0, 4.0], [4.0, 4.0]])  # row means 3 and 4, of norm 5
+    s = ficoco.vision_redundancy(logits, np.array([8.0, 6.0]), np.eye(2), 0.25)
+    np.testing.assert_allclose(s, [0.25 * 0.6 - 0.75 * 0.8, 0.25 * 0.8 - 0.75 * 0.6])
+    keys = np.array([[1.0, 0.0], [0.0, 1.0]])  # both at 45 degrees of their mean: v = -1/sqrt(2) each
+    np.testing.assert_allclose(
+        ficoco.vision_redundancy(logits, None, keys, 0.25), [0.15 + 0.75 * 0.5**0.5, 0.2 + 0.75 * 0.5**0.5]
+    )
+
+
+def test_redundancy_and_correlation_of_the_decoder_by_hand() -> None:
+    a = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])  # two visual tokens, then one of the text
+    assert ficoco.decoder_redundancy(a, [0, 1], [2], 0.6) == pytest.approx([0.6 * 0.5 - 0.08, 0.6 * 0.5 - 0.12])
+    c = ficoco.decoder_correlation(a, [0, 1], [2], kept=[0], gone=[1], gamma=0.6)
+    assert c == {1: {0: pytest.approx(0.6 * 0.5 + 0.4 * 0.3 * 0.2)}}
+
+
+def test_prumerge_order() -> None:
+    a = dict(enumerate([0.1, 0.3, 0.05, 0.2, 0.15, 0.02, 0.01, 0.03]))
+    assert choose(Chooser(), a, 4, None) == [1, 3, 4]
+    # Half of 4 by attention (1, 3); the grid of 2 in 8 are places 2 and 6, chosen before 4.
+    assert uniform_places(8, 2) == [2, 6]
+    assert choose(Chooser(), a, 5, 0.5) == [1, 3, 2, 6]
+    # The grid of 3 in 8 (1, 4, 6) has one that is important already: the best of the others takes its place.
+    assert choose(Chooser(), a, 5, 0.25) == [1, 4, 6, 3]
+
+
+@pytest.mark.parametrize(
+    ("rest", "targets", "places"), [(10, 3, [0, 3, 6]), (7, 4, [0, 1, 2, 3]), (3, 3, [0, 1, 2]), (9, 0, [])]
+)
+def test_visionzip_targets(rest: int, targets: int, places: list[int]) -> None:
+    assert visionzip.target_places(rest, targets) == places
+
+
+def angles(*degrees: float) -> np.ndarray:
+    return np.stack([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees])
+
+
+def test_tome_pairs_and_sizes() -> None:
+    keys = angles(0, 50, 90, 4)
+    # With CLS the odd places look for a partner: 3 finds 0 at 4 degrees, 1 finds 2 at 40.
+    assert bipartite.tome_edges(Chooser(), keys, 3, has_cls=True) == {3: 0}
+    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=True) == {3: 0, 1: 2}
+    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=False) == {0: 3, 2: 1}
+    with pytest.raises(ValueError, match="3 edges wanted"):
+        bipartite.tome_edges(Chooser(), keys, 1, has_cls=True)
+    rows, sizes = np.array([[1.0], [2.0], [6.0], [9.0]]), [1.0, 2.0, 3.0, 1.0]
+    np.testing.assert_allclose(bipartite.merge_into(rows, sizes, {0: 1, 2: 1})[:, 0], [(1 + 4 + 18) / 6, 9])
+    assert bipartite.merge_sizes(sizes, {0: 1, 2: 1}) == [6.0, 1.0]
+
+
+def test_aim_merges_in_rounds() -> None:
+    # Round one: 0, 2, 4 look for a partner among 1, 3; of three at most two merge. Round two merges what is left.
+    features, keys = np.array([[1.0], [3.0], [10.0], [20.0], [5.0]]), angles(0, 2, 80, 90, 45)
+    merged, places = bipartite.aim_rounds(Chooser(), features, keys, 3)
+    assert places == [1, 3, 4]
+    np.testing.assert_allclose(merged[:, 0], [2, 15, 5])
+    # Keys now at 1, 85 and 45 degrees: 4 (45) is nearer to 3 (85) than 1 (1) is.
+    merged, places = bipartite.aim_rounds(Chooser(), features, keys, 2)
+    assert places == [1, 3]
+    np.testing.assert_allclose(merged[:, 0], [2, 35 / 3])
+
+
+def test_divprune_spreads() -> None:
+    # The loneliest is at 90; then 0 (farthest from it), then 45.
+    assert divprune(angles(3, 0, 45, 90, 47), 1, Chooser()) == [3]
+    assert divprune(angles(3, 0, 45, 90, 47), 2, Chooser()) == [1, 3]
+    assert divprune(angles(3, 0, 45, 90, 47), 3, Chooser()) == [1, 2, 3]
+
+
+def test_knee() -> None:
+    assert knee_count([0.1, 1.0, 0.0, 0.2], Chooser()) == 2
+    assert knee_count([3.0, 2.0, 1.0], Chooser()) == 1  # a straight line: the lower index
+
+
+def test_raters() -> None:
+    image = np.array([[1.0, 0.0]])
+    assert raters(Chooser(), image, np.array([[2.0, 0.0], [0.0, 5.0], [1.9, 1.0]])) == [0, 2]
+    assert raters(Chooser(), image, np.array([[2.0, 0.0]])) == [0]
+
+
+def test_page_rank_ignores_the_causal_mask_and_averages_squares() -> None:
+    # Head 0: both visual tokens (rows 1, 2) point to row 2; head 1: indifferent.
+    logits = np.zeros((2, 4, 4))
+    logits[0, 1:3, 2] = 100
+    look = Look(logits, logits, logits, np.zeros_like(logits))
+    assert page_rank(look, [1, 2]) == pytest.approx([(0.25 / 2) ** 0.5, (1.25 / 2) ** 0.5])
+    # Nothing flows; or so hot that all are alike.
+    assert page_rank(look, [1, 2], steps=0) == pytest.approx([0.5, 0.5])
+    assert page_rank(look, [1, 2], temperature=1e9) == pytest.approx([0.5, 0.5])
+
+
+def encoded(x: np.ndarray, attention: np.ndarray, keys: np.ndarray) -> Encoded:
+    """One layer, one head; CLS is row 0 of the attention and has the zero vector for a feature and a key."""
+    cls = np.zeros((1, x.shape[1]))
+    k = np.concatenate([np.zeros((1, keys.shape[1])), keys])[None]
+    return Encoded(np.concatenate([cls, x]), [Look(k, k, attention[None], attention[None])], None, True)
+
+
+def cls_looks_at(*weights: float) -> np.ndarray:
+    attention = np.full((len(weights) + 1, len(weights) + 1), 0.1)
+    attention[0, 1:] = weights
+    return attention
+
+
+def test_visionzip_by_hand() -> None:
+    x = np.arange(6.0)[:, None] + 1
+    e = encoded(x, cls_looks_at(0.1, 0.2, 0.9, 0.3, 0.1, 0.1), angles(0, 10, 20, 80, 70, 30))
+    # D = 2: CLS and patch 2. The rest 0 1 3 4 5 with step 2: targets 0 and 3; 1 and 5 join 0, 4 joins 3.
+    rows, places = visionzip.visionzip(e, 4, Chooser(), dominant_fraction=0.5)
+    assert places == [-1, 2, 0, 3]
+    np.testing.assert_allclose(rows[:, 0], [0, 3, 1 + (2 + 6) / 2, 4 + 5])
+    rows, places = visionzip.visionzip(e, 1, Chooser())
+    assert places == [-1]
+
+
+def test_vispruner_by_hand() -> None:
+    e = encoded(angles(0, 12, 45, 90, 85, 20), cls_looks_at(0.1, 0.2, 0.9, 0.3, 0.1, 0.1), angles(*[0] * 6))
+    # Patch 2 is important. Rest 0 1 3 4 5: of a = 0 3 5, 3 (5 degrees) and 5 (8) are nearer to b = 1 4 than 0 (12).
+    assert sorted(vispruner(e, 4, Chooser(), important_fraction=0.25)) == [0, 1, 2, 4]
+    # One left to find: all of a goes, then of 1 4 the first.
+    assert sorted(vispruner(e, 2, Chooser(), important_fraction=0.5)) == [2, 4]
+    assert sorted(vispruner(e, 2, Chooser(), important_fraction=1.0)) == [2, 3]
+
+
+def test_freepruner_doesnt_count_what_a_patch_sees_of_itself() -> None:
+    attention = np.full((4, 4), 0.1)
+    attention[1, 1], attention[3, 2], attention[2, 1] = 0.9, 0.5, 0.2
+    e = encoded(np.eye(3), attention, np.eye(3))
+    assert freepruner(e, 1, Chooser(), pivot_fraction=1.0, shallow_layer=0) == [1]
+    # Half of 2 is one pivot; what that pivot (row 2) looks at most comes next.
+    assert freepruner(e, 2, Chooser(), pivot_fraction=0.5, shallow_layer=0) == [1, 0]
+
+
+def test_the_chooser_breaks_ties_downwards_and_notes_gaps() -> None:
+    chooser = Chooser()
+    assert chooser.largest({0: 1.0, 1: 4.0, 2: 3.0}, 2) == [1, 2]
+    assert chooser.margin == pytest.approx(2 / 3)
+    assert chooser.smallest({0: 1.0, 1: 4.0, 2: 3.0}, 2, scale=10.0) == [0, 2]
+    assert chooser.margin == pytest.approx(0.1)
+    assert chooser.largest({3: 1.0, 1: 1.0, 2: 0.0}, 1) == [1]
+    assert chooser.margin == 0

@@ -1,0 +1,222 @@
+"""``verify``: bundles of every kind of method against PyTorch, and manifests that don't tell the truth."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exports import exported_again
+
+from lmmprune.compiler import parity
+from lmmprune.compiler.cli import main
+from lmmprune.compiler.parity import Difference
+from lmmprune.compiler.verify import Check, verify
+
+FILES = ["checksums", "checker vision.onnx", "checker decoder.onnx", "kept counts", "cache lengths"]
+VISION, DECODER = ["kept indices", "image features", "logits"], ["image features", "kept in the decoder", "logits"]
+BOTH = ["kept indices", "image features", "kept in the decoder", "logits"]
+
+
+def checked(path: Path, samples: int = 2) -> dict[str, Check]:
+    return {check.name: check for check in verify(path, samples=samples, progress=lambda *_: None)}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["image features", "logits"]),
+        ({"ratio": 0.5}, VISION),
+        ({"ratio": 0.75, "positions": "original"}, VISION),
+        ({"ratio": 0.5, "method": "cls"}, VISION),
+        ({"ratio": 0.75, "method": "random"}, VISION),
+        ({"keep": 14, "method": "uniform"}, VISION),
+        ({"ratio": 0.5, "int8": True}, VISION),
+        # Merging in both graphs, at several sites of each.
+        ({"ratio": 0.5, "method": "ficoco-vl"}, BOTH),
+        ({"ratio": 0.5, "method": "ficoco-vl", "int8": True}, BOTH),
+        # A token without a place, an order of its own, a hyper-parameter that isn't the paper's.
+        ({"keep": 30, "method": "prumerge+", "options": (("neighbours", "5"),)}, VISION),
+        # Tokens of the question go too.
+        ({"ratio": 0.5, "method": "inflection", "options": (("prune_text", "2"),)}, BOTH),
+        # Numbers stay inside the decoder, and may or may not before it.
+        ({"ratio": 0.6, "method": "aim"}, BOTH),
+        ({"ratio": 0.5, "method": "sparsevlm", "positions": "original"}, DECODER),
+        ({"ratio": 0.5, "method": "fastv", "target": "tensorrt-rtx"}, DECODER),
+        # Synthetic weights, and fewer layers than the checkpoint has.
+        ({"ratio": 0.5, "method": "ficoco-l", "weights": "dummy", "layers": 2}, DECODER),
+        # Scaled to the model's five encoder layers.
+        ({"ratio": 0.5, "method": "vtc-cls", "options": (("first_layer", "10"),)}, VISION),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_verify_passes(options: dict[str, Any], names: list[str]) -> None:
+    path, _ = exported_again(**options)
+    checks = checked(path)
+    assert list(checks) == FILES + names
+    assert all(check.passed for check in checks.values()), checks
+    if "int8" not in options and "target" not in options:
+        worst = [float(x) for check in checks.values() for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
+        assert len(worst) == 2
+        assert max(worst) < 1e-5
+
+
+def test_every_bucket_is_compared_and_own_counts_too() -> None:
+    path, _ = exported_again(method="inflection", buckets=(0.5, 0.75))
+    checks = checked(path)
+    heads = ["checker head_36.onnx", "checker head_72.onnx"]
+    assert list(checks) == [*FILES[:2], *heads, *FILES[2:], "own counts", *VISION]
+    assert all(check.passed for check in checks.values()), checks
+    assert checks["kept counts"].found == "visual tokens 144 -> 36 or 72"
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Callable[..., Path]:
+    """Copy a bundle and change its manifest, which no checksum covers."""
+
+    def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+        copy = tmp_path / "bundle"
+        shutil.copytree(path, copy)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        change(manifest)
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        return copy
+
+    return edit
+
+
+def stage(manifest: dict[str, Any], index: int) -> dict[str, Any]:
+    found: dict[str, Any] = manifest["schedule"][index]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "wrong"),
+    [
+        ("ficoco-vl", lambda m: m["parameters"].update(lambda_=0.9), {"kept indices", "image features"}),
+        ("ficoco-vl", lambda m: m["parameters"].update(beta=0.0), {"kept in the decoder", "logits"}),
+        ("ficoco-vl", lambda m: m["parameters"].update(eps=0.5), {"kept indices", "image features", "logits"}),
+        ("ficoco-vl", lambda m: m.update(llm_positions="original"), {"logits"}),
+        ("ficoco-vl", lambda m: m["cache"]["length_offsets"].__setitem__(3, 0), {"cache lengths"}),
+        ("ficoco-vl", lambda m: stage(m, 1).update(tokens_out=107), {"kept counts"}),
+        ("ficoco-vl", lambda m: stage(m, 3).update(tokens_out=59), {"kept counts"}),
+        ("ficoco-vl", lambda m: m["schedule"].pop(), {"kept counts"}),
+        ("ficoco-vl", lambda m: m.update(prefix=2), {"kept counts"}),
+        ("ficoco-vl", lambda m: m.update(method="fastv", parameters={}), {"parity"}),
+        ("cls", lambda m: m.update(method="uniform", parameters={}), {"kept indices"}),
+    ],
+)
+def test_verify_sees_a_manifest_that_lies(
+    method: str, change: Callable[[dict[str, Any]], Any], wrong: set[str], edited: Callable[..., Path]
+) -> None:
+    path, _ = exported_again(ratio=0.5, method=method)
+    checks = checked(edited(path, change), samples=1)
+    failed = {name for name, check in checks.items() if check.passed is False}
+    assert failed >= wrong, checks
+    if wrong & {*FILES, "parity"}:
+        assert failed == wrong
+        assert "logits" not in checks
+
+
+def test_an_edited_file_is_all_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = exported_again(ratio=0.5, method="cls")
+    copy = tmp_path / "bundle"
+    shutil.copytree(path, copy)
+    with (copy / "vision.onnx.data").open("r+b") as file:
+        file.write(b"x")
+    # Opening the bundle would find it already: its files are small.
+    monkeypatch.setattr("lmmprune.compiler.bundle._CHECKED_AT_OPEN", 0)
+    (check,) = checked(copy).values()
+    assert (check.name, check.passed) == ("checksums", False)
+    assert "vision.onnx.data" in check.found
+    assert main_code("verify", str(copy)) == 2
+
+
+def main_code(*words: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return int(caught.value.code or 0)
+
+
+def test_what_cant_be_compared_is_said_and_doesnt_fail(
+    edited: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = exported_again(ratio=0.5, method="ficoco-vl")
+    copy = edited(path, lambda manifest: manifest.update(method="longest", parameters={"p": 2}))
+    assert main_code("verify", str(copy), "--samples", "1", "--json") == 0
+    checks = {row["name"]: row for row in json.loads(capsys.readouterr().out)["checks"]}
+    assert list(checks) == [*FILES, "parity"]
+    assert all(checks[name]["passed"] for name in FILES)
+    assert checks["parity"]["passed"] is None
+    assert checks["parity"]["found"] == "not compared: the PyTorch reference doesn't know the method 'longest'"
+    assert main_code("verify", str(copy), "--samples", "1") == 0
+    assert re.search(r"parity +not checked", capsys.readouterr().out)
+
+
+def test_hyper_parameters_that_the_reference_doesnt_know_are_named(edited: Callable[..., Path]) -> None:
+    path, _ = exported_again(ratio=0.5, method="cls")
+    checks = checked(edited(path, lambda manifest: manifest["parameters"].update(brightness=3)), samples=1)
+    assert checks["parity"].passed is None
+    assert "cls has no option 'brightness'" in checks["parity"].found
+
+
+def test_questions_that_the_bundle_refuses_are_left_out() -> None:
+    path, _ = exported_again(ratio=0.5, method="inflection", options=(("prune_text", "12"),))
+    checks = checked(path, samples=1)
+    assert list(checks) == [*FILES[:3], "parity"]
+    assert checks["parity"].passed is None
+    assert "takes none of the questions: the question and what follows it have 7 tokens" in checks["parity"].found
+
+
+def difference(**changes: Any) -> Difference:
+    same: dict[str, Any] = {"overlaps": {"a": 1.0}, "same": True, "relative": 1e-6, "cosine": 1.0, "margin": 0.1}
+    return Difference(**{**same, **changes})
+
+
+FLIPPED = {"overlaps": {"a": 0.5}, "same": False, "relative": 0.2, "cosine": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("differences", "precision", "kept", "values", "note"),
+    [
+        ([difference()], "float32", True, True, "IoU 1.0000 (lowest 1.0000) over 1 pictures"),
+        ([difference(margin=0.0)], "float32", True, True, ""),
+        ([difference(**FLIPPED)], "float32", False, False, "lowest 0.5000"),
+        (
+            [difference(), difference(**FLIPPED, margin=9e-6)],
+            "float32",
+            True,
+            True,
+            "left out (gap 9.0e-06)",
+        ),
+        ([difference(**FLIPPED, margin=9e-6)], "float32", None, None, "1 near-ties left out"),
+        ([difference(relative=2e-4)], "float32", True, False, ""),
+        ([difference(relative=2e-4, margin=0.0)], "float32", None, None, ""),
+        ([difference(same=False)], "float32", False, True, "in another order"),
+        ([difference(relative=float("nan")), difference()], "float32", True, False, ""),
+        ([difference(**FLIPPED)], "int8", True, False, "IoU 0.5000"),
+        ([difference(**{**FLIPPED, "cosine": 0.96})], "int8", True, True, ""),
+        ([difference(cosine=0.998, relative=0.1)], "float16", True, False, ""),
+    ],
+)
+def test_judgements(
+    differences: list[Difference], precision: str, kept: bool | None, values: bool | None, note: str
+) -> None:
+    verdict = parity.judge_kept(differences, precision)
+    assert verdict.passed is kept
+    assert note in verdict.found
+    assert parity.judge_values(differences, precision).passed is values
+
+
+def test_judgement_of_own_counts() -> None:
+    assert parity.judge_own_counts([(5, 5, 0.1), (9, 9, 0.0)], "float32").passed
+    assert parity.judge_own_counts([(5, 5, 0.1), (9, 8, 1e-3)], "float32").passed is False
+    verdict = parity.judge_own_counts([(5, 5, 0.1), (9, 7, 1e-6)], "float32")
+    assert verdict.passed
+    assert verdict.found == "5, 9; at most 2 from the reference's, 1 near-ties left out"
+    assert parity.judge_own_counts([(9, 7, 1e-6)], "float32").passed is None
+    assert parity.judge_own_counts([(9, 7, 0.1)], "float16").passed
