@@ -142,6 +142,8 @@ def export(
 
     with write_bundle(request.output) as writer:
         prompt = write_assets(source, writer.path)
+        likely = stages if counts else method.stages_for(facts, facts.tokens)
+        text = text_layout(prompt, writer.path / TOKENIZER, in_decoder=any(s.site.in_decoder for s in likely))
         progress("trace", 0, 1)
         if traced is not None:
             graphs = traced(source)
@@ -165,7 +167,6 @@ def export(
                 stages = method.stages_for(facts, own.keep)
             save_counts(own, writer.path, marks=counts)
         image_tokens = min((s.keep for s in stages if not s.site.in_decoder), default=facts.tokens)
-        text = text_layout(prompt, writer.path / TOKENIZER, in_decoder=any(s.site.in_decoder for s in stages))
         before = {
             "vision": count_flops(graphs.vision),
             "prefill": count_flops(graphs.decoder, {"seq": facts.tokens + TEXT_TOKENS, "past": 0}),

@@ -26,13 +26,17 @@ def received_attention(at: At) -> ir.Value:
 
     Row sums of a softmax are constant, so the columns carry the signal.
     """
-    b = at.b
-    mean = b.op("ReduceMean", at.attention("all"), at.head_axes, keepdims=0)
-    column = b.op("ReduceSum", mean, [1], keepdims=0)
-    # The diagonal by its flat places: cheaper than a [T,T] mask stored in the graph.
+    b, (heads, key_heads, _) = at.b, at.layer.heads
     tokens = at.first + at.tokens
-    flat = b.op("Reshape", mean, [at.batch, tokens * tokens])
-    itself = b.op("Gather", flat, np.arange(tokens, dtype=np.int64) * (tokens + 1), axis=1)
+    attention = at.attention("all")
+    # Sums over rows as a product with ones: one pass over the matrices, where a strided reduction takes several.
+    columns = b.op("MatMul", np.ones((1, tokens), np.float32), attention)
+    column = b.op("ReduceMean", columns, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0)
+    # The diagonal by its flat places: cheaper than a [T,T] mask stored in the graph.
+    lead = [at.batch, key_heads] if heads == key_heads else [at.batch, key_heads, heads // key_heads]
+    flat = b.op("Reshape", attention, [*lead, tokens * tokens])
+    diagonal = b.op("Gather", flat, np.arange(tokens, dtype=np.int64) * (tokens + 1), axis=len(lead))
+    itself = b.op("ReduceMean", diagonal, at.head_axes, keepdims=0)
     return at.rows(b.op("Sub", column, itself), "visual", 1)
 
 

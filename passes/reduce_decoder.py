@@ -83,8 +83,14 @@ class ReduceDecoder(ir.passes.InPlacePass):
     def ensures(self, model: ir.Model) -> None:
         """Give the prefill numbers for its sizes, infer all shapes anew, and compare every site with the schedule."""
         if any(str(value.name).startswith(KEPT) for value in model.graph.outputs):
-            length = self.prefix + self.image_tokens + PROTECTED + sum(stage.prune_text for stage in self._mine)
-            check_sites(specialize(model, seq=length), self.lengths(length))
+            prompt = self.prefix + self.image_tokens + PROTECTED + sum(stage.prune_text for stage in self._mine)
+            lengths = self.lengths(prompt)
+            before = dict(zip(lengths, [prompt, *lengths.values()], strict=False))
+            # A stage that removes nothing writes nothing.
+            check_sites(
+                specialize(model, seq=prompt),
+                {site: length for site, length in lengths.items() if length < before[site]},
+            )
 
     def lengths(self, prompt: int) -> dict[Site, int]:
         """Return the length of the sequence behind every site, for a prompt of so many tokens."""
@@ -159,7 +165,8 @@ class _Rewriting:
         b = Builder(f"lmmprune/{self._options.method}")
         self._length = b.op("Shape", self._ids, start=1, end=2)
         reach = self._options.prefix + self._options.image_tokens
-        self._alive = b.op("GreaterOrEqual", self._length, b.constant([reach]))
+        # At least one token follows the image, so a decode step never looks like a prefill.
+        self._alive = b.op("Greater", self._length, b.constant([reach]))
         b.insert_after(self._model.graph, None)
 
     def _reduce(self, stage: Stage) -> None:
@@ -176,6 +183,8 @@ class _Rewriting:
         outcome: Outcome | None = None
         if keep < tokens:
             outcome = stage.rule(at, keep)
+            if outcome.tokens is not None or outcome.sizes is not None:
+                raise Refused(f"{stage.site}: a rule in the decoder may drop and merge, not make tokens of its own")
             kept = outcome.kept if outcome.ordered else ascending(b, outcome.kept, keep)
         else:
             kept = b.constant(np.arange(keep, dtype=np.int64)[None])

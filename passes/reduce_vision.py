@@ -17,7 +17,7 @@ from lmmprune.passes.refusals import Broken, Refused
 from lmmprune.passes.rewire import relax_shapes, rewire
 from lmmprune.passes.rules import Outcome, ascending, merged, takers
 from lmmprune.passes.shapes import infer_shapes, static_shape
-from lmmprune.passes.sites import Site
+from lmmprune.passes.sites import PROJECTOR_OUTPUT, Site
 from lmmprune.passes.stage import Stage
 
 KEPT = "kept_indices"
@@ -80,7 +80,7 @@ class ReduceVision(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """Re-derive the token count at every site from shape inference."""
-        check_sites(model, {stage.site: stage.keep for stage in self._mine})
+        check_sites(model, _removing(self._mine, self.grid[0] * self.grid[1]))
         if self._mine:
             features = next(v for v in model.graph.outputs if v.name == "image_features")
             if (found := static_shape(features)[1]) != self._mine[-1].keep:
@@ -110,12 +110,24 @@ def check_sites(model: ir.Model, lengths: Mapping[Site, int]) -> None:
     Raises:
         Broken: They differ.
     """
-    expected = {tokens_name(site): (site, length) for site, length in lengths.items()}
-    for node in model.graph:
-        for value in node.outputs:
-            site, length = expected.get(str(value.name), (None, 0))
-            if site is not None and (found := static_shape(value)[1]) != length:
-                raise Broken(f"{site} leaves {found} tokens, the schedule says {length}")
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    for site, length in lengths.items():
+        # Behind the projector the tokens are the graph's output.
+        value = values.get("image_features" if site == PROJECTOR_OUTPUT else tokens_name(site))
+        if value is None:
+            raise Broken(f"{site} isn't in the graph, the schedule says that {length} tokens leave it")
+        if (found := static_shape(value)[1]) != length:
+            raise Broken(f"{site} leaves {found} tokens, the schedule says {length}")
+
+
+def _removing(stages: Sequence[Stage], tokens: int) -> dict[Site, int]:
+    """Return the counts of the stages that remove something; the others write nothing."""
+    found = {}
+    for stage in stages:
+        if stage.keep < tokens:
+            found[stage.site] = stage.keep
+        tokens = stage.keep
+    return found
 
 
 def vision_output(b: Builder, anchors: VisionAnchors, grid: tuple[int, int]) -> At:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -104,14 +105,21 @@ class _Cloner:
             inputs,
             list(node.attributes.values()),
             num_outputs=len(node.outputs),
-            name=f"{self._prefix}/{node.name}",
+            name=self._name(node.name),
         )
         clone.metadata_props.update(node.metadata_props)
         for mine, theirs in zip(clone.outputs, node.outputs, strict=True):
-            mine.name, mine.type = f"{self._prefix}/{theirs.name}", theirs.type
+            mine.name, mine.type = self._name(theirs.name), theirs.type
             self._bound[theirs] = mine
         self.nodes.append(clone)
         return self._bound[value]
+
+    def _name(self, name: str | None) -> str:
+        """Name a clone after the original, not after the clone of an earlier cut."""
+        return f"{self._prefix}/{_EARLIER.sub('', str(name))}"
+
+
+_EARLIER = re.compile(r"^(vision_layer|llm_input|llm_layer)_\d+/")
 
 
 def relax_shapes(model: ir.Model) -> None:
@@ -137,7 +145,7 @@ def _relax_reshape(model: ir.Model, node: ir.Node) -> None:
         tail += 1
     middle = after[lead : len(after) - tail]
     target = [0] * lead + (list(middle) if len(middle) != 1 else [-1]) + list(after[len(after) - tail :])
-    node.replace_input_with(1, _constant(model, f"{node.name}/shape", target))
+    node.replace_input_with(1, _constant(model, f"{node.outputs[0].name}/shape", target))
     node.attributes.pop("allowzero", None)
 
 
@@ -146,12 +154,16 @@ def _relax_slice(model: ir.Model, node: ir.Node) -> None:
     ends = _input(node, 2).const_value
     axes = _input(node, 3).const_value if len(node.inputs) > 3 and node.inputs[3] is not None else None
     assert ends is not None
+    steps = node.inputs[4].const_value if len(node.inputs) > 4 and node.inputs[4] is not None else None
+    if steps is not None and (steps.numpy() < 0).any():
+        # A slice that runs backwards stops at its end from above.
+        return
     places = list(range(len(source))) if axes is None else [int(a) for a in axes.numpy()]
     relaxed = [
         int(np.iinfo(np.int64).max) if int(end) >= source[axis] else int(end)
         for end, axis in zip(ends.numpy(), places, strict=False)
     ]
-    node.replace_input_with(2, _constant(model, f"{node.name}/ends", relaxed))
+    node.replace_input_with(2, _constant(model, f"{node.outputs[0].name}/ends", relaxed))
 
 
 def _input(node: ir.Node, index: int) -> ir.Value:

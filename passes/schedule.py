@@ -112,9 +112,25 @@ def solve(
             high = middle
     nearest = min((counts(low), counts(high)), key=lambda found: abs(average(found, facts) - target))
     if abs(average(nearest, facts) - target) > 1:
-        least = average(nearest, facts)
-        raise InputError(
-            f"method '{method}' can't bring this model to {target} visual tokens per decoder layer on average:"
-            f" the nearest is {least:.1f} of {facts.tokens}; ask for --ratio {1 - least / facts.tokens:.2f}"
-        )
+        raise unreachable(method, facts, target, average(nearest, facts))
     return nearest
+
+
+def unreachable(method: str, facts: Facts, target: int, least: float) -> InputError:
+    """Return the refusal of a target, naming the largest ratio that can be done.
+
+    Args:
+        method: Name.
+        facts: The model.
+        target: Visual tokens per decoder layer that were asked for.
+        least: The fewest that the method can do.
+    """
+    # The largest ratio of two digits whose own target comes within the one token that is allowed.
+    percent = math.floor(100 * (1 - (least - 1) / facts.tokens))
+    while facts.tokens - round(percent / 100 * facts.tokens) < least - 1:
+        percent -= 1
+    ratio = percent / 100
+    return InputError(
+        f"method '{method}' can't bring this model to {target} visual tokens per decoder layer on average:"
+        f" the nearest is {least:.1f} of {facts.tokens}; ask for --ratio {ratio:.2f}"
+    )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.errors import InputError
 from lmmprune.passes.at import FLOAT, At
 from lmmprune.passes.filters import random_walk
 from lmmprune.passes.methods.in_decoder import input_layers
-from lmmprune.passes.methods.method import Method
+from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
 from lmmprune.passes.rules import Outcome, Reduce, merged
 from lmmprune.passes.schedule import Counts, Facts, average, round_half_up, solve
@@ -38,6 +40,16 @@ class Aim(Method):
     positions = "original"
     sites = "vision_output, llm_input_13..20"
     schedule = "n0 by merging, then 1 - i/8 of it"
+
+    def check(self, model: Facts) -> None:
+        """Check layers and the walk."""
+        super().check(model)
+        for name in ("first_layer", "last_layer"):
+            in_paper(name, getattr(self, name), 32)
+        if not 0 < self.temperature < math.inf or self.steps < 1:
+            raise InputError(
+                f"temperature={self.temperature:g}, steps={self.steps}: expected a positive number and 1 step or more"
+            )
 
     def counts(self, model: Facts, target: int) -> Counts:
         """Merging first; with a small ratio, a weaker decoder part alone."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmmprune.errors import InputError
 from lmmprune.passes.at import At
 from lmmprune.passes.filters import constant_places
 from lmmprune.passes.methods.method import Method
 from lmmprune.passes.rules import Outcome, Rule
+from lmmprune.passes.schedule import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,12 @@ class Random(Method):
     name = "random"
     reference = "baseline"
     exactness = "exact (a seeded constant)"
+
+    def check(self, model: Facts) -> None:
+        """Check the seed."""
+        super().check(model)
+        if self.seed < 0:
+            raise InputError(f"seed={self.seed}: expected 0 or more")
 
     def rule(self) -> Rule:
         """Keep the first K of a permutation."""

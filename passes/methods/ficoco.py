@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 from lmmprune.errors import InputError
 from lmmprune.passes.affinities import decoder_affinity, encoder_affinity
 from lmmprune.passes.filters import decoder_redundancy, encoder_redundancy
-from lmmprune.passes.methods.method import Method, fraction
+from lmmprune.passes.methods.method import Method, fraction, in_paper
 from lmmprune.passes.methods.tome import even_removal
 from lmmprune.passes.rules import Reduce, Rule
-from lmmprune.passes.schedule import Counts, Facts, round_half_up, scaled, solve
+from lmmprune.passes.schedule import Counts, Facts, average, round_half_up, scaled, solve, unreachable
 from lmmprune.passes.sites import llm_layer, vision_layer
 from lmmprune.passes.stage import Stage
 
@@ -46,7 +47,8 @@ class FiCoCoV(Method):
         super().check(model)
         for name in ("lambda_", "eps"):
             fraction(name, getattr(self, name), zero=True)
-        if self.window < 1 or self.coefficient <= 0:
+        in_paper("first_layer", self.first_layer, 23)
+        if self.window < 1 or not 0 < self.coefficient < math.inf:
             raise InputError(f"window={self.window}, coefficient={self.coefficient:g}: expected positive numbers")
 
     def rule(self) -> Rule:
@@ -93,6 +95,7 @@ class FiCoCoL(Method):
         super().check(model)
         for name in ("beta", "gamma", "eps"):
             fraction(name, getattr(self, name), zero=True)
+        in_paper("first_layer", self.first_layer, 32)
         if self.gamma == 1:
             raise InputError(
                 "gamma=1 gives tokens that see no kept one before them no affinity at all: give less than 1"
@@ -109,9 +112,9 @@ class FiCoCoL(Method):
 
     def counts(self, model: Facts, target: int) -> Counts:
         """A slope."""
-        return self.slope(model, target, model.tokens, ())
+        return self.slope(self.name, model, target, model.tokens, ())
 
-    def slope(self, model: Facts, target: int, tokens: int, before: Counts) -> Counts:
+    def slope(self, name: str, model: Facts, target: int, tokens: int, before: Counts) -> Counts:
         """Return counts that fall from ``tokens`` by a slope, behind those of the encoder."""
         first = scaled([self.first_layer], depth=model.decoder_layers, of=32)[0]
 
@@ -120,7 +123,7 @@ class FiCoCoL(Method):
             kept = (max(1, round_half_up(tokens - (i + 1) * step)) for i in range(model.decoder_layers - first))
             return [*before, *((llm_layer(first + i), keep) for i, keep in enumerate(kept))]
 
-        return solve(self.name, fall, model, target, low=0, high=1)
+        return solve(name, fall, model, target, low=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +157,23 @@ class FiCoCoVL(Method):
 
     def counts(self, model: Facts, target: int) -> Counts:
         """Those of both parts."""
+        try:
+            return self._counts(model, target)
+        except InputError:
+            # The encoder's part changes with the target, so the fewest tokens aren't where this one's slope ends.
+            for least in range(target + 1, model.tokens):
+                try:
+                    found = self._counts(model, least)
+                except InputError:
+                    continue
+                raise unreachable(self.name, model, target, average(found, model)) from None
+            raise
+
+    def _counts(self, model: Facts, target: int) -> Counts:
         vision, language = self._parts()
         between = model.tokens - round_half_up(self.split * (model.tokens - target))
         before = vision.counts(model, between) if between < model.tokens else []
-        return language.slope(model, target, between, before)
+        return language.slope(self.name, model, target, between, before)
 
     def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
         """Return the stages of both parts."""

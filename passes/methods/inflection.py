@@ -12,7 +12,7 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.passes.at import INT64, At
 from lmmprune.passes.filters import similarity_to_cls, text_attention
-from lmmprune.passes.methods.method import Method, fraction
+from lmmprune.passes.methods.method import Method, fraction, in_paper
 from lmmprune.passes.rules import Reduce, Rule
 from lmmprune.passes.schedule import Counts, Facts, average, round_half_up, scaled, solve
 from lmmprune.passes.sites import VISION_OUTPUT, llm_input
@@ -45,6 +45,7 @@ class Inflection(Method):
         """Check shares and counts."""
         super().check(model)
         fraction("llm_keep", self.llm_keep)
+        in_paper("llm_layer", self.llm_layer, 32)
         if self.prune_text < 0:
             raise InputError(f"prune_text={self.prune_text}: expected a number of tokens, 0 or more")
         if self.llm_keep == 1 and self.prune_text:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -192,9 +191,14 @@ def _parse(text: str, default: Any) -> Any:
     return type(default)(text)
 
 
-def spread(sites: Sequence[Site], keep: Sequence[int]) -> Counts:
-    """Return sites and counts together."""
-    return list(zip(sites, keep, strict=True))
+def in_paper(name: str, layer: int, depth: int) -> None:
+    """Check a layer number that counts on the paper's model.
+
+    Raises:
+        InputError: That model has no such layer.
+    """
+    if not 0 <= layer < depth:
+        raise InputError(f"{name}={layer}: expected 0..{depth - 1}, on the paper's model of {depth} layers")
 
 
 def keep_count(tokens: int, *, ratio: float | None = None, keep: int | None = None) -> int:

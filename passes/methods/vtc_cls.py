@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.errors import InputError
 from lmmprune.passes.at import At
 from lmmprune.passes.filters import cls_attention
-from lmmprune.passes.methods.method import Method
+from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.schedule import Facts, scaled
 
 
@@ -32,8 +31,7 @@ class VtcCls(Method):
     def check(self, model: Facts) -> None:
         """Check the layer."""
         super().check(model)
-        if not 0 <= self.first_layer < 23:
-            raise InputError(f"first_layer={self.first_layer}: expected 0..22, on the paper's encoder of 23 layers")
+        in_paper("first_layer", self.first_layer, 23)
 
     def filter(self, at: At) -> ir.Value:
         """Return what CLS gives each patch in all those layers."""
