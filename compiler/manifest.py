@@ -11,7 +11,7 @@ from typing import Any
 
 from lmmprune.errors import BundleError
 
-FORMAT = 1
+FORMAT = 2
 FILENAME = "manifest.json"
 
 
