@@ -18,6 +18,7 @@ import lmmprune
 from lmmprune.compiler import targets
 from lmmprune.compiler.assets import write_assets
 from lmmprune.compiler.bundle import TOKENIZER
+from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.compiler.manifest import Bucket, Cache, Manifest, Precision, Stage
 from lmmprune.compiler.signature import signature
 from lmmprune.compiler.text_layout import text_layout
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from lmmprune.passes.schedule import Facts
     from lmmprune.passes.stage import Stage as PruningStage
 
-# The convention of the literature: prefill of the visual tokens and 60 tokens of text.
-TEXT_TOKENS = 60
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 Progress = Callable[[str, int, int], None]
@@ -104,6 +103,7 @@ def export(
     require("onnx_ir", "export")
     from lmmprune.compiler.calibration_data import load_calibration
     from lmmprune.compiler.canonical import canonical_graphs
+    from lmmprune.compiler.facts import facts_of
     from lmmprune.compiler.heads import write_heads
     from lmmprune.compiler.own_counts import measure_counts, save_counts
     from lmmprune.compiler.quantize import quantize
@@ -113,7 +113,7 @@ def export(
     from lmmprune.passes.methods import get_method
     from lmmprune.passes.reduce_decoder import ReduceDecoder
     from lmmprune.passes.reduce_vision import ReduceVision
-    from lmmprune.passes.schedule import Facts, average
+    from lmmprune.passes.schedule import average
     from lmmprune.passes.shapes import bind_dims
     from lmmprune.passes.specialize import specialize
     from lmmprune.passes.split_vision import split_vision
@@ -124,13 +124,7 @@ def export(
     dtype = _dtype(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
     source = resolve(request.model, weights=request.weights, layers=request.layers)
-    facts = Facts(
-        tokens=source.vision.tokens,
-        grid=source.vision.grid,
-        encoder_layers=source.vision.layers,
-        decoder_layers=source.decoder.layers,
-        has_cls=source.vision.has_cls,
-    )
+    facts = facts_of(source)
     if request.buckets:
         method = method.at_output_only()
     data = load_calibration(source, request.calibration, request.calibration_samples) if request.measures else None

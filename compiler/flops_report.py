@@ -42,18 +42,13 @@ def model_report(
 
     source = resolve(model, weights="dummy")
     # Only now: without the packages of the extra, resolve says what to install.
+    from lmmprune.compiler.facts import facts_of
     from lmmprune.passes.methods import get_method, keep_count
-    from lmmprune.passes.schedule import Facts, average, cached_tokens, layer_tokens
+    from lmmprune.passes.schedule import average, cached_tokens, layer_tokens
 
     spec, tokens = source.decoder, source.vision.tokens
     wanted = keep_count(tokens, ratio=ratio, keep=keep)
-    facts = Facts(
-        tokens=tokens,
-        grid=source.vision.grid,
-        encoder_layers=source.vision.layers,
-        decoder_layers=spec.layers,
-        has_cls=source.vision.has_cls,
-    )
+    facts = facts_of(source)
     plan = get_method(method or "uniform", options).plan(facts, wanted)
     counts = [(stage.site, stage.keep) for stage in plan]
     visual = {"before": tokens, "after": average(counts, facts)}

@@ -20,6 +20,7 @@ import onnxruntime as ort
 from rich.progress import Progress
 
 from lmmprune.compiler.canonical import shared_trace
+from lmmprune.compiler.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import METHODS
 from lmmprune.passes.reduce_vision import ReduceVision
@@ -64,17 +65,10 @@ def profile(graph: Path, pixels: np.ndarray[Any, Any], rounds: int) -> list[tupl
 def main(output: Path, model: str, keep: int, rounds: int) -> None:
     """Write OUTPUT.json and OUTPUT.md."""
     source = resolve(model, weights="dummy", layers=1)
-    spec = source.vision
-    facts = Facts(
-        tokens=spec.tokens,
-        grid=spec.grid,
-        encoder_layers=spec.layers,
-        # The paper's decoder: schedules that reach into it are as at full size.
-        decoder_layers=32,
-        has_cls=spec.has_cls,
-    )
+    # The paper's decoder: schedules that reach into it are as at full size.
+    facts = facts_of(source, decoder_layers=32)
     plans = vision_methods(facts, keep)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, *spec.image_size)).astype(np.float32)
+    pixels = np.random.default_rng(0).standard_normal((1, 3, *source.vision.image_size)).astype(np.float32)
     rows = []
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as bar:
         task = bar.add_task("trace", total=len(plans) + 1)

@@ -23,12 +23,12 @@ IN_DECODER = [name for name in sorted(METHODS) if "llm" in METHODS[name].sites]
 UNWANTED = {"NonZero", "Compress", "Unique", "If", "Loop", "Scan", "GatherND", "GatherElements", "Einsum"}
 
 
-@pytest.mark.parametrize("has_cls", [True, False])
-@pytest.mark.parametrize("name", IN_VISION)
+@pytest.mark.parametrize(
+    ("name", "has_cls"),
+    [(name, has_cls) for name in IN_VISION for has_cls in (True, False) if has_cls or not METHODS[name].needs_cls],
+)
 def test_vision_graphs(name: str, has_cls: bool) -> None:
     """Every method: fused attention as before, static shapes, plain operators, TopK on floats, scores in float32."""
-    if METHODS[name].needs_cls and not has_cls:
-        pytest.skip("needs CLS")
     tower = Tower(patches=16, heads=2, width=8, layers=4, has_cls=has_cls, beyond=METHODS[name].beyond)
     model = tower.graph()
     fused = {node.name: [v and v.name for v in node.inputs[:3]] for node in model.graph if node.op_type == "Attention"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.options import set_options
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
 
@@ -112,7 +112,7 @@ def command(
     rows = _site_rows(manifest.schedule)
     for part, label in (("vision", "vision FLOPs"), ("prefill", "prefill FLOPs")):
         before, after = manifest.flops[part]["before"], manifest.flops[part]["after"]
-        rows.append([label, _flops(before), _flops(after), _ratio(after, before)])
+        rows.append([label, human_si(before), human_si(after), _ratio(after, before)])
     size = sum(entry.bytes for entry in manifest.files.values())
     precision = manifest.precision.dtype + (f" + int8 ({manifest.precision.int8})" if manifest.precision.int8 else "")
     average = f"{manifest.average_tokens:.1f}".removesuffix(".0")
@@ -163,10 +163,3 @@ def _own_counts(found: OwnCounts, manifest: Manifest) -> str:
 
 def _ratio(after: float, before: float) -> str:
     return f"{after / before:.3f}"
-
-
-def _flops(count: float) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count:.0f}"
