@@ -1,47 +1,19 @@
-"""Quantize MatMul, Gemm and Conv to INT8 with explicit QuantizeLinear/DequantizeLinear pairs."""
+"""Quantize MatMul, Gemm and Conv to INT8, by explicit QuantizeLinear/DequantizeLinear pairs where ranges are known."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.lazy import Array, derive, numbers
-from lmmprune.passes.builder import SCORE
-from lmmprune.passes.cast_float import HALF
+from lmmprune.passes.blocks import find_blocks
+from lmmprune.passes.int8 import SCHEMES, Range, Scheme, output_axis, quantization, quantize_weight, weight_scales
 from lmmprune.passes.refusals import Broken, Refused
 from lmmprune.passes.shapes import infer_shapes
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scheme:
-    """How activations become INT8 (weights are always symmetric S8, one scale per output channel).
-
-    Attributes:
-        activation: Integer type of the activations.
-        symmetric: Zero point 0 and a range of the same width on both sides.
-        conv_output: Whether a Conv needs a pair on its output too to become an integer kernel.
-    """
-
-    activation: ir.DataType
-    symmetric: bool
-    conv_output: bool
-
-
-SCHEMES: dict[str, Scheme] = {
-    # The x86 kernels of ONNX Runtime want unsigned activations, and QLinearConv a quantized output.
-    "u8s8": Scheme(activation=ir.DataType.UINT8, symmetric=False, conv_output=True),
-    # TensorRT: symmetric only, zero point 0; nothing on outputs, so that bias and activation still fuse.
-    "s8s8": Scheme(activation=ir.DataType.INT8, symmetric=True, conv_output=False),
-}
-
-# Which axis of the weight is the output channel: [in,out], [out,in] under transB, [out,in,kh,kw].
-_QUANTIZED = {"MatMul", "Gemm", "Conv"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +23,35 @@ class InsertQdq(ir.passes.InPlacePass):
     Before: ``MatMul(x, w)``
     After: ``MatMul(DQ(Q(x)), DQ(w_int8))`` with one scale for x and one per output channel of w. x gets one pair
     however many nodes read it (q, k and v share a scale). Scores, biases, norms, softmax and the residual stream stay
-    floating point.
+    floating point. A scheme for weights only writes no pair before x; a dynamic one writes
+    ``Cast(MatMulInteger(DynamicQuantizeLinear(x), w_int8)) * scale`` instead.
 
     Attributes:
         scheme: Name in ``SCHEMES``.
-        ranges: ``(min, max)`` of every activation in ``activations(model)``, from calibration.
+        ranges: ``(min, max)`` of every activation in ``activations(model, ...)``, from calibration.
         dtype: Floating-point type that the graph will be cast to: the integers are computed with the rounded scales.
+        keep_float: Names of blocks (see ``blocks.find_blocks``) that stay as they are.
     """
 
     scheme: str
-    ranges: Mapping[str, Range]
+    ranges: Mapping[str, Range] = field(default_factory=dict)
     dtype: str = "float32"
+    keep_float: frozenset[str] = frozenset()
 
     def requires(self, model: ir.Model) -> None:
-        """Check scheme and ranges, and that the graph isn't quantized."""
+        """Check scheme, blocks and ranges, and that the graph isn't quantized."""
         if self.scheme not in SCHEMES:
             raise Refused(f"no INT8 scheme '{self.scheme}': expected one of {', '.join(SCHEMES)}")
-        if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph):
+        if any(node.op_type in {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"} for node in model.graph):
             raise Refused("the graph already has QuantizeLinear/DequantizeLinear: start from the floating-point graph")
-        for name in activations(model, self.scheme):
+        names = {block.name for block in find_blocks(model).values()}
+        if unknown := sorted(self.keep_float - names):
+            raise Refused(
+                f"no block '{unknown[0]}' to keep in floating point: the graph has {', '.join(sorted(names))}"
+            )
+        if SCHEMES[self.scheme].dynamic and self.dtype != "float32":
+            raise Refused(f"INT8 scheme '{self.scheme}' quantizes float32 activations only, not {self.dtype}")
+        for name in activations(model, self.scheme, keep_float=self.keep_float):
             if name not in self.ranges:
                 raise Refused(f"no calibrated range for '{name}': calibrate this very graph")
             low, high = self.ranges[name]
@@ -80,145 +62,178 @@ class InsertQdq(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
-        scheme = SCHEMES[self.scheme]
-        pairs: dict[ir.Value, ir.Value] = {}
-        targets = quantizable(model)
+        targets = quantizable(model, self.scheme, keep_float=self.keep_float)
+        writer = _Writer(model, SCHEMES[self.scheme], self.ranges, self.dtype)
         for node in targets:
-            activation, weight = node.inputs[0], node.inputs[1]
-            assert activation is not None
-            assert weight is not None
-            if activation not in pairs:
-                pairs[activation] = self._pair(model, activation, scheme)
-            node.replace_input_with(0, pairs[activation])
-            node.replace_input_with(1, _weight(model, node, weight, self.dtype))
-            if node.op_type == "Conv" and scheme.conv_output:
-                self._quantize_output(model, node, scheme)
+            writer.quantize(node)
         infer_shapes(model)
         return ir.passes.PassResult(model, modified=bool(targets))
 
     def ensures(self, model: ir.Model) -> None:
         """Check that no weight of a quantizable node is left in floating point."""
-        for node in quantizable(model):
+        for node in quantizable(model, self.scheme, keep_float=self.keep_float):
             raise Broken(f"'{node.name}' still has a floating-point weight")
 
-    def _pair(self, model: ir.Model, value: ir.Value, scheme: Scheme) -> ir.Value:
-        """Write Q and DQ behind a value and return what DQ gives."""
-        assert value.name is not None
-        scale, zero = quantization(self.ranges[value.name], symmetric=scheme.symmetric, dtype=self.dtype)
-        kind = scheme.activation.numpy()
-        names = [f"{value.name}/{part}" for part in ("scale", "zero_point", "quantized", "dequantized")]
-        s = _initializer(model, np.asarray(scale, np.float32), names[0])
-        z = _initializer(model, np.asarray(zero, kind), names[1])
-        q = ir.node("QuantizeLinear", [value, s, z], name=names[2])
-        dq = ir.node("DequantizeLinear", [q.outputs[0], s, z], name=names[3])
-        q.outputs[0].name, dq.outputs[0].name = names[2], names[3]
-        producer = value.producer()
-        if producer is None:
-            model.graph.insert_before(next(iter(model.graph)), [q, dq])
-        else:
-            model.graph.insert_after(producer, [q, dq])
-        return dq.outputs[0]
 
-    def _quantize_output(self, model: ir.Model, node: ir.Node, scheme: Scheme) -> None:
-        output = node.outputs[0]
-        users = list(output.uses())
-        dequantized = self._pair(model, output, scheme)
-        for user, index in users:
-            user.replace_input_with(index, dequantized)
-
-
-def quantizable(model: ir.Model) -> list[ir.Node]:
-    """Return the nodes whose second input is a floating-point weight, scores excepted."""
+def quantizable(model: ir.Model, scheme: str = "s8s8", *, keep_float: frozenset[str] = frozenset()) -> list[ir.Node]:
+    """Return the nodes with a floating-point weight that a scheme quantizes: no scores, no block to keep in floating point."""
+    ops = SCHEMES[scheme].ops
+    blocks = find_blocks(model)
     return [
         node
-        for node in model.graph
-        if node.op_type in _QUANTIZED
-        and SCORE not in node.metadata_props
-        and len(node.inputs) > 1
-        and node.inputs[1] is not None
-        and node.inputs[1].is_initializer()
-        and node.inputs[1].shape is not None
-        and len(node.inputs[1].shape) >= 2
+        for node, block in blocks.items()
+        if node.op_type in ops and block.role != "score" and block.name not in keep_float
     ]
 
 
-def activations(model: ir.Model, scheme: str) -> list[str]:
+def activations(model: ir.Model, scheme: str, *, keep_float: frozenset[str] = frozenset()) -> list[str]:
     """Return the names of the values that need a calibrated range."""
+    if not SCHEMES[scheme].calibrated:
+        return []
     names: dict[str, None] = {}
-    for node in quantizable(model):
+    for node in quantizable(model, scheme, keep_float=keep_float):
         names[str(node.inputs[0].name)] = None  # type: ignore[union-attr]  # quantizable() checked the inputs
         if node.op_type == "Conv" and SCHEMES[scheme].conv_output:
             names[str(node.outputs[0].name)] = None
     return list(names)
 
 
-def quantization(value_range: Range, *, symmetric: bool, dtype: str = "float32") -> tuple[float, int]:
-    """Return scale and zero point for a range, which is widened to contain zero (padding must be exact)."""
-    low, high = min(value_range[0], 0.0), max(value_range[1], 0.0)
-    if symmetric:
-        return float(representable(np.float32(max(-low, high) / 127), dtype)), 0
-    scale = float(representable(np.float32((high - low) / 255), dtype))
-    return scale, int(np.clip(round(-low / scale), 0, 255))
+class _Writer:
+    """Writes the new nodes; what several nodes read is written once."""
+
+    def __init__(self, model: ir.Model, scheme: Scheme, ranges: Mapping[str, Range], dtype: str) -> None:
+        self._model = model
+        self._scheme = scheme
+        self._ranges = ranges
+        self._dtype = dtype
+        self._quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
+        self._weights: dict[tuple[ir.Value, int], _Weight] = {}
+
+    def quantize(self, node: ir.Node) -> None:
+        """Quantize one node."""
+        activation = node.inputs[0]
+        assert activation is not None
+        if self._scheme.dynamic:
+            self._integer_product(node, activation)
+            return
+        if self._scheme.activation is not None:
+            node.replace_input_with(0, self._pair(activation))
+        weight = self._weight(node)
+        node.replace_input_with(1, weight.dequantized(self._model, node))
+        if node.op_type == "Conv" and self._scheme.conv_output:
+            output = node.outputs[0]
+            users = list(output.uses())
+            dequantized = self._pair(output)
+            for user, index in users:
+                user.replace_input_with(index, dequantized)
+
+    def _pair(self, value: ir.Value) -> ir.Value:
+        """Write Q and DQ behind a value and return what DQ gives."""
+        if value in self._quantized:
+            return self._quantized[value][0]
+        assert value.name is not None
+        assert self._scheme.activation is not None
+        scale, zero = quantization(self._ranges[value.name], symmetric=self._scheme.symmetric, dtype=self._dtype)
+        names = [f"{value.name}/{part}" for part in ("scale", "zero_point", "quantized", "dequantized")]
+        s = _initializer(self._model, np.asarray(scale, np.float32), names[0])
+        z = _initializer(self._model, np.asarray(zero, self._scheme.activation.numpy()), names[1])
+        q = ir.node("QuantizeLinear", [value, s, z], name=names[2])
+        dq = ir.node("DequantizeLinear", [q.outputs[0], s, z], name=names[3])
+        q.outputs[0].name, dq.outputs[0].name = names[2], names[3]
+        _insert_behind(self._model, value, [q, dq])
+        self._quantized[value] = (dq.outputs[0],)
+        return dq.outputs[0]
+
+    def _integer_product(self, node: ir.Node, activation: ir.Value) -> None:
+        """Replace a MatMul by an integer product of what is quantized at run-time."""
+        values, scale, zero = self._dynamic(activation)
+        weight = self._weight(node)
+        name = node.outputs[0].name
+        product = ir.node("MatMulInteger", [values, weight.values, zero, weight.zero], name=f"{node.name}/integer")
+        cast = ir.node("Cast", [product.outputs[0]], {"to": int(ir.DataType.FLOAT)}, name=f"{node.name}/cast")
+        scales = ir.node("Mul", [scale, weight.scale], name=f"{node.name}/scales")
+        result = ir.node("Mul", [cast.outputs[0], scales.outputs[0]], name=f"{node.name}/rescaled")
+        made = [product, cast, scales, result]
+        for new in made:
+            new.outputs[0].name = f"{new.name}_out"
+        self._model.graph.insert_before(node, made)
+        node.outputs[0].replace_all_uses_with(result.outputs[0], replace_graph_outputs=True)
+        self._model.graph.remove(node, safe=True)
+        result.outputs[0].name = name
+        weight.release(self._model)
+
+    def _dynamic(self, value: ir.Value) -> tuple[ir.Value, ...]:
+        if value not in self._quantized:
+            node = ir.node("DynamicQuantizeLinear", [value], num_outputs=3, name=f"{value.name}/quantized")
+            for output, part in zip(node.outputs, ("quantized", "scale", "zero_point"), strict=True):
+                output.name = f"{value.name}/{part}"
+            _insert_behind(self._model, value, [node])
+            self._quantized[value] = tuple(node.outputs)
+        return self._quantized[value]
+
+    def _weight(self, node: ir.Node) -> _Weight:
+        weight, axis = node.inputs[1], output_axis(node)
+        assert weight is not None
+        if (weight, axis) not in self._weights:
+            self._weights[weight, axis] = _Weight(self._model, weight, axis, self._dtype)
+        return self._weights[weight, axis]
 
 
-# The smallest normal numbers: below them a scale loses its digits.
-_TINY = {"float32": np.float32(1e-12), "float16": np.float32(2.0**-14), "bfloat16": np.float32(1e-12)}
+class _Weight:
+    """The INT8 form of a weight, computed when it is written, and its DequantizeLinear."""
 
+    def __init__(self, model: ir.Model, weight: ir.Value, axis: int, dtype: str) -> None:
+        self._float = weight
+        self._axis = axis
+        shape = numbers(weight.shape)
+        prefix = str(weight.name)
+        if f"{prefix}/int8" in model.graph.initializers:  # one weight, read along two axes
+            prefix = f"{prefix}.axis{axis}"
+        self._prefix = prefix
+        self.scale = derive(
+            weight,
+            lambda array: weight_scales(array, axis, dtype),
+            dtype=ir.DataType.FLOAT,
+            shape=[shape[axis]],
+            name=f"{prefix}/scale",
+        )
+        self.values = derive(
+            weight,
+            lambda array: quantize_weight(array, axis, dtype),
+            dtype=ir.DataType.INT8,
+            shape=shape,
+            name=f"{prefix}/int8",
+        )
+        self.zero = _initializer(model, np.zeros(shape[axis], np.int8), f"{prefix}/zero_point")
+        self._result: ir.Value | None = None
+        model.graph.register_initializer(self.scale)
+        model.graph.register_initializer(self.values)
 
-def representable(scale: Array | np.float32, dtype: str) -> Array:
-    """Round scales to what a type can hold, as float32; zero becomes the smallest useful scale."""
-    kind = HALF[dtype][1] if dtype in HALF else np.float32
-    return np.asarray(np.maximum(np.asarray(scale, np.float32), _TINY[dtype]).astype(kind), np.float32)
-
-
-def weight_scales(weight: Array, axis: int, dtype: str = "float32") -> Array:
-    """Return one symmetric scale per slice along an axis, float32 values that ``dtype`` can hold."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    return representable(np.abs(weight.astype(np.float32)).max(axis=others) / np.float32(127), dtype)
-
-
-def _weight(model: ir.Model, node: ir.Node, weight: ir.Value, dtype: str) -> ir.Value:
-    """Replace a weight by its INT8 form behind a DequantizeLinear, shared by all nodes that use it."""
-    axis = _output_axis(node)
-    shape = numbers(weight.shape)
-    name = f"{weight.name}/int8"
-    done = model.graph.initializers.get(name)
-    if done is not None:
-        return next(user.outputs[0] for user, _ in done.uses())
-    spread = [1] * len(shape)
-    spread[axis] = shape[axis]
-
-    def scales(array: Array) -> Array:
-        return weight_scales(array, axis, dtype)
-
-    def quantize(array: Array) -> Array:
-        scaled = array.astype(np.float32) / weight_scales(array, axis, dtype).reshape(spread)
-        integers: Array = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
-        return integers
-
-    scale = derive(weight, scales, dtype=ir.DataType.FLOAT, shape=[shape[axis]], name=f"{weight.name}/scale")
-    values = derive(weight, quantize, dtype=ir.DataType.INT8, shape=shape, name=name)
-    zero = _initializer(model, np.zeros(shape[axis], np.int8), f"{weight.name}/zero_point")
-    model.graph.register_initializer(scale)
-    model.graph.register_initializer(values)
-    dq = ir.node("DequantizeLinear", [values, scale, zero], {"axis": axis}, name=f"{weight.name}/dequantized")
-    dq.outputs[0].name = f"{weight.name}/dequantized"
-    model.graph.insert_before(node, dq)
-    if len(weight.uses()) == 1:
-        assert weight.name is not None
+    def dequantized(self, model: ir.Model, node: ir.Node) -> ir.Value:
+        """Return the weight behind a DequantizeLinear, for a node that comes first or later."""
+        if self._result is None:
+            name = f"{self._prefix}/dequantized"
+            dq = ir.node("DequantizeLinear", [self.values, self.scale, self.zero], {"axis": self._axis}, name=name)
+            dq.outputs[0].name = name
+            model.graph.insert_before(node, dq)
+            self._result = dq.outputs[0]
         node.replace_input_with(1, None)
-        del model.graph.initializers[weight.name]
-    return dq.outputs[0]
+        self.release(model)
+        return self._result
+
+    def release(self, model: ir.Model) -> None:
+        """Drop the floating-point weight once nothing reads it."""
+        name = str(self._float.name)
+        if not self._float.uses() and name in model.graph.initializers:
+            del model.graph.initializers[name]
 
 
-def _output_axis(node: ir.Node) -> int:
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1:
-        return 0
-    assert node.inputs[1] is not None
-    assert node.inputs[1].shape is not None
-    return len(node.inputs[1].shape) - 1
+def _insert_behind(model: ir.Model, value: ir.Value, nodes: list[ir.Node]) -> None:
+    producer = value.producer()
+    if producer is None:
+        model.graph.insert_before(next(iter(model.graph)), nodes)
+    else:
+        model.graph.insert_after(producer, nodes)
 
 
 def _initializer(model: ir.Model, array: Array, name: str) -> ir.Value:

@@ -12,7 +12,8 @@ from towers import Tower, run
 
 from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.passes.cast_float import CastFloat
-from lmmprune.passes.insert_qdq import InsertQdq, activations, quantization, weight_scales
+from lmmprune.passes.insert_qdq import InsertQdq, activations
+from lmmprune.passes.int8 import quantization, weight_scales
 from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce_vision import ReduceVision

@@ -1,0 +1,163 @@
+"""Move outliers of activations into the weights that read them, without changing the function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lmmprune.lazy import Array, derive, numbers
+from lmmprune.passes.blocks import weighted
+from lmmprune.passes.builder import SCORE
+from lmmprune.passes.refusals import Broken, Refused
+
+_NORMS = {"LayerNormalization", "RMSNormalization"}
+_DONE = "lmmprune.smoothed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothable:
+    """An activation whose channels can be divided by factors where it is made, and its readers multiplied.
+
+    Attributes:
+        value: The activation ``[..,T,C]``.
+        made_by: What the division is folded into: the norm, or the linear layer whose output a gate multiplies.
+        readers: MatMul nodes with a weight ``[C,N]``; nothing else reads it.
+    """
+
+    value: ir.Value
+    made_by: ir.Node
+    readers: tuple[ir.Node, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothQuant(ir.passes.InPlacePass):
+    """Divide the channels of activations by factors and multiply the rows of the weights that read them.
+
+    Before: ``norm(x; g, b) -> MatMul(w)``; ``act(gate) * MatMul(x, u) -> MatMul(w)``
+    After: ``norm(x; g/s, b/s) -> MatMul(s w)``; ``act(gate) * MatMul(x, u/s) -> MatMul(s w)``
+
+    No node is added. The second form reaches the input of the down projection, where Llama keeps its largest
+    activations; it is our extension of the paper, which folds into norms only.
+
+    Attributes:
+        factors: s ``[C]`` of every activation to smooth, by its name; positive.
+
+    Reference:
+        Xiao et al. 2023, SmoothQuant, arXiv 2211.10438, eq. 3 and 4.
+    """
+
+    factors: Mapping[str, Array]
+
+    def requires(self, model: ir.Model) -> None:
+        """Check that every activation can be smoothed and has a positive factor per channel."""
+        known = {str(group.value.name): group for group in find_smoothable(model)}
+        for name, factor in self.factors.items():
+            if name not in known:
+                raise Refused(
+                    f"'{name}' can't be smoothed: expected the output of a norm or gate that only weights read"
+                )
+            channels = numbers(known[name].readers[0].inputs[1].shape)[0]  # type: ignore[union-attr]  # a weight
+            if factor.shape != (channels,) or not (np.isfinite(factor) & (factor > 0)).all():
+                raise Refused(
+                    f"the factors of '{name}' must be {channels} positive numbers, found shape {factor.shape}"
+                )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite the weights; they are computed when they are written."""
+        groups = {str(group.value.name): group for group in find_smoothable(model)}
+        for name, factor in self.factors.items():
+            group = groups[name]
+            group.made_by.metadata_props[_DONE] = "1"
+            exact = factor.astype(np.float32)
+            if group.made_by.op_type in _NORMS:
+                sources = [1, 2]
+            else:
+                sources = [1]
+                _divide_bias(model, group.made_by, exact)
+            for index in sources:
+                if index < len(group.made_by.inputs) and group.made_by.inputs[index] is not None:
+                    _scale(model, group.made_by, index, 1 / exact)
+            for reader in group.readers:
+                _scale(model, reader, 1, exact[:, None])
+        return ir.passes.PassResult(model, modified=bool(self.factors))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that nothing is left to be smoothed again."""
+        for group in find_smoothable(model):
+            if group.value.name in self.factors:
+                raise Broken(f"'{group.value.name}' isn't marked as smoothed")
+
+
+def find_smoothable(model: ir.Model) -> list[Smoothable]:
+    """Return what can be smoothed: outputs of norms and of gated products that are read by weights alone.
+
+    A norm whose output is also a graph output, or feeds a score, is left out: its values must not change. So is what
+    was smoothed already.
+    """
+    nodes = set(weighted(model))
+    found = []
+    for node in model.graph:
+        if SCORE in node.metadata_props:
+            continue
+        made_by = node if node.op_type in _NORMS else _gated(node, nodes)
+        if made_by is None or _DONE in made_by.metadata_props:
+            continue
+        value = node.outputs[0]
+        readers = tuple(user for user, _ in value.uses())
+        if value.is_graph_output() or not readers:
+            continue
+        if all(user in nodes and user.op_type == "MatMul" and user.inputs[0] is value for user in readers):
+            found.append(Smoothable(value=value, made_by=made_by, readers=readers))
+    return found
+
+
+def _gated(node: ir.Node, nodes: set[ir.Node]) -> ir.Node | None:
+    """Return the linear layer that a Mul multiplies by a gate: the factor whose scale passes through."""
+    if node.op_type != "Mul":
+        return None
+    for value in node.inputs:
+        producer = value.producer() if value is not None else None
+        if producer is not None and producer.op_type == "Add" and any(v.is_initializer() for v in producer.inputs if v):
+            producer = next(v for v in producer.inputs if v is not None and not v.is_initializer()).producer()
+        if producer is None or producer not in nodes or producer.op_type != "MatMul":
+            continue
+        # x * sigmoid(x) isn't linear in x: the other factor must not come from the same layer.
+        if len(_only_user(producer)) == 1 and len(value.uses()) == 1:  # type: ignore[union-attr]  # has a producer
+            return producer
+    return None
+
+
+def _only_user(node: ir.Node) -> tuple[ir.Node, ...]:
+    return tuple(user for user, _ in node.outputs[0].uses())
+
+
+def _divide_bias(model: ir.Model, node: ir.Node, factor: Array) -> None:
+    (user,) = _only_user(node)
+    if user.op_type != "Add":
+        return
+    for index, value in enumerate(user.inputs):
+        if value is not None and value.is_initializer():
+            _scale(model, user, index, 1 / factor)
+
+
+def _scale(model: ir.Model, node: ir.Node, index: int, factor: Array) -> None:
+    """Give one node's input a copy of its own that is multiplied by a factor."""
+    weight = node.inputs[index]
+    assert weight is not None
+    name = f"{weight.name}/smooth"
+    while name in model.graph.initializers:  # one weight, smoothed by two of its readers, or twice
+        name += "'"
+    new = derive(
+        weight,
+        lambda array: (array.astype(np.float32) * factor).astype(array.dtype),
+        dtype=ir.DataType.FLOAT,
+        shape=numbers(weight.shape),
+        name=name,
+    )
+    model.graph.register_initializer(new)
+    node.replace_input_with(index, new)
+    if not weight.uses():
+        del model.graph.initializers[str(weight.name)]
