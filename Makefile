@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
-.PHONY: demo test lint types setup clean
+.PHONY: demo test lint types setup browser clean
 
 setup: $(VENV)/.ready
 
@@ -26,7 +26,15 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-test: lint types
+# The report of a study is tested in a real browser.
+browser:
+	@if ! (command -v chromium || command -v chromium-browser || command -v google-chrome) >/dev/null \
+	    && command -v apt-get >/dev/null; then \
+	  echo "installing chromium for the tests"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	fi
+
+test: lint types browser
 	$(BIN)/pytest -q
 
 clean:

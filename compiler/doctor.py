@@ -57,7 +57,7 @@ def diagnose() -> Diagnosis:
     verdicts = tuple(
         Verdict(
             target=target.name,
-            export=_exports(target, found),
+            export=_exports(found),
             build=_builds(target, machine),
             run=_runs(target, machine),
         )
@@ -75,9 +75,7 @@ def missing(found: Mapping[str, tuple[Package, ...]], extra: str) -> list[str]:
     ]
 
 
-def _exports(target: Target, found: Mapping[str, tuple[Package, ...]]) -> Ability:
-    if target.lowered:
-        return Ability(can=False, why="lmmprune doesn't lower graphs to primitives yet")
+def _exports(found: Mapping[str, tuple[Package, ...]]) -> Ability:
     lacking = missing(found, "export")
     if lacking:
         return Ability(can=False, why=f"missing: {', '.join(lacking)}", fix=install_command("export"))

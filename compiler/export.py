@@ -8,7 +8,7 @@ import importlib.metadata
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,11 +19,13 @@ from lmmprune.compiler import targets
 from lmmprune.compiler.assets import write_assets
 from lmmprune.compiler.bundle import TOKENIZER
 from lmmprune.compiler.flops import TEXT_TOKENS
-from lmmprune.compiler.manifest import Bucket, Cache, Manifest, Precision, Stage
+from lmmprune.compiler.layout import cache_of, largest_of, schedule_of
+from lmmprune.compiler.manifest import Bucket, Manifest, Precision
+from lmmprune.compiler.settings import counts_of, dtype_of, int8_of, positions_of
 from lmmprune.compiler.signature import signature
 from lmmprune.compiler.text_layout import text_layout
 from lmmprune.compiler.write_bundle import write_bundle
-from lmmprune.errors import InputError, TargetError, require
+from lmmprune.errors import require
 from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 
     from lmmprune.compiler.canonical import Canonical
     from lmmprune.compiler.own_counts import OwnCounts
-    from lmmprune.passes.methods import Method
-    from lmmprune.passes.schedule import Facts
-    from lmmprune.passes.stage import Stage as PruningStage
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -51,6 +50,13 @@ class Request:
     ratio: float | None = None
     keep: int | None = None
     int8: bool = False
+    int8_weights_only: bool = False
+    int8_dynamic: bool = False
+    int8_policy: str = "all"
+    int8_budget: float = 0.05
+    keep_float: tuple[str, ...] = ()
+    smooth: bool = True
+    calibrator: str = "minmax"
     calibration: Path | None = None
     calibration_samples: int = 32
     dtype: str | None = None
@@ -64,9 +70,9 @@ class Request:
     buckets: tuple[float, ...] = ()
 
     @property
-    def measures(self) -> bool:
-        """Whether pictures are needed: for ranges, or for token counts."""
-        return self.int8 or self.auto or bool(self.buckets)
+    def quantizes(self) -> bool:
+        """Whether anything becomes INT8."""
+        return self.int8 or self.int8_weights_only or self.int8_dynamic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +107,17 @@ def export(
         LmmpruneError: Anything that the user can mend; nothing is left behind then.
     """
     require("onnx_ir", "export")
-    from lmmprune.compiler.calibration_data import load_calibration
+    from lmmprune.compiler.calibration.data import load_calibration
     from lmmprune.compiler.canonical import canonical_graphs
     from lmmprune.compiler.facts import facts_of
     from lmmprune.compiler.heads import write_heads
+    from lmmprune.compiler.lower import lower
     from lmmprune.compiler.own_counts import measure_counts, save_counts
     from lmmprune.compiler.quantize import quantize
     from lmmprune.passes.cast_float import CastFloat
     from lmmprune.passes.count_flops import count_flops
     from lmmprune.passes.freeze_shapes import FreezeShapes
+    from lmmprune.passes.int8 import SCHEMES
     from lmmprune.passes.methods import get_method
     from lmmprune.passes.reduce_decoder import ReduceDecoder
     from lmmprune.passes.reduce_vision import ReduceVision
@@ -121,18 +129,21 @@ def export(
     started = time.perf_counter()
     # Everything that can be refused is refused before the first slow step.
     target = targets.resolve(request.target)
-    dtype = _dtype(target, request.dtype)
+    dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
     source = resolve(request.model, weights=request.weights, layers=request.layers)
     facts = facts_of(source)
     if request.buckets:
         method = method.at_output_only()
-    data = load_calibration(source, request.calibration, request.calibration_samples) if request.measures else None
+    int8 = int8_of(request, target, dtype)
+    # Pictures are needed for ranges, or for token counts.
+    measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or request.auto or bool(request.buckets)
+    data = load_calibration(source, request.calibration, request.calibration_samples) if measures else None
     # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
-    counts = _counts(request, method, facts)
+    counts = counts_of(request, method, facts)
     stages = method.plan(facts, max(counts)) if counts else ()
-    positions, llm_positions = _positions(request.positions, method, not stages or not stages[0].site.in_decoder)
-    warnings = []
+    positions, llm_positions = positions_of(request.positions, method, not stages or not stages[0].site.in_decoder)
+    warnings: list[str] = []
 
     with write_bundle(request.output) as writer:
         prompt = write_assets(source, writer.path)
@@ -198,10 +209,10 @@ def export(
             # Nothing removed is the unpruned model, whatever the method.
             method=method.name if stages or heads else None,
             parameters=method.parameters if stages or heads else {},
-            schedule=_schedule(stages, facts.tokens) or _largest(heads, facts.tokens),
+            schedule=schedule_of(stages, facts.tokens) or largest_of(heads, facts.tokens),
             positions=positions,
             llm_positions=llm_positions,
-            precision=Precision(dtype=dtype, int8=target.int8 if request.int8 else None),
+            precision=Precision(dtype=dtype, int8=int8.scheme if int8 else None),
             target=target.name,
             opset=target.opset,
             image_tokens=image_tokens,
@@ -211,31 +222,27 @@ def export(
             grid=source.vision.grid,
             vision=signature("vision.onnx", graphs.vision),
             decoder=signature("decoder.onnx", graphs.decoder),
-            cache=_cache(source, reduce_decoder.removed_before(source.decoder.layers)),
+            cache=cache_of(source, reduce_decoder.removed_before(source.decoder.layers)),
             prompt=prompt,
             max_positions=source.decoder.max_positions,
             flops={part: {"before": before[part], "after": after[part]} for part in before},
             tools=_tools(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        if data and request.int8:
-            quantize(graphs, manifest, writer.path, data, target.int8, progress)
+        if int8:
+            found = quantize(graphs, manifest, writer.path, data, int8, progress)
+            record = int8.record(data, found) if data else {"policy": "all"}
             manifest = dataclasses.replace(
-                manifest,
-                precision=Precision(
-                    dtype=dtype,
-                    int8=target.int8,
-                    calibration={"source": data.source, "samples": len(data.samples), "method": "min-max"},
-                ),
+                manifest, precision=Precision(dtype=dtype, int8=int8.scheme, calibration=record)
             )
-            if data.generic:
-                warnings.append(
-                    f"INT8 ranges come from {len(data.samples)} {data.source}; give --calib with pictures of your own"
-                )
+            warnings.extend(data.warnings if data else ())
         if dtype != "float32":
             progress("cast", 0, 1)
             for model in (graphs.vision, graphs.decoder, *heads.values()):
                 CastFloat(dtype=dtype)(model)
+        progress("lower", 0, 1)
+        for model in (graphs.vision, graphs.decoder, *heads.values()):
+            lower(model, target)
         manifest = dataclasses.replace(
             manifest,
             vision=signature("vision.onnx", graphs.vision),
@@ -257,78 +264,6 @@ def export(
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         warnings=tuple(warnings),
         counts=own,
-    )
-
-
-def _dtype(target: targets.Target, dtype: str | None) -> str:
-    if not {"Attention", "RMSNormalization", "RotaryEmbedding"} <= target.native_ops:
-        raise TargetError(
-            f"target '{target.name}' takes no Attention operator, and lowering to primitives isn't there yet:"
-            f" export for {', '.join(t.name for t in targets.TARGETS.values() if t.takes('Attention'))}"
-        )
-    dtype = dtype or target.dtype
-    if dtype not in target.dtypes:
-        raise InputError(f"--dtype {dtype}: target '{target.name}' takes {', '.join(target.dtypes)}")
-    return dtype
-
-
-def _counts(request: Request, method: Method, facts: Facts) -> tuple[int, ...]:
-    """Return the visual tokens per decoder layer that were asked for, ascending; none if the pictures decide."""
-    from lmmprune.passes.methods import keep_count
-
-    if not (request.auto or request.buckets):
-        return (keep_count(facts.tokens, ratio=request.ratio, keep=request.keep),)
-    asked = "--ratio auto" if request.auto else "--buckets"
-    if request.keep is not None or request.ratio is not None or (request.auto and request.buckets):
-        raise InputError("--ratio, --keep, --ratio auto and --buckets exclude each other: give one")
-    if not method.counts_itself:
-        raise InputError(f"{asked}: method '{method.name}' has no count of its own for a picture; use 'inflection'")
-    if not 0 < request.percentile <= 100:
-        raise InputError(f"--percentile {request.percentile:g}: expected 0 < percentile <= 100")
-    if request.auto:
-        method.check(facts)
-        return ()
-    if request.int8:
-        raise InputError("--buckets and --int8 don't go together yet: leave one out")
-    return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in request.buckets}))
-
-
-def _positions(asked: str | None, method: Method, in_vision: bool) -> tuple[str, str]:
-    """Return the policy of the sequence that enters the decoder, and of the cuts inside it."""
-    if asked not in (None, "contiguous", "original"):
-        raise InputError(f"--positions {asked}: expected 'contiguous' or 'original'")
-    if asked == "original" and in_vision and not method.has_places:
-        raise InputError(
-            f"--positions original: method '{method.name}' makes tokens that have the place of no patch; leave it out"
-        )
-    # Before the decoder, methods number what is left anew; inside it each has its own way.
-    return asked or "contiguous", asked or method.positions
-
-
-def _largest(heads: Mapping[int, ir.Model], tokens: int) -> tuple[Stage, ...]:
-    """Return the schedule of heads of which the largest keeps every token."""
-    return (Stage(site="vision_output", tokens_in=tokens, tokens_out=tokens),) if heads else ()
-
-
-def _schedule(stages: Sequence[PruningStage], tokens: int) -> tuple[Stage, ...]:
-    rows = []
-    for stage in stages:
-        rows.append(Stage(site=str(stage.site), tokens_in=tokens, tokens_out=stage.keep, text_removed=stage.prune_text))
-        tokens = stage.keep
-    return tuple(rows)
-
-
-def _cache(source: Source, removed: Sequence[int]) -> Cache:
-    from lmmprune.models.trace import cache_names
-
-    spec = source.decoder
-    past, present = cache_names(spec.layers)
-    return Cache(
-        past=tuple(past),
-        present=tuple(present),
-        kv_heads=spec.kv_heads,
-        head_dim=spec.head_dim,
-        length_offsets=tuple(-count for count in removed),
     )
 
 

@@ -15,8 +15,12 @@ _OURS = re.compile(r"lmmprune/(?P<method>[^/]+)/(?P<site>(vision|projector)_outp
 _SPLIT = re.compile(r"lmmprune/(?P<method>[^/]+)/(ranking|head)/")
 
 
-def inspect_graph(path: Path) -> dict[str, Any]:
+def inspect_graph(path: Path, *, scheme: str | None = None) -> dict[str, Any]:
     """Describe an ONNX file without reading its weights.
+
+    Args:
+        path: The file.
+        scheme: INT8 scheme whose rules a quantized graph shall follow; None takes the one that it looks like.
 
     Returns:
         Among others ``sites``, where its tokens are cut, in the order in which a token meets them; ``anchors``, what an
@@ -30,7 +34,8 @@ def inspect_graph(path: Path) -> dict[str, Any]:
     import onnx_ir as ir
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
-    from lmmprune.passes.insert_qdq import quantizable
+    from lmmprune.compiler.inspection_int8 import describe_int8, has_float_weight
+    from lmmprune.passes.blocks import weighted
 
     try:
         model = ir.load(path)
@@ -38,6 +43,7 @@ def inspect_graph(path: Path) -> dict[str, Any]:
         raise InputError(f"'{path}' isn't an ONNX file that can be read ({type(error).__name__})") from error
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
+    int8 = describe_int8(model, scheme)
     return {
         "file": str(path),
         "opset": model.opset_imports.get(""),
@@ -45,10 +51,11 @@ def inspect_graph(path: Path) -> dict[str, Any]:
         "outputs": [_value(value) for value in model.graph.outputs],
         "operators": dict(operators.most_common()),
         "weights": {"count": len(model.graph.initializers), "bytes": _bytes(model)},
-        "int8_matmuls": operators["DequantizeLinear"] and _quantized(model),
-        "float_matmuls": len(quantizable(model)),
+        "int8_matmuls": sum(not has_float_weight(node) for node in weighted(model)),
+        "float_matmuls": sum(has_float_weight(node) for node in weighted(model)),
+        "int8": int8,
         "sites": sites,
-        "anchors": None if sites else _anchors(model),
+        "anchors": None if sites else _anchors(model, quantized=int8["scheme"] is not None),
         "cache": _cache(model),
         "attention_layers": _attention_layers(model),
     }
@@ -76,8 +83,10 @@ def _sites(model: Any) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda row: parse_site(row["site"]).depth)
 
 
-def _anchors(model: Any) -> dict[str, Any]:
+def _anchors(model: Any, *, quantized: bool) -> dict[str, Any]:
     """Return what an unpruned graph offers to a method."""
+    if quantized:
+        return {"refusal": "the graph is quantized; prune the floating-point graph, then quantize"}
     is_decoder = any(value.name == "logits" for value in model.graph.outputs)
     try:
         return _decoder_anchors(model) if is_decoder else _vision_anchors(model)
@@ -131,17 +140,6 @@ def _attention_layers(model: Any) -> list[dict[str, Any]]:
     """Return every Attention node with the shape of its queries, ``[B,H,T,D]``."""
     layers = [node for node in model.graph if node.op_type == "Attention"]
     return [{"node": node.name, "queries": _value(node.inputs[0])["shape"]} for node in layers]
-
-
-def _quantized(model: Any) -> int:
-    """Count the nodes whose weight comes out of a DequantizeLinear."""
-    return sum(
-        1
-        for node in model.graph
-        if node.op_type in {"MatMul", "Gemm", "Conv"}
-        and node.inputs[1].producer() is not None
-        and node.inputs[1].producer().op_type == "DequantizeLinear"
-    )
 
 
 def _bytes(model: Any) -> int:

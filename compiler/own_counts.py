@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.compiler.bundle import PREPROCESSOR
-from lmmprune.compiler.calibration_data import CalibrationSet
+from lmmprune.compiler.calibration.data import CalibrationSet
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.errors import require
 from lmmprune.passes.methods import Method

@@ -1,100 +1,127 @@
-"""INT8 for both graphs: calibrate the pruned float graphs on pictures and prompts, then write Q/DQ into them."""
+"""INT8 for both graphs: smooth, calibrate on pictures and prompts, choose what stays in float, write integers."""
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from tokenizers import Tokenizer
 
-from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER
-from lmmprune.compiler.calibrate import Feeds, calibrate
-from lmmprune.compiler.calibration_data import CalibrationSet
+from lmmprune.compiler.calibration.calibrators import Integers, get_calibrator
+from lmmprune.compiler.calibration.channels import observe_channels
+from lmmprune.compiler.calibration.data import CalibrationSet
+from lmmprune.compiler.calibration.feeds import SampleFeeds
+from lmmprune.compiler.calibration.measure import measure
+from lmmprune.compiler.calibration.observe import Steps
 from lmmprune.compiler.canonical import Canonical
+from lmmprune.compiler.int8_plan import Int8Plan
 from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.preprocess import Preprocessor
-from lmmprune.compiler.prompt import Prompter
-from lmmprune.errors import require
+from lmmprune.compiler.sensitivity import scan
+from lmmprune.compiler.smooth import Smoothed, search
 from lmmprune.passes.insert_qdq import InsertQdq, activations
+from lmmprune.passes.int8 import SCHEMES
+from lmmprune.passes.smooth_quant import SmoothQuant, find_smoothable
 
 Progress = Callable[[str, int, int], None]
+Samples = list[Callable[[], Steps]]
 
 
 def quantize(
-    graphs: Canonical, manifest: Manifest, assets: Path, data: CalibrationSet, scheme: str, progress: Progress
-) -> None:
+    graphs: Canonical,
+    manifest: Manifest,
+    assets: Path,
+    data: CalibrationSet | None,
+    plan: Int8Plan,
+    progress: Progress,
+    *,
+    cache: Path | None = None,
+) -> dict[str, Any]:
     """Quantize both graphs in place.
 
     Args:
         graphs: Pruned float32 graphs.
         manifest: Of the bundle in the making: prompt, positions, cache layout, and the type to cast to later.
         assets: Directory with the tokenizer and the preprocessor.
-        data: What to calibrate on.
-        scheme: Name in ``SCHEMES``.
+        data: What to calibrate on; None for a scheme without calibration.
+        plan: How.
         progress: Called with what is done, how much of it, and how much there is.
+        cache: Directory of finished and stopped calibrations; None is the user's.
+
+    Returns:
+        By part, what was found: smoothed activations, and blocks that stay in float.
     """
+    parts = (("vision", graphs.vision), ("decoder", graphs.decoder))
+    if data is None:
+        for part, model in parts:
+            InsertQdq(scheme=plan.scheme, dtype=manifest.precision.dtype, keep_float=plan.kept(part))(model)
+        return {}
     # Beside the bundle in the making: a place with room for the weights, which /tmp need not be.
     with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f"{assets.name}.calibration.") as name:
         work = Path(name)
-        for part, model in (("vision", graphs.vision), ("decoder", graphs.decoder)):
+        for part, model in parts:
             progress(f"write float {part}", 0, 1)
-            ir.save(model, work / f"{part}.onnx", external_data=f"{part}.onnx.data")
-        feeds = _Feeds(manifest, assets, data, work)
-        for part, model, stream in (
-            ("vision", graphs.vision, feeds.vision),
-            ("decoder", graphs.decoder, feeds.decoder),
-        ):
-            count = 0
+            _write(model, work / f"{part}.onnx")
+        feeds = SampleFeeds(manifest, assets, data, work / "vision.onnx")
+        found = {}
+        for part, model in parts:
+            samples = feeds.vision() if part == "vision" else feeds.decoder()
+            graph = work / f"{part}.onnx"
+            record: dict[str, Any] = {}
+            if plan.smooth and SCHEMES[plan.scheme].activation is not None:
+                smoothed = _smooth(graph, model, samples, plan.scheme, functools.partial(progress, f"smooth {part}"))
+                record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}
+                if part == "decoder" and record["smoothed"]:
+                    _write(model, graph)
+                elif record["smoothed"]:
+                    # The decoder goes on reading the features of the graph as it was: they are the same.
+                    graph = work / f"{part}.smooth.onnx"
+                    _write(model, graph)
+            ranges = measure(
+                graph,
+                activations(model, plan.scheme),
+                samples,
+                calibrator=get_calibrator(plan.calibrator, dict(plan.options)),
+                integers=Integers.of(plan.scheme),
+                origin=feeds.digest(),
+                cache=cache,
+                done=functools.partial(_report, progress, f"calibrate {part}", len(samples)),
+            )
+            keep = plan.kept(part)
+            if plan.policy == "auto":
+                seen = scan(
+                    graph,
+                    plan.scheme,
+                    ranges,
+                    samples,
+                    budget=plan.budget,
+                    done=functools.partial(progress, f"scan {part}"),
+                )
+                keep |= set(seen.keep_float)
+                record |= {"errors": dict(seen.errors), "error_all_int8": seen.all_int8, "error": seen.error}
+            record["float"] = sorted(keep)
+            InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=manifest.precision.dtype, keep_float=keep)(model)
+            found[part] = record
+    return found
 
-            def done(part: str = part) -> None:
-                nonlocal count
-                count += 1
-                progress(f"calibrate {part}", count, len(data.samples))
 
-            ranges = calibrate(work / f"{part}.onnx", activations(model, scheme), stream(), done=done)
-            InsertQdq(scheme=scheme, ranges=ranges, dtype=manifest.precision.dtype)(model)
+def _smooth(
+    graph: Path, model: ir.Model, samples: Samples, scheme: str, progress: Callable[[int, int], None]
+) -> dict[str, Smoothed]:
+    """Smooth a graph in place."""
+    groups = find_smoothable(model)
+    names = [str(group.value.name) for group in groups]
+    stats = observe_channels(graph, names, samples, done=lambda finished: progress(finished, len(samples)))
+    found = search(groups, stats, symmetric=SCHEMES[scheme].symmetric)
+    SmoothQuant(factors={name: row.factors for name, row in found.items() if row.factors is not None})(model)
+    return found
 
 
-class _Feeds:
-    """The inputs of both graphs for every sample; the answer is appended, so that decode steps are covered too."""
+def _write(model: ir.Model, path: Path) -> None:
+    ir.save(model, path, external_data=f"{path.name}.data")
 
-    def __init__(self, manifest: Manifest, assets: Path, data: CalibrationSet, work: Path) -> None:
-        self._manifest = manifest
-        self._data = data
-        self._work = work
-        self._preprocess = Preprocessor.load(assets / PREPROCESSOR)
-        self._prompter = Prompter(manifest, assets / TOKENIZER)
-        self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
 
-    def vision(self) -> Iterator[Feeds]:
-        for sample in self._data.samples:
-            yield {"pixel_values": self._preprocess(sample.image)}
-
-    def decoder(self) -> Iterator[Feeds]:
-        ort = require("onnxruntime", "export")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        session = ort.InferenceSession(str(self._work / "vision.onnx"), options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        for sample, feed in zip(self._data.samples, self.vision(), strict=True):
-            found = dict(zip(names, session.run(names, feed), strict=True))
-            yield self._prompt_feed(sample.prompt, sample.answer, found)
-
-    def _prompt_feed(self, prompt: str, answer: str, found: dict[str, Any]) -> Feeds:
-        encoded = self._prompter.encode(prompt)
-        kept = found["kept_indices"][0] if "kept_indices" in found else None
-        positions = self._prompter.positions(encoded, kept)
-        tail = np.array([self._tokenizer.encode(answer, add_special_tokens=False).ids if answer else []], np.int64)
-        after = positions[:, -1:] + 1 + np.arange(tail.shape[1], dtype=np.int64)
-        cache = self._manifest.cache
-        empty = np.zeros((1, cache.kv_heads, 0, cache.head_dim), np.float32)
-        return {
-            "input_ids": np.concatenate([encoded.input_ids, tail], axis=1),
-            "position_ids": np.concatenate([positions, after], axis=1),
-            "image_features": found["image_features"],
-            **{name: empty for pair in cache.past for name in pair},
-        }
+def _report(progress: Progress, what: str, total: int, finished: int) -> None:
+    progress(what, finished, total)

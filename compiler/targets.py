@@ -36,6 +36,7 @@ class Target:
             point 0. A graph quantized for one scheme does not serve the other.
         dtype: Floating-point type that ``export`` takes unless told otherwise.
         dtypes: Floating-point types that it takes at all.
+        parser: Version of onnx-tensorrt's parser that reads its graphs; None: ONNX Runtime does.
         cache: Form of the key/value cache: ``concat`` grows by concatenation, ``static`` is updated in place.
         architectures: GPU architectures that it can build engines for without that GPU; empty: only the one present.
         boards: Alias -> GPU architecture, for boards that carry exactly this version.
@@ -57,6 +58,7 @@ class Target:
     dtypes: tuple[str, ...]
     extra: str
     requires: str
+    parser: tuple[int, int] | None = None
     cache: CacheForm = "concat"
     architectures: tuple[str, ...] = ()
     boards: Mapping[str, str] = field(default_factory=dict)
@@ -69,9 +71,10 @@ class Target:
         return self.backend != "onnxruntime"
 
     @property
-    def lowered(self) -> bool:
-        """Whether graphs must be lowered to primitives for it, because it lacks operators of the canonical form."""
-        return not self.native_ops >= _LLM
+    def int8_schemes(self) -> tuple[str, ...]:
+        """Names of the INT8 schemes that it takes, the usual one first."""
+        # DynamicQuantizeLinear makes U8: TensorRT has neither the operator nor the type.
+        return (self.int8, *(("u8s8-dynamic",) if self.int8 == "u8s8" else ()), "s8-weights")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,7 +94,8 @@ class Target:
 
 
 _CANONICAL = 23  # `Attention`, `RotaryEmbedding`, `RMSNormalization` enter ONNX at opset 23, `TensorScatter` at 24
-_LLM = frozenset({"Attention", "RotaryEmbedding", "RMSNormalization"})
+# Gelu enters ONNX at opset 20, but the tables of TensorRT's parser that could be had (up to 8.4) don't list it.
+_LLM = frozenset({"Attention", "RotaryEmbedding", "RMSNormalization", "Gelu"})
 _HALF = ("float16", "bfloat16", "float32")
 
 _TABLE = (
@@ -135,17 +139,18 @@ _TABLE = (
         causal="mask",
         int8="s8s8",  # doc: operators.md, "x_zero_point must be zero"
         dtype="float16",
-        dtypes=_HALF,
+        dtypes=("float16", "float32"),  # doc: ONNX has no bfloat16 Conv, Cos or Sin before opset 22
         extra="gpu",
         requires="TensorRT 10.3 and the GPU that the engine is for",
         boards={"jetson-orin-jp6": "sm87"},
         version=("10.3", "10.13"),
+        parser=(10, 3),
     ),
     Target(
         name="tensorrt-10.13",
         summary="TensorRT 10.13 (JetPack 7.1: CUDA 13.0, Python 3.12)",
         backend="tensorrt",
-        opset=20,
+        opset=22,
         max_opset=22,  # doc: onnx-tensorrt carries ONNX 1.17 since 10.6
         native_ops=frozenset(),
         causal="mask",
@@ -156,6 +161,7 @@ _TABLE = (
         requires="TensorRT 10.13 and the GPU that the engine is for",
         boards={"jetson-thor-jp7.1": "sm110"},
         version=("10.13", "10.16"),
+        parser=(10, 13),
     ),
     Target(
         name="tensorrt-10.16",
@@ -163,7 +169,8 @@ _TABLE = (
         backend="tensorrt",
         opset=_CANONICAL,
         max_opset=24,  # doc: operators.md of 10.15, "opset 9 to opset 24"
-        native_ops=_LLM | {"TensorScatter"},  # doc: onnx-tensorrt changelog, 10.14 and 10.15
+        # doc: onnx-tensorrt changelog, 10.14 and 10.15; Gelu: seen in RTX 1.7.1, believed here
+        native_ops=_LLM | {"TensorScatter"},
         # doc: 10.16 adds a lower-right alignment to the API; seen in RTX 1.7.1: the parser sets the upper left
         causal="upper_left",
         int8="s8s8",
@@ -173,6 +180,7 @@ _TABLE = (
         requires="TensorRT 10.16 and the GPU that the engine is for",
         boards={"jetson-orin-jp7.2": "sm87", "jetson-thor-jp7.2": "sm110"},
         version=("10.16", "11.0"),
+        parser=(10, 16),
     ),
     Target(
         name="tensorrt-11",
@@ -189,6 +197,7 @@ _TABLE = (
         requires="TensorRT 11 and the GPU that the engine is for",
         aliases=("tensorrt", "trt"),
         version=("11.0", "12.0"),
+        parser=(11, 0),
     ),
     Target(
         name="tensorrt-rtx",
@@ -206,6 +215,7 @@ _TABLE = (
         architectures=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),  # seen: ComputeCapability of 1.7.1
         aliases=("rtx", "trt-rtx"),
         version=("1.2", "2.0"),
+        parser=(11, 0),  # believed: it reads opset 25, as the parser of 11 does
     ),
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmmprune.compiler import parity, promises
 from lmmprune.compiler.bundle import TOKENIZER, Bundle
-from lmmprune.compiler.calibration_data import load_calibration
+from lmmprune.compiler.calibration.data import load_calibration
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.replay import Looked, Replay, Spoken
 from lmmprune.compiler.text_layout import text_layout

@@ -12,7 +12,7 @@ from lmmprune.passes.builder import SCORE
 # The roles, in the order in which a token meets them.
 ROLES = ("patch", "qkv", "out", "up", "down", "projector", "lm_head", "score", "other")
 
-_WITH_WEIGHT = {"MatMul", "Gemm", "Conv"}
+_WITH_WEIGHT = {"MatMul", "Gemm", "Conv", "MatMulInteger"}
 _ROLE_OF_OUTPUT = {"image_features": "projector", "patches": "projector", "logits": "lm_head"}
 
 
@@ -35,11 +35,11 @@ class Block:
 
 
 def weighted(model: ir.Model) -> list[ir.Node]:
-    """Return the MatMul, Gemm and Conv nodes whose second input is a floating-point weight, scores excepted."""
+    """Return the MatMul, Gemm and Conv nodes whose second input is a weight, quantized or not, scores excepted."""
     return [
         node
         for node in model.graph
-        if node.op_type in _WITH_WEIGHT and SCORE not in node.metadata_props and _is_weight(node)
+        if node.op_type in _WITH_WEIGHT and SCORE not in node.metadata_props and weight_of(node) is not None
     ]
 
 
@@ -87,9 +87,15 @@ def find_blocks(model: ir.Model) -> dict[ir.Node, Block]:
 _RESIDUAL = "residual"
 
 
-def _is_weight(node: ir.Node) -> bool:
+def weight_of(node: ir.Node) -> ir.Value | None:
+    """Return the initializer behind a node's second input, also through a DequantizeLinear; None if there is none."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
-    return weight is not None and weight.is_initializer() and weight.shape is not None and len(weight.shape) >= 2
+    producer = weight.producer() if weight is not None else None
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        weight = producer.inputs[0]
+    if weight is None or not weight.is_initializer() or weight.shape is None or len(weight.shape) < 2:
+        return None
+    return weight
 
 
 def _ends(start: ir.Node, majors: set[ir.Node]) -> set[ir.Node | str]:

@@ -76,13 +76,16 @@ class InsertQdq(ir.passes.InPlacePass):
 
 
 def quantizable(model: ir.Model, scheme: str = "s8s8", *, keep_float: frozenset[str] = frozenset()) -> list[ir.Node]:
-    """Return the nodes with a floating-point weight that a scheme quantizes: no scores, no block to keep in floating point."""
+    """Return the nodes with a floating-point weight that a scheme quantizes: no scores, no block to keep in float."""
     ops = SCHEMES[scheme].ops
     blocks = find_blocks(model)
     return [
         node
         for node, block in blocks.items()
-        if node.op_type in ops and block.role != "score" and block.name not in keep_float
+        if node.op_type in ops
+        and node.inputs[1].is_initializer()  # type: ignore[union-attr]  # it has a weight
+        and block.role != "score"
+        and block.name not in keep_float
     ]
 
 

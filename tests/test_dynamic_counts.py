@@ -13,7 +13,7 @@ from random_models import SHAPES, Shape, canonical, torch_model
 from towers import session
 
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration_data import load_calibration
+from lmmprune.compiler.calibration.data import load_calibration
 from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.own_counts import OwnCounts
 from lmmprune.compiler.reference import knee

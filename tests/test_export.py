@@ -13,7 +13,7 @@ import pytest
 from exports import exported, exported_again
 
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration_data import load_calibration
+from lmmprune.compiler.calibration.data import load_calibration
 from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.errors import InputError, LmmpruneError, ModelError, TargetError
@@ -78,11 +78,9 @@ def test_int8_weights_are_integers_and_scores_are_not_quantized() -> None:
                 assert not set(node.input[:2]) & initializers, node.name
                 assert [producers[i].op_type for i in node.input[:2]] == ["DequantizeLinear"] * 2, node.name
     assert report.manifest.precision.int8 == "u8s8"
-    assert report.manifest.precision.calibration == {
-        "source": "tiny-llava's training scenes",
-        "samples": 32,
-        "method": "min-max",
-    }
+    record = dict(report.manifest.precision.calibration or {})
+    assert [record.pop(part)["float"] for part in ("vision", "decoder")] == [[], []]
+    assert record == {"source": "tiny-llava's training scenes", "samples": 32, "method": "minmax", "policy": "all"}
     small = sum(entry.bytes for name, entry in report.manifest.files.items() if name.endswith(".data"))
     large = sum(entry.bytes for name, entry in exported(ratio=0.5)[1].manifest.files.items() if name.endswith(".data"))
     assert small < 0.3 * large
@@ -187,7 +185,7 @@ def test_dummy_7b_layers_export(tmp_path: Path) -> None:
         ({"method": "freeprunner"}, InputError, "did you mean 'freepruner'"),
         ({"options": {"pivots": "3"}}, InputError, "no option 'pivots'"),
         ({"target": "tensort-rtx"}, TargetError, "did you mean 'tensorrt-rtx'"),
-        ({"target": "tensorrt-10.3"}, TargetError, "takes no Attention"),
+        ({"target": "tensorrt-10.3", "dtype": "bfloat16"}, InputError, "takes float16, float32"),
         ({"dtype": "bfloat16"}, InputError, "takes float32, float16"),
         ({"layers": 1}, ModelError, "needs --weights dummy"),
         ({"int8": True, "calibration": Path("nowhere")}, InputError, "doesn't exist"),

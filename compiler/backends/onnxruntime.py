@@ -52,6 +52,8 @@ class OrtSession:
             )
         options = self._ort.SessionOptions()
         options.log_severity_level = _ERRORS
+        # Where only the weights are INT8: products in integer arithmetic inside of the kernel.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -12,24 +12,28 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, s
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--target", help="Check Q/DQ against this target's rules  [default: the bundle's, or what it looks like]")
 @json_option
-def command(path: Path, as_json: bool) -> None:
-    """Show sites, anchors and shapes of a bundle or an ONNX file."""
+def command(path: Path, target: str | None, as_json: bool) -> None:
+    """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""
+    from lmmprune.compiler import targets
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.inspection import inspect_graph
     from lmmprune.errors import InputError
 
+    scheme: str | None = targets.resolve(target).int8 if target else None
     if path.is_dir():
         bundle = Bundle.open(path)
         manifest = bundle.manifest
         heads = [bundle.file(bucket.head.file) for bucket in manifest.buckets]
-        graphs = [inspect_graph(file) for file in (bundle.vision, bundle.decoder, *heads)]
+        scheme = scheme or manifest.precision.int8
+        graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, bundle.decoder, *heads)]
         head = (
             f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens,"
             f" {manifest.method or 'not pruned'}, positions {manifest.positions}, target {manifest.target}"
         )
     elif path.is_file():
-        graphs, head = [inspect_graph(path)], str(path)
+        graphs, head = [inspect_graph(path, scheme=scheme)], str(path)
     else:
         raise InputError(f"'{path}' doesn't exist: give a bundle or an ONNX file")
     if as_json:
@@ -51,6 +55,7 @@ def _show(graph: dict[str, Any]) -> None:
         f"{graph['weights']['count']} initializers, {human_bytes(graph['weights']['bytes'])};"
         f" {graph['int8_matmuls']} weights in INT8, {graph['float_matmuls']} in floating point",
     )
+    _show_int8(graph["int8"])
     if graph["sites"]:
         show(table(["tokens are cut at", "tokens out", "", "nodes"], [_site(row) for row in graph["sites"]]))
     else:
@@ -60,6 +65,28 @@ def _show(graph: dict[str, Any]) -> None:
     layers = [[str(index), row["node"], str(row["queries"])] for index, row in enumerate(graph["attention_layers"])]
     if layers:
         show(table(["layer", "node", "queries"], layers))
+
+
+def _show_int8(int8: dict[str, Any]) -> None:
+    """Show which blocks are quantized, and every broken rule once with the number of places."""
+    if int8["scheme"] is None:
+        return
+    stayed = [name for name, kind in int8["blocks"].items() if kind != "int8"]
+    show(f"quantized as {int8['scheme']}; in floating point: {', '.join(stayed) or 'no block'}")
+    if not int8["findings"]:
+        show("every pair keeps the rules of the scheme")
+        return
+    rows: dict[str, list[Any]] = {}
+    for finding in int8["findings"]:
+        row = rows.setdefault(
+            finding["rule"], [finding["says"], finding["why"], f"{finding['node']}: {finding['found']}", 0]
+        )
+        row[3] += 1
+    show(
+        table(
+            ["broken rule", "why it matters", "first place", "places"], [[str(c) for c in row] for row in rows.values()]
+        )
+    )
 
 
 def _site(row: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     columns = ["target", "also", "opset", *(title for _, title in _OPERATORS), "causal", "int8", "type", "builds for"]
     show(
         table(columns, [_row(target) for target in TARGETS.values()]),
-        "Exported graphs consist of attention, rotary and rmsnorm; where these are '-', export isn't there yet.",
+        "Where attention, rotary or rmsnorm is '-', export writes it as primitives.",
     )
 
 

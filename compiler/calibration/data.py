@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.preprocess import load_image, to_rgb
 from lmmprune.errors import InputError, require
 from lmmprune.models.source import Source
 
@@ -37,19 +38,50 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSet:
-    """Samples, where they come from, and whether they are the model's own kind of data."""
+    """Samples, where they come from, and whether they are anybody's pictures instead of the model's own kind of data.
+
+    Raises:
+        InputError: There are no samples.
+    """
 
     samples: Sequence[Sample]
     source: str
     generic: bool
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise InputError(f"no samples in {self.source}: give --calib with one picture or more, better 32")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of ranges that come from these samples, one line each."""
+        found = []
+        if len(self.samples) == 1:
+            found.append("INT8 ranges come from a single sample, others will be clipped: give --calib with 32 or so")
+        if self.generic:
+            found.append(
+                f"INT8 ranges come from {len(self.samples)} {self.source}; give --calib with pictures of your own"
+            )
+        return tuple(found)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all pixels, prompts and answers in their order, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            image = to_rgb(sample.image)  # as the model will see it
+            digest.update(json.dumps([image.size, sample.prompt, sample.answer]).encode())
+            digest.update(image.tobytes())
+        return digest.hexdigest()
 
 
 def load_calibration(source: Source, path: Path | None, limit: int) -> CalibrationSet:
     """Return at most ``limit`` samples from a directory, a jsonl file, or what fits the model.
 
     Raises:
-        InputError: Nothing usable there.
+        InputError: Nothing usable there, or none asked for.
     """
+    if limit < 1:
+        raise InputError(f"{limit} calibration samples: expected 1 or more")
     if path is not None:
         samples = _jsonl(path, limit) if path.is_file() else _directory(path, limit)
         return CalibrationSet(samples=samples, source=str(path), generic=False)

@@ -1,0 +1,126 @@
+"""The inputs of both graphs for every sample: the picture, then the prompt, then the answer token by token."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, file_sha256
+from lmmprune.compiler.calibration.cache import graph_sha256
+from lmmprune.compiler.calibration.data import CalibrationSet, Sample
+from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps
+from lmmprune.compiler.manifest import Manifest
+from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.prompt import Prompter
+from lmmprune.errors import require
+from lmmprune.lazy import Array
+
+ANSWER_TOKENS = 64
+"""Decode steps per sample at most: later ones cost as much and show nothing new."""
+
+OWN_TOKENS = 4
+"""Decode steps of a sample without an answer: the model's own, greedy tokens."""
+
+
+class SampleFeeds:
+    """Both graphs' runs for each sample, as ``observe.Steps`` that start when they are called.
+
+    The decoder runs as it does for users: the prompt in one prefill over an empty cache, then one token per run on the
+    cache that the run before left, which behind a cut is shorter.
+    """
+
+    def __init__(self, manifest: Manifest, assets: Path, data: CalibrationSet, vision: Path) -> None:
+        """Open tokenizer and preprocessor.
+
+        Args:
+            manifest: Prompt, positions and cache layout.
+            assets: Directory with the tokenizer and the preprocessor.
+            data: The samples.
+            vision: The float32 vision graph, whose features the decoder is fed.
+        """
+        self._manifest = manifest
+        self._assets = assets
+        self._data = data
+        self._graph = vision
+        self._preprocess = Preprocessor.load(assets / PREPROCESSOR)
+        self._prompter = Prompter(manifest, assets / TOKENIZER)
+        self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
+
+    def vision(self) -> list[Callable[[], Steps]]:
+        """Return one run of the vision graph per sample."""
+        return [functools.partial(self._look, sample) for sample in self._data.samples]
+
+    def decoder(self) -> list[Callable[[], Steps]]:
+        """Return the runs of the decoder per sample, prefill and decode steps."""
+        return [functools.partial(self._converse, sample) for sample in self._data.samples]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything that the runs depend on, apart from the graph that runs them."""
+        manifest = self._manifest
+        parts = {
+            "data": self._data.digest(),
+            "vision": graph_sha256(self._graph),
+            "tokenizer": file_sha256(self._assets / TOKENIZER),
+            "preprocessor": file_sha256(self._assets / PREPROCESSOR),
+            "prompt": dataclasses.asdict(manifest.prompt),
+            "positions": [manifest.positions, manifest.image_tokens, manifest.tokens_before, manifest.max_positions],
+            "steps": [ANSWER_TOKENS, OWN_TOKENS],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _look(self, sample: Sample) -> Steps:
+        yield self._pixels(sample)
+
+    def _pixels(self, sample: Sample) -> Feeds:
+        return {self._manifest.vision.inputs[0].name: self._preprocess(sample.image)}
+
+    def _converse(self, sample: Sample) -> Steps:
+        names = [output.name for output in self._session.get_outputs()]
+        found = dict(zip(names, self._session.run(names, self._pixels(sample)), strict=True))
+        prompt = self._prompter.encode(sample.prompt)
+        ids = prompt.input_ids
+        positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
+        answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
+        room = self._manifest.max_positions - int(positions[0, -1]) - 1
+        cache = self._empty_cache()
+        for step in range(min(room, len(answer) or OWN_TOKENS, ANSWER_TOKENS) + 1):
+            outputs = yield {
+                "input_ids": ids,
+                "image_features": found["image_features"],
+                "position_ids": positions,
+                **cache,
+            }
+            token = answer[step : step + 1] or [int(outputs["logits"][0, -1].argmax())]
+            if not answer and token[0] in self._manifest.prompt.eos_token_ids:
+                return
+            ids = np.array([token], np.int64)
+            positions = positions[:, -1:] + 1
+            cache = self._next_cache(outputs)
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        ort = require("onnxruntime", "export")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        return ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+
+    def _empty_cache(self) -> dict[str, Array]:
+        layout = self._manifest.cache
+        empty = np.zeros((1, layout.kv_heads, 0, layout.head_dim), np.float32)
+        return {name: empty for pair in layout.past for name in pair}
+
+    def _next_cache(self, outputs: Outputs) -> dict[str, Array]:
+        layout = self._manifest.cache
+        return {
+            into: outputs[out]
+            for past, present in zip(layout.past, layout.present, strict=True)
+            for into, out in zip(past, present, strict=True)
+        }

@@ -1,0 +1,166 @@
+"""``lmmprune study``: the grid method x ratio x precision and its report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmmprune.compiler.cli.output import json_option, note, print_json, progress, show, table
+from lmmprune.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.study.findings import Findings, Row
+
+_METHODS = "freepruner,ficoco-v,ficoco-l,inflection,fastv,random"
+_RATIOS = "0,0.25,0.5,0.75,0.9"
+# Each worker holds PyTorch and a model.
+_MOST_WORKERS = 4
+
+
+@click.command()
+@click.option("--model", required=True, help="Alias (see 'lmmprune models'), hub id, or local directory.")
+@click.option("--methods", default=_METHODS, show_default=True, metavar="X,X,..", help="See 'lmmprune methods'.")
+@click.option("--ratios", default=_RATIOS, show_default=True, metavar="R,R,..", help="Of visual tokens removed.")
+@click.option("--int8", is_flag=True, help="Measure every variant in INT8 too.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder, new or to go on with.")
+@click.option("--data", help="'tiny-llava', or a JSON Lines file as for 'eval'.  [default: the model's own questions]")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
+@click.option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
+@click.option("--calib", type=click.Path(path_type=Path), help="Pictures (directory) or image+prompt pairs (jsonl).")
+@click.option("--calib-samples", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at most.")
+@click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
+@click.option("--workers", type=click.IntRange(min=1), help=f"Processes.  [default: cores, {_MOST_WORKERS} at most]")
+@click.option("--ray", metavar="HOST:PORT", help="Run cells on this Ray cluster, or 'auto'; nodes share the folder.")
+@click.option("--rounds", default=30, show_default=True, type=click.IntRange(min=2), help="Of timing, that count.")
+@click.option("--new-tokens", default=16, show_default=True, type=click.IntRange(min=2), help="Per timed answer.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator when timing.")
+@click.option("--keep-bundles/--discard-bundles", default=True, show_default=True, help="Once all is timed.")
+@json_option
+def command(
+    *,
+    model: str,
+    methods: str,
+    ratios: str,
+    int8: bool,
+    output: Path,
+    data: str | None,
+    limit: int | None,
+    max_new_tokens: int,
+    calib: Path | None,
+    calib_samples: int,
+    target: str,
+    workers: int | None,
+    ray: str | None,
+    rounds: int,
+    new_tokens: int,
+    threads: int | None,
+    keep_bundles: bool,
+    as_json: bool,
+) -> None:
+    r"""Measure every method at every ratio in every precision, and write one report.
+
+    Finished variants are kept: the same command goes on where it was ended, and one with more methods or ratios
+    measures only those.
+
+    \b
+    lmmprune study --model tiny-llava --int8 -o study/
+    """
+    from lmmprune.compiler.study.run_study import StudyRequest, run_study
+    from lmmprune.compiler.study.settings import Settings
+    from lmmprune.compiler.study.summary import summary
+    from lmmprune.compiler.study.timing import TimingSettings
+
+    request = StudyRequest(
+        settings=Settings(
+            model=_absolute(model),
+            data=_absolute(_data(model, data)),
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            target=target,
+            calibration=calib and calib.resolve(),
+            calibration_samples=calib_samples,
+        ),
+        methods=_names(methods),
+        ratios=_numbers(ratios),
+        int8=int8,
+        output=output,
+        workers=workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS),
+        ray=ray,
+        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
+        keep_bundles=keep_bundles,
+    )
+    with progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def step(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=of)
+            bar.update(tasks[what], completed=done, total=of)
+
+        result = run_study(request, step)
+    findings = result.findings
+    if as_json:
+        print_json(_document(findings, result.files, result.reused))
+        return
+    columns = ("variant", "precision", "right, %", "retained, %", "TTFT ms", "speed-up", "front")
+    show(table(columns, [_cells(row) for row in findings.rows]), summary(findings))
+    note(f"{result.reused} of {len(findings.rows)} variants had been measured before; report: {result.files[0]}")
+
+
+def _data(model: str, data: str | None) -> str:
+    if data is None and model != "tiny-llava":
+        raise InputError(f"no questions for '{model}': give --data with a JSON Lines file of image, prompt and answer")
+    return data or model
+
+
+def _absolute(name: str) -> str:
+    """Return a path so that every worker finds it, wherever it runs; aliases and hub ids stay."""
+    known = name == "tiny-llava" or not Path(name).exists()
+    return name if known else str(Path(name).resolve())
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in _names(text)]
+    except ValueError as error:
+        raise InputError(f"--ratios {text}: expected numbers, separated by commas, such as 0,0.5,0.75") from error
+
+
+def _cells(row: Row) -> list[str]:
+    from lmmprune.compiler.study.summary import shares, times
+
+    if row.accuracy is None:
+        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", "-", "-", "-", "-"]
+    timed = row.times["ttft_ms"]
+    return [
+        row.cell.label,
+        row.precision,
+        shares(row.accuracy),
+        shares(row.retention) if row.retention else "-",
+        f"{timed.ms:.3g}",
+        times(timed.speedup),
+        "yes" if row.on_front else "no",
+    ]
+
+
+def _document(findings: Findings, files: tuple[Path, ...], reused: int) -> dict[str, Any]:
+    from lmmprune.compiler.study.summary import summary
+    from lmmprune.compiler.study.write_csv import cell_figures
+
+    pairs = {pair.int8.cell: pair for pair in findings.pairs}
+    return {
+        "study": dict(findings.about),
+        "timing": dict(findings.timing),
+        "summary": summary(findings),
+        "cells": [cell_figures(row, pairs.get(row.cell)) for row in findings.rows],
+        "front": [row.cell.name for row in findings.front],
+        "reused": reused,
+        "files": [str(file) for file in files],
+    }

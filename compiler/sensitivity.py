@@ -1,0 +1,165 @@
+"""Find the blocks that INT8 hurts most: quantize one at a time, compare the outputs, keep the worst in float."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps, drive
+from lmmprune.errors import require
+from lmmprune.lazy import Array
+from lmmprune.passes.blocks import find_blocks
+from lmmprune.passes.insert_qdq import InsertQdq, quantizable
+from lmmprune.passes.int8 import Range
+
+Samples = Sequence[Callable[[], Steps]]
+
+# What the next stage reads; caches and kept places are on the way to these.
+_ANSWERS = ("image_features", "logits")
+_PLACES = "kept_indices"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """The output of one run, float64, and where its rows come from (None: every token is there)."""
+
+    values: Array
+    places: Array | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What a scan found.
+
+    Attributes:
+        errors: Block -> relative error of the output when it alone is quantized, the worst first.
+        keep_float: Blocks that stay in floating point, the worst first.
+        all_int8: Relative error with every block quantized.
+        error: Relative error with ``keep_float`` left out.
+    """
+
+    errors: Mapping[str, float]
+    keep_float: tuple[str, ...]
+    all_int8: float
+    error: float
+
+
+def scan(
+    graph: Path,
+    scheme: str,
+    ranges: Mapping[str, Range],
+    samples: Samples,
+    *,
+    budget: float,
+    done: Callable[[int, int], None] = lambda finished, of: None,
+) -> Sensitivity:
+    """Rank the blocks of a graph by what quantizing them costs, and keep as few in float as the budget allows.
+
+    The error is the root of the summed squares of the difference over those of the output (image features or logits),
+    over all samples and steps; the decoder's own quantized cache goes from step to step. Where tokens are selected,
+    those that both graphs keep are compared: a near-tie that goes the other way is no error of a block. Blocks are kept
+    in the order of their rank, as many as it takes; how many is found by bisection.
+
+    Args:
+        graph: ONNX file of the float32 graph; its external data stays where it is.
+        scheme: Name in ``SCHEMES``.
+        ranges: Of its activations.
+        samples: Start the runs of one sample each.
+        budget: Relative error that is allowed.
+        done: Called with the finished and all steps.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(graph)
+    kinds = find_blocks(model)
+    blocks = list(dict.fromkeys(kinds[node].name for node in quantizable(model, scheme)))
+    # Ranking, everything quantized, and the bisection.
+    steps = len(blocks) + 1 + max(len(blocks), 1).bit_length()
+    finished = 0
+    exact = _answers(_session(graph, model), samples)
+
+    def error(keep: frozenset[str]) -> float:
+        nonlocal finished
+        quantized = model.clone()
+        InsertQdq(scheme=scheme, ranges=ranges, keep_float=keep)(quantized)
+        found = _answers(_session(graph, quantized), samples)
+        finished += 1
+        done(finished, steps)
+        return _distance(found, exact)
+
+    everything = frozenset(blocks)
+    errors = {block: error(everything - {block}) for block in blocks}
+    ranked = sorted(errors, key=lambda block: -errors[block])
+    all_int8 = error(frozenset())
+    few, many, best = 0, len(ranked), all_int8
+    if all_int8 <= budget:
+        many = 0
+    else:
+        best = 0.0
+        while few + 1 < many:
+            middle = (few + many) // 2
+            now = error(frozenset(ranked[:middle]))
+            if now <= budget:
+                many, best = middle, now
+            else:
+                few = middle
+    done(steps, steps)
+    return Sensitivity(
+        errors={block: errors[block] for block in ranked},
+        keep_float=tuple(ranked[:many]),
+        all_int8=all_int8,
+        error=best,
+    )
+
+
+def _distance(found: Sequence[_Answer], exact: Sequence[_Answer]) -> float:
+    """Return the relative error over all runs, on the tokens that both have."""
+    difference = total = 0.0
+    for a, b in zip(found, exact, strict=True):
+        ours, theirs = a.values, b.values
+        if a.places is not None and b.places is not None:
+            ours, theirs = (
+                np.concatenate([v[i][np.isin(p[i], q[i])] for i in range(len(v))])
+                for v, p, q in ((ours, a.places, b.places), (theirs, b.places, a.places))
+            )
+        difference += float(np.square(ours - theirs).sum())
+        total += float(np.square(theirs).sum())
+    return float(np.sqrt(difference / total)) if total else float(difference > 0)
+
+
+def _answers(session: Any, samples: Samples) -> list[_Answer]:
+    """Return the output of every run of every sample."""
+    names = [output.name for output in session.get_outputs()]
+    answers: list[_Answer] = []
+
+    def run(feeds: Feeds) -> Outputs:
+        found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        places = found.get(_PLACES) if "image_features" in found else None
+        answers.extend(
+            _Answer(values=found[name].astype(np.float64), places=places) for name in _ANSWERS if name in found
+        )
+        return found
+
+    for sample in samples:
+        drive(sample(), run)
+    return answers
+
+
+def _session(graph: Path, model: Any) -> Any:
+    """Load a changed copy of a graph, which lies beside it for a moment: the external data is found from there."""
+    import onnx_ir as ir
+
+    ort = require("onnxruntime", "export")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    copy = graph.with_name(f"{graph.stem}.{secrets.token_hex(4)}.scan.onnx")
+    try:
+        ir.save(model, copy)
+        return ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
+    finally:
+        copy.unlink(missing_ok=True)

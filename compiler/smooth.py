@@ -1,0 +1,109 @@
+"""Search how far to smooth each activation: the strength whose INT8 product errs least on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmmprune.compiler.calibration.channels import ChannelStats
+from lmmprune.lazy import Array
+from lmmprune.passes.int8 import Range, quantization, quantize_weight, weight_scales
+from lmmprune.passes.smooth_quant import Smoothable
+
+STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Alphas that are tried, beside no smoothing at all: 0.5 shares the burden evenly, larger ones unburden activations."""
+
+_LEAST_GAIN = 0.02
+"""An error that shrinks by a smaller part is left alone: the rows are a sample."""
+_ROUNDING = 1e-5
+"""So is one that shrinks by less than this: the products themselves are float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed:
+    """What the search found for one activation.
+
+    Attributes:
+        alpha: The strength; None leaves the activation as it is.
+        factors: s ``[C]`` float32; None with no alpha.
+        before: Relative error of the INT8 products without smoothing, Frobenius norms over the sampled rows.
+        after: The same with it.
+        outlier: How many times larger the largest channel is than the median one, before.
+    """
+
+    alpha: float | None
+    factors: Array | None
+    before: float
+    after: float
+    outlier: float
+
+
+def search(groups: Sequence[Smoothable], stats: Mapping[str, ChannelStats], *, symmetric: bool) -> dict[str, Smoothed]:
+    """Return the best strength for each activation, by its name.
+
+    Args:
+        groups: What can be smoothed; the readers' weights are read, one activation's at a time.
+        stats: What was seen of each activation.
+        symmetric: Whether activations are quantized around zero, else over the range that they have.
+
+    Reference:
+        Xiao et al. 2023, SmoothQuant, arXiv 2211.10438, eq. 4. One strength per activation instead of one per model,
+        chosen by the error of its own products, is our reading.
+    """
+    found = {}
+    for group in groups:
+        name = str(group.value.name)
+        weights = [reader.inputs[1].const_value.numpy().astype(np.float32) for reader in group.readers]  # type: ignore[union-attr]  # weights
+        found[name] = _search(stats[name], np.concatenate(weights, axis=1), symmetric)
+    return found
+
+
+def factors(maxima: Array, weight: Array, alpha: float) -> Array:
+    """Return s ``[C] = max|x|^alpha / max|w|^(1-alpha)``, 1 where a channel or its weights are zero.
+
+    Args:
+        maxima: ``[C]``, the largest absolute value of each channel.
+        weight: ``[C,N]``, all weights that read the activation side by side.
+        alpha: Strength, 0..1.
+    """
+    rows = np.abs(weight).max(axis=1)
+    usable = (maxima > 0) & (rows > 0)
+    result = np.ones_like(maxima, np.float32)
+    result[usable] = maxima[usable] ** alpha / rows[usable] ** (1 - alpha)
+    # A common factor changes nothing but the range of float16: its geometric mean becomes 1.
+    result[usable] /= np.exp(np.log(result[usable]).mean()) if usable.any() else 1
+    return np.clip(result, 1e-4, 1e4).astype(np.float32)
+
+
+def _search(stats: ChannelStats, weight: Array, symmetric: bool) -> Smoothed:
+    rows, maxima = stats.rows, stats.maxima
+    exact = rows @ weight
+    norm = float(np.linalg.norm(exact)) or 1.0
+
+    def error(s: Array) -> float:
+        ends = (float((stats.lows / s).min()), float((stats.highs / s).max()))
+        product = _as_activation(rows / s, ends, symmetric) @ _as_weight(weight * s[:, None])
+        return float(np.linalg.norm(product - exact)) / norm
+
+    before = error(np.ones_like(maxima))
+    tried = {alpha: factors(maxima, weight, alpha) for alpha in STRENGTHS}
+    errors = {alpha: error(s) for alpha, s in tried.items()}
+    best = min(errors, key=lambda alpha: errors[alpha])
+    outlier = float(maxima.max() / max(float(np.median(maxima)), 1e-30))
+    if before - errors[best] < max(_LEAST_GAIN * before, _ROUNDING):
+        return Smoothed(alpha=None, factors=None, before=before, after=before, outlier=outlier)
+    return Smoothed(alpha=best, factors=tried[best], before=before, after=errors[best], outlier=outlier)
+
+
+def _as_activation(values: Array, ends: Range, symmetric: bool) -> Array:
+    """Return values as INT8 sees them, with one scale for all."""
+    scale, zero = quantization(ends, symmetric=symmetric)
+    low, high = (-127, 127) if symmetric else (0, 255)
+    return np.asarray((np.clip(np.rint(values / scale) + zero, low, high) - zero) * scale, np.float32)
+
+
+def _as_weight(weight: Array) -> Array:
+    """Return a weight ``[C,N]`` as INT8 sees it, with a scale for each column."""
+    return np.asarray(quantize_weight(weight, 1) * weight_scales(weight, 1), np.float32)

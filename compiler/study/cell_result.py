@@ -1,0 +1,75 @@
+"""The result of one cell, as it lies on disk: figures, checks, every right or wrong answer; or why it was refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lmmprune.compiler.verify import Check
+from lmmprune.errors import BundleError
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """What was measured of a cell.
+
+    Attributes:
+        name: The cell's name.
+        refused: Why this cell can't be had; None if it can, and everything below is there.
+        tokens_before: Visual tokens of the unpruned model.
+        average_tokens: Visual tokens per decoder layer on average.
+        schedule: Site -> tokens that leave it, in the data's order.
+        dtype: Of the floating-point part.
+        bytes: The graphs with their weights on disk.
+        prefill_flops: Of the prefill.
+        checks: What ``verify`` said.
+        correct: For every question in order, 1 or 0.
+        seconds: Step -> how long it took.
+        worker: The process that did it.
+    """
+
+    name: str
+    refused: str | None = None
+    tokens_before: int = 0
+    average_tokens: float = 0.0
+    schedule: dict[str, int] = dataclasses.field(default_factory=dict)
+    dtype: str = ""
+    bytes: int = 0
+    prefill_flops: float = 0.0
+    checks: tuple[Check, ...] = ()
+    correct: tuple[int, ...] = ()
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    worker: str = ""
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that didn't hold."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+    def to_json(self) -> str:
+        """Return the text of ``result.json``; the answers are one string of digits."""
+        row = {"format": _FORMAT, **dataclasses.asdict(self), "correct": "".join(map(str, self.correct))}
+        return json.dumps(row, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> CellResult:
+        """Read ``result.json``.
+
+        Raises:
+            BundleError: It was edited, or written by another version.
+        """
+        try:
+            row: dict[str, Any] = json.loads(text)
+            if row.pop("format") != _FORMAT:
+                raise ValueError("another format")
+            row["checks"] = tuple(Check(**check) for check in row["checks"])
+            row["correct"] = tuple(int(digit) for digit in row["correct"])
+            return cls(**row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(
+                f"'{where}' isn't the result of a cell ({error}): delete it, and it is made again"
+            ) from error

@@ -1,0 +1,218 @@
+"""What a study found: estimates with intervals, per cell and per pair of float and INT8, from the raw results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.study.kept_sets import Overlap
+from lmmprune.compiler.study.statistics import (
+    Estimate,
+    Floats,
+    estimate,
+    resample_accuracies,
+    retention,
+    speed_interaction,
+    speedup,
+)
+from lmmprune.compiler.study.timing import Group, find_group
+
+TIMES = {"ttft_ms": "time to first token", "ms_per_token": "time per further token"}
+_POINTS = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Median of the rounds in ms, and how many times faster than the unpruned float model."""
+
+    ms: float
+    speedup: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One cell with what was estimated; a refused one has only its result.
+
+    Attributes:
+        cell: Which.
+        result: What was measured.
+        accuracy: 0..1.
+        retention: Of the unpruned float model's accuracy; None where that is 0.
+        times: Metric of ``TIMES`` -> times.
+        on_front: Whether no other cell is both as fast and as accurate, and better in one of them.
+    """
+
+    cell: Cell
+    result: CellResult
+    accuracy: Estimate | None = None
+    retention: Estimate | None = None
+    times: Mapping[str, Timed]
+    on_front: bool = False
+
+    @property
+    def precision(self) -> str:
+        """``float32``, or ``int8``."""
+        return "int8" if self.cell.int8 else self.result.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One method and ratio in both precisions.
+
+    Attributes:
+        plain: In floating point.
+        int8: In INT8.
+        cost: Accuracy of INT8 less that of floating point, in points.
+        interaction: That cost less INT8's cost without pruning, in points; None for the unpruned pair.
+        speed: Metric of ``TIMES`` -> speed-up of both over the product of the speed-ups of each; none when unpruned.
+        overlaps: Kept sets of one against the other; none for methods that don't tell.
+    """
+
+    plain: Row
+    int8: Row
+    cost: Estimate
+    interaction: Estimate | None
+    speed: Mapping[str, Estimate]
+    overlaps: tuple[Overlap, ...]
+
+    @property
+    def label(self) -> str:
+        """Method and ratio."""
+        return self.plain.cell.label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """A whole study; ``about`` is its identity, ``timing`` how and where it was timed."""
+
+    about: Mapping[str, str]
+    timing: Mapping[str, Any]
+    pictures: int
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """The cells that weren't refused."""
+        return tuple(row for row in self.rows if row.accuracy is not None)
+
+    @property
+    def refused(self) -> tuple[Row, ...]:
+        """The cells that can't be had."""
+        return tuple(row for row in self.rows if row.accuracy is None)
+
+    @property
+    def front(self) -> tuple[Row, ...]:
+        """The Pareto front, the fastest first."""
+        rows = [row for row in self.rows if row.on_front]
+        return tuple(sorted(rows, key=lambda row: -row.times["ttft_ms"].speedup.value))
+
+    @property
+    def pruned_pairs(self) -> tuple[Pair, ...]:
+        """The pairs that have an interaction."""
+        return tuple(pair for pair in self.pairs if pair.interaction is not None)
+
+    def row(self, cell: Cell) -> Row:
+        """Return the row of a cell."""
+        return next(row for row in self.rows if row.cell == cell)
+
+
+def find(
+    results: Mapping[Cell, CellResult],
+    pictures: Sequence[str],
+    groups: Sequence[Group],
+    overlaps: Mapping[str, tuple[Overlap, ...]],
+    *,
+    about: Mapping[str, str],
+    timing: Mapping[str, Any],
+) -> Findings:
+    """Compute all estimates of a study.
+
+    Args:
+        results: Every cell's.
+        pictures: For every question in order, what its picture is.
+        groups: What was timed.
+        overlaps: Kept sets fp32 against INT8, by the float cell's name.
+        about: The identity.
+        timing: How it was timed.
+    """
+    measured = [cell for cell, result in results.items() if result.refused is None]
+    correct = np.array([results[cell].correct for cell in measured], bool)
+    resampled = resample_accuracies(correct, pictures)
+    value = dict(zip(measured, correct.mean(axis=1).tolist(), strict=True))
+    draws: dict[Cell, Floats] = {cell: resampled[:, index] for index, cell in enumerate(measured)}
+    baselines = [cell for cell in (UNPRUNED, UNPRUNED_INT8) if cell in results]
+    rows = {cell: Row(cell=cell, result=results[cell], times={}) for cell in results}
+    for cell in measured:
+        rows[cell] = Row(
+            cell=cell,
+            result=results[cell],
+            accuracy=estimate(value[cell], draws[cell]),
+            retention=retention(value[cell], value[UNPRUNED], draws[cell], draws[UNPRUNED]),
+            times=_times(groups, cell, baselines),
+        )
+    front = _front([rows[cell] for cell in measured])
+    rows |= {row.cell: dataclasses.replace(row, on_front=True) for row in front}
+    pairs = []
+    for cell in measured:
+        twin = Cell(method=cell.method, ratio=cell.ratio, int8=True)
+        if cell.int8 or twin not in draws:
+            continue
+        cost, cost_draws = value[twin] - value[cell], draws[twin] - draws[cell]
+        alone, alone_draws = (
+            value[UNPRUNED_INT8] - value[UNPRUNED],
+            draws[UNPRUNED_INT8] - draws[UNPRUNED],
+        )
+        pruned = cell.method is not None
+        beyond, beyond_draws = _POINTS * (cost - alone), _POINTS * (cost_draws - alone_draws)
+        pairs.append(
+            Pair(
+                plain=rows[cell],
+                int8=rows[twin],
+                cost=estimate(_POINTS * cost, _POINTS * cost_draws),
+                interaction=estimate(beyond, beyond_draws) if pruned else None,
+                speed=_speed(groups, cell, twin) if pruned else {},
+                overlaps=overlaps.get(cell.name, ()),
+            )
+        )
+    return Findings(
+        about=about, timing=timing, pictures=len(set(pictures)), rows=tuple(rows.values()), pairs=tuple(pairs)
+    )
+
+
+def _times(groups: Sequence[Group], cell: Cell, baselines: Sequence[Cell]) -> dict[str, Timed]:
+    group = find_group(groups, (*baselines, cell))
+    if group is None:
+        return {}
+    found = {}
+    for metric in TIMES:
+        own = group.samples[cell.name][metric]
+        ratio = speedup(group.samples[UNPRUNED.name][metric], own)
+        found[metric] = Timed(ms=float(np.median(own)), speedup=ratio)
+    return found
+
+
+def _speed(groups: Sequence[Group], cell: Cell, twin: Cell) -> dict[str, Estimate]:
+    four = (UNPRUNED, cell, UNPRUNED_INT8, twin)
+    group = find_group(groups, four)
+    if group is None:
+        return {}
+    return {metric: speed_interaction(*(group.samples[one.name][metric] for one in four)) for metric in TIMES}
+
+
+def _front(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that no other one dominates in accuracy and in time to the first token."""
+    points = [
+        (row, row.accuracy.value, row.times["ttft_ms"].speedup.value) for row in rows if row.accuracy and row.times
+    ]
+    return [
+        row
+        for row, right, fast in points
+        if not any(r >= right and f >= fast and (r > right or f > fast) for _, r, f in points)
+    ]

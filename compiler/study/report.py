@@ -1,0 +1,75 @@
+"""Write a study's report: one HTML page that needs nothing else, the charts as PNG, and the figures as CSV."""
+
+from __future__ import annotations
+
+import base64
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lmmprune.compiler.cli.output import human_bytes
+from lmmprune.compiler.study.chart_style import DARK, LIGHT
+from lmmprune.compiler.study.charts import CHARTS, charts_for
+from lmmprune.compiler.study.findings import Findings
+from lmmprune.compiler.study.folder import write_bytes, write_text
+from lmmprune.compiler.study.grid import percent
+from lmmprune.compiler.study.statistics import RESAMPLES
+from lmmprune.compiler.study.summary import points, shares, summary, times, verdict
+from lmmprune.compiler.study.write_csv import csv_text
+from lmmprune.errors import require
+
+_TEMPLATE = "report.html.jinja"
+
+
+def write_report(findings: Findings, folder: Path) -> tuple[Path, ...]:
+    """Write ``report.html``, ``results.csv`` and a PNG per chart; return them in this order.
+
+    Raises:
+        MissingExtraError: Jinja2 or matplotlib isn't installed.
+    """
+    require("matplotlib", "export")
+    charts: list[dict[str, str]] = []
+    pictures: list[Path] = []
+    for name in charts_for(findings):
+        title, draw = CHARTS[name]
+        light = draw(findings, LIGHT)
+        pictures.append(folder / f"{name}.png")
+        write_bytes(pictures[-1], light)
+        charts.append({"title": title, "light": _uri(light), "dark": _uri(draw(findings, DARK))})
+    # A chart of an earlier, larger request would contradict the page.
+    for name in CHARTS:
+        if folder / f"{name}.png" not in pictures:
+            (folder / f"{name}.png").unlink(missing_ok=True)
+    write_text(folder / "results.csv", csv_text(findings))
+    write_text(folder / "report.html", html(findings, charts))
+    return (folder / "report.html", folder / "results.csv", *pictures)
+
+
+def html(findings: Findings, charts: list[dict[str, str]]) -> str:
+    """Return the page.
+
+    Args:
+        findings: What it says.
+        charts: Title, and ``data:`` URIs of the picture on light and on dark paper.
+    """
+    jinja2: Any = require("jinja2", "export")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "bytes": human_bytes,
+        "percent": percent,
+        "points": points,
+        "shares": shares,
+        "times": times,
+        "verdict": verdict,
+    }
+    text = (resources.files(__package__) / _TEMPLATE).read_text(encoding="utf-8")
+    page: str = environment.from_string(text).render(
+        findings=findings, charts=charts, summary=summary(findings), resamples=RESAMPLES
+    )
+    return page
+
+
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

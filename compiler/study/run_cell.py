@@ -1,0 +1,141 @@
+"""Make and measure one cell, in whatever process and on whatever machine: export, verify, evaluate, kept sets."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.evaluate import evaluate
+from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.questions import Question, load_questions
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.folder import STUDY, Folder, write_text
+from lmmprune.compiler.study.grid import Cell
+from lmmprune.compiler.study.kept_sets import collect_kept, save_kept
+from lmmprune.compiler.study.settings import Settings
+from lmmprune.compiler.verify import verify
+from lmmprune.errors import GraphRefusal, InputError, LmmpruneError
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.canonical import Canonical
+    from lmmprune.models.source import Source
+
+# Workers already are as many as the cores that shall be used.
+_THREADS = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One cell to do; ``rebuild`` makes only its bundle again."""
+
+    folder: Folder
+    settings: Settings
+    cell: Cell
+    rebuild: bool = False
+
+
+def request_of(job: Job) -> Request:
+    """Return what ``export`` is asked for."""
+    settings = job.settings
+    return Request(
+        model=settings.model,
+        output=job.folder.bundle(job.cell),
+        # At ratio 0 nothing of a method is left in the graphs.
+        method=job.cell.method or Request.method,
+        ratio=job.cell.ratio,
+        int8=job.cell.int8,
+        calibration=settings.calibration,
+        calibration_samples=settings.calibration_samples,
+        target=settings.target,
+    )
+
+
+def run_cell(job: Job) -> str:
+    """Do a cell and leave ``result.json``, written last; return the cell's name.
+
+    A cell that its method can't have is a result too, with the reason.
+
+    Raises:
+        LmmpruneError: Something that isn't this cell's: the model, the disk, the unpruned model's graphs.
+    """
+    if not (job.folder.path / STUDY).is_file():
+        raise InputError(
+            f"'{job.folder.path}' isn't there on {socket.gethostname()}: give a folder that all nodes share"
+        )
+    try:
+        result = _measure(job)
+    except (InputError, GraphRefusal) as error:
+        if not _concerns_the_cell(job, error):
+            raise
+        result = CellResult(name=job.cell.name, refused=" ".join(str(error).split()))
+    if not job.rebuild:
+        write_text(job.folder.cell(job.cell) / "result.json", result.to_json())
+    return job.cell.name
+
+
+def _concerns_the_cell(job: Job, error: LmmpruneError) -> bool:
+    """Tell a method's refusal from trouble of the machine, such as a full disk, which has a cause outside of us."""
+    return job.cell.method is not None and not job.rebuild and error.__cause__ is None
+
+
+@dataclass
+class _Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def _measure(job: Job) -> CellResult:
+    clock = _Clock()
+    with clock.step("export"):
+        manifest = export(request_of(job), traced=_traced()).manifest
+    path = job.folder.bundle(job.cell)
+    if job.rebuild:
+        return CellResult(name=job.cell.name)
+    with clock.step("verify"):
+        checks = verify(path, progress=lambda what, done, of: None)
+    bundle = Bundle.open(path)
+    runtime = Runtime(bundle, threads=_THREADS)
+    questions = _questions(job.settings.data)[: job.settings.limit]
+    with clock.step("evaluate"):
+        evaluation = evaluate(runtime, questions, max_new_tokens=job.settings.max_new_tokens)
+    with clock.step("kept sets"):
+        save_kept(collect_kept(runtime, questions), job.folder.cell(job.cell) / "kept.npz")
+    return CellResult(
+        name=job.cell.name,
+        tokens_before=manifest.tokens_before,
+        average_tokens=manifest.average_tokens,
+        schedule={stage.site: stage.tokens_out for stage in manifest.schedule},
+        dtype=manifest.precision.dtype,
+        bytes=bundle.bytes,
+        prefill_flops=manifest.flops["prefill"]["after"],
+        checks=tuple(checks),
+        correct=tuple(int(prediction.correct) for prediction in evaluation.predictions),
+        seconds=clock.seconds,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+    )
+
+
+@functools.cache
+def _traced() -> Callable[[Source], Canonical]:
+    """Return the trace that all cells of this process share: it takes longer than all else."""
+    from lmmprune.compiler.canonical import shared_trace
+
+    return shared_trace()
+
+
+@functools.cache
+def _questions(spec: str) -> list[Question]:
+    return load_questions(spec)

@@ -1,0 +1,184 @@
+"""A study from its request to its report: what is finished stays, the rest is run, timed, put together and written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmmprune.compiler import targets
+from lmmprune.compiler.backends.onnxruntime import provider_of
+from lmmprune.compiler.calibration.data import load_calibration
+from lmmprune.compiler.questions import Question, load_questions
+from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.findings import Findings, find
+from lmmprune.compiler.study.folder import Folder, open_study
+from lmmprune.compiler.study.grid import Cell, grid
+from lmmprune.compiler.study.kept_sets import Overlap, load_kept, overlaps
+from lmmprune.compiler.study.local import run_locally
+from lmmprune.compiler.study.ray_cluster import check_ray, run_on_ray
+from lmmprune.compiler.study.report import write_report
+from lmmprune.compiler.study.run_cell import Job
+from lmmprune.compiler.study.settings import Settings, identity
+from lmmprune.compiler.study.timing import (
+    Group,
+    TimingSettings,
+    count_steps,
+    load_groups,
+    plan_groups,
+    record_settings,
+    time_groups,
+)
+from lmmprune.errors import InputError, require
+from lmmprune.passes.methods import get_method
+
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """What the user asked for.
+
+    Attributes:
+        settings: What all cells share.
+        methods: Names.
+        ratios: Fractions removed.
+        int8: Whether every cell is wanted in INT8 too.
+        output: The folder.
+        workers: Processes on this machine.
+        ray: Address of a Ray cluster, to run cells there instead.
+        timing: How to time.
+        keep_bundles: Whether bundles stay after timing.
+    """
+
+    settings: Settings
+    methods: Sequence[str]
+    ratios: Sequence[float]
+    int8: bool
+    output: Path
+    workers: int
+    ray: str | None
+    timing: TimingSettings
+    keep_bundles: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What came out: the findings, the files that were written, and how many cells had been finished before."""
+
+    findings: Findings
+    files: tuple[Path, ...]
+    reused: int
+
+
+def run_study(request: StudyRequest, progress: Progress = lambda what, done, of: None) -> StudyResult:
+    """Run a study, or go on with one.
+
+    Raises:
+        LmmpruneError: Anything that the user can mend; finished cells stay.
+    """
+    # Everything that can be refused is refused before the first slow step.
+    cells = grid(request.methods, request.ratios, int8=request.int8)
+    for method in request.methods:
+        get_method(method)
+    provider_of(targets.resolve(request.settings.target).name)
+    require("jinja2", "export")
+    if request.ray is not None:
+        check_ray(request.ray)
+    questions = load_questions(request.settings.data)[: request.settings.limit]
+    about = identity(request.settings, _checkpoint(request.settings), questions)
+    asked = {"methods": list(request.methods), "ratios": list(request.ratios), "int8": request.int8}
+    with open_study(request.output, about, asked) as folder:
+        results = {cell: result for cell in cells if (result := folder.result(cell)) is not None}
+        reused = len(results)
+        _run(request, folder, [cell for cell in cells if cell not in results], progress)
+        results = {cell: _finished(folder, cell) for cell in cells}
+        measured = [cell for cell, result in results.items() if result.refused is None]
+        groups = _time(request, folder, measured, questions[0], progress)
+        findings = find(
+            results,
+            [question.picture for question in questions],
+            groups,
+            _overlaps(folder, measured),
+            about=about,
+            timing=record_settings(request.timing, questions[0]),
+        )
+        progress("report", 0, 1)
+        files = write_report(findings, folder.path)
+        if not request.keep_bundles:
+            shutil.rmtree(folder.path / "bundles", ignore_errors=True)
+        progress("report", 1, 1)
+    return StudyResult(findings=findings, files=files, reused=reused)
+
+
+def _checkpoint(settings: Settings) -> Path:
+    """Return the model's directory; refuse a model or a calibration set that all cells would trip over."""
+    from lmmprune.models.source import resolve
+
+    source = resolve(settings.model)
+    if source.directory is None:
+        raise InputError(f"'{settings.model}' has no checkpoint: a study needs one, to ask questions")
+    if settings.calibration is not None:
+        load_calibration(source, settings.calibration, settings.calibration_samples)
+    return source.directory
+
+
+def _run(request: StudyRequest, folder: Folder, cells: Sequence[Cell], progress: Progress) -> None:
+    _start(request, [Job(folder=folder, settings=request.settings, cell=cell) for cell in cells], "cells", progress)
+
+
+def _start(request: StudyRequest, jobs: Sequence[Job], what: str, progress: Progress) -> None:
+    done = 0
+
+    def count(name: str) -> None:
+        nonlocal done
+        done += 1
+        progress(what, done, len(jobs))
+
+    progress(what, 0, len(jobs))
+    if request.ray is not None:
+        run_on_ray(jobs, request.ray, count)
+    else:
+        run_locally(jobs, request.workers, count)
+
+
+def _finished(folder: Folder, cell: Cell) -> CellResult:
+    result = folder.result(cell)
+    if result is None:
+        raise InputError(f"'{folder.cell(cell)}' vanished while the study ran: start again")
+    return result
+
+
+def _time(
+    request: StudyRequest, folder: Folder, cells: Sequence[Cell], question: Question, progress: Progress
+) -> list[Group]:
+    groups = load_groups(folder, record_settings(request.timing, question))
+    planned = plan_groups(cells, groups)
+    # Bundles that an earlier run threw away, and that a new one needs to time its own beside.
+    needed = dict.fromkeys(cell for group in planned for cell in group)
+    lost = [cell for cell in needed if not (folder.bundle(cell) / "manifest.json").is_file()]
+    jobs = [Job(folder=folder, settings=request.settings, cell=cell, rebuild=True) for cell in lost]
+    if jobs:
+        _start(request, jobs, "bundles again", progress)
+    total, done = count_steps(planned, request.timing), 0
+
+    def step(name: str) -> None:
+        nonlocal done
+        progress("timing", done, total)
+        done += 1
+
+    groups += time_groups(folder, planned, request.timing, question, step)
+    progress("timing", total, total)
+    return groups
+
+
+def _overlaps(folder: Folder, measured: Sequence[Cell]) -> dict[str, tuple[Overlap, ...]]:
+    found = {}
+    for cell in measured:
+        twin = Cell(method=cell.method, ratio=cell.ratio, int8=True)
+        if not cell.int8 and twin in measured:
+            kept = [load_kept(folder.cell(one) / "kept.npz") for one in (cell, twin)]
+            found[cell.name] = overlaps(*kept)
+    return found

@@ -1,0 +1,147 @@
+"""Say in words what the numbers of a study say, and nothing that they don't."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
+from lmmprune.compiler.study.grid import UNPRUNED, percent
+from lmmprune.compiler.study.statistics import Estimate
+
+_FOCUS = 0.5
+
+
+def points(one: Estimate, *, signed: bool = True) -> str:
+    """Return an estimate that is in points already, with its interval: ``-0.3 (-1.1 to 0.4)``."""
+    value, low, high = (tenths(number, signed=signed) for number in (one.value, one.low, one.high))
+    return f"{value} ({low} to {high})"
+
+
+def tenths(number: float, *, signed: bool = True) -> str:
+    """Return a number with one decimal, with its sign unless it is zero."""
+    # Not -0.0, and no sign where there is none.
+    return "0.0" if abs(number) < 0.05 else f"{number:+.1f}" if signed else f"{number:.1f}"
+
+
+def shares(one: Estimate) -> str:
+    """Return a share of 0..1 in percent with its interval: ``85.5 (83.8 to 86.9)``."""
+    return points(Estimate(value=100 * one.value, low=100 * one.low, high=100 * one.high), signed=False)
+
+
+def times(one: Estimate) -> str:
+    """Return a factor with its interval: ``1.33 (1.28 to 1.40)``."""
+    return f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+
+
+def summary(findings: Findings) -> str:
+    """Return one paragraph on accuracy, cost of INT8, whether they multiply, kept sets and the Pareto front."""
+    sentences = [_unpruned(findings)]
+    if best := best_at_focus(findings):
+        sentences += _best(findings, best)
+    if findings.pruned_pairs:
+        sentences += [_accuracy_verdict(findings.pruned_pairs), *_speed_verdicts(findings.pruned_pairs)]
+        sentences += _overlap(findings.pruned_pairs)
+    if findings.front:
+        front = ", ".join(name(row) for row in findings.front)
+        sentences.append(f"Accuracy over time to the first token has the Pareto front {front}.")
+    if findings.refused:
+        count = len(findings.refused)
+        sentences.append(f"{count} cell{'s' * (count > 1)} of the grid can't be had, for the reasons below.")
+    failed = [(row, ", ".join(check.name for check in row.result.failures)) for row in findings.measured]
+    if faults := [f"{name(row)} ({checks})" for row, checks in failed if checks]:
+        sentences.append(f"Checks FAILED: {', '.join(faults)}.")
+    return " ".join(sentences)
+
+
+def best_at_focus(findings: Findings) -> Row | None:
+    """Return the most accurate pruned float cell at the ratio nearest to one half; None if there is none."""
+    rows = [row for row in findings.measured if row.cell.method and not row.cell.int8]
+    ratio = min((row.cell.ratio for row in rows), key=lambda ratio: (abs(ratio - _FOCUS), ratio), default=None)
+    at = [row for row in rows if row.cell.ratio == ratio]
+    return max(at, key=lambda row: row.accuracy.value if row.accuracy else 0.0, default=None)
+
+
+def name(row: Row) -> str:
+    """Return a cell's name for a sentence: ``freepruner 50 % int8``."""
+    return f"{row.cell.label} {row.precision}"
+
+
+def verdict(one: Estimate, null: float) -> str:
+    """Say whether an interval contains a value: ``contains 0``, or on which side of it it lies."""
+    if one.contains(null):
+        return f"contains {null:g}"
+    return f"above {null:g}" if one.above(null) else f"below {null:g}"
+
+
+def _unpruned(findings: Findings) -> str:
+    row = findings.row(UNPRUNED)
+    assert row.accuracy is not None
+    asked = len(row.result.correct)
+    return (
+        f"Unpruned in {row.precision}, {findings.about['model']} answers {shares(row.accuracy)} % of {asked} questions"
+        f" about {findings.pictures} pictures right."
+    )
+
+
+def _best(findings: Findings, best: Row) -> list[str]:
+    ratio = percent(best.cell.ratio)
+    sentences = []
+    if best.retention is not None:
+        sentences.append(
+            f"With {ratio} of the visual tokens removed, {best.cell.method} does best of the methods in"
+            f" {best.precision}: it retains {shares(best.retention)} % of that accuracy."
+        )
+    costs = {pair.plain.cell: pair.cost for pair in findings.pairs}
+    if best.cell in costs:
+        alone = f", and by {points(costs[UNPRUNED])} points without pruning" if UNPRUNED in costs else ""
+        sentences.append(f"There INT8 changes the accuracy by {points(costs[best.cell])} points{alone}.")
+    if best.times:
+        fast = f"{times(best.times['ttft_ms'].speedup)} times as fast to the first token"
+        sentences.append(f"In {best.precision} it is {fast} as the unpruned model.")
+    return sentences
+
+
+def _accuracy_verdict(pairs: Sequence[Pair]) -> str:
+    found = [(pair, pair.interaction) for pair in pairs if pair.interaction is not None]
+    values = [one.value for _, one in found]
+    less = [f"{pair.label} ({points(one)})" for pair, one in found if one.below(0)]
+    more = [f"{pair.label} ({points(one)})" for pair, one in found if one.above(0)]
+    holds = len(found) - len(less) - len(more)
+    text = (
+        "What INT8 does to the accuracy of a pruned model differs from what it does to the unpruned one by"
+        f" {tenths(min(values))} to {tenths(max(values))} points; the interval contains 0 in {holds} of {len(found)}"
+        f" cases (with no interaction anywhere, about {0.95 * len(found):.0f} would)"
+    )
+    if less:
+        text += f"; together they lose more than one after the other for {', '.join(less)}"
+    if more:
+        text += f"; together they lose less for {', '.join(more)}"
+    return text + "."
+
+
+def _speed_verdicts(pairs: Sequence[Pair]) -> list[str]:
+    sentences = []
+    for metric, label in TIMES.items():
+        found = [pair.speed[metric] for pair in pairs if metric in pair.speed]
+        if not found:
+            continue
+        values = [one.value for one in found]
+        less, more = sum(one.below(1) for one in found), sum(one.above(1) for one in found)
+        sentences.append(
+            f"For the {label}, the speed-up of both together is {min(values):.2f} to {max(values):.2f} times the"
+            f" product of the speed-ups of each; the interval contains 1 in {len(found) - less - more} of {len(found)}"
+            f" cases, lies below it in {less} and above it in {more}."
+        )
+    return sentences
+
+
+def _overlap(pairs: Sequence[Pair]) -> list[str]:
+    last = [pair.overlaps[-1] for pair in pairs if pair.overlaps]
+    if not last:
+        return []
+    lowest = min(last, key=lambda one: one.mean)
+    return [
+        "The kept patches of both precisions have an intersection over union of"
+        f" {lowest.mean:.3f} to {max(one.mean for one in last):.3f} on average over the pictures, method by method;"
+        f" the lowest of a single picture is {min(one.lowest for one in last):.3f}."
+    ]

@@ -1,0 +1,87 @@
+"""A made-up study, so that statistics, charts, tables and the report are tested without a model."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.findings import Findings, find
+from lmmprune.compiler.study.grid import Cell, grid
+from lmmprune.compiler.study.kept_sets import Overlap
+from lmmprune.compiler.study.timing import Group
+from lmmprune.compiler.verify import Check
+
+PICTURES = [f"p{number // 4}" for number in range(80)]
+TIMING = {"rounds": 12, "new_tokens": 4, "threads": None, "prompt": "?", "picture": "0", "machine": "a processor"}
+ABOUT = {"model": "tiny-llava", "questions": "80", "target": "ort-cpu", "data": "0"}
+METRICS = ("vision_ms", "prefill_ms", "ttft_ms", "ms_per_token")
+
+
+def made_up(
+    methods: Sequence[str] = ("freepruner", "random", "ficoco-v"),
+    ratios: Sequence[float] = (0, 0.5, 0.75),
+    *,
+    int8: bool = True,
+    refused: Sequence[str] = (),
+) -> tuple[Findings, Mapping[Cell, CellResult], Group]:
+    """Return findings with the results and times that they come from."""
+    generator = np.random.default_rng(3)
+    results, samples = {}, {}
+    luck = generator.random(len(PICTURES))
+    noise = generator.normal(1, 0.02, 12)
+    for cell in grid(methods, ratios, int8=int8):
+        if cell.name in refused:
+            results[cell] = CellResult(name=cell.name, refused="the method can't: <ask> for less & more")
+            continue
+        correct = luck < 0.95 - 0.4 * cell.ratio + generator.normal(0, 0.03, len(PICTURES))
+        results[cell] = result(cell, tuple(correct.astype(int).tolist()))
+        times = noise * generator.normal(1, 0.01, 12) * (10 - 6 * cell.ratio) * (0.6 if cell.int8 else 1)
+        samples[cell.name] = {metric: times.tolist() for metric in METRICS}
+    group = Group(samples=samples)
+    told = ("freepruner-0.5", "freepruner-0.75")
+    overlaps = {name: (Overlap(site="vision_output", mean=0.97, lowest=0.9, pictures=20),) for name in told}
+    return find(results, PICTURES, [group], overlaps, about=ABOUT, timing=TIMING), results, group
+
+
+def result(cell: Cell, correct: tuple[int, ...]) -> CellResult:
+    """Return the result of a cell that answered like this."""
+    return CellResult(
+        name=cell.name,
+        tokens_before=144,
+        average_tokens=144 * (1 - cell.ratio),
+        schedule={"vision_output": round(144 * (1 - cell.ratio))},
+        dtype="float32",
+        bytes=2_000_000 if cell.int8 else 7_000_000,
+        prefill_flops=1e9,
+        checks=(Check(name="checksums", passed=True, found="6 files"),),
+        correct=correct,
+        worker="here:1",
+    )
+
+
+def chromium(page: Path, profile: Path, *options: str) -> tuple[str, list[str]]:
+    """Open a page in a real browser without a window; return its DOM and what its console said.
+
+    Args:
+        page: An HTML file.
+        profile: A directory for the browser's own files.
+        options: More of its options.
+    """
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert found, "no Chromium here, and the report is tested in one: apt-get install chromium (make test does)"
+    # The sandbox of a browser doesn't work for root and in containers; the page is ours.
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
+    done = subprocess.run(
+        [found, *arguments, "--enable-logging=stderr", "--dump-dom", *options, page.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout, re.findall(r"CONSOLE[^\n]*", done.stderr)

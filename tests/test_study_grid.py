@@ -1,0 +1,180 @@
+"""Cells, what makes two studies the same, the folder, and which cells are timed together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import runtime_fixtures as fx
+import study_fixtures as made
+
+from lmmprune.compiler.questions import Question
+from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.folder import Folder, open_study, write_text
+from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell, grid
+from lmmprune.compiler.study.kept_sets import load_kept, overlaps, save_kept
+from lmmprune.compiler.study.local import run_locally
+from lmmprune.compiler.study.run_cell import Job
+from lmmprune.compiler.study.settings import Settings, identity
+from lmmprune.compiler.study.timing import GROUP, Group, find_group, plan_groups
+from lmmprune.errors import BundleError, InputError, LmmpruneError
+
+SETTINGS = Settings(
+    model="m", data="d", limit=None, max_new_tokens=4, target="ort-cpu", calibration=None, calibration_samples=2
+)
+
+
+def test_the_unpruned_model_is_one_cell_per_precision() -> None:
+    cells = grid(["random", "fastv", "random"], [0.5, 0, 0.25, 0.5], int8=True)
+    names = [cell.name for cell in cells]
+    assert names[:2] == ["unpruned", "unpruned-int8"]
+    assert len(names) == len(set(names)) == 2 + 2 * 2 * 2
+    assert "fastv-0.25-int8" in names
+    assert [cell.name for cell in grid(["random"], [0.9], int8=False)] == ["unpruned", "random-0.9"]
+
+
+def test_names_of_cells_are_names_of_folders() -> None:
+    assert Cell(method="prumerge+", ratio=0.1, int8=False).name == "prumerge+-0.1"
+    assert "/" not in Cell(method="../x", ratio=0.1, int8=False).name
+
+
+@pytest.mark.parametrize(
+    ("methods", "ratios", "message"),
+    [
+        ([], [0.5], "--methods is empty"),
+        (["random"], [], "--ratios is empty"),
+        (["random"], [1.0], "0 <= ratio < 1"),
+        (["random"], [-0.1], "0 <= ratio < 1"),
+        (["random"], [float("nan")], "0 <= ratio < 1"),
+    ],
+)
+def test_bad_grids(methods: list[str], ratios: list[float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        grid(methods, ratios, int8=False)
+
+
+def question(*bright: int, prompt: str = "?") -> Question:
+    return Question(picture="p", load=lambda: fx.picture(*bright), prompt=prompt, answers=("x",))
+
+
+def test_identity_is_of_contents(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "w.safetensors").write_bytes(b"abc")
+    one = identity(SETTINGS, tmp_path, [question(1)])
+    assert one == identity(SETTINGS, tmp_path, [question(1)])
+    assert one["data"] != identity(SETTINGS, tmp_path, [question(2)])["data"]
+    assert one["data"] != identity(SETTINGS, tmp_path, [question(1, prompt="!")])["data"]
+    (tmp_path / "w.safetensors").write_bytes(b"abd")
+    assert one["checkpoint"] != identity(SETTINGS, tmp_path, [question(1)])["checkpoint"]
+
+
+def test_a_study_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
+    with open_study(tmp_path / "s", {"model": "a", "questions": "20"}, {}) as folder:
+        write_text(folder.path / "cells" / "x" / "result.json", "{}")
+    with open_study(tmp_path / "s", {"model": "a", "questions": "20"}, {"methods": ["more"]}):
+        pass
+    with (
+        pytest.raises(InputError, match=r"differs in questions \(there 20, asked 40\): give another folder"),
+        open_study(tmp_path / "s", {"model": "a", "questions": "40"}, {}),
+    ):
+        pass
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="isn't a study"), open_study(tmp_path, {}, {}):
+        pass
+    with pytest.raises(InputError, match="is a file"), open_study(tmp_path / "notes.txt", {}, {}):
+        pass
+    (tmp_path / "study.json").write_text("[]")
+    with pytest.raises(InputError, match="isn't the record of a study"), open_study(tmp_path, {}, {}):
+        pass
+    with pytest.raises(InputError, match="can't write into"), open_study(tmp_path / "notes.txt" / "s", {}, {}):
+        pass
+    with pytest.raises(InputError, match=r"can't write .* free some space"):
+        write_text(tmp_path / "notes.txt" / "result.json", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "study.json"]
+
+
+def test_one_process_at_a_time_and_what_was_killed_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / "bundles" / ".unpruned.12ab.tmp"
+    with open_study(tmp_path, {}, {}):
+        left.mkdir(parents=True)
+        with pytest.raises(InputError, match="another process works in"), open_study(tmp_path, {}, {}):
+            pass
+    with open_study(tmp_path, {}, {}):
+        assert not left.exists()
+
+
+def test_results_survive_the_disk(tmp_path: Path) -> None:
+    folder = Folder(path=tmp_path)
+    written = made.result(UNPRUNED, (1, 0, 1))
+    write_text(folder.cell(UNPRUNED) / "result.json", written.to_json())
+    assert folder.result(UNPRUNED) == written
+    assert folder.result(UNPRUNED_INT8) is None
+    for text in ("", "[]", '{"format": 1}', json.dumps({**json.loads(written.to_json()), "format": 2})):
+        with pytest.raises(BundleError, match="delete it, and it is made again"):
+            CellResult.from_json(text, "result.json")
+
+
+def test_overlap_of_kept_sets(tmp_path: Path) -> None:
+    np = pytest.importorskip("numpy")
+    one = {"a": np.array([[0, 1, 2, 3], [0, 1, 2, 3]], np.int32), "only": np.zeros((2, 1), np.int32)}
+    other = {"a": np.array([[3, 2, 1, 0], [0, 1, 8, -1]], np.int32)}
+    save_kept(one, tmp_path / "kept.npz")
+    assert load_kept(tmp_path / "none.npz") == {}
+    (found,) = overlaps(load_kept(tmp_path / "kept.npz"), other)
+    # Two of five patches; -1 is the place of no patch.
+    assert (found.site, found.mean, found.lowest, found.pictures) == ("a", pytest.approx((1 + 0.4) / 2), 0.4, 2)
+
+
+def test_groups_hold_the_baselines_and_whole_pairs() -> None:
+    cells = grid(["a", "b", "c"], [0.25, 0.5, 0.75], int8=True)
+    planned = plan_groups(cells, [])
+    assert {cell for group in planned for cell in group} == set(cells)
+    for group in planned:
+        assert len(group) <= GROUP
+        assert group[:2] == (UNPRUNED, UNPRUNED_INT8)
+        pruned = [(cell.method, cell.ratio) for cell in group[2:]]
+        assert pruned[::2] == pruned[1::2]
+    timed = [Group(samples={cell.name: {} for cell in group}) for group in planned]
+    assert plan_groups(cells, timed) == []
+    more = grid(["a", "d"], [0.5], int8=True)
+    assert [[cell.method for cell in group] for group in plan_groups(more, timed)] == [[None, None, "d", "d"]]
+    assert find_group(timed, (UNPRUNED, more[-1])) is None
+    assert plan_groups(cells[:1], []) == [(UNPRUNED,)]
+    # Without INT8 first, with it later: pairs are timed anew, together.
+    floats = [Group(samples={cell.name: {} for cell in cells if not cell.int8})]
+    assert {cell for group in plan_groups(cells, floats) for cell in group} == set(cells)
+
+
+def _sleep(job: Job) -> str:
+    write_text(job.folder.path / f"{os.getpid()}", "")
+    time.sleep(60)
+    return job.cell.name
+
+
+def _die(job: Job) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return job.cell.name
+
+
+def _refuse(job: Job) -> str:
+    if job.cell == UNPRUNED:
+        raise InputError("not this one")
+    return _sleep(job)
+
+
+@pytest.mark.parametrize(("work", "message"), [(_die, "fewer than 2 --workers"), (_refuse, "not this one")])
+def test_workers_that_die_or_refuse_end_the_others(tmp_path: Path, work: object, message: str) -> None:
+    folder = Folder(path=tmp_path)
+    jobs = [Job(folder=folder, settings=SETTINGS, cell=cell) for cell in (UNPRUNED, UNPRUNED_INT8)]
+    start = time.monotonic()
+    with pytest.raises(LmmpruneError, match=message):
+        run_locally(jobs, 2, lambda name: None, work)  # type: ignore[arg-type]
+    assert time.monotonic() - start < 30
+    assert all(not Path("/proc", file.name).exists() for file in tmp_path.iterdir())

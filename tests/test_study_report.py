@@ -1,0 +1,179 @@
+"""What a study says of made-up numbers: findings, words, CSV, charts, and the page in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html as escaping
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import study_fixtures as fx
+from PIL import Image
+
+from lmmprune.compiler.study.findings import Findings
+from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.study.report import write_report
+from lmmprune.compiler.study.statistics import Estimate
+from lmmprune.compiler.study.summary import best_at_focus, points, shares, summary, verdict
+from lmmprune.compiler.study.write_csv import csv_text
+from lmmprune.compiler.verify import Check
+
+REFUSED = ("ficoco-v-0.75", "ficoco-v-0.75-int8")
+
+
+@pytest.fixture(scope="module")
+def findings() -> Findings:
+    return fx.made_up(refused=REFUSED)[0]
+
+
+def test_findings_follow_the_definitions() -> None:
+    found, results, group = fx.made_up()
+    right = {cell: float(np.mean(result.correct)) for cell, result in results.items()}
+    fast = {
+        cell: float(np.median(np.divide(group.samples["unpruned"]["ttft_ms"], group.samples[cell.name]["ttft_ms"])))
+        for cell in results
+    }
+    assert len(found.pruned_pairs) == 6
+    for pair in found.pruned_pairs:
+        plain, both = pair.plain.cell, pair.int8.cell
+        assert both == Cell(method=plain.method, ratio=plain.ratio, int8=True)
+        cost = right[both] - right[plain]
+        assert pair.cost.value == pytest.approx(100 * cost)
+        assert pair.interaction is not None
+        assert pair.interaction.value == pytest.approx(100 * (cost - (right[UNPRUNED_INT8] - right[UNPRUNED])))
+        expected = fast[both] / (fast[plain] * fast[UNPRUNED_INT8])
+        assert pair.speed["ttft_ms"].value == pytest.approx(expected)
+        assert pair.plain.retention is not None
+        assert pair.plain.retention.value == pytest.approx(right[plain] / right[UNPRUNED])
+
+
+def test_front_is_what_nothing_dominates() -> None:
+    found, results, _ = fx.made_up()
+    points = {
+        row.cell: (row.accuracy.value, row.times["ttft_ms"].speedup.value) for row in found.measured if row.accuracy
+    }
+
+    def dominated(cell: Cell) -> bool:
+        right, fast = points[cell]
+        return any(r >= right and f >= fast and (r, f) != (right, fast) for r, f in points.values())
+
+    assert {row.cell for row in found.front} == {cell for cell in results if not dominated(cell)}
+    speeds = [row.times["ttft_ms"].speedup.value for row in found.front]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+def test_words_follow_the_numbers(findings: Findings) -> None:
+    text = summary(findings)
+    best = best_at_focus(findings)
+    assert best is not None
+    assert (best.cell.ratio, best.cell.int8) == (0.5, False)
+    rivals = [row for row in findings.measured if row.cell.ratio == 0.5 and not row.cell.int8]
+    assert best.accuracy == max((row.accuracy for row in rivals if row.accuracy), key=lambda one: one.value)
+    assert f"{best.cell.method} does best" in text
+    assert best.retention is not None
+    assert f"retains {shares(best.retention)} %" in text
+    holds = sum(pair.interaction.contains(0) for pair in findings.pruned_pairs if pair.interaction)
+    assert f"contains 0 in {holds} of 5 cases" in text
+    assert "2 cells of the grid can't be had" in text
+    assert "FAILED" not in text
+
+
+def test_words_about_an_interaction_that_is_there(findings: Findings) -> None:
+    pair = dataclasses.replace(findings.pruned_pairs[0], interaction=Estimate(value=-9, low=-12.04, high=-6))
+    changed = dataclasses.replace(findings, pairs=(findings.pairs[0], pair))
+    assert "contains 0 in 0 of 1 cases" in summary(changed)
+    assert f"lose more than one after the other for {pair.label} (-9.0 (-12.0 to -6.0))" in summary(changed)
+    pair = dataclasses.replace(pair, interaction=Estimate(value=9, low=6, high=12))
+    assert f"lose less for {pair.label}" in summary(dataclasses.replace(findings, pairs=(findings.pairs[0], pair)))
+
+
+def test_words_about_a_failed_check(findings: Findings) -> None:
+    row = findings.measured[2]
+    bad = dataclasses.replace(row.result, checks=(Check(name="logits", passed=False, found="0.3"),))
+    rows = tuple(dataclasses.replace(one, result=bad) if one is row else one for one in findings.rows)
+    assert "Checks FAILED: freepruner 50 % float32 (logits)." in summary(dataclasses.replace(findings, rows=rows))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"), [(-1, 1, "contains 0"), (0.5, 1, "above 0"), (-1, -0.5, "below 0"), (0, 1, "contains 0")]
+)
+def test_verdicts(low: float, high: float, words: str) -> None:
+    assert verdict(Estimate(value=low, low=low, high=high), 0) == words
+
+
+def test_no_negative_zero() -> None:
+    assert points(Estimate(value=-0.01, low=-0.04, high=0.06)) == "0.0 (0.0 to +0.1)"
+
+
+def test_csv_has_every_cell_and_its_interactions(findings: Findings) -> None:
+    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(csv_text(findings)))}
+    assert set(rows) == {row.cell.name for row in findings.rows}
+    assert rows["ficoco-v-0.75"]["refused"]
+    assert rows["ficoco-v-0.75"]["accuracy"] == ""
+    pair = findings.pruned_pairs[0]
+    row = rows[pair.int8.cell.name]
+    assert pair.interaction is not None
+    assert float(row["accuracy_interaction_points"]) == pair.interaction.value
+    assert int(row["accuracy_interaction_points_contains_0"]) == pair.interaction.contains(0)
+    assert int(row["ttft_ms_interaction_contains_1"]) == pair.speed["ttft_ms"].contains(1)
+    assert float(row["iou_vision_output_mean"]) == 0.97
+    assert rows["unpruned"]["accuracy_interaction_points"] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "charts"),
+    [
+        ({}, {"retention", "speed", "front", "interaction_accuracy", "interaction_speed"}),
+        ({"int8": False}, {"retention", "speed", "front"}),
+        ({"ratios": (0,)}, {"front"}),
+    ],
+)
+def test_charts_that_have_something_to_show(tmp_path: Path, options: dict[str, object], charts: set[str]) -> None:
+    (tmp_path / "interaction_speed.png").write_bytes(b"of an earlier request")
+    files = write_report(fx.made_up(**options)[0], tmp_path)  # type: ignore[arg-type]
+    assert {file.stem for file in tmp_path.glob("*.png")} == charts
+    assert {file.stem for file in files if file.suffix == ".png"} == charts
+    assert all(Image.open(file).width > 700 for file in files if file.suffix == ".png")
+
+
+def test_page_in_a_browser(findings: Findings, tmp_path: Path) -> None:
+    page = write_report(findings, tmp_path)[0]
+    text = page.read_text()
+    assert not re.search(r"(src|href|srcset|url\()\s*=?\s*[\"']?(https?:)?//", text), "a reference to the network"
+    dom, console = fx.chromium(page, tmp_path / "profile")
+    assert console == []
+    bodies = dict(re.findall(r'<table id="(\w+)">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL))
+    rows = {name: len(re.findall("<tr>", body)) for name, body in bodies.items()}
+    overlaps = sum(max(len(pair.overlaps), 1) for pair in findings.pruned_pairs)
+    expected = {"accuracy": 12, "times": 12, "interaction": len(findings.pairs), "overlap": overlaps, "refused": 2}
+    assert rows == expected
+    assert "the method can't: &lt;ask&gt; for less &amp; more" in dom
+    assert escaping.unescape(dom).replace("\u00a0", " ").count(summary(findings)) == 1
+
+
+# The page in a frame as narrow as a phone: pictures are decoded, and nothing but a table's own box scrolls.
+FRAME = """<!doctype html><link rel="icon" href="data:,"><body><iframe width="400" height="900" srcdoc="PAGE"></iframe>
+<script>addEventListener("load", () => {
+  const inner = document.querySelector("iframe").contentDocument, root = inner.documentElement;
+  const shown = [...inner.images].every((image) => image.complete && image.naturalWidth > 0);
+  document.body.dataset.found = `${root.clientWidth} ${root.scrollWidth} ${shown}`;
+  BROKEN
+});</script></body>"""
+
+
+def test_page_on_a_phone_and_that_the_browser_reports_errors(findings: Findings, tmp_path: Path) -> None:
+    text = escaping.escape(write_report(findings, tmp_path)[0].read_text())
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.replace("PAGE", text).replace("BROKEN", 'console.error("seen")'))
+    dom, console = fx.chromium(frame, tmp_path / "profile")
+    found = re.search(r'data-found="(\d+) (\d+) (\w+)"', dom)
+    assert found, "the script of the test ran"
+    inner, needed, shown = found.groups()
+    assert int(needed) <= int(inner) <= 400
+    assert shown == "true"
+    assert len(console) == 1
+    assert "seen" in console[0]
