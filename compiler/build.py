@@ -12,6 +12,7 @@ from lmmprune.compiler import engines, machine, trtexec
 from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.engines import EngineRecord
+from lmmprune.compiler.explain.engine import count_precisions, graph_weights, inspect_engine
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.profiles import Profile, decoder_profiles, vision_profiles
 from lmmprune.compiler.targets import TARGETS, Target, resolve
@@ -102,12 +103,9 @@ def check_suits(bundle: Bundle, target: Target) -> None:
         )
     reason = _mismatch(manifest, TARGETS.get(manifest.target), target)
     if reason:
-        advice = f"export it again: {_export_command(bundle, target)}"
-        if target.lowered:
-            advice = "export can't lower graphs to its primitives yet"
         raise TargetError(
             f"'{bundle.path}' was exported for '{manifest.target}' and can't be built for '{target.name}': {reason}; "
-            f"{advice}"
+            f"export it again: {_export_command(bundle, target)}"
         )
 
 
@@ -221,6 +219,10 @@ def _build_one(
     precision, graph = bundle.manifest.precision, bundle.file(bundle.manifest.graphs[component].file)
     start = time.perf_counter()
     engine = tensorrt.build_engine(target, graph, profiles=profiles, arch=arch, say=say)
+    seconds = round(time.perf_counter() - start, 3)
+    weights = graph_weights(graph)
+    here = any(gpu.arch == arch for gpu in machine.gpus())
+    layers = inspect_engine(tensorrt.load(target), engine.plan) if here else None
     record = EngineRecord(
         component=component,
         target=target.name,
@@ -231,10 +233,13 @@ def _build_one(
         source=engines.sources(bundle, component),
         builder=target.backend,
         version=version,
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=seconds,
         dtype=precision.dtype,
         int8=precision.int8,
         profiles=_ranges(profiles),
         decomposed_attention=engine.decomposed,
+        weights=weights.bytes if weights else {},
+        float16_bytes=weights.float16_bytes if weights else 0,
+        layers=None if layers is None else count_precisions(layers),
     )
     return engines.write_engine(engines.directory(bundle, target.name, arch), engine.plan, record)

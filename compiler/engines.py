@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -42,6 +42,9 @@ class EngineRecord:
         int8: Quantization scheme of the graph, None if it isn't quantized.
         profiles: Name -> input -> smallest, likeliest and largest shape, in the order of the engine's profiles.
         decomposed_attention: Attention layers without a fused kernel.
+        weights: Type -> bytes of the graph's weights that went in; empty where nothing could count them.
+        float16_bytes: What these weights would take in 16 bits each.
+        layers: Type -> layers with weights that compute in it, from the engine's inspector; None without its GPU.
     """
 
     component: str
@@ -58,6 +61,14 @@ class EngineRecord:
     int8: str | None
     profiles: Mapping[str, Mapping[str, Any]]
     decomposed_attention: int
+    weights: Mapping[str, int] = field(default_factory=dict)
+    float16_bytes: int = 0
+    layers: Mapping[str, int] | None = None
+
+    @property
+    def float16_ratio(self) -> float | None:
+        """The engine's size over that of its weights in 16 bits; None if they weren't counted."""
+        return self.bytes / self.float16_bytes if self.float16_bytes else None
 
     def stale(self, bundle: Bundle) -> str | None:
         """Return why the engine doesn't belong to the bundle's graph any more, None if it does."""

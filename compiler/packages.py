@@ -10,7 +10,7 @@ import lmmprune
 
 BASE = "base"
 # What a user may install; "dev" is for people who change lmmprune.
-EXTRAS = (BASE, "export", "cpu", "gpu", "rtx")
+EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray")
 # Two packages that install the same module: either serves who asks for the first, both together break each other.
 _TWINS = ("onnxruntime", "onnxruntime-gpu")
 

@@ -27,6 +27,8 @@ def int8_of(request: Request, target: targets.Target, dtype: str) -> Int8Plan | 
     from lmmprune.compiler.int8_plan import Int8Plan, choose_scheme
 
     if not request.quantizes:
+        if request.int8_policy != "all" or request.keep_float:
+            raise InputError("--int8-policy and --keep-float say how to quantize: add --int8")
         return None
     scheme = choose_scheme(target, weights_only=request.int8_weights_only, dynamic=request.int8_dynamic, dtype=dtype)
     return Int8Plan(

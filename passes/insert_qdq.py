@@ -123,6 +123,8 @@ class _Writer:
             node.replace_input_with(0, self._pair(activation))
         weight = self._weight(node)
         node.replace_input_with(1, weight.dequantized(self._model, node))
+        if node.op_type == "MatMul" and self._scheme.wide_bias:
+            _widen_bias(self._model, node)
         if node.op_type == "Conv" and self._scheme.conv_output:
             output = node.outputs[0]
             users = list(output.uses())
@@ -229,6 +231,25 @@ class _Weight:
         name = str(self._float.name)
         if not self._float.uses() and name in model.graph.initializers:
             del model.graph.initializers[name]
+
+
+def _widen_bias(model: ir.Model, node: ir.Node) -> None:
+    """Give the bias behind a product the product's rank: ``[N]`` becomes ``[1,1,N]``."""
+    users = [user for user, _ in node.outputs[0].uses()]
+    if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].shape is None or len(node.outputs[0].shape) != 3:
+        return
+    for index, bias in enumerate(users[0].inputs):
+        if bias is None or not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
+            continue
+        assert bias.dtype is not None
+        shape = (1, 1, *numbers(bias.shape))
+        wide = derive(
+            bias, lambda array: array.reshape(1, 1, -1), dtype=bias.dtype, shape=shape, name=f"{bias.name}/wide"
+        )
+        model.graph.register_initializer(wide)
+        users[0].replace_input_with(index, wide)
+        if not bias.uses():
+            del model.graph.initializers[str(bias.name)]
 
 
 def _insert_behind(model: ir.Model, value: ir.Value, nodes: list[ir.Node]) -> None:

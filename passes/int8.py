@@ -25,6 +25,7 @@ class Scheme:
         dynamic: Ranges are taken from the values at run-time: nothing to calibrate, but two more passes over each
             activation.
         conv_output: Whether a Conv needs a pair on its output too to become an integer kernel.
+        wide_bias: Whether the bias behind a MatMul must have the product's rank, lest both become a float Gemm.
         ops: Which operators with weights it quantizes.
     """
 
@@ -33,6 +34,7 @@ class Scheme:
     symmetric: bool = True
     dynamic: bool = False
     conv_output: bool = False
+    wide_bias: bool = False
     ops: tuple[str, ...] = ("MatMul", "Gemm", "Conv")
 
     @property
@@ -47,12 +49,14 @@ class Scheme:
 
 
 SCHEMES: Mapping[str, Scheme] = {
-    # The x86 kernels of ONNX Runtime want unsigned activations, and QLinearConv a quantized output.
+    # The x86 kernels of ONNX Runtime want unsigned activations, and QLinearConv a quantized output. ONNX Runtime 1.31
+    # joins MatMul and a bias of rank 1 to a Gemm before it looks for Q/DQ, and an integer Gemm wants an INT32 bias.
     "u8s8": Scheme(
         summary="static U8 activations, S8 weights (ONNX Runtime on x86)",
         activation=ir.DataType.UINT8,
         symmetric=False,
         conv_output=True,
+        wide_bias=True,
     ),
     # TensorRT: symmetric only, zero point 0; nothing on outputs, so that bias and activation still fuse.
     "s8s8": Scheme(summary="static S8 activations, S8 weights (TensorRT)", activation=ir.DataType.INT8),

@@ -23,7 +23,7 @@ class Smoothable:
 
     Attributes:
         value: The activation ``[..,T,C]``.
-        made_by: What the division is folded into: the norm, or the linear layer whose output a gate multiplies.
+        made_by: The norm that the division is folded into.
         readers: MatMul nodes with a weight ``[C,N]``; nothing else reads it.
     """
 
@@ -36,11 +36,11 @@ class Smoothable:
 class SmoothQuant(ir.passes.InPlacePass):
     """Divide the channels of activations by factors and multiply the rows of the weights that read them.
 
-    Before: ``norm(x; g, b) -> MatMul(w)``; ``act(gate) * MatMul(x, u) -> MatMul(w)``
-    After: ``norm(x; g/s, b/s) -> MatMul(s w)``; ``act(gate) * MatMul(x, u/s) -> MatMul(s w)``
+    Before: ``norm(x; g, b) -> MatMul(w)``
+    After: ``norm(x; g/s, b/s) -> MatMul(s w)``
 
-    No node is added. The second form reaches the input of the down projection, where Llama keeps its largest
-    activations; it is our extension of the paper, which folds into norms only.
+    No node is added. Inputs of a down projection could be smoothed too, by folding into ``up``; they aren't: their
+    outliers are rare, and channels that calibration saw small were clipped on other pictures (docs/quantization.md).
 
     Attributes:
         factors: s ``[C]`` of every activation to smooth, by its name; positive.
@@ -56,9 +56,7 @@ class SmoothQuant(ir.passes.InPlacePass):
         known = {str(group.value.name): group for group in find_smoothable(model)}
         for name, factor in self.factors.items():
             if name not in known:
-                raise Refused(
-                    f"'{name}' can't be smoothed: expected the output of a norm or gate that only weights read"
-                )
+                raise Refused(f"'{name}' can't be smoothed: expected the output of a norm that only weights read")
             channels = numbers(known[name].readers[0].inputs[1].shape)[0]  # type: ignore[union-attr]  # a weight
             if factor.shape != (channels,) or not (np.isfinite(factor) & (factor > 0)).all():
                 raise Refused(
@@ -72,13 +70,8 @@ class SmoothQuant(ir.passes.InPlacePass):
             group = groups[name]
             group.made_by.metadata_props[_DONE] = "1"
             exact = factor.astype(np.float32)
-            if group.made_by.op_type in _NORMS:
-                sources = [1, 2]
-            else:
-                sources = [1]
-                _divide_bias(model, group.made_by, exact)
-            for index in sources:
-                if index < len(group.made_by.inputs) and group.made_by.inputs[index] is not None:
+            for index in range(1, len(group.made_by.inputs)):  # gain, and the bias of a LayerNormalization
+                if group.made_by.inputs[index] is not None:
                     _scale(model, group.made_by, index, 1 / exact)
             for reader in group.readers:
                 _scale(model, reader, 1, exact[:, None])
@@ -92,7 +85,7 @@ class SmoothQuant(ir.passes.InPlacePass):
 
 
 def find_smoothable(model: ir.Model) -> list[Smoothable]:
-    """Return what can be smoothed: outputs of norms and of gated products that are read by weights alone.
+    """Return what can be smoothed: outputs of norms that are read by weights alone.
 
     A norm whose output is also a graph output, or feeds a score, is left out: its values must not change. So is what
     was smoothed already.
@@ -100,47 +93,15 @@ def find_smoothable(model: ir.Model) -> list[Smoothable]:
     nodes = set(weighted(model))
     found = []
     for node in model.graph:
-        if SCORE in node.metadata_props:
-            continue
-        made_by = node if node.op_type in _NORMS else _gated(node, nodes)
-        if made_by is None or _DONE in made_by.metadata_props:
+        if node.op_type not in _NORMS or SCORE in node.metadata_props or _DONE in node.metadata_props:
             continue
         value = node.outputs[0]
         readers = tuple(user for user, _ in value.uses())
         if value.is_graph_output() or not readers:
             continue
         if all(user in nodes and user.op_type == "MatMul" and user.inputs[0] is value for user in readers):
-            found.append(Smoothable(value=value, made_by=made_by, readers=readers))
+            found.append(Smoothable(value=value, made_by=node, readers=readers))
     return found
-
-
-def _gated(node: ir.Node, nodes: set[ir.Node]) -> ir.Node | None:
-    """Return the linear layer that a Mul multiplies by a gate: the factor whose scale passes through."""
-    if node.op_type != "Mul":
-        return None
-    for value in node.inputs:
-        producer = value.producer() if value is not None else None
-        if producer is not None and producer.op_type == "Add" and any(v.is_initializer() for v in producer.inputs if v):
-            producer = next(v for v in producer.inputs if v is not None and not v.is_initializer()).producer()
-        if producer is None or producer not in nodes or producer.op_type != "MatMul":
-            continue
-        # x * sigmoid(x) isn't linear in x: the other factor must not come from the same layer.
-        if len(_only_user(producer)) == 1 and len(value.uses()) == 1:  # type: ignore[union-attr]  # has a producer
-            return producer
-    return None
-
-
-def _only_user(node: ir.Node) -> tuple[ir.Node, ...]:
-    return tuple(user for user, _ in node.outputs[0].uses())
-
-
-def _divide_bias(model: ir.Model, node: ir.Node, factor: Array) -> None:
-    (user,) = _only_user(node)
-    if user.op_type != "Add":
-        return
-    for index, value in enumerate(user.inputs):
-        if value is not None and value.is_initializer():
-            _scale(model, user, index, 1 / factor)
 
 
 def _scale(model: ir.Model, node: ir.Node, index: int, factor: Array) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from test_inspect import call
+from towers import Tower
 
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.preprocess import load_image
@@ -95,6 +96,7 @@ def test_one_sample_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--int8", "--int8-budget", 2), "--int8-budget 2: expected a relative error, 0 < budget < 1"),
         (("--int8", "--keep-float", "lm_head"), "--keep-float lm_head: expected vision:BLOCK or decoder:BLOCK"),
         (("--int8", "--calib-samples", 1, "--keep-float", "decoder:x"), "no block 'x' to keep in floating point"),
+        (("--int8-policy", "auto"), "--int8-policy and --keep-float say how to quantize: add --int8"),
         (("--int8-weights-only", "--int8-dynamic"), "--int8-weights-only and --int8-dynamic exclude each other"),
         (("--int8-dynamic", "--target", "tensorrt-rtx"), "target 'tensorrt-rtx' takes no INT8 scheme 'u8s8-dynamic'"),
         (("--int8-dynamic", "--dtype", "float16"), "--int8-dynamic quantizes float32 activations, not float16"),
@@ -109,3 +111,38 @@ def test_what_cant_be_done(
     assert code == 2
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_tools_graph_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What onnxruntime.quantization makes with its defaults for x86 breaks rules of TensorRT, and is told so."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    tower = Tower(patches=16, heads=4, width=8)
+    ir.save(tower.graph(), tmp_path / "float.onnx")
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter([{"pixel_values": tower.inputs()}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    quantize_static(
+        tmp_path / "float.onnx",
+        tmp_path / "int8.onnx",
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul", "Add"],
+    )
+    code, out, _ = call(capsys, "inspect", tmp_path / "int8.onnx", "--target", "tensorrt-11", "--json")
+    assert code == 0
+    (graph,) = json.loads(out)["graphs"]
+    assert graph["int8"]["scheme"] == "s8s8"
+    broken = {finding["rule"] for finding in graph["int8"]["findings"]}
+    assert broken >= {"symmetric", "activation-type", "per-channel", "stream"}
+    assert all(finding["why"] and finding["node"] for finding in graph["int8"]["findings"])
+    _, out, _ = call(capsys, "inspect", tmp_path / "int8.onnx")
+    assert "quantized as u8s8" in out
+    assert "broken rule" in out

@@ -76,15 +76,15 @@ def test_the_function_stays(shape: Shape, method: str | None) -> None:
                 np.testing.assert_allclose(after[name], expected, rtol=0, atol=TOLERANCE * scale, err_msg=name)
 
 
-def test_norms_and_gates_are_found() -> None:
+def test_norms_are_found() -> None:
     vision, decoder, _ = pruned(SHAPES[0], None)
     layers = SHAPES[0].llm_layers
     kinds = [group.made_by.op_type for group in find_smoothable(decoder)]
-    assert (kinds.count("RMSNormalization"), kinds.count("MatMul")) == (2 * layers, layers)
+    assert kinds == ["RMSNormalization"] * 2 * layers
     assert {group.made_by.op_type for group in find_smoothable(vision)} == {"LayerNormalization"}
     blocks = find_blocks(decoder)
     roles = {blocks[reader].role for group in find_smoothable(decoder) for reader in group.readers}
-    assert roles == {"qkv", "up", "down"}
+    assert roles == {"qkv", "up"}
 
 
 def test_an_outlier_channel_no_longer_sets_the_range() -> None:

@@ -11,6 +11,7 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_j
 
 if TYPE_CHECKING:
     from lmmprune.compiler.bench_report import Report, Row
+    from lmmprune.compiler.explain.rows import Explanation
 
 
 @click.command("bench")
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, a process each.")
 @click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this PNG.")
+@click.option("--explain", "explained", is_flag=True, help="Say which kernel computed each layer, and why a float one.")
 @json_option
 def command(
     bundles: tuple[Path, ...],
@@ -32,16 +34,28 @@ def command(
     threads: int | None,
     memory: bool,
     chart: Path | None,
+    explained: bool,
     as_json: bool,
 ) -> None:
     """Time bundles side by side, interleaved in one process; the first one is what the others are compared with."""
     from lmmprune.compiler.bench import bench, steps
     from lmmprune.compiler.bench_chart import check_chart, draw_chart
+    from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.explain import explain as kernels
 
     if chart:
         check_chart(chart)
+    if explained:  # refused now, not after the measurement
+        for path in bundles:
+            kernels.check_explainable(Bundle.open(path))
+    explanation = None
     with progress() as bar:
-        task = bar.add_task("loading", total=steps(len(bundles), rounds, memory=memory))
+        more = kernels.steps(len(bundles)) if explained else 0
+        task = bar.add_task("loading", total=steps(len(bundles), rounds, memory=memory) + more)
+
+        def on_step(what: str) -> None:
+            bar.update(task, advance=1, description=what)
+
         report = bench(
             bundles,
             image,
@@ -50,13 +64,15 @@ def command(
             new_tokens=new_tokens,
             threads=threads,
             memory=memory,
-            on_step=lambda what: bar.update(task, advance=1, description=what),
+            on_step=on_step,
         )
+        if explained:
+            explanation = kernels.explain(bundles, image, prompt, rounds=rounds, threads=threads, on_step=on_step)
     if chart:
         draw_chart(report, chart)
         note(f"chart written to {chart}")
     if as_json:
-        print_json(report.as_dict())
+        print_json({**report.as_dict(), **({"kernels": explanation.as_dict()} if explanation else {})})
         return
     columns = (
         "variant",
@@ -74,6 +90,16 @@ def command(
     show(_legend(report))
     for product in report.products:
         show(product.line())
+    if explanation is not None:
+        _show_kernels(explanation)
+
+
+def _show_kernels(explanation: Explanation) -> None:
+    from lmmprune.compiler.explain.tables import LEGEND, TOTALS, comparisons, reasons, totals
+
+    for title, columns, rows in comparisons(explanation):
+        show(table(columns, rows, title=title))
+    show(table(TOTALS, totals(explanation)), LEGEND, *reasons(explanation))
 
 
 def _cells(row: Row) -> list[str]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.engines import EngineRecord
 
 
 @click.command("build")
@@ -66,3 +71,17 @@ def command(
             ],
         )
     )
+    show(*(line for one in built for line in _precision(one.record)))
+
+
+def _precision(record: EngineRecord) -> Iterator[str]:
+    """Yield what is known of the types that an engine computes in."""
+    if record.float16_ratio is not None:
+        by_type = " + ".join(f"{human_bytes(size)} {name}" for name, size in record.weights.items())
+        yield (
+            f"{record.component}: weights that went in: {by_type}; the engine is {record.float16_ratio:.2f} times "
+            f"the {human_bytes(record.float16_bytes)} that they take in float16"
+        )
+    if record.layers is not None:
+        counts = ", ".join(f"{count} {name}" for name, count in record.layers.items())
+        yield f"{record.component}: layers with weights by type: {counts or 'the engine does not say'}"

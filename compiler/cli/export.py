@@ -94,6 +94,8 @@ def command(
     manifest = report.manifest
     for warning in report.warnings:
         note(f"warning: {warning}")
+    if stayed := _in_float(manifest):
+        note(f"kept in floating point: {', '.join(stayed)}")
     if report.counts:
         note(_own_counts(report.counts, manifest))
     data = {
@@ -149,6 +151,12 @@ def _site_rows(schedule: tuple[Stage, ...]) -> list[list[str]]:
         for stage in schedule
     ]
     return rows if len(rows) <= _ROWS else [rows[0], [f"... {len(rows) - 2} more sites", "", "", ""], rows[-1]]
+
+
+def _in_float(manifest: Manifest) -> list[str]:
+    """Return the blocks that INT8 left alone, as --keep-float takes them."""
+    record = manifest.precision.calibration or {}
+    return [f"{part}:{block}" for part in ("vision", "decoder") for block in record.get(part, {}).get("float", ())]
 
 
 def _spread(manifest: Manifest) -> str:

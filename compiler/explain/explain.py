@@ -1,0 +1,149 @@
+"""Explain bundles: run each graph with the profiler on and say which kernel computed each of its products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.explain.profile_ort import Feeds, ProfiledSession, Times
+from lmmprune.compiler.explain.rows import PHASES, Explanation, KernelRow, VariantKernels, make_row, phase_total
+from lmmprune.compiler.preprocess import Preprocessor, load_image
+from lmmprune.compiler.prompt import Prompter
+from lmmprune.errors import InputError, TargetError, require
+
+WARM_UP_RUNS = 2
+
+
+def explain(
+    paths: Sequence[Path],
+    image: Path,
+    prompt: str,
+    *,
+    rounds: int = 10,
+    threads: int | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Explanation:
+    """Tell which kernel ran for every product of every bundle, how long, and why one stayed in floating point.
+
+    One graph is in memory at a time. The profiler times nodes by themselves: use the bench's numbers for how long a
+    bundle takes.
+
+    Args:
+        paths: Bundles for ``ort-cpu``; the first one is what the others are compared with.
+        image: The picture.
+        prompt: The question.
+        rounds: Runs of each phase that count; ``WARM_UP_RUNS`` go before.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        on_step: Called with a description before every step, ``steps(...)`` times.
+
+    Raises:
+        InputError: The picture or the question can't be used, or there is no room for the optimised graphs.
+        TargetError: A bundle is for another target.
+        BundleError: A bundle can't be loaded.
+        MissingExtraError: onnxruntime or onnx-ir isn't installed.
+    """
+    bundles = [Bundle.open(path) for path in paths]
+    for bundle in bundles:
+        check_explainable(bundle)
+    picture = load_image(image)
+    variants = []
+    for bundle in bundles:
+        name = bundle.path.name if len({b.path.name for b in bundles}) == len(bundles) else str(bundle.path)
+        on_step(f"kernels of {name}: vision")
+        rows, times, outputs = _vision(bundle, Preprocessor.load(bundle.file(PREPROCESSOR))(picture), rounds, threads)
+        on_step(f"kernels of {name}: decoder")
+        more, others = _decoder(bundle, prompt, outputs, rounds, threads)
+        rows, times = [*rows, *more], {**times, **others}
+        phases = {phase: phase_total(rows, phase, times[phase]) for phase in PHASES}
+        variants.append(VariantKernels(name=name, rows=tuple(rows), phases=phases))
+    return Explanation(rounds=rounds, variants=tuple(variants))
+
+
+def steps(variants: int) -> int:
+    """Return how many steps ``explain`` reports."""
+    return 2 * variants
+
+
+def check_explainable(bundle: Bundle) -> None:
+    """Check that a bundle's kernels can be told.
+
+    Raises:
+        TargetError: It isn't for ONNX Runtime on the CPU.
+        InputError: It has several token counts.
+        MissingExtraError: onnx-ir isn't installed.
+    """
+    manifest = bundle.manifest
+    if manifest.target != "ort-cpu":
+        raise TargetError(
+            f"'{bundle.path}' is for '{manifest.target}', --explain reads the profile of 'ort-cpu': "
+            "export with '--target ort-cpu'"
+        )
+    if manifest.buckets:
+        raise InputError(f"'{bundle.path}' has several token counts, --explain takes one: export with --ratio")
+    require("onnx_ir", "export")
+
+
+def graph_rows(graph: str, path: Path, session: ProfiledSession) -> tuple[list[KernelRow], dict[str, Times]]:
+    """Stop a session's profiler and return a row for every product of its graph, and the times of its phases.
+
+    Args:
+        graph: ``vision`` or ``decoder``.
+        path: The exported graph.
+        session: Where it ran.
+    """
+    from lmmprune.compiler.explain.layers import read_layers
+    from lmmprune.compiler.explain.match import match_kernels
+
+    times = session.finish()
+    layers = read_layers(path)
+    kernels = match_kernels(layers, session.optimised)
+    quantized = any(layer.quantized for layer in layers)
+    return [make_row(graph, layer, kernels.get(layer.node), times, quantized=quantized) for layer in layers], times
+
+
+def _vision(
+    bundle: Bundle, pixels: NDArray[Any], rounds: int, threads: int | None
+) -> tuple[list[KernelRow], dict[str, Times], dict[str, NDArray[Any]]]:
+    entry = bundle.manifest.vision.inputs[0]
+    feeds = {entry.name: pixels.astype(entry.dtype, copy=False)}
+    with ProfiledSession(bundle.vision, threads=threads) as session:
+        for number in range(-WARM_UP_RUNS, rounds):
+            outputs = session.run(feeds, None if number < 0 else "vision")
+        return *graph_rows("vision", bundle.vision, session), outputs
+
+
+def _decoder(
+    bundle: Bundle, prompt: str, looked: Mapping[str, NDArray[Any]], rounds: int, threads: int | None
+) -> tuple[list[KernelRow], dict[str, Times]]:
+    manifest = bundle.manifest
+    prompter = Prompter(manifest, bundle.file(TOKENIZER))
+    encoded = prompter.encode(prompt, image_tokens=manifest.image_tokens)
+    kept = looked["kept_indices"][0] if "kept_indices" in looked else None
+    positions = prompter.positions(encoded, kept)
+    types = {tensor.name: tensor.dtype for tensor in manifest.decoder.inputs}
+    layout = manifest.cache
+    shape = (1, layout.kv_heads, 0, layout.head_dim)
+    features = looked["image_features"]
+    prefill: Feeds = {
+        "input_ids": encoded.input_ids,
+        "image_features": features,
+        "position_ids": positions,
+        **{name: np.zeros(shape, types[name]) for pair in layout.past for name in pair},
+    }
+    with ProfiledSession(bundle.decoder, threads=threads) as session:
+        for number in range(-WARM_UP_RUNS, rounds):
+            outputs = session.run(prefill, None if number < 0 else "prefill")
+            cache = {
+                into: outputs[out]
+                for past, present in zip(layout.past, layout.present, strict=True)
+                for into, out in zip(past, present, strict=True)
+            }
+            token = np.array([[int(outputs["logits"][0, -1].argmax())]], np.int64)
+            decode = {"input_ids": token, "image_features": features, "position_ids": positions[:, -1:] + 1, **cache}
+            session.run(decode, None if number < 0 else "decode")
+        return graph_rows("decoder", bundle.decoder, session)

@@ -1,0 +1,143 @@
+"""Run one graph in ONNX Runtime with its profiler on: the graph that it made of it, and the time of every node."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.explain.kernels import QUANTIZING
+from lmmprune.errors import BundleError, InputError, require
+
+Feeds = Mapping[str, NDArray[Any]]
+
+_ERRORS = 3  # ONNX Runtime's log severity
+_SUFFIX = "_kernel_time"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Milliseconds of one phase, medians over its runs.
+
+    Attributes:
+        nodes: By name of the node.
+        total: Of all nodes together.
+        quantizing: Of the nodes that quantize and dequantize.
+    """
+
+    nodes: Mapping[str, float]
+    total: float
+    quantizing: float
+
+
+class ProfiledSession:
+    """A graph in ONNX Runtime on the CPU that notes the time of every node; use it in a ``with`` statement.
+
+    The optimised graph is written with its weights, as the runtime writes it: that takes as much room in the folder
+    for temporary files (``TMPDIR``) as the graph has weights, and is removed at the end.
+    """
+
+    def __init__(self, graph: Path, *, threads: int | None = None) -> None:
+        """Load a graph.
+
+        Args:
+            graph: The ONNX file.
+            threads: Threads within an operator; None leaves it to ONNX Runtime.
+
+        Raises:
+            MissingExtraError: onnxruntime isn't installed.
+            BundleError: ONNX Runtime refuses the graph.
+            InputError: There is no room for the optimised graph.
+        """
+        ort = require("onnxruntime", "cpu")
+        self._folder = tempfile.TemporaryDirectory(prefix="lmmprune-explain-")
+        folder = Path(self._folder.name)
+        self.optimised = folder / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS
+        options.optimized_model_filepath = str(self.optimised)
+        # Beside the graph: a file with its weights inside ends at 2 GB.
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(f"{prefix}file_name", "optimised.data")
+        options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / "profile")
+        # As OrtSession has it: products with INT8 weights in integer arithmetic inside of the kernel.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session: Any = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common base, and a full disk is any of them
+            self._folder.cleanup()
+            reason = str(error).strip().splitlines()[0]
+            if "No space left" in str(error):
+                raise InputError(f"no room in '{folder.parent}' for the optimised graph: set TMPDIR") from error
+            raise BundleError(f"onnxruntime {ort.__version__} can't load '{graph}': {reason}") from error
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._phases: list[str | None] = []
+
+    def __enter__(self) -> ProfiledSession:
+        """Return the session."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Remove what was written."""
+        self._session = None
+        self._folder.cleanup()
+
+    def run(self, feeds: Feeds, phase: str | None) -> dict[str, NDArray[Any]]:
+        """Run the graph and count the run for a phase; None: a warm-up."""
+        self._phases.append(phase)
+        found = self._session.run(self._names, {name: np.ascontiguousarray(array) for name, array in feeds.items()})
+        return dict(zip(self._names, found, strict=True))
+
+    def finish(self) -> dict[str, Times]:
+        """Stop the profiler and return the times of every phase."""
+        path = Path(self._session.end_profiling())
+        return read_profile(json.loads(path.read_text(encoding="utf-8")), self._phases)
+
+
+def read_profile(events: Sequence[Mapping[str, Any]], phases: Sequence[str | None]) -> dict[str, Times]:
+    """Return the times of every phase from the events of a profile.
+
+    Args:
+        events: As ONNX Runtime writes them: a ``model_run`` for every run, a ``*_kernel_time`` for every node; times
+            in microseconds.
+        phases: The phase of every run, in their order; runs of None aren't counted.
+    """
+    runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")
+    nodes = sorted((e for e in events if e.get("cat") == "Node" and e["name"].endswith(_SUFFIX)), key=lambda e: e["ts"])
+    samples: dict[str, dict[str, list[float]]] = {phase: defaultdict(list) for phase in phases if phase is not None}
+    sums: dict[str, list[tuple[float, float]]] = {phase: [] for phase in samples}
+    index = 0
+    for phase, (start, end) in zip(phases, runs, strict=True):
+        total = quantizing = 0.0
+        while index < len(nodes) and nodes[index]["ts"] <= end:
+            event = nodes[index]
+            index += 1
+            if phase is None or event["ts"] < start:
+                continue
+            spent = event["dur"] / 1e3
+            total += spent
+            quantizing += spent if event["args"]["op_name"] in QUANTIZING else 0.0
+            samples[phase][event["name"].removesuffix(_SUFFIX)].append(spent)
+        if phase is not None:
+            sums[phase].append((total, quantizing))
+    return {
+        phase: Times(
+            nodes={name: statistics.median(values) for name, values in rows.items()},
+            total=statistics.median(total for total, _ in sums[phase]),
+            quantizing=statistics.median(quantizing for _, quantizing in sums[phase]),
+        )
+        for phase, rows in samples.items()
+    }
