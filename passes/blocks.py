@@ -139,7 +139,9 @@ def _flood(
             elif node.op_type == "Add" and len(_streams(node)) == 2:
                 sums.append(node)
             else:
-                fresh = [output for output in node.outputs if output not in reached]
+                # The scale that it computes goes around the product: only the integers lead into it.
+                outputs = node.outputs[:1] if node.op_type == "DynamicQuantizeLinear" else node.outputs
+                fresh = [output for output in outputs if output not in reached]
                 reached.update(fresh)
                 work.extend(fresh)
 

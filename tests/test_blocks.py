@@ -10,6 +10,7 @@ from random_models import SHAPES, Shape, canonical
 from test_smooth_quant import pruned
 
 from lmmprune.passes.blocks import find_blocks, weighted
+from lmmprune.passes.insert_qdq import InsertQdq
 from lmmprune.passes.methods import METHODS
 
 
@@ -40,6 +41,14 @@ def test_cuts_change_no_role(method: str) -> None:
     extra = names(vision) - (expected(shape.vision_layers - 1, "projector", gated=False) + Counter({"patch": 1}))
     assert set(extra) <= {f"layer_{shape.vision_layers - 2}.score"}
     assert bool(extra) == (method in {"prumerge", "prumerge+"})
+
+
+@pytest.mark.parametrize("scheme", ["u8s8-dynamic", "s8-weights"])
+def test_quantizing_changes_no_role(scheme: str) -> None:
+    for model in pruned(SHAPES[4], "ficoco-l")[:2]:
+        expected_names = names(model)
+        InsertQdq(scheme=scheme)(model)
+        assert names(model) == expected_names
 
 
 def test_scores_have_no_block() -> None:

@@ -91,6 +91,8 @@ def build_engine(
     if not parser.parse_from_file(str(graph)):
         raise TargetError(_parser_message(parser, target, graph))
     config = builder.create_builder_config()
+    # Without it the engine's inspector tells names only, not in which type a layer computes.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)

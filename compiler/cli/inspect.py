@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,28 @@ def command(path: Path, target: str | None, as_json: bool) -> None:
         graphs, head = [inspect_graph(path, scheme=scheme)], str(path)
     else:
         raise InputError(f"'{path}' doesn't exist: give a bundle or an ONNX file")
+    engines = _engines(path) if path.is_dir() else []
     if as_json:
-        print_json({"path": str(path), "graphs": graphs})
+        print_json({"path": str(path), "graphs": graphs, "engines": engines})
         return
     show(head)
     for graph in graphs:
         _show(graph)
+    for engine in engines:
+        weights = ", ".join(f"{human_bytes(size)} {kind}" for kind, size in engine["weights"].items())
+        show(
+            f"engine {engine['component']} for {engine['target']} on {engine['arch']}: {human_bytes(engine['bytes'])};"
+            f" weights that went in: {weights or 'not counted'}"
+        )
+
+
+def _engines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of every engine of a bundle."""
+    from lmmprune.compiler.bundle import ENGINES
+    from lmmprune.compiler.engines import read_records
+
+    folders = sorted(folder for folder in (path / ENGINES).glob("*") if folder.is_dir())
+    return [dataclasses.asdict(record) for folder in folders for record in read_records(folder).values()]
 
 
 def _show(graph: dict[str, Any]) -> None:
