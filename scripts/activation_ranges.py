@@ -291,18 +291,18 @@ def markdown(results: Mapping[str, Any], worst: int) -> str:
 
 # Written after reading the committed numbers.
 _READING = (
-    "* Read: the largest values are in the inputs of the decoder's down projections. BOS is a sink in layers 1 and 2"
-    " (5 and 9 times the median token), but a few words of the question reach further, so BOS alone sets no range; the"
-    " ranges of layers 1 and 3 are set by single words.",
-    "* Read: pruning takes none of these away, for they are no visual tokens; it changes few ranges, and widens none by"
-    " more than 3 %. The encoder's ranges can't change: freepruner selects behind it.",
-    "* Read: percentile and mse make the step of layer_3.down two to three times finer, entropy nine times, which clips"
-    " much. SmoothQuant makes the range of every down input five to ten times narrower and clips nothing that was seen.",
-    "* Read: but it leaves no room. Behind it all channels reach equally far, so what is new needs to exceed *any*"
-    " channel's largest seen value to be clipped. Checked once by hand on the"
-    " test questions of int8_libraries.md (half of the tokens, 32 samples): up to 3.4 % of the tokens of a"
-    " down input were clipped, by up to 7 times, against 0.04 % and 1.1 times without it; the clipping alone makes a"
-    " tenth of layer_3.down's output wrong. More samples, a margin or a smaller strength would help.",
+    "* Read: the largest values are in the inputs of the decoder's down projections. BOS is a sink in layers 1 "
+    "and 2 (5 and 9 times the median token), but a few words of the question reach further, so BOS alone sets no "
+    "range; the ranges of layers 1 and 3 are set by single words.",
+    "* Read: pruning takes none of these away, for they are no visual tokens; it changes few ranges, and widens "
+    "none by more than 3 %. The encoder's ranges can't change: freepruner selects behind it.",
+    "* Read: percentile and mse make the step of layer_3.down two to three times finer, entropy nine times, which "
+    "clips much.",
+    "* Read: SmoothQuant stops at the norms here. Folded into `up` as well, with strengths to 0.8 and more, it "
+    "made the down inputs' ranges five to ten times narrower and clipped nothing that was seen, but on the test "
+    "questions (checked once by hand, half of the tokens, 32 samples) up to 3.4 % of the tokens of a down input "
+    "were clipped, by up to 7 times, against 0.04 % and 1.1 times without it: behind it, what is new need only "
+    "exceed *any* channel's largest seen value. The clipping alone made a tenth of layer_3.down's output wrong.",
 )
 
 
