@@ -45,11 +45,17 @@ def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool
     return Bundle.open(path)
 
 
-def interleaved(runs: dict[str, Run], rounds: int) -> Times:
-    """Time every variant once per round, after a round of warm-up; milliseconds."""
+def interleaved(runs: dict[str, Run], rounds: int, *, settle: bool = False) -> Times:
+    """Time every variant once per round, after a round of warm-up; milliseconds.
+
+    ``settle`` runs each once more, untimed, before: threads of the session before it go on spinning for a while, which
+    a run of a second doesn't notice and one of 20 ms does.
+    """
     times: Times = {name: [] for name in runs}
     for number in range(-1, rounds):
         for name, once in runs.items():
+            if settle:
+                once()
             start = time.perf_counter()
             once()
             if number >= 0:
@@ -115,7 +121,7 @@ def main(
             for row in rows
         }
         prefill = interleaved({name: first for name, (first, _) in runs.items()}, rounds)
-        decode = interleaved({name: second for name, (_, second) in runs.items()}, 3 * rounds)
+        decode = interleaved({name: second for name, (_, second) in runs.items()}, 3 * rounds, settle=True)
         found = summary(prefill, decode, ratios)
         lines += report(tokens, rows, prefill, decode, found)
         data[f"tokens_{tokens}"] = {"prefill_ms": prefill, "decode_ms": decode, **found}
