@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
 import runtime_fixtures as fx
 import study_fixtures as made
+import study_jobs
 
 from lmmprune.compiler.questions import Question
 from lmmprune.compiler.study.cell_result import CellResult
@@ -152,24 +151,9 @@ def test_groups_hold_the_baselines_and_whole_pairs() -> None:
     assert {cell for group in plan_groups(cells, floats) for cell in group} == set(cells)
 
 
-def _sleep(job: Job) -> str:
-    write_text(job.folder.path / f"{os.getpid()}", "")
-    time.sleep(60)
-    return job.cell.name
-
-
-def _die(job: Job) -> str:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return job.cell.name
-
-
-def _refuse(job: Job) -> str:
-    if job.cell == UNPRUNED:
-        raise InputError("not this one")
-    return _sleep(job)
-
-
-@pytest.mark.parametrize(("work", "message"), [(_die, "fewer than 2 --workers"), (_refuse, "not this one")])
+@pytest.mark.parametrize(
+    ("work", "message"), [(study_jobs.die, "fewer than 2 --workers"), (study_jobs.refuse, "not this one")]
+)
 def test_workers_that_die_or_refuse_end_the_others(tmp_path: Path, work: object, message: str) -> None:
     folder = Folder(path=tmp_path)
     jobs = [Job(folder=folder, settings=SETTINGS, cell=cell) for cell in (UNPRUNED, UNPRUNED_INT8)]
