@@ -58,7 +58,7 @@ def bundle(method: str) -> tuple[Path, Manifest]:
 def documents(show: Show, method: str, *more: object) -> tuple[dict[str, Any], Manifest]:
     path, manifest = bundle(method)
     code, out, err = show(path, "--image", PICTURE, "--json", *more)
-    assert code == 0, err
+    assert (code, err) == (0, "")
     return json.loads(out), manifest
 
 
