@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps, drive
-from lmmprune.errors import require
+from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps, drive, load_beside
 from lmmprune.lazy import Array
 from lmmprune.passes.blocks import find_blocks
 from lmmprune.passes.insert_qdq import InsertQdq, quantizable
@@ -81,13 +79,13 @@ def scan(
     # Ranking, everything quantized, and the bisection.
     steps = len(blocks) + 1 + max(len(blocks), 1).bit_length()
     finished = 0
-    exact = _answers(_session(graph, model), samples)
+    exact = _answers(load_beside(graph, model), samples)
 
     def error(keep: frozenset[str]) -> float:
         nonlocal finished
         quantized = model.clone()
         InsertQdq(scheme=scheme, ranges=ranges, keep_float=keep)(quantized)
-        found = _answers(_session(graph, quantized), samples)
+        found = _answers(load_beside(graph, quantized), samples)
         finished += 1
         done(finished, steps)
         return _distance(found, exact)
@@ -148,18 +146,3 @@ def _answers(session: Any, samples: Samples) -> list[_Answer]:
     for sample in samples:
         drive(sample(), run)
     return answers
-
-
-def _session(graph: Path, model: Any) -> Any:
-    """Load a changed copy of a graph, which lies beside it for a moment: the external data is found from there."""
-    import onnx_ir as ir
-
-    ort = require("onnxruntime", "export")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    copy = graph.with_name(f"{graph.stem}.{secrets.token_hex(4)}.scan.onnx")
-    try:
-        ir.save(model, copy)
-        return ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
-    finally:
-        copy.unlink(missing_ok=True)

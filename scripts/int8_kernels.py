@@ -20,6 +20,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from lmmprune.compiler import machine
+from lmmprune.compiler.backends.onnxruntime import session_options
 from lmmprune.passes.insert_qdq import InsertQdq
 
 SIZES = ((128, 384), (1024, 1024), (1024, 4096), (4096, 4096), (4096, 11008), (11008, 4096), (4096, 32064))
@@ -42,10 +43,7 @@ def product(rows: int, columns: int) -> ir.Model:
 
 def load(model: ir.Model, threads: int) -> Any:
     """Load a graph as ``OrtSession`` does."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    options = session_options(ort, threads)
     data = ir.serde.serialize_model(model).SerializeToString()
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 

@@ -157,7 +157,7 @@ def test_it_is_deterministic_however_the_values_are_fetched(bundle: Bundle, name
     ]
     assert found[0] == found[1] == found[2]
     assert list(found[0]) == WATCHED
-    assert list(bundle.path.glob("*.watched.onnx*")) == []
+    assert list(bundle.path.glob("*.copy.onnx*")) == []
 
 
 def test_ranges_cover_every_run(bundle: Bundle) -> None:

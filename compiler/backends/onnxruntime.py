@@ -50,15 +50,10 @@ class OrtSession:
                 f"target '{target}' needs onnxruntime's {provider}, this one has {', '.join(available)}: "
                 f"pip uninstall onnxruntime, then pip install 'lmmprune[{extra}]'"
             )
-        options = self._ort.SessionOptions()
-        options.log_severity_level = _ERRORS
-        # Where only the weights are INT8: products in integer arithmetic inside of the kernel.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options = session_options(self._ort, threads)
         try:
             self._session = self._ort.InferenceSession(str(graph), options, providers=[provider])
-        except self._failures() as error:
+        except failures(self._ort) as error:
             reason = str(error).strip().splitlines()[0]
             raise BundleError(f"onnxruntime {self._ort.__version__} can't load '{graph}': {reason}") from error
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
@@ -85,14 +80,32 @@ class OrtSession:
             for name in self._outputs:
                 binding.bind_output(name, self._device)
             self._session.run_with_iobinding(binding)
-        except self._failures() as error:
+        except failures(self._ort) as error:
             reason = str(error).strip().splitlines()[0]
             raise BundleError(f"onnxruntime {self._ort.__version__} failed running the graph: {reason}") from error
         return dict(zip(self._outputs, binding.get_outputs(), strict=True))
 
-    def _failures(self) -> tuple[type[Exception], ...]:
-        state = self._ort.capi.onnxruntime_pybind11_state
-        return (RuntimeError, *(getattr(state, name) for name in _FAILURES))
+
+def session_options(ort: Any, threads: int | None) -> Any:
+    """Return the options that every session of a bundle is loaded with; measuring tools add theirs.
+
+    Args:
+        ort: The module ``onnxruntime``.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS
+    # Where only the weights are INT8: products in integer arithmetic inside of the kernel.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def failures(ort: Any) -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises; its errors have no common base."""
+    state = ort.capi.onnxruntime_pybind11_state
+    return (RuntimeError, *(getattr(state, name) for name in _FAILURES))
 
 
 def provider_of(target: str) -> tuple[str, str, str]:

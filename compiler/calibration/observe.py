@@ -105,15 +105,25 @@ def watch_values(
 
 
 def _session(graph: Path, change: Callable[[ir.Model], None], *, shared: bool = False) -> Any:
-    """Load a changed copy of a graph, which lies beside it for a moment: the external data is found from there."""
+    model = ir.load(graph)
+    change(model)
+    return load_beside(graph, model, shared=shared)
+
+
+def load_beside(graph: Path, model: ir.Model, *, shared: bool = False) -> Any:
+    """Load a changed copy of a graph, which lies beside it for a moment: the external data is found from there.
+
+    Args:
+        graph: The file that the copy was made from.
+        model: The copy.
+        shared: Whether several sessions read the same weights.
+    """
     ort = require("onnxruntime", "export")
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if shared:  # several sessions on one file: its pages are in memory once, unless each makes its own packed copy
         options.add_session_config_entry("session.disable_prepacking", "1")
-    model = ir.load(graph)
-    change(model)
-    copy = graph.with_name(f"{graph.stem}.{secrets.token_hex(4)}.watched.onnx")
+    copy = graph.with_name(f"{graph.stem}.{secrets.token_hex(4)}.copy.onnx")
     try:
         ir.save(model, copy)
         return ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmmprune.compiler.backends.onnxruntime import failures, session_options
 from lmmprune.compiler.explain.kernels import QUANTIZING
 from lmmprune.errors import BundleError, InputError, require
 
 Feeds = Mapping[str, NDArray[Any]]
 
-_ERRORS = 3  # ONNX Runtime's log severity
 _SUFFIX = "_kernel_time"
 
 
@@ -62,8 +62,7 @@ class ProfiledSession:
         self._folder = tempfile.TemporaryDirectory(prefix="lmmprune-explain-")
         folder = Path(self._folder.name)
         self.optimised = folder / "optimised.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS
+        options = session_options(ort, threads)
         options.optimized_model_filepath = str(self.optimised)
         # Beside the graph: a file with its weights inside ends at 2 GB.
         prefix = "session.optimized_model_external_initializers_"
@@ -71,13 +70,9 @@ class ProfiledSession:
         options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
-        # As OrtSession has it: products with INT8 weights in integer arithmetic inside of the kernel.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
             self._session: Any = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no common base, and a full disk is any of them
+        except failures(ort) as error:  # a full disk is any of them
             self._folder.cleanup()
             reason = str(error).strip().splitlines()[0]
             if "No space left" in str(error):

@@ -12,6 +12,7 @@ import click
 import numpy as np
 import onnxruntime as ort
 
+from lmmprune.compiler.backends.onnxruntime import session_options
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.flops import TEXT_TOKENS
 
@@ -39,11 +40,8 @@ def stock(bundle: Bundle) -> Path:
 
 def load(graph: Path, threads: int) -> Any:
     """Load a graph; all sessions share one arena, which at 2940 tokens is larger than the weights."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    options = session_options(ort, threads)
     options.add_session_config_entry("session.use_env_allocators", "1")
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")  # as compiler/backends has it
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
