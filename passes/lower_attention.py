@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.lower_node import Lowering, attribute, nodes_of, number, rank
-from lmmprune.passes.refusals import Broken, Refused
-from lmmprune.passes.shapes import infer_shapes
+from lmmprune.passes.lower_node import Lowering, LowerOperator, attribute, nodes_of, number, rank
+from lmmprune.passes.refusals import Refused
 
 # Added to what a query may not see: float16's lowest, so that a kernel may compute the sum in any type.
 HIDDEN = -65504.0
@@ -19,7 +21,7 @@ _Addends = dict[ir.Value, ir.Value]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowerAttention(ir.passes.InPlacePass):
+class LowerAttention(LowerOperator):
     """Replace ``Attention`` by the pattern that TensorRT fuses: scale, MatMul, mask, Softmax, MatMul.
 
     Before: ``Attention(q [B,H,S,D], k [B,Hk,T,D], v [B,Hk,T,D], mask)``
@@ -35,24 +37,16 @@ class LowerAttention(ir.passes.InPlacePass):
     Reference: Vaswani et al. 2017, arXiv 1706.03762; ONNX operator Attention-23.
     """
 
+    op_type: ClassVar[str] = "Attention"
+
     def requires(self, model: ir.Model) -> None:
         """Check that every node is of a form that is taken."""
         for node in nodes_of(model, "Attention"):
             _check(Lowering(node))
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite."""
-        found, addends = nodes_of(model, "Attention"), _Addends()
-        for node in found:
-            _lower(model.graph, Lowering(node), addends)
-        if found:
-            infer_shapes(model)
-        return ir.passes.PassResult(model, modified=bool(found))
-
-    def ensures(self, model: ir.Model) -> None:
-        """Check that none is left."""
-        for node in nodes_of(model, "Attention"):
-            raise Broken(f"'{node.name}' is still an Attention")
+    def rewriter(self) -> Callable[[ir.Graph, Lowering], None]:
+        """Return what replaces one node."""
+        return functools.partial(_lower, addends=_Addends())
 
 
 def _check(new: Lowering) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_ir as ir
 
-from lmmprune.passes.lower_node import Lowering, attribute, nodes_of
-from lmmprune.passes.refusals import Broken, Refused
-from lmmprune.passes.shapes import infer_shapes
+from lmmprune.passes.lower_node import Lowering, LowerOperator, attribute, nodes_of
+from lmmprune.passes.refusals import Refused
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowerGelu(ir.passes.InPlacePass):
+class LowerGelu(LowerOperator):
     """Replace ``Gelu`` by its formula; builders fuse the point-wise operators again.
 
     Before: ``Gelu(x)``
@@ -23,6 +24,8 @@ class LowerGelu(ir.passes.InPlacePass):
     Reference: Hendrycks and Gimpel 2016, arXiv 1606.08415; ONNX operator Gelu-20.
     """
 
+    op_type: ClassVar[str] = "Gelu"
+
     def requires(self, model: ir.Model) -> None:
         """Check that the approximation is one of the two that ONNX defines."""
         for node in nodes_of(model, "Gelu"):
@@ -30,19 +33,9 @@ class LowerGelu(ir.passes.InPlacePass):
             if kind not in ("none", "tanh"):
                 raise Refused(f"'{node.name}' has approximate='{kind}', expected 'none' or 'tanh'")
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite."""
-        found = nodes_of(model, "Gelu")
-        for node in found:
-            _lower(model.graph, Lowering(node))
-        if found:
-            infer_shapes(model)
-        return ir.passes.PassResult(model, modified=bool(found))
-
-    def ensures(self, model: ir.Model) -> None:
-        """Check that none is left."""
-        for node in nodes_of(model, "Gelu"):
-            raise Broken(f"'{node.name}' is still a Gelu")
+    def rewriter(self) -> Callable[[ir.Graph, Lowering], None]:
+        """Return what replaces one node."""
+        return _lower
 
 
 def _lower(graph: ir.Graph, new: Lowering) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from lmmprune.passes.builder import SCORE, Builder
 from lmmprune.passes.cast_float import HALF
-from lmmprune.passes.refusals import Refused
+from lmmprune.passes.refusals import Broken, Refused
+from lmmprune.passes.shapes import infer_shapes
 
 FLOAT = int(ir.DataType.FLOAT)
 _HALF = {kind: array for kind, array in HALF.values()}
@@ -65,6 +66,30 @@ class Lowering:
             new.name, old.name = old.name, None
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         graph.remove(self.node, safe=True)
+
+
+class LowerOperator(ir.passes.InPlacePass):
+    """A pass that writes every node of one standard operator as primitives; subclasses say which, and how."""
+
+    op_type: ClassVar[str]
+
+    def rewriter(self) -> Callable[[ir.Graph, Lowering], None]:
+        """Return what replaces one node; called once per graph, so it may keep what its nodes share."""
+        raise NotImplementedError
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite."""
+        found, rewrite = nodes_of(model, self.op_type), self.rewriter()
+        for node in found:
+            rewrite(model.graph, Lowering(node))
+        if found:
+            infer_shapes(model)
+        return ir.passes.PassResult(model, modified=bool(found))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that none is left."""
+        for node in nodes_of(model, self.op_type):
+            raise Broken(f"'{node.name}' is still of type {self.op_type}")
 
 
 def nodes_of(model: ir.Model, op_type: str) -> list[ir.Node]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_ir as ir
 
-from lmmprune.passes.lower_node import Lowering, attribute, nodes_of, rank
-from lmmprune.passes.refusals import Broken
-from lmmprune.passes.shapes import infer_shapes
+from lmmprune.passes.lower_node import Lowering, LowerOperator, attribute, nodes_of, rank
 
 _ANY_RANK = tuple(range(1, 9))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowerRmsNorm(ir.passes.InPlacePass):
+class LowerRmsNorm(LowerOperator):
     """Replace ``RMSNormalization`` by its formula, in the form that exports of older opsets have.
 
     Before: ``RMSNormalization(x, scale)``
@@ -26,25 +26,17 @@ class LowerRmsNorm(ir.passes.InPlacePass):
     Reference: Zhang and Sennrich 2019, arXiv 1910.07467; ONNX operator RMSNormalization-23.
     """
 
+    op_type: ClassVar[str] = "RMSNormalization"
+
     def requires(self, model: ir.Model) -> None:
         """Check that ranks are known: the axes of a mean are constants."""
         for node in nodes_of(model, "RMSNormalization"):
             assert node.inputs[0] is not None
             rank(node.inputs[0], expected=_ANY_RANK)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite."""
-        found = nodes_of(model, "RMSNormalization")
-        for node in found:
-            _lower(model.graph, Lowering(node))
-        if found:
-            infer_shapes(model)
-        return ir.passes.PassResult(model, modified=bool(found))
-
-    def ensures(self, model: ir.Model) -> None:
-        """Check that none is left."""
-        for node in nodes_of(model, "RMSNormalization"):
-            raise Broken(f"'{node.name}' is still an RMSNormalization")
+    def rewriter(self) -> Callable[[ir.Graph, Lowering], None]:
+        """Return what replaces one node."""
+        return _lower
 
 
 def _lower(graph: ir.Graph, new: Lowering) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.lower_node import Lowering, attribute, nodes_of, number, rank
-from lmmprune.passes.refusals import Broken, Refused
-from lmmprune.passes.shapes import infer_shapes
+from lmmprune.passes.lower_node import Lowering, LowerOperator, attribute, nodes_of, number, rank
+from lmmprune.passes.refusals import Refused
 
 _END = int(np.iinfo(np.int64).max)
 
@@ -18,7 +20,7 @@ _Angles = dict[tuple[ir.Value, ir.Value | None, int], ir.Value]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowerRotary(ir.passes.InPlacePass):
+class LowerRotary(LowerOperator):
     """Replace ``RotaryEmbedding`` by splits, products and a Concat.
 
     Before: ``RotaryEmbedding(x [B,H,S,D], cos [B,S,R/2], sin [B,S,R/2])``
@@ -28,6 +30,8 @@ class LowerRotary(ir.passes.InPlacePass):
 
     Reference: Su et al. 2021, arXiv 2104.09864; ONNX operator RotaryEmbedding-23.
     """
+
+    op_type: ClassVar[str] = "RotaryEmbedding"
 
     def requires(self, model: ir.Model) -> None:
         """Check the ranks, the widths, and that caches and positions go together."""
@@ -48,19 +52,9 @@ class LowerRotary(ir.passes.InPlacePass):
                     " expected [P,R/2] with, or [B,S,R/2] without them"
                 )
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite."""
-        found, angles = nodes_of(model, "RotaryEmbedding"), _Angles()
-        for node in found:
-            _lower(model.graph, Lowering(node), angles)
-        if found:
-            infer_shapes(model)
-        return ir.passes.PassResult(model, modified=bool(found))
-
-    def ensures(self, model: ir.Model) -> None:
-        """Check that none is left."""
-        for node in nodes_of(model, "RotaryEmbedding"):
-            raise Broken(f"'{node.name}' is still a RotaryEmbedding")
+    def rewriter(self) -> Callable[[ir.Graph, Lowering], None]:
+        """Return what replaces one node."""
+        return functools.partial(_lower, angles=_Angles())
 
 
 def _widths(new: Lowering) -> tuple[int, int]:
