@@ -60,10 +60,10 @@ def write_bundle(destination: Path | str) -> Iterator[BundleWriter]:
     """
     destination = Path(destination).resolve()
     _check_replaceable(destination)
-    made = _make_parents(destination)
+    made = make_parents(destination)
     temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with _terminable():
+        with terminable():
             temporary.mkdir()
             writer = BundleWriter(path=temporary)
             yield writer
@@ -75,13 +75,13 @@ def write_bundle(destination: Path | str) -> Iterator[BundleWriter]:
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        if (refusal := _refusal(error, destination)) is not None:
-            raise refusal from error
+        if (refused := refusal(error, destination)) is not None:
+            raise refused from error
         raise
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM (``timeout``, a machine shutting down) clean up as Ctrl-C does, where handlers can be set."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -127,7 +127,7 @@ def _listed_files(path: Path) -> set[str] | None:
     return set(raw["files"]) if isinstance(raw["files"], dict) else None
 
 
-def _make_parents(destination: Path) -> list[Path]:
+def make_parents(destination: Path) -> list[Path]:
     """Make missing parent directories; return those made, the deepest first."""
     made: list[Path] = []
     missing = [parent for parent in destination.parents if not parent.exists()]
@@ -157,7 +157,7 @@ def _replace(temporary: Path, destination: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _refusal(error: BaseException, destination: Path) -> InputError | None:
+def refusal(error: BaseException, destination: Path) -> InputError | None:
     """Return the one-line refusal for a full or unwritable disk, None for everything else."""
     # Writers in Rust or C++ (safetensors, protobuf) report a full disk in words only.
     full = isinstance(error, OSError) and error.errno in _NO_SPACE

@@ -1,0 +1,71 @@
+"""Write a folder atomically: all of it appears under its name, or nothing does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmmprune.compiler.bundle import file_sha256
+from lmmprune.compiler.write_bundle import make_parents, refusal, terminable
+from lmmprune.errors import InputError
+
+SUMS = "SHA256SUMS"
+
+
+@contextlib.contextmanager
+def write_folder(destination: Path) -> Iterator[Path]:
+    """Open a temporary sibling of ``destination`` for writing; rename it to ``destination`` on success.
+
+    Args:
+        destination: The folder to be; absent or empty. Missing parents are made.
+
+    Raises:
+        InputError: It holds something, can't be written, or the disk is full.
+    """
+    destination = destination.resolve()
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        what = "isn't empty" if destination.is_dir() else "is a file"
+        raise InputError(f"'{destination}' {what}: give a new folder with -o")
+    made = make_parents(destination)
+    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with terminable():
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, destination)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        if (refused := refusal(error, destination)) is not None:
+            raise refused from error
+        raise
+
+
+def place(source: Path, destination: Path) -> None:
+    """Put a file into a folder: as a second name of the same data where the disk allows it, else as a copy.
+
+    Weights of many gigabytes are neither copied nor kept twice; nothing of a bundle is ever changed in place.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)
+
+
+def write_sums(folder: Path, *, known: dict[str, str]) -> None:
+    """Write ``SHA256SUMS`` of every file below a folder, for ``sha256sum -c``.
+
+    Args:
+        folder: The folder.
+        known: Checksums that needn't be computed again, by name below the folder.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = [f"{known.get(name) or file_sha256(folder / name)}  {name}\n" for name in names if name != SUMS]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
