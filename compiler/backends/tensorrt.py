@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmmprune.compiler.backends.origin import describe, find_node
 from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.backends.trt_log import make_log, one_line
 from lmmprune.compiler.build_options import BuildOptions
@@ -123,7 +124,10 @@ def build_engine(
             layer.decomposable = True
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}': {one_line(log.errors())}")
+        reason = one_line(log.errors())
+        node = find_node(graph, log.errors())
+        where = f" at node '{node}'{describe(graph, node)}" if node else ""
+        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}")
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
     if decomposed and say is not None:
@@ -175,5 +179,5 @@ def _parser_message(parser: Any, target: Target, graph: Path) -> str:
         return f"{TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
     error = parser.get_error(0)
     name, kind = error.node_name(), error.node_operator()
-    where = f" at node '{name}' ({kind})" if name else ""
+    where = f" at node '{name}' ({kind}){describe(graph, name)}" if name else ""
     return f"{TITLES[target.backend]} can't take '{graph.name}'{where}: {one_line(error.desc())}"
