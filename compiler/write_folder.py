@@ -48,15 +48,12 @@ def write_folder(destination: Path) -> Iterator[Path]:
 
 
 def place(source: Path, destination: Path) -> None:
-    """Put a file into a folder: as a second name of the same data where the disk allows it, else as a copy.
+    """Copy a file into a folder.
 
-    Weights of many gigabytes are neither copied nor kept twice; nothing of a bundle is ever changed in place.
+    A hard link would save the space, but onnx-ir refuses weights that have a second name (seen in 1.1).
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copyfile(source, destination)
+    shutil.copyfile(source, destination)
 
 
 def write_sums(folder: Path, *, known: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ def write_plan(
     """
     chosen, options = resolve(target), options or BuildOptions()
     variants = tuple(
-        variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in _names(bundles).items()
+        variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in names_of(bundles).items()
     )
     with write_folder(Path(output)) as folder:
         commands, known = fill_plan(folder, chosen, variants, options, arch=chosen.boards.get(target))
@@ -151,7 +151,12 @@ def engine_file(variant: str, component: str) -> PurePosixPath:
     return PurePosixPath("engines", variant, f"{component}.engine")
 
 
-def _names(bundles: Sequence[Path | str]) -> dict[str, Path]:
+def names_of(bundles: Sequence[Path | str]) -> dict[str, Path]:
+    """Return name in the plan -> bundle.
+
+    Raises:
+        InputError: Two would have the same name.
+    """
     found: dict[str, Path] = {}
     for path in map(Path, bundles):
         # The script splits nothing but tabs, yet people type these names.
