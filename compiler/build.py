@@ -15,7 +15,7 @@ from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.engines import EngineRecord
 from lmmprune.compiler.explain.engine import count_precisions, graph_weights, inspect_engine
 from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.preflight import check_memory
+from lmmprune.compiler.preflight import lacking_memory
 from lmmprune.compiler.profiles import Profile, decoder_profiles, vision_profiles
 from lmmprune.compiler.targets import TARGETS, Target, resolve
 from lmmprune.errors import InputError, MissingExtraError, TargetError, suggestion
@@ -92,7 +92,11 @@ def build(
             say(f"{component}: '{folder / old.file}' is up to date")
             built.append(Built(record=old, fresh=False, path=folder / old.file))
             continue
-        check_memory(bundle, component)
+        if lack := lacking_memory(bundle, component):
+            # What TensorRT takes was measured of TensorRT-RTX only: elsewhere it is a warning.
+            if chosen.backend == "tensorrt_rtx":
+                raise TargetError(lack)
+            say(lack)
         say(f"{component}: building for {chosen.name} on {wanted} with {trt.__name__} {trt.__version__}")
         record = _build_one(bundle, chosen, wanted, component, profiles[component], options, trt.__version__, say)
         built.append(Built(record=record, fresh=True, path=folder / record.file))
@@ -204,7 +208,7 @@ def _elsewhere(bundle: Bundle, target: Target, arch: str | None, profiles: dict[
     package = "lmmprune" if arch in target.boards.values() else f"'lmmprune[{target.extra}]'"
     return (
         f"Copy '{bundle.path}' to {where} and run: pip install {package} && {shlex.join(ours)} "
-        f"-- or without lmmprune: {' && '.join(lines)}"
+        f"-- or without Python: {' && '.join(lines)} (build --plan-only -o FOLDER writes all that, with a script)"
     )
 
 

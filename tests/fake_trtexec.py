@@ -3,14 +3,16 @@
 The flags of each generation are those of the program's own help text (samples/common/sampleOptions.cpp in
 NVIDIA/TensorRT); any other flag ends it, as it ends the real one. Behaviour is chosen by environment variables:
 
-* ``FAKE_VERSION``: banner, such as ``100300``.
+* ``FAKE_VERSION``: banner, such as ``100300``; five digits are TensorRT-RTX.
 * ``FAKE_FAIL``: a command line that holds this text fails with an error line.
 * ``FAKE_UNFUSED``: a build whose line holds this text fails unless attention is decomposable.
+* ``FAKE_SLEEP``: a command line that holds this text makes the file ``sleeping`` and waits.
 * ``FAKE_SILENT``: times nothing, but ends well.
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 
 COMMON = {
@@ -33,14 +35,16 @@ def main() -> int:
     for word in sys.argv[1:]:
         name, _, value = word.removeprefix("--").partition("=")
         given[name] = value
-    allowed = COMMON | (TYPED_WEAKLY if number < 110000 else set())
-    allowed |= {"decomposableAttentions"} if number >= 101400 else set()
+    rtx = number < 100000
+    ten = number < 110000 and not rtx
+    allowed = (COMMON | (TYPED_WEAKLY if ten else set())) - ({"timingCacheFile"} if rtx else set())
+    allowed |= {"decomposableAttentions"} if rtx or number >= 101400 else set()
     for name in given:
         if name not in allowed:
             print(f"[E] Unknown option: --{name}")
             return 1
     # Weakly typed builds of a strongly typed graph are what nobody wants.
-    if number < 110000 and "onnx" in given and "stronglyTyped" not in given:
+    if ten and "onnx" in given and "stronglyTyped" not in given:
         print("[E] the graph would be typed weakly")
         return 1
     if (text := os.environ.get("FAKE_FAIL")) and text in line:
@@ -52,6 +56,9 @@ def main() -> int:
         print("[E] Attention operation was not supported by a dedicated kernel")
         return 1
     print("[11/21/2026-08:00:00] [I] Selected Device: Orin")
+    if (text := os.environ.get("FAKE_SLEEP")) and text in line:
+        Path("sleeping").touch()
+        time.sleep(60)
     if "onnx" in given:
         build(given)
     else:

@@ -16,7 +16,7 @@ from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timi
 from lmmprune.compiler.build import build
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.preflight import builder_bytes
+from lmmprune.compiler.preflight import builder_bytes, lacking_memory
 from lmmprune.compiler.targets import resolve
 from lmmprune.errors import InputError, TargetError
 
@@ -137,7 +137,9 @@ def test_builder_is_not_started_without_the_memory(bundle, monkeypatch):
     with pytest.raises(TargetError, match=r"building the decoder of 'out' takes about 0\.3 GiB .* 0\.1 GiB are free"):
         build(bundle.path, "rtx", arch="sm89", components=["decoder"])
     assert not (bundle.path / "engines").exists()
+    assert lacking_memory(bundle, "vision") is not None
     monkeypatch.setattr(machine, "free_memory", lambda: needed)
+    assert lacking_memory(bundle, "decoder") is None
     assert build(bundle.path, "rtx", arch="sm89", components=["decoder"])[0].fresh
 
 

@@ -4,13 +4,16 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from exports import exported_again
 from runtime_fixtures import make_bundle
 
 from lmmprune.compiler import trtexec
@@ -228,6 +231,41 @@ def test_attention_without_a_kernel_is_taken_apart(tmp_path, program):
     assert done.returncode == 0, done.stderr
     builds = [run for run in json.loads(result.read_text())["runs"] if run["kind"] == "build"]
     assert [run["fused_attention"] for run in builds] == [True, True, True, False]
+
+
+def test_several_token_counts_and_rtx(tmp_path, program):
+    """The head behind the encoder is timed as a stage of its own and belongs to the picture's time."""
+    path, report = exported_again(target="tensorrt-rtx", method="inflection", buckets=(0.5, 0.75))
+    plan = write_plan([path], "rtx", tmp_path / "plan")
+    assert [stage.name for stage in plan.variants[0].stages] == ["vision", "head", "prefill", "decode"]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tensorrt_rtx").symlink_to(program / "trtexec")
+    done, result = measure(tmp_path / "plan", tmp_path / "bin", FAKE_VERSION="10701")
+    assert done.returncode == 0, done.stderr
+    (row,) = import_result(result).report.rows
+    assert (row.times["vision_ms"].median, row.times["ttft_ms"].median) == (21, 121)
+    assert row.tokens_before == report.manifest.tokens_before
+
+
+def test_interrupted_script_says_so(plan, program):
+    process = subprocess.Popen(
+        ["sh", str(plan / SCRIPT), "-r", "2", "-o", str(plan.parent / "result.json")],
+        env={"PATH": f"{program}:/usr/bin:/bin", "FAKE_SLEEP": "--loadEngine"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    give_up = time.monotonic() + 30
+    while not (plan / "sleeping").exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "measure.sh: interrupted" in error
+    raw = json.loads((plan.parent / "result.json").read_text())
+    assert raw["status"] == "interrupted"
+    assert {run["kind"] for run in raw["runs"] if run["ok"]} == {"build"}
 
 
 def test_options_of_the_script(plan, program, tmp_path):
