@@ -1,17 +1,22 @@
-"""Write a bundle atomically: all of it appears under its name, or nothing does and what was there stays."""
+"""Write a bundle atomically: all of it appears under its name, or nothing does and what was there stays.
+
+It is made in ``.NAME.partial`` beside its place. A process that was killed leaves that directory; the next one goes on
+with the weights in it, or clears it away.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +25,7 @@ from lmmprune.compiler.manifest import FILENAME, File, Manifest
 from lmmprune.errors import InputError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_LOCK = ".lock"
 _NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -30,54 +36,102 @@ class BundleWriter:
     path: Path
     manifest: Manifest | None = None
 
-    def finish(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, completed with size and SHA-256 of every file below ``path``, and return it."""
-        files = {
-            file.relative_to(self.path).as_posix(): File(bytes=file.stat().st_size, sha256=file_sha256(file))
-            for file in sorted(self.path.rglob("*"))
-            if file.is_file() and file != self.path / FILENAME
-        }
+    def finish(self, manifest: Manifest, known: Mapping[str, File] | None = None) -> Manifest:
+        """Write the manifest, completed with size and SHA-256 of every file below ``path``, and return it.
+
+        Args:
+            manifest: Without files.
+            known: Of files that were hashed while they were written.
+        """
+        names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
+        files = dict(known or {})
+        for name in names:
+            if name not in (FILENAME, _LOCK) and name not in files:
+                file = self.path / name
+                files[name] = File(bytes=file.stat().st_size, sha256=file_sha256(file))
+        files = dict(sorted(files.items()))
         self.manifest = dataclasses.replace(manifest, files=files)
         (self.path / FILENAME).write_text(self.manifest.to_json(), encoding="utf-8")
         return self.manifest
 
 
 @contextlib.contextmanager
-def write_bundle(destination: Path | str) -> Iterator[BundleWriter]:
-    """Open a temporary sibling of ``destination`` for writing; rename it over ``destination`` on success.
+def write_bundle(destination: Path | str, *, resume: bool = False) -> Iterator[BundleWriter]:
+    """Open a sibling of ``destination`` for writing; rename it over ``destination`` on success.
 
-    The destination must be absent, an empty directory, or a bundle, which is replaced. On any exception, Ctrl-C
-    included, the temporary directory goes away and the destination is as it was.
+    The destination must be absent, an empty directory, or a bundle, which is replaced. On any exception the sibling
+    goes away and the destination is as it was.
 
     Before: ``out/`` absent, empty, or a bundle
     After:  ``out/`` is the new bundle
 
     Args:
         destination: Directory that the bundle shall have; missing parents are made.
+        resume: Leave the sibling if the process is interrupted (Ctrl-C, SIGTERM), and find in it the weights that an
+            interrupted or killed process wrote.
 
     Raises:
-        InputError: The destination holds something else, can't be written, or the disk is full.
+        InputError: The destination holds something else, can't be written, is being written by another process, or the
+            disk is full.
     """
     destination = Path(destination).resolve()
     _check_replaceable(destination)
     made = _make_parents(destination)
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
+    temporary = destination.with_name(f".{destination.name}.partial")
     try:
-        with _terminable():
-            temporary.mkdir()
+        with _terminable(), _claim(temporary, destination):
+            _clear(temporary, resume=resume)
             writer = BundleWriter(path=temporary)
-            yield writer
-            if writer.manifest is None:
-                raise RuntimeError("finish() was not called on the bundle writer")
-            _replace(temporary, destination)
+            try:
+                yield writer
+                if writer.manifest is None:
+                    raise RuntimeError("finish() was not called on the bundle writer")
+                (temporary / _LOCK).unlink()
+                _replace(temporary, destination)
+            except BaseException as error:
+                if not (resume and isinstance(error, KeyboardInterrupt | SystemExit)):
+                    shutil.rmtree(temporary, ignore_errors=True)
+                raise
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if (refusal := _refusal(error, destination)) is not None:
             raise refusal from error
         raise
+
+
+def journal_of(file: Path) -> Path:
+    """Return where it stands how far a file of weights is written."""
+    return file.with_name(f".{file.name}.journal")
+
+
+@contextlib.contextmanager
+def _claim(temporary: Path, destination: Path) -> Iterator[None]:
+    """Make the directory, or take one that was left, for as long as this process lives."""
+    temporary.mkdir(exist_ok=True)
+    with (temporary / _LOCK).open("w") as lock:
+        try:
+            # The kernel lets go of it when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another export is writing '{destination}': wait for it, or give another directory"
+            ) from error
+        yield
+
+
+def _clear(temporary: Path, *, resume: bool) -> None:
+    """Remove what an earlier process left, but for the weights to go on with."""
+    weights = [file for file in temporary.iterdir() if resume and journal_of(file).is_file()]
+    kept = {temporary / _LOCK, *weights, *(journal_of(file) for file in weights)}
+    for path in temporary.iterdir():
+        if path in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import onnx_ir.passes.common as common
 from onnxscript import optimizer
 from onnxscript.rewriter import onnx_fusions
 
-from lmmprune.lazy import derive, is_lazy, numbers
+from lmmprune.lazy import derive, is_lazy, numbers, stored_of
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -67,12 +68,17 @@ def transpose_weights(model: ir.Model) -> None:
 
 def _transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
     shape = numbers(weight.shape)
+    stored = stored_of(weight)
+    if stored is not None:
+        before = stored.perm or tuple(range(len(perm)))
+        stored = dataclasses.replace(stored, perm=tuple(before[axis] for axis in perm))
     return derive(
         weight,
         lambda array: array.transpose(perm),
         dtype=ir.DataType.FLOAT,
         shape=[shape[axis] for axis in perm],
         name=f"{weight.name}.T",
+        stored=stored,
     )
 
 

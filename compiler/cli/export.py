@@ -53,6 +53,8 @@ def _number(option: str, text: str | None) -> float:
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
+@click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
 @json_option
 def command(
     *,
@@ -69,14 +71,14 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
-    from lmmprune.compiler.export import Request, export
+    from lmmprune.compiler.export import STREAMS, Request, export
 
     with progress() as bar:
         tasks: dict[str, object] = {}
 
         def step(what: str, done: int, of: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
+                tasks[what] = bar.add_task(what, total=of, bytes=what in STREAMS)
             bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
 
         report = export(
@@ -90,6 +92,7 @@ def command(
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,
+            announce=note,
         )
     manifest = report.manifest
     for warning in report.warnings:
@@ -110,6 +113,7 @@ def command(
         "flops": {part: dict(row) for part, row in manifest.flops.items()},
         "bytes": {name: entry.bytes for name, entry in manifest.files.items()},
         "seconds": round(report.seconds, 3),
+        "steps": dict(report.steps),
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
