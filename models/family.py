@@ -13,10 +13,13 @@ class VisionSpec:
 
     Attributes:
         layers: Encoder layers that lie before the features (layers behind them are dead weight).
-        tokens: Visual tokens N that the tower hands over, CLS not counted.
+        tokens: Visual tokens N that the projector takes, CLS not counted.
         has_cls: Whether row 0 of the encoder is a CLS token.
-        grid: Patch rows and columns; ``rows * columns == N``.
+        grid: Rows and columns of the tokens; ``rows * columns == N``.
         image_size: Height and width in pixels.
+        merge: Patches on each side of the block that a pixel shuffle or a merger makes a token of; 1: each token is a
+            patch, and the encoder sees N of them (else ``N * merge**2``).
+        has_beyond: Whether the tower has a layer behind the features, which some methods read.
     """
 
     layers: int
@@ -24,6 +27,8 @@ class VisionSpec:
     has_cls: bool
     grid: tuple[int, int]
     image_size: tuple[int, int]
+    merge: int = 1
+    has_beyond: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
