@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -13,10 +13,13 @@ class VisionSpec:
 
     Attributes:
         layers: Encoder layers that lie before the features (layers behind them are dead weight).
-        tokens: Visual tokens N that the tower hands over, CLS not counted.
+        tokens: Visual tokens N that the projector takes, CLS not counted.
         has_cls: Whether row 0 of the encoder is a CLS token.
-        grid: Patch rows and columns; ``rows * columns == N``.
+        grid: Rows and columns of the tokens; ``rows * columns == N``.
         image_size: Height and width in pixels.
+        merge: Patches on each side of the block that a pixel shuffle or a merger makes a token of; 1: each token is a
+            patch, and the encoder sees N of them (else ``N * merge**2``).
+        has_beyond: Whether the tower has a layer behind the features, which some methods read.
     """
 
     layers: int
@@ -24,6 +27,8 @@ class VisionSpec:
     has_cls: bool
     grid: tuple[int, int]
     image_size: tuple[int, int]
+    merge: int = 1
+    has_beyond: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +54,25 @@ class Family:
         title: What people call it.
         template: Prompt with ``<image>`` and ``{prompt}``, used where the checkpoint brings no chat template.
         image_token: Text of the image placeholder.
+        picture: What the processor writes for one picture around the placeholder's repetitions, with ``image_token``
+            once; empty: nothing else.
+        processor: Settings that override the image processor's, so that a picture is one image of the tower's size.
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
         shrink: Reduces a configuration to so many decoder layers.
         vision_features: ``(model, pixel_values [B,3,H,W], False) -> [B,N,C]`` after the projector; with True also the
             hidden state ``[B,T,C']`` of the encoder layer behind the features, whose q and k some methods read.
+        prepare: Puts constants into a module that its own code can compute, but a trace can't.
     """
 
     name: str
     title: str
     template: str
     image_token: str
+    picture: str = ""
+    processor: Mapping[str, Any] = field(default_factory=dict)
     vision: Callable[[Any], VisionSpec]
     decoder: Callable[[Any], DecoderSpec]
     shrink: Callable[[Any, int], Any]
     vision_features: Callable[[Any, Any, bool], Any]
+    prepare: Callable[[Any], None] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -148,23 +149,21 @@ def resolve(model: str, *, weights: str = "auto", layers: int | None = None) -> 
 
 
 def _architecture(alias: str) -> Any:
-    sizes: Any = ALIASES[alias].config
-    if sizes is None:
+    entry = ALIASES[alias]
+    if entry.config is None:
         raise ModelError(f"'{alias}' has no built-in configuration: give a directory")
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import AutoConfig
 
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(**sizes["vision_config"]),
-        text_config=LlamaConfig(**sizes["text_config"]),
-        image_token_index=32000,
-    )
+    return AutoConfig.for_model(entry.family, **copy.deepcopy(entry.config))
 
 
 def _maker(name: str, shape: tuple[int, ...]) -> Callable[[], Array]:
     def make() -> Array:
         if len(shape) == 1:
-            # Norm gains of one and zero biases keep activations in a realistic range through any depth.
-            return np.full(shape, float("norm" in name and name.endswith("weight")), np.float32)
+            # Gains of one (of norms, and of InternViT's layers) and zero biases keep activations in a realistic range
+            # through any depth.
+            gain = ("norm" in name and name.endswith("weight")) or "lambda" in name
+            return np.full(shape, float(gain), np.float32)
         generator = np.random.default_rng(zlib.crc32(name.encode()))
         return generator.standard_normal(shape, dtype=np.float32) * np.float32(1 / np.sqrt(shape[-1]))
 

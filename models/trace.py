@@ -39,6 +39,8 @@ def fake_model(source: Source) -> Any:
             owner = module
         if module._buffers:
             _fill_buffers(owner, module, name)
+    if source.family.prepare is not None:
+        source.family.prepare(model)
     return model
 
 

@@ -44,7 +44,7 @@ class Decoder(torch.nn.Module):
         past: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Return the last position's logits and the grown cache."""
-        language = self.model.model.language_model
+        language = self.model.get_decoder()
         is_image = input_ids == self.image_token_id
         # The j-th placeholder takes feature j. Float32 because TensorRT's CumSum takes no integers; exact below 2**24.
         place = torch.clamp(torch.cumsum(is_image.to(torch.float32), dim=1).to(torch.int64) - 1, min=0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
+from lmmprune.passes.groups import is_move, trace_groups
 from lmmprune.passes.refusals import Refused
 from lmmprune.passes.shapes import reached, static_shape
 
@@ -43,9 +45,11 @@ class VisionAnchors:
         layers: Layers before the features, first to last, then those behind them that the graph still has.
         depth: V, the layers before the features.
         hidden: The encoder's output at the feature layer, ``[B,T,C]``, CLS included.
-        patches: Tokens that enter the projector, ``[B,N,C]``, CLS already dropped.
+        patches: Tokens that enter the projector, ``[B,N,g*C]``, CLS already dropped, g patches side by side in each.
         features: The projector's output ``[B,N,C']``.
         has_cls: Whether the layers see a CLS token at row 0.
+        members: ``[N,g]`` int64, the patches of each token (CLS not counted); None: each token is the patch of its own
+            number.
     """
 
     layers: tuple[Layer, ...]
@@ -54,6 +58,7 @@ class VisionAnchors:
     patches: ir.Value
     features: ir.Value
     has_cls: bool
+    members: np.ndarray | None = None
 
     @property
     def tokens(self) -> int:
@@ -83,25 +88,26 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     features = _named(model.graph.outputs, "image_features", "vision")
     patches = _patches(features)
     layers = tuple(_layer(node) for node in nodes)
-    producer = patches.producer()
-    hidden = producer.inputs[0] if producer is not None and producer.op_type == "Slice" else patches
-    assert hidden is not None
+    hidden, members = trace_groups(patches)
     before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
     if not before:
         raise Refused("no Attention node lies before 'image_features'")
-    inside, outside = static_shape(before[-1].q)[2], static_shape(patches)[1]
-    if inside - outside not in (0, 1):
+    inside, outside = static_shape(before[-1].q)[2], members.size
+    lead = inside - outside
+    if lead not in (0, 1) or members.min() < lead:
         raise Refused(
             f"the tower's attention sees {inside} tokens but '{patches.name}' hands over {outside}:"
-            " expected the same number, or one more for CLS"
+            " expected the same number, or one more for CLS at row 0"
         )
+    members = members - lead
     return VisionAnchors(
         layers=layers,
         depth=len(before),
         hidden=hidden,
         patches=patches,
         features=features,
-        has_cls=inside == outside + 1,
+        has_cls=bool(lead),
+        members=None if np.array_equal(members[:, 0], np.arange(outside)) else members,
     )
 
 
@@ -233,17 +239,20 @@ _TOKENWISE = {"MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "
 
 
 def _patches(value: ir.Value) -> ir.Value:
-    """Walk from ``image_features`` back through the projector to the value that drops CLS, or to the tower's end."""
+    """Walk from ``image_features`` back through the projector to the value that drops CLS, or to the tower's end.
+
+    Where a pixel shuffle puts several patches into a token, that is the shuffle's end.
+    """
     while True:
         node = value.producer()
         if node is None:
             raise Refused("no attention before 'image_features': the projector's input could not be found")
-        if node.op_type == "Slice":
+        if is_move(node):
             return value
         if node.op_type not in _TOKENWISE:
             raise Refused(
                 f"'{node.name}' ({node.op_type}) lies between the tower and 'image_features':"
-                " expected token-wise operators, then the Slice that drops CLS"
+                " expected token-wise operators, then the Slice that drops CLS or a pixel shuffle"
             )
         # A residual sum has two token inputs: that is the tower's last layer, and it has no CLS to drop.
         streams = _streams(node)

@@ -32,15 +32,15 @@ class ReduceVision(ir.passes.InPlacePass):
 
     Before: ``... -> x [B,T,C] -> ... -> image_features [B,N,C']``
     After: ``... -> x -> reduce -> x' [B,T',C] -> ... -> image_features [B,K,C']``, and outputs ``kept_indices [B,K]``
-    int64, the patch whose place each token has (-1: none), and ``kept_indices.<site>`` per stage if there are several;
-    where a stage merges also ``received.<site> [B,K]`` int64, 1 for the tokens that others went into there.
+    int64, the place in the grid that each token has (-1: none), and ``kept_indices.<site>`` per stage if there are
+    several; where a stage merges also ``received.<site> [B,K]`` int64, 1 for the tokens that others went into there.
 
     Stages that keep every token write nothing: ratio 0 is the unpruned graph. A pruned graph is refused.
 
     Attributes:
         method: Name, for the new nodes' names.
         stages: In any order; those in the decoder are left to ``ReduceDecoder``.
-        grid: Patches, rows and columns.
+        grid: Tokens, rows and columns.
     """
 
     method: str
@@ -57,9 +57,14 @@ class ReduceVision(ir.passes.InPlacePass):
             raise Refused(f"the graph already has an output '{KEPT}': it is pruned; start from the unpruned graph")
         anchors = find_vision_anchors(model)
         if anchors.tokens != self.grid[0] * self.grid[1]:
-            raise Refused(f"the graph hands over {anchors.tokens} patches, expected a grid of {self.grid}")
+            raise Refused(f"the graph hands over {anchors.tokens} tokens, expected a grid of {self.grid}")
         check_counts(self._mine, anchors.tokens)
         for stage in self._mine:
+            if stage.site.kind == "vision_layer" and anchors.members is not None:
+                raise Refused(
+                    f"no site '{stage.site}': the graph makes each token of {anchors.members.shape[1]} patches behind"
+                    " the encoder, and needs them all"
+                )
             if stage.site.kind == "vision_layer" and stage.site.layer >= anchors.depth:
                 raise Refused(
                     f"no site '{stage.site}': the encoder has layers 0..{anchors.depth - 1} before its features"
@@ -147,6 +152,7 @@ def vision_output(b: Builder, anchors: VisionAnchors, grid: tuple[int, int]) -> 
         first=int(anchors.has_cls),
         has_cls=anchors.has_cls,
         grid=grid,
+        members=anchors.members,
         origin=b.constant(places),
     )
 
@@ -209,6 +215,7 @@ class _Rewriting:
             first=int(anchors.has_cls),
             has_cls=anchors.has_cls,
             grid=self._grid,
+            members=anchors.members,
             origin=self._origin,
             sizes=self._sizes,
         )
@@ -248,7 +255,7 @@ class _Rewriting:
         return merged(b, rows, dropped, outcome.merge), kept
 
     def _follow(self, at: At, outcome: Outcome, kept: ir.Value, keep: int) -> ir.Value:
-        """Return the patches ``[B,K]`` whose places the tokens have now; -1 stays -1."""
+        """Return the places of the grid ``[B,K]`` that the tokens have now; -1 stays -1."""
         b = at.b
         if outcome.tokens is None and not self._outputs:
             return kept

@@ -34,7 +34,7 @@ def say(
     """Generate 1 + steps tokens greedily after ``prefix, features [K,C'], tail``, or follow given ones.
 
     Args:
-        model: A LlavaForConditionalGeneration with a Llama decoder.
+        model: One with a Llama or Qwen2 decoder.
         method: Its decoder-side rules are used.
         options: The method's hyper-parameters.
         cuts: The decoder's cuts in order of depth.
@@ -84,7 +84,7 @@ def say(
 
 def embed(model: Any, tokens: list[Token], features: torch.Tensor) -> torch.Tensor:
     """Return [T,C], what enters layer 0."""
-    table = model.model.language_model.embed_tokens.weight
+    table = model.get_decoder().embed_tokens.weight
     return torch.stack(
         [features[token.index].to(table.dtype) if token.kind == "image" else table[token.id] for token in tokens]
     )
@@ -92,7 +92,7 @@ def embed(model: Any, tokens: list[Token], features: torch.Tensor) -> torch.Tens
 
 def run(model: Any, tokens: list[Token], x: torch.Tensor, cutter: Cutter, rows: int) -> torch.Tensor:
     """Run all layers on x [T,C], cutting on the way; return the logits [rows,V] of the last tokens."""
-    language = model.model.language_model
+    language = model.get_decoder()
     cutter.enter(tokens, x)
     look = None
     for number, layer in enumerate(language.layers):
