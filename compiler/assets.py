@@ -12,7 +12,7 @@ from PIL import Image
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER
 from lmmprune.compiler.manifest import Prompt
 from lmmprune.errors import ModelError
-from lmmprune.models.registry import tiny_llava_dir
+from lmmprune.models.registry import FAMILIES, tiny_llava_dir
 from lmmprune.models.source import Source
 
 
@@ -29,12 +29,15 @@ def write_assets(source: Source, directory: Path) -> Prompt:
         raise ModelError(f"no {TOKENIZER} in '{origin}': save the processor's fast tokenizer into it")
     shutil.copyfile(origin / TOKENIZER, directory / TOKENIZER)
     raw = _image_processor(origin)
-    if source.directory is None:
-        height, width = source.vision.image_size
+    height, width = source.vision.image_size
+    if source.vision.any_size:
+        # The export has fixed the size: pictures of every shape are stretched to it.
+        raw |= {"size": {"height": height, "width": width}, "do_center_crop": False}
+    elif source.directory is None:
         raw |= {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
     steps = preprocessing(raw, source.vision.image_size)
     (directory / PREPROCESSOR).write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")
-    token = source.family.image_token
+    token = _image_token(source)
     return Prompt(
         template=_template(origin, source),
         image_token=token,
@@ -47,9 +50,15 @@ def image_token_id(source: Source) -> int:
     """Return the id of the image placeholder in the tokenizer that the bundle gets."""
     tokenizer = _json((source.directory or tiny_llava_dir()) / TOKENIZER)
     ids = {row["content"]: row["id"] for row in tokenizer.get("added_tokens", [])}
-    if source.family.image_token not in ids:
-        raise ModelError(f"the tokenizer has no token '{source.family.image_token}', which marks the picture's place")
-    return int(ids[source.family.image_token])
+    token = _image_token(source)
+    if token not in ids:
+        raise ModelError(f"the tokenizer has no token '{token}', which marks the picture's place")
+    return int(ids[token])
+
+
+def _image_token(source: Source) -> str:
+    """Return the text of the placeholder: the family's own, or that of the tokenizer which is borrowed."""
+    return source.family.image_token if source.directory else FAMILIES["llava"].image_token
 
 
 # The steps that ``preprocessor.json`` can express; a picture always becomes RGB before them.
@@ -112,8 +121,8 @@ def _image_processor(origin: Path) -> dict[str, Any]:
 def _template(origin: Path, source: Source) -> str:
     """Render the checkpoint's own chat template around ``{prompt}``; without one, take the family's."""
     template = _chat_template(origin)
-    if template is None:
-        return source.family.template
+    if template is None or source.directory is None:
+        return source.family.template.replace(source.family.image_token, _image_token(source))
     from transformers.utils.chat_template_utils import render_jinja_template
 
     content = [{"type": "image"}, {"type": "text", "text": "{prompt}"}]

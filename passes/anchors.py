@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +68,17 @@ class VisionAnchors:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderAnchors:
-    """What a decoder graph offers: its layers, the stream into layer 0, its token inputs, and every layer's cache."""
+    """What a decoder graph offers.
+
+    Attributes:
+        layers: All layers.
+        embeds: The stream into layer 0.
+        input_ids: ``[B,T]``.
+        position_ids: ``[B,T]``, or ``[3,B,T]`` with M-RoPE.
+        image_features: ``[B,N,C]``, with DeepStack several of them side by side.
+        past: Every layer's cache, keys and values.
+        deeper: Layer -> what DeepStack adds to the stream behind it, ``[B,T,C]``.
+    """
 
     layers: tuple[Layer, ...]
     embeds: ir.Value
@@ -76,6 +86,7 @@ class DecoderAnchors:
     position_ids: ir.Value
     image_features: ir.Value
     past: tuple[tuple[ir.Value, ir.Value], ...]
+    deeper: Mapping[int, ir.Value]
 
 
 def find_vision_anchors(model: ir.Model) -> VisionAnchors:
@@ -134,7 +145,14 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
         position_ids=_named(inputs, "position_ids", "decoder"),
         image_features=_named(inputs, "image_features", "decoder"),
         past=tuple(past),
+        deeper={index: value for index, layer in enumerate(layers) for value in _added(layer.out, attended)},
     )
+
+
+def _added(stream: ir.Value, attended: Container[ir.Value]) -> list[ir.Value]:
+    """Return what is added to a stream that no attention has seen."""
+    sums = [node for node, _ in stream.uses() if node.op_type == "Add" and len(_streams(node)) == 2]
+    return [value for node in sums for value in _streams(node) if value is not stream and value not in attended]
 
 
 def _attention_nodes(model: ir.Model, what: str) -> list[ir.Node]:
