@@ -47,4 +47,6 @@ def vision_spec(config: Any, *, window: int = 1) -> VisionSpec:
         grid=grid,
         image_size=(height, width),
         any_size=True,
+        merge=merge,
+        has_beyond=False,
     )

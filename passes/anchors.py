@@ -46,7 +46,9 @@ class VisionAnchors:
         depth: V, the layers before the features.
         hidden: The encoder's output at the feature layer, ``[B,T,C]``, CLS included.
         patches: Tokens that enter the projector, ``[B,N,g*C]``, CLS already dropped, g patches side by side in each.
-        features: The projector's output ``[B,N,C']``.
+        features: The graph's output ``[B,N,C']``.
+        own: What the projector makes of ``patches``: the features, or, with DeepStack, the first of those side by side.
+        deeper: With DeepStack the tokens of other depths before their projectors, like ``patches``.
         has_cls: Whether the layers see a CLS token at row 0.
         members: ``[N,g]`` int64, the patches of each token (CLS not counted); None: each token is the patch of its own
             number.
@@ -57,6 +59,8 @@ class VisionAnchors:
     hidden: ir.Value
     patches: ir.Value
     features: ir.Value
+    own: ir.Value
+    deeper: tuple[ir.Value, ...]
     has_cls: bool
     members: np.ndarray | None = None
 
@@ -97,9 +101,13 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     """
     nodes = _attention_nodes(model, "vision")
     features = _named(model.graph.outputs, "image_features", "vision")
-    patches = _patches(features)
+    own, *others = _levels(features)
+    patches, deeper = _patches(own), tuple(_patches(value) for value in others)
     layers = tuple(_layer(node) for node in nodes)
     hidden, members = trace_groups(patches)
+    for tokens in deeper:
+        if not np.array_equal(trace_groups(tokens)[1], members):
+            raise Refused(f"'{tokens.name}' has its patches in other tokens than '{patches.name}': expected the same")
     before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
     if not before:
         raise Refused("no Attention node lies before 'image_features'")
@@ -117,6 +125,8 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         hidden=hidden,
         patches=patches,
         features=features,
+        own=own,
+        deeper=deeper,
         has_cls=bool(lead),
         members=None if np.array_equal(members[:, 0], np.arange(outside)) else members,
     )
@@ -254,6 +264,14 @@ def _streams(node: ir.Node) -> list[ir.Value]:
 
 # Operators that treat each token by itself: walking back through them stays within the projector.
 _TOKENWISE = {"MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"}
+
+
+def _levels(features: ir.Value) -> list[ir.Value]:
+    """Return the features that stand side by side in the channels: with DeepStack those of several depths."""
+    node = features.producer()
+    if node is None or node.op_type != "Concat" or node.attributes.get_int("axis") not in (-1, 2):
+        return [features]
+    return _streams(node)
 
 
 def _patches(value: ir.Value) -> ir.Value:
