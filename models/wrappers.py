@@ -38,7 +38,7 @@ class Decoder(torch.nn.Module):
         self.model = model
         self.spec = spec
         self.image_token_id = image_token_id
-        language = model.model.language_model
+        language = model.get_decoder()
         if spec.rotary_rows and not isinstance(language.rotary_emb, _MultimodalRotary):
             language.rotary_emb = _MultimodalRotary(language.rotary_emb, spec.rotary_rows)
         if spec.deepstack:

@@ -225,8 +225,8 @@ class _Rewriting:
         outcome = stage.rule(at, stage.keep)
         if anchors.deeper and (outcome.tokens is not None or outcome.merge is not None):
             raise Refused(
-                f"{stage.site}: method '{self._method}' makes new tokens, and this model's decoder also gets the old ones"
-                f" from {len(anchors.deeper)} other depths (DeepStack): use a method that only drops"
+                f"{stage.site}: method '{self._method}' makes new tokens, and this model's decoder also gets the old"
+                f" ones from {len(anchors.deeper)} other depths (DeepStack): use a method that only drops"
             )
         tokens, kept = self._tokens_of(at, visual, outcome, stage.keep)
         tokens.name = tokens_name(stage.site)
