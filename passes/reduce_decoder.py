@@ -267,7 +267,7 @@ class _Rewriting:
         """Return what stands for ids, positions and the cache's length behind the cut."""
         ids = b.op("Gather", self._ids, rows, axis=1)
         if self._options.positions == "original":
-            positions = b.op("Gather", self._positions, rows, axis=_last_axis(self._positions))
+            positions = b.op("Gather", self._positions, rows, axis=_last_axis(self._anchors.position_ids))
         else:
             # The prompt is numbered anew; a decode step's number counts the tokens that were dropped in the prefill.
             first = b.op("Slice", self._positions, [0], shorter, [1])
