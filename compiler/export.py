@@ -68,6 +68,7 @@ class Request:
     positions: str | None = None
     weights: str = "auto"
     layers: int | None = None
+    image_size: tuple[int, int] | None = None
     method_file: Path | None = None
     auto: bool = False
     percentile: float = 90.0
@@ -146,7 +147,7 @@ def export(
     target = targets.resolve(request.target)
     dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
-    source = resolve(request.model, weights=request.weights, layers=request.layers)
+    source = resolve(request.model, weights=request.weights, layers=request.layers, image_size=request.image_size)
     facts = facts_of(source)
     if request.buckets:
         method = method.at_output_only()
@@ -157,7 +158,12 @@ def export(
     # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
     counts = counts_of(request, method, facts)
     stages = method.plan(facts, max(counts)) if counts else ()
-    positions, llm_positions = positions_of(request.positions, method, not stages or not stages[0].site.in_decoder)
+    positions, llm_positions = positions_of(
+        request.positions,
+        method,
+        not stages or not stages[0].site.in_decoder,
+        rows=source.decoder.position_rows,
+    )
     warnings: list[str] = []
 
     calibration = (

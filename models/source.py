@@ -120,13 +120,16 @@ def refuse_damage(source: Source) -> None:
     )
 
 
-def resolve(model: str, *, weights: str = "auto", layers: int | None = None) -> Source:
+def resolve(
+    model: str, *, weights: str = "auto", layers: int | None = None, image_size: tuple[int, int] | None = None
+) -> Source:
     """Resolve a ``--model`` argument.
 
     Args:
         model: Alias, hub id or local directory.
         weights: ``auto`` (the checkpoint's) or ``dummy`` (synthetic).
         layers: Keep only so many decoder layers; with synthetic weights only.
+        image_size: Height and width of the pictures in pixels, for towers that take any; None: the family's own choice.
 
     Raises:
         ModelError: Unknown, not a checkpoint, or a family that isn't served.
@@ -145,7 +148,20 @@ def resolve(model: str, *, weights: str = "auto", layers: int | None = None) -> 
     family = family_of(config.model_type)
     if layers is not None:
         config = family.shrink(config, layers)
+    if image_size is not None:
+        _fix_size(family, config, image_size)
     return Source(name=model, family=family, config=config, directory=directory, dummy=dummy)
+
+
+def _fix_size(family: Family, config: Any, image_size: tuple[int, int]) -> None:
+    spec = family.vision(config)
+    if spec.any_size:
+        config.vision_config.image_size = list(image_size)
+        # Refuses a size that the tower can't take.
+        family.vision(config)
+    elif image_size != spec.image_size:
+        height, width = spec.image_size
+        raise ModelError(f"--image-size: {family.title} takes {height} x {width} pixels; leave it out")
 
 
 def _architecture(alias: str) -> Any:

@@ -86,16 +86,17 @@ def trace_decoder(model: Any, source: Source, *, image_token_id: int) -> ir.Mode
     seq, past, image_tokens = 23, 7, 17
     with FakeTensorMode(allow_non_fake_inputs=True):
         ids = torch.zeros(1, seq, dtype=torch.int64)
-        positions = torch.zeros(1, seq, dtype=torch.int64)
-        features = torch.zeros(1, image_tokens, spec.width)
+        positions = torch.zeros(*([spec.position_rows] if spec.position_rows > 1 else []), 1, seq, dtype=torch.int64)
+        features = torch.zeros(1, image_tokens, spec.width * (1 + spec.deepstack))
         cache = [
             (torch.zeros(1, spec.kv_heads, past, spec.head_dim), torch.zeros(1, spec.kv_heads, past, spec.head_dim))
             for _ in range(spec.layers)
         ]
     names = cache_names(spec.layers)
-    dynamic: Any = ({1: "seq"}, {1: "image_tokens"}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
+    along = {positions.ndim - 1: "seq"}
+    dynamic: Any = ({1: "seq"}, {1: "image_tokens"}, along, [({2: "past"}, {2: "past"})] * spec.layers)
     traced = _export(
-        Decoder(model, image_token_id),
+        Decoder(model, spec, image_token_id),
         (ids, features, positions, cache),
         ["input_ids", "image_features", "position_ids", *(n for pair in names[0] for n in pair)],
         ["logits", *(n for pair in names[1] for n in pair)],

@@ -96,7 +96,7 @@ class SampleFeeds:
         ids = prompt.input_ids
         positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
-        room = self._manifest.max_positions - int(positions[0, -1]) - 1
+        room = self._prompter.room(prompt, positions)
         cache = self._empty_cache()
         for step in range(min(room, len(answer) or OWN_TOKENS, ANSWER_TOKENS) + 1):
             outputs = yield {
@@ -109,7 +109,7 @@ class SampleFeeds:
             if not answer and token[0] in self._manifest.prompt.eos_token_ids:
                 return
             ids = np.array([token], np.int64)
-            positions = positions[:, -1:] + 1
+            positions = positions[..., -1:] + 1
             cache = self._next_cache(outputs)
 
     def _steps(self, sample: Sample) -> list[dict[str, Array]]:

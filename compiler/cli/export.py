@@ -26,6 +26,13 @@ def _number(option: str, text: str | None) -> float:
         ) from error
 
 
+def _pixels(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(f"--image-size {text}: expected pixels, such as 448, or height x width, such as 448x672")
+    return int(sides[0]), int(sides[-1])
+
+
 @click.command()
 @click.option("--model", required=True, help="Alias (see 'lmmprune models'), hub id, or local directory.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory for the bundle.")
@@ -52,6 +59,7 @@ def _number(option: str, text: str | None) -> float:
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
+@click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
 @click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
@@ -63,6 +71,7 @@ def command(
     buckets: str | None,
     calib: Path | None,
     calib_samples: int,
+    image_size: str | None,
     as_json: bool,
     **request: object,
 ) -> None:
@@ -89,6 +98,7 @@ def command(
                 buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),
                 calibration=calib,
                 calibration_samples=calib_samples,
+                image_size=_pixels(image_size) if image_size else None,
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,
