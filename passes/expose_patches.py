@@ -63,11 +63,10 @@ class ExposePatches(ir.passes.InPlacePass):
         else:
             _rename(graph, b, found)
         if self.beyond:
-            _output(graph, b.op("Identity", found.layers[found.depth].out), BEYOND, found.hidden)
+            _add_output(graph, _copy(b, found.layers[found.depth].out), BEYOND)
         b.append_to(graph)
         common.RemoveUnusedNodesPass()(model)
         common.TopologicalSortPass()(model)
-        infer_shapes(model)
         return ir.passes.PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
@@ -83,7 +82,7 @@ def _split(graph: ir.Graph, b: Builder, found: Features) -> None:
     """Give the patches and CLS outputs of their own; what is behind them goes on reading all tokens."""
     hidden, end = found.hidden, found.output
     users = list(hidden.uses())
-    tokens = b.op("Identity", hidden)
+    tokens = _copy(b, hidden)
     tokens.name = _TOKENS
     if found.moved or end is hidden:
         end = _replace_output(graph, b, found.output, tokens)
@@ -92,9 +91,8 @@ def _split(graph: ir.Graph, b: Builder, found: Features) -> None:
             if end in set(reached(node.outputs)):
                 node.replace_input_with(index, tokens)
     end.name = _OUTPUT
-    patches = b.op("Slice", hidden, [1], [static_shape(hidden)[1]], [1])
-    _output(graph, b.op("Identity", patches), FEATURES, hidden)
-    _output(graph, b.op("Slice", hidden, [0], [1], [1]), _CLS, hidden)
+    _add_output(graph, _copy(b, _rows(b, hidden, 1, static_shape(hidden)[1])), FEATURES)
+    _add_output(graph, _rows(b, hidden, 0, 1), _CLS)
 
 
 def _rename(graph: ir.Graph, b: Builder, found: Features) -> None:
@@ -105,10 +103,28 @@ def _rename(graph: ir.Graph, b: Builder, found: Features) -> None:
 
 def _replace_output(graph: ir.Graph, b: Builder, output: ir.Value, source: ir.Value) -> ir.Value:
     """Put a copy of a value in an output's place, under no name yet."""
-    new = b.op("Identity", source)
-    new.type = output.type
+    new = _copy(b, source)
     graph.outputs[graph.outputs.index(output)] = new
-    output.name = f"{output.name}.all"
+    output.name = f"{_PREFIX}/{output.name}"
+    return new
+
+
+def _add_output(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    value.name = name
+    graph.outputs.append(value)
+
+
+def _copy(b: Builder, value: ir.Value) -> ir.Value:
+    new = b.op("Identity", value)
+    new.shape, new.type = value.shape, value.type
+    return new
+
+
+def _rows(b: Builder, value: ir.Value, begin: int, end: int) -> ir.Value:
+    """Return some tokens of ``[B,T,C]``."""
+    batch, _, channels = static_shape(value)
+    new = b.op("Slice", value, [begin], [end], [1])
+    new.shape, new.type = ir.Shape([batch, end - begin, channels]), value.type
     return new
 
 
@@ -159,8 +175,3 @@ class JoinTokens(ir.passes.InPlacePass):
 
 def _exposed(model: ir.Model) -> bool:
     return any(str(node.name).startswith(f"{_PREFIX}/") for node in model.graph)
-
-
-def _output(graph: ir.Graph, value: ir.Value, name: str, like: ir.Value) -> None:
-    value.name, value.type = name, like.type
-    graph.outputs.append(value)

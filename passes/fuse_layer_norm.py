@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -34,22 +33,22 @@ class FuseLayerNorm(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
-        found = list(_found(model))
-        for norm in found:
-            b = Builder(str(norm.out.name), score=False)
-            new = b.op("LayerNormalization", norm.x, norm.scale, norm.shift, axis=-1, epsilon=norm.epsilon)
-            b.insert_after(model.graph, norm.out.producer())
-            new.name, norm.out.name, new.shape, new.type = norm.out.name, None, norm.out.shape, norm.out.type
-            ir.convenience.replace_all_uses_with(norm.out, new, replace_graph_outputs=True)
+        found = False
+        for node in [node for node in model.graph if node.op_type == "Sqrt"]:
+            # One at a time: the next one often reads what this one makes.
+            if (norm := _around(node)) is not None:
+                _fuse(model, norm)
+                found = True
         if found:
             RemoveUnusedNodesPass()(model)
             infer_shapes(model)
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=found)
 
     def ensures(self, model: ir.Model) -> None:
         """Check that none is left."""
-        for norm in _found(model):
-            raise Broken(f"'{norm.out.name}' is still a decomposed layer normalization")
+        for node in model.graph:
+            if node.op_type == "Sqrt" and _around(node) is not None:
+                raise Broken(f"'{node.name}' is still part of a decomposed layer normalization")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +60,12 @@ class _Norm:
     out: ir.Value
 
 
-def _found(model: ir.Model) -> Iterator[_Norm]:
-    for node in model.graph:
-        if node.op_type == "Sqrt" and (norm := _around(node)) is not None:
-            yield norm
+def _fuse(model: ir.Model, norm: _Norm) -> None:
+    b = Builder(str(norm.out.name), score=False)
+    new = b.op("LayerNormalization", norm.x, norm.scale, norm.shift, axis=-1, epsilon=norm.epsilon)
+    b.insert_after(model.graph, norm.out.producer())
+    new.name, norm.out.name, new.shape, new.type = norm.out.name, None, norm.out.shape, norm.out.type
+    ir.convenience.replace_all_uses_with(norm.out, new, replace_graph_outputs=True)
 
 
 def _around(sqrt: ir.Node) -> _Norm | None:
