@@ -80,7 +80,10 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
     ConvertOpset(version=OPSET)(model)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     copies = _drop_copies(model)
+    names = [str(value.name) for value in model.graph.outputs]
     canonicalize(model)
+    if names != [str(value.name) for value in model.graph.outputs]:
+        raise Refused(f"two of the outputs {', '.join(names)} are the same computation: remove one from the graph")
     FuseLayerNorm()(model)
     FuseAttention(batch=shape[0])(model)
     return Raised(model=model, dtype=dtype, batch=shape[0], opset=opset, nodes=nodes, copies=copies)

@@ -135,18 +135,13 @@ def _holder(model: ir.Model, layers: Sequence[Layer], patches: int, name: str | 
     found = [v for v in outputs if v in attended and _tokens(v) in (patches, patches + 1)]
     shown = ", ".join(f"{value.name} {value.shape}" for value in outputs)
     if name is not None:
-        chosen = [value for value in found if value.name == name]
-        if not chosen:
-            raise Refused(
-                f"--features {name}: looked for tokens [B,{patches},C] or [B,{patches + 1},C]; found: {shown}"
-            )
-        return chosen[0]
+        found = [value for value in found if value.name == name]
     last = [v for v in found if not any(other is not v and other in set(reached([v])) for other in found)]
     if not last:
         what = "an output with tokens" if name is None else f"tokens in '{name}'"
         raise Refused(
             f"looked for {what}, [B,{patches},C] or [B,{patches + 1},C], behind the attention;"
-            f" found: {shown}: export with last_hidden_state"
+            f" found: {shown}: export with last_hidden_state, or give the --grid"
         )
     if len(last) > 1:
         several = ", ".join(str(value.name) for value in last)

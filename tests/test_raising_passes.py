@@ -79,7 +79,8 @@ def test_a_split_without_sizes_is_refused() -> None:
 DYNAMIC = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[batch,h,w] x) => (float[b,n,2] y) <int64 zero = {0}, int64[1] axis = {0}, int64[1] rest = {-1},
-    int64[1] two = {2}, float[1,1,2] cls = {7, 8}, int64[3] wanted = {-1, 1, 2}, int64[1] one_end = {1}, int64 minus = {-1}> {
+    int64[1] two = {2}, float[1,1,2] cls = {7, 8}, int64[3] wanted = {-1, 1, 2}, int64[1] one_end = {1},
+    int64 minus = {-1}> {
     shape = Shape(x)
     length = Gather(shape, zero)
     lead = Unsqueeze(length, axis)
@@ -115,7 +116,8 @@ def test_shape_arithmetic_is_folded_to_numbers() -> None:
 def test_folding_reads_no_weight() -> None:
     weights = ", ".join("1" * 512)
     model = parsed(
-        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => (float[m,128] y) <float[128,4] w = {{{weights}}}>'
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => (float[m,128] y)'
+        f" <float[128,4] w = {{{weights}}}>"
         " { wt = Transpose(w) y = MatMul(x, wt) }"
     )
 
