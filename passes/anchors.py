@@ -142,7 +142,10 @@ def find_layers(model: ir.Model, what: str) -> tuple[Layer, ...]:
     """
     nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
     if not nodes:
-        raise Refused(f"no Attention node in the {what} graph: export at opset 23, or use a family that is listed")
+        raise Refused(
+            f"no Attention node in the {what} graph: export at opset 23, use a family that is listed, or prune another"
+            " exporter's vision tower with 'lmmprune rewrite'"
+        )
     return tuple(_layer(node) for node in nodes)
 
 
