@@ -18,6 +18,7 @@ from lmmprune.passes.find_features import behind_identity, find_picture
 from lmmprune.passes.fold_shapes import FoldShapes
 from lmmprune.passes.fuse_attention import FuseAttention
 from lmmprune.passes.fuse_layer_norm import FuseLayerNorm
+from lmmprune.passes.reduce_vision import KEPT
 from lmmprune.passes.refusals import Refused
 from lmmprune.passes.widen_float import WidenFloat
 
@@ -39,6 +40,7 @@ class Raised:
     Attributes:
         model: Static, float32, opset 23, its weights bound lazily.
         dtype: Floating-point type of the weights in the file.
+        picture_dtype: Of its input.
         batch: B.
         opset: Of the file.
         nodes: Nodes of the file.
@@ -47,6 +49,7 @@ class Raised:
 
     model: ir.Model
     dtype: str
+    picture_dtype: str
     batch: int
     opset: int
     nodes: int
@@ -70,12 +73,14 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
     opset, nodes = model.graph.opset_imports[""], sum(1 for _ in model.graph)
     common.InlinePass()(model)
     common.RemoveInitializersFromInputsPass()(model)
-    # One weight under several names is read, and stored, once.
+    # From here on a constant is an initializer, whichever way it was written.
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     dtype = _bind(model)
     picture = find_picture(model)
     shape = _picture_shape(model, picture, batch, image_size)
+    picture_dtype = _FLOATS[picture.dtype or ir.DataType.FLOAT]
     FoldShapes(shapes={str(picture.name): shape})(model)
+    _check_flow(model)
     WidenFloat()(model)
     ConvertOpset(version=OPSET)(model)
     model.ir_version = max(model.ir_version, _IR_VERSION)
@@ -86,7 +91,9 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
         raise Refused(f"two of the outputs {', '.join(names)} are the same computation: remove one from the graph")
     FuseLayerNorm()(model)
     FuseAttention(batch=shape[0])(model)
-    return Raised(model=model, dtype=dtype, batch=shape[0], opset=opset, nodes=nodes, copies=copies)
+    return Raised(
+        model=model, dtype=dtype, picture_dtype=picture_dtype, batch=shape[0], opset=opset, nodes=nodes, copies=copies
+    )
 
 
 def _check(model: ir.Model) -> None:
@@ -94,6 +101,8 @@ def _check(model: ir.Model) -> None:
     opset = model.graph.opset_imports.get("")
     if opset is None or opset < _OLDEST:
         raise Refused(f"the graph has opset {opset}: expected {_OLDEST} or newer; export it again at opset 17")
+    if any(value.name == KEPT for value in model.graph.outputs):
+        raise Refused(f"the graph already has an output '{KEPT}': it is pruned; start from the unpruned graph")
     for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"):
             raise Refused(f"'{node.name}' quantizes: prune the floating-point graph, then quantize")
@@ -103,6 +112,16 @@ def _check(model: ir.Model) -> None:
                 f"'{node.name}' is of type {node.op_type} of '{node.domain}', expected ONNX's own operators: export"
                 " without a runtime's graph optimization"
             )
+
+
+def _check_flow(model: ir.Model) -> None:
+    """Refuse branches and loops that known shapes didn't decide."""
+    for node in model.graph:
+        for attribute in node.attributes.values():
+            if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                raise Refused(
+                    f"'{node.name}' ({node.op_type}) is control flow, expected a graph without: export it again"
+                )
 
 
 def _drop_copies(model: ir.Model) -> dict[str, str]:

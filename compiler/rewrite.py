@@ -64,7 +64,8 @@ class Report:
         flops: Before and after.
         nodes: In the file, in canonical form, after pruning.
         opset: Of the file, and of what was written.
-        dtype: Of the file, and of what was written.
+        dtype: Floating-point type of the weights in the file, and of everything in what was written.
+        picture_dtype: Of the file's input.
         target: What it was written for.
         bytes: Written.
         seconds: It took.
@@ -82,6 +83,7 @@ class Report:
     nodes: tuple[int, int, int]
     opset: tuple[int, int]
     dtype: tuple[str, str]
+    picture_dtype: str
     target: str
     bytes: int
     seconds: float
@@ -174,6 +176,7 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
         nodes=nodes,
         opset=(raised.opset, target.opset),
         dtype=(raised.dtype, dtype),
+        picture_dtype=raised.picture_dtype,
         target=target.name,
         bytes=written,
         seconds=time.perf_counter() - started,

@@ -142,7 +142,7 @@ def _next_product(softmax: ir.Node) -> ir.Node:
         value = node.outputs[0]
     raise Refused(
         f"'{value.name}' behind '{softmax.name}' goes to {[n.op_type for n, _ in value.uses()]}: expected the product"
-        " with the values alone"
+        " with the values and nothing else, no output of the graph either"
     )
 
 

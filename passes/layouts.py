@@ -12,7 +12,7 @@ from lmmprune.passes.shapes import static_shape
 
 Array = np.ndarray[Any, Any]
 
-_MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"}
+_MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 _SCALES = {"Mul", "Div"}
 
 

@@ -57,7 +57,9 @@ def test_the_report_as_json(clip: Path, tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "out.onnx"
     lowered = ("--target", "tensorrt-10.3", "--dtype", "float16")
     called(clip, *SIZE, "--batch", 2, "--method", "tome", "--ratio", 0.5, *lowered, "-o", out, "--json")
-    report = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert said.err == "the picture is read as float16, it was float32\n"
+    report = json.loads(said.out)
     assert (report["tokens_before"], report["tokens_after"]) == (25, 13)
     assert report["schedule"] == [
         ["vision_layer_0", 25, 21],
@@ -189,6 +191,17 @@ GRAPHS = {
     "quantized": (
         "(float[1,3,4,4] x) => (uint8[1,3,4,4] y) <float s = {1}, uint8 z = {0}> { y = QuantizeLinear(x, s, z) }",
         "quantizes: prune the floating-point graph, then quantize",
+    ),
+    "pruned already": (
+        "(float[1,3,4,4] x) => (float[1,3,4,4] kept_indices) { kept_indices = Neg(x) }",
+        "the graph already has an output 'kept_indices': it is pruned; start from the unpruned graph",
+    ),
+    "control flow": (
+        "(float[1,3,4,4] x) => (float[1,3,4,4] y) <float zero = {0}> {"
+        " total = ReduceSum<keepdims = 0>(x) yes = Greater(total, zero)"
+        " y = If (yes) <then_branch = a () => (float[1,3,4,4] p) { p = Neg(x) },"
+        " else_branch = b () => (float[1,3,4,4] q) { q = Abs(x) }> }",
+        "(If) is control flow, expected a graph without",
     ),
     "a runtime's operators": (
         "(float[1,3,4,4] x) => (float[1,3,4,4] y) { y = com.microsoft.Gelu(x) }",

@@ -58,8 +58,8 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
         )
     for name, why in report.dropped.items():
         note(f"dropped the output '{name}': {why}")
-    if report.dtype[0] != report.dtype[1]:
-        note(f"the weights were {report.dtype[0]} and are {report.dtype[1]} now, inputs and outputs too")
+    if report.picture_dtype != report.dtype[1]:
+        note(f"the picture is read as {report.dtype[1]}, it was {report.picture_dtype}")
     before, after = report.tokens
     if as_json:
         document = {"output": str(request["output"]), "tokens_before": before, "tokens_after": after}
