@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,3 +128,22 @@ def numbers(shape: ir.Shape | None) -> tuple[int, ...]:
     """Return a static shape as plain numbers."""
     assert shape is not None
     return tuple(int(dim) for dim in shape)  # type: ignore[arg-type]  # a symbol here is our own mistake
+
+
+@contextlib.contextmanager
+def weights_out_of_sight(model: ir.Model) -> Iterator[None]:
+    """Hide the weights' values: folding and some rewrite rules would read whatever they can see."""
+    hidden = {value: value.const_value for value in model.graph.initializers.values() if is_lazy(value)}
+    for value in hidden:
+        value.const_value = None
+    # Both warn at each value that they can't read, which is the point here.
+    levels = {name: logging.getLogger(name).level for name in ("onnx_ir", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for value, tensor in hidden.items():
+            value.const_value = tensor
