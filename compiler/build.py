@@ -11,11 +11,11 @@ from pathlib import Path
 from lmmprune.compiler import engines, machine, trtexec
 from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.builder_memory import lacking_memory
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.engines import EngineRecord
 from lmmprune.compiler.explain.engine import count_precisions, graph_weights, inspect_engine
 from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.preflight import lacking_memory
 from lmmprune.compiler.profiles import Profile, decoder_profiles, vision_profiles
 from lmmprune.compiler.targets import TARGETS, Target, resolve
 from lmmprune.errors import InputError, MissingExtraError, TargetError, suggestion

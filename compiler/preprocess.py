@@ -5,7 +5,8 @@
     {"resize": {"shortest_edge": 336}, "resample": "bicubic", "crop": [336, 336],
      "rescale": 0.00392156862745098, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
 
-``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width.
+``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width. ``"longest_edge": n``,
+if there, comes first: it resizes the picture in its own shape to a longest edge of n pixels, and an even other one.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Preprocessor:
         rescale: factor on the 0..255 values.
         mean: subtracted per channel after rescaling.
         std: divided by per channel.
+        longest_edge: target of the longest edge in a resize before the other; None: there is none.
     """
 
     resize: int | tuple[int, int] | None
@@ -56,6 +58,7 @@ class Preprocessor:
     rescale: float | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    longest_edge: int | None = None
 
     @classmethod
     def load(cls, path: Path) -> Preprocessor:
@@ -73,6 +76,7 @@ class Preprocessor:
                 rescale=raw["rescale"],
                 mean=raw["mean"] and tuple(raw["mean"]),
                 std=raw["std"] and tuple(raw["std"]),
+                longest_edge=raw.get("longest_edge"),
             )
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise BundleError(f"'{path}' can't be used ({type(error).__name__}: {error}): export again") from error
@@ -84,6 +88,8 @@ class Preprocessor:
             uint8 ``[3, H, W]``.
         """
         picture = to_rgb(image)
+        if self.longest_edge is not None:
+            picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
         if self.resize is not None:
             height, width = self._resized(picture.height, picture.width)
             picture = picture.resize((width, height), resample=self.resample)
@@ -122,6 +128,14 @@ class Preprocessor:
                 f"would get {stretched}; crop it first"
             )
         return (stretched, self.resize) if width <= height else (self.resize, stretched)
+
+
+def _with_longest(edge: int, width: int, height: int) -> tuple[int, int]:
+    """Return width and height of about the same shape; both orders of operations are the reference's."""
+    shape = width / height
+    other = int(edge / shape) if width >= height else int(edge * shape)
+    other = max(other + other % 2, 1)
+    return (edge, other) if width >= height else (other, edge)
 
 
 def _size(raw: Any) -> int | tuple[int, int] | None:

@@ -123,7 +123,7 @@ class Runtime:
 
     def room(self, look: Look, prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for."""
-        return self.bundle.manifest.max_positions - int(self.prompter.positions(prompt, look.kept)[0, -1]) - 1
+        return self.prompter.room(prompt, self.prompter.positions(prompt, look.kept))
 
     def prefill_sites(self, look: Look, prompt: Encoded) -> dict[str, SiteTokens]:
         """Run the prefill once and return what leaves each site in the decoder that removes visual tokens.
@@ -171,7 +171,7 @@ class Runtime:
             yield token, spent
             cache = self._next_cache(outputs)
             ids = np.array([[token]], np.int64)
-            positions = positions[:, -1:] + 1
+            positions = positions[..., -1:] + 1
 
     def _feeds(
         self, look: Look, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: Mapping[str, Value]

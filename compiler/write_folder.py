@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from lmmprune.compiler.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle import file_sha256
-from lmmprune.compiler.write_bundle import make_parents, refusal, terminable
 from lmmprune.errors import InputError
 
 SUMS = "SHA256SUMS"
@@ -30,21 +28,9 @@ def write_folder(destination: Path) -> Iterator[Path]:
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         what = "isn't empty" if destination.is_dir() else "is a file"
         raise InputError(f"'{destination}' {what}: give a new folder with -o")
-    made = make_parents(destination)
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with terminable():
-            temporary.mkdir()
-            yield temporary
-            os.replace(temporary, destination)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        if (refused := refusal(error, destination)) is not None:
-            raise refused from error
-        raise
+    with temporary_sibling(destination) as temporary:
+        yield temporary
+        rename_over(temporary, destination)
 
 
 def place(source: Path, destination: Path) -> None:

@@ -15,8 +15,8 @@ from lmmprune.compiler.backends.origin import describe, find_node, written_by
 from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.build import build
 from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.builder_memory import builder_bytes, lacking_memory
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.preflight import builder_bytes, lacking_memory
 from lmmprune.compiler.targets import resolve
 from lmmprune.errors import InputError, TargetError
 

@@ -26,6 +26,13 @@ def _number(option: str, text: str | None) -> float:
         ) from error
 
 
+def _pixels(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(f"--image-size {text}: expected pixels, such as 448, or height x width, such as 448x672")
+    return int(sides[0]), int(sides[-1])
+
+
 @click.command()
 @click.option("--model", required=True, help="Alias (see 'lmmprune models'), hub id, or local directory.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory for the bundle.")
@@ -52,7 +59,10 @@ def _number(option: str, text: str | None) -> float:
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
+@click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
+@click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
 @json_option
 def command(
     *,
@@ -61,6 +71,7 @@ def command(
     buckets: str | None,
     calib: Path | None,
     calib_samples: int,
+    image_size: str | None,
     as_json: bool,
     **request: object,
 ) -> None:
@@ -69,14 +80,14 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
-    from lmmprune.compiler.export import Request, export
+    from lmmprune.compiler.export import STREAMS, Request, export
 
     with progress() as bar:
         tasks: dict[str, object] = {}
 
         def step(what: str, done: int, of: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
+                tasks[what] = bar.add_task(what, total=of, bytes=what in STREAMS)
             bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
 
         report = export(
@@ -87,9 +98,11 @@ def command(
                 buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),
                 calibration=calib,
                 calibration_samples=calib_samples,
+                image_size=_pixels(image_size) if image_size else None,
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,
+            announce=note,
         )
     manifest = report.manifest
     for warning in report.warnings:
@@ -110,6 +123,7 @@ def command(
         "flops": {part: dict(row) for part, row in manifest.flops.items()},
         "bytes": {name: entry.bytes for name, entry in manifest.files.items()},
         "seconds": round(report.seconds, 3),
+        "steps": dict(report.steps),
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
