@@ -156,6 +156,24 @@ def test_sizes_of_the_stages(tmp_path):
     assert decode.shapes["past_key_1"] == decode.shapes["past_value_1"] == (1, 2, length - 3, 4)
 
 
+def test_positions_of_rows_and_columns(tmp_path):
+    """With M-RoPE, the text behind a 4 x 4 picture goes on 4 after the picture's first place."""
+    bundle = make_bundle(tmp_path / "rope", dtype="float16", target="tensorrt-10.3")
+    inputs = tuple(
+        dataclasses.replace(tensor, shape=(3, 1, "seq")) if tensor.name == "position_ids" else tensor
+        for tensor in bundle.manifest.decoder.inputs
+    )
+    decoder = dataclasses.replace(bundle.manifest.decoder, inputs=inputs)
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, decoder=decoder))
+    profiles = {"decoder": decoder_profiles(bundle.manifest, resolve("tensorrt-10.3"))}
+    _, prefill, decode = stages_of(bundle, profiles, "what?")
+    start, tail = 1 + len("USER: "), len("\nwhat? ASSISTANT:")
+    assert prefill.shapes["position_ids"] == prefill.inputs["position_ids"].shape == (3, 1, start + 16 + tail)
+    assert prefill.inputs["position_ids"][1, 0, start : start + 5].tolist() == [start + row for row in (0, 0, 0, 0, 1)]
+    assert decode.inputs["position_ids"].ravel().tolist() == [start + 4 + tail] * 3
+    assert decode.shapes["past_key_1"] == (1, 2, start + 16 + tail, 4)
+
+
 def test_question_that_does_not_fit(tmp_path):
     bundle = make_bundle(tmp_path / "b", dtype="float16", target="tensorrt-10.3")
     with pytest.raises(InputError, match=r"prompt of \d+ tokens, the prefill takes 1 to 20: give another --prompt"):
