@@ -206,6 +206,11 @@ def test_program_of_another_name(plan, program):
     done, _ = measure(plan, None, TRTEXEC="/bin/true")
     assert done.returncode == 1
     assert "'/bin/true --help' doesn't say which TensorRT it belongs to" in done.stderr
+    done, _ = measure(plan, program, TRTEXEC="/no/such/trtexec")
+    assert (done.returncode, done.stderr.strip()) == (2, "measure.sh: TRTEXEC=/no/such/trtexec isn't a program")
+    (plan.parent / "mine").symlink_to(program / "trtexec")
+    done, _ = measure(plan, None, TRTEXEC="./mine")
+    assert done.returncode == 0, done.stderr
 
 
 def test_changed_file(plan, program):
@@ -284,6 +289,25 @@ def test_interrupted_script_says_so(plan, program):
     raw = json.loads((plan.parent / "result.json").read_text())
     assert raw["status"] == "interrupted"
     assert {run["kind"] for run in raw["runs"] if run["ok"]} == {"build"}
+    with pytest.raises(InputError, match="no variant that was timed in full: interrupted"):
+        import_result(plan.parent / "result.json")
+
+
+def test_only_rounds_that_all_variants_have_are_compared(plan, program):
+    _, result = measure(plan, program, "-r", "4")
+    raw = json.loads(result.read_text())
+    raw["status"], raw["problem"] = "interrupted", "interrupted"
+    last = [run for run in raw["runs"] if run.get("round") == 4 and run["variant"] == "pruned"]
+    raw["runs"] = [run for run in raw["runs"] if run not in last]
+    for run in raw["runs"]:
+        if run["kind"] == "time":
+            run["gpu_ms"] *= run["round"]
+    result.write_text(json.dumps(raw))
+    found = import_result(result)
+    assert found.missing == ("measure.sh was interrupted",)
+    assert found.report.settings["rounds"] == 3
+    assert found.report.rows[0].samples["prefill_ms"] == (100, 200, 300)
+    assert found.report.rows[1].speedup["ttft_ms"].median == 2.0
 
 
 def test_options_of_the_script(plan, program, tmp_path):
