@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
-import os
-import secrets
-import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lmmprune.compiler.bundle import ENGINES, file_sha256
 from lmmprune.compiler.manifest import FILENAME, File, Manifest
+from lmmprune.compiler.write_directory import write_directory
 from lmmprune.errors import InputError
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @dataclass(kw_only=True)
@@ -60,41 +52,11 @@ def write_bundle(destination: Path | str) -> Iterator[BundleWriter]:
     """
     destination = Path(destination).resolve()
     _check_replaceable(destination)
-    made = _make_parents(destination)
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with _terminable():
-            temporary.mkdir()
-            writer = BundleWriter(path=temporary)
-            yield writer
-            if writer.manifest is None:
-                raise RuntimeError("finish() was not called on the bundle writer")
-            _replace(temporary, destination)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        if (refusal := _refusal(error, destination)) is not None:
-            raise refusal from error
-        raise
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM (``timeout``, a machine shutting down) clean up as Ctrl-C does, where handlers can be set."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with write_directory(destination) as temporary:
+        writer = BundleWriter(path=temporary)
+        yield writer
+        if writer.manifest is None:
+            raise RuntimeError("finish() was not called on the bundle writer")
 
 
 def _check_replaceable(destination: Path) -> None:
@@ -125,52 +87,3 @@ def _listed_files(path: Path) -> set[str] | None:
     if not isinstance(raw, dict) or not {"format", "vision", "decoder", "files"} <= raw.keys():
         return None
     return set(raw["files"]) if isinstance(raw["files"], dict) else None
-
-
-def _make_parents(destination: Path) -> list[Path]:
-    """Make missing parent directories; return those made, the deepest first."""
-    made: list[Path] = []
-    missing = [parent for parent in destination.parents if not parent.exists()]
-    try:
-        for parent in reversed(missing):
-            parent.mkdir()
-            made.insert(0, parent)
-    except OSError as error:
-        for parent in made:
-            parent.rmdir()
-        raise InputError(f"can't make the directory '{destination.parent}' ({error.strerror})") from error
-    return made
-
-
-def _replace(temporary: Path, destination: Path) -> None:
-    """Rename over the destination; a bundle that was there is only deleted when the new one has its name."""
-    if not destination.exists():
-        os.rename(temporary, destination)
-        return
-    old = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.old")
-    os.rename(destination, old)
-    try:
-        os.rename(temporary, destination)
-    except BaseException:
-        os.rename(old, destination)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _refusal(error: BaseException, destination: Path) -> InputError | None:
-    """Return the one-line refusal for a full or unwritable disk, None for everything else."""
-    # Writers in Rust or C++ (safetensors, protobuf) report a full disk in words only.
-    full = isinstance(error, OSError) and error.errno in _NO_SPACE
-    if full or "No space left on device" in str(error):
-        free = shutil.disk_usage(_existing(destination)).free
-        return InputError(
-            f"the disk of '{destination}' is full ({free / 2**20:.0f} MiB left): nothing was written; "
-            "free some space or give another directory"
-        )
-    if isinstance(error, OSError) and error.errno in _NO_WAY:
-        return InputError(f"can't write below '{destination.parent}' ({error.strerror}): give another directory")
-    return None
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())
