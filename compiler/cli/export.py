@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
@@ -53,6 +53,7 @@ def _number(option: str, text: str | None) -> float:
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
+@triton_options
 @json_option
 def command(
     *,
@@ -61,6 +62,8 @@ def command(
     buckets: str | None,
     calib: Path | None,
     calib_samples: int,
+    triton: Path | None,
+    triton_backend: str,
     as_json: bool,
     **request: object,
 ) -> None:
@@ -71,6 +74,8 @@ def command(
     """
     from lmmprune.compiler.export import Request, export
 
+    output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
+    check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same
     with progress() as bar:
         tasks: dict[str, object] = {}
 
@@ -92,6 +97,11 @@ def command(
             step,
         )
     manifest = report.manifest
+    if triton is not None:
+        from lmmprune.compiler.bundle import Bundle
+        from lmmprune.compiler.triton.repository import write_repository
+
+        repository = write_repository(Bundle.open(output), triton, backend=triton_backend)
     for warning in report.warnings:
         note(f"warning: {warning}")
     if stayed := _in_float(manifest):
@@ -99,7 +109,7 @@ def command(
     if report.counts:
         note(_own_counts(report.counts, manifest))
     data = {
-        "bundle": str(request["output"]),
+        "bundle": str(output),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
         "tokens_before": manifest.tokens_before,
@@ -114,6 +124,7 @@ def command(
         "warnings": list(report.warnings),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
         "own_counts": list(report.counts.counts) if report.counts else None,
+        "triton": None if triton is None else str(triton),
     }
     if as_json:
         print_json(data)
@@ -131,9 +142,11 @@ def command(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
         f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}; {human_bytes(size)}"
-        f" in '{request['output']}';"
+        f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
     )
+    if triton is not None:
+        show(repository.line)
 
 
 # More sites than this are shown as the first, some dots and the last.
