@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 
-def ask(url: str, image: bytes, prompt: str, max_new_tokens: int | None = None) -> Iterator[str]:
-    """Yield the pieces of an answer as the server sends them.
+def ask(url: str, image: bytes, prompt: str, max_new_tokens: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the pieces of an answer as the server sends them, the last one with why it ended.
 
     Args:
         url: Host and gRPC port, such as ``localhost:8001``.
@@ -43,8 +43,7 @@ def ask(url: str, image: bytes, prompt: str, max_new_tokens: int | None = None) 
                 raise error
             if result.get_response().parameters["triton_final_response"].bool_param:
                 return
-            if piece := result.as_numpy("text")[0].decode():
-                yield piece
+            yield result.as_numpy("text")[0].decode(), result.as_numpy("stopped")[0].decode()
 
 
 def _input(grpc: Any, name: str, kind: str, values: np.ndarray[Any, Any]) -> Any:
@@ -64,8 +63,10 @@ def main() -> None:
     from tritonclient.utils import InferenceServerException
 
     try:
-        for piece in ask(options.url, options.image.read_bytes(), options.prompt, options.max_new_tokens):
+        for piece, stopped in ask(options.url, options.image.read_bytes(), options.prompt, options.max_new_tokens):
             print(piece, end="", flush=True)
+            if stopped not in ("", "eos"):
+                print(f"... (stopped: {stopped})", end="", file=sys.stderr)
     except (InferenceServerException, OSError) as error:
         sys.exit(f"error: {error}")
     print()
