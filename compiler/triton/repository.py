@@ -102,7 +102,7 @@ def write_repository(
 ) -> Repository:
     """Write a model repository that serves a bundle; all of it appears, or nothing.
 
-    Graphs and weights are hard links to the bundle's files where the file system allows it, else copies.
+    Graphs and weights are copies; engines are hard links to the bundle's where the file system allows it.
 
     Args:
         bundle: What to serve.
@@ -125,21 +125,21 @@ def write_repository(
         for name, config in models.items():
             (root / name / VERSION).mkdir(parents=True)
             (root / name / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
-        _link(bundle.file(PREPROCESSOR), root / PREPROCESS / VERSION)
+        _copy(bundle.file(PREPROCESSOR), root / PREPROCESS / VERSION)
         for asset in ASSETS:
-            _link(bundle.file(asset), root / ANSWER / VERSION)
-        _link(bundle.path / FILENAME, root / ANSWER / VERSION)
+            _copy(bundle.file(asset), root / ANSWER / VERSION)
+        _copy(bundle.path / FILENAME, root / ANSWER / VERSION)
         _write_model(root / PREPROCESS, "preprocess_model")
         _write_model(root / ANSWER, "answer_model")
         for component in manifest.graphs:
             if chosen == "tensorrt" and arch is not None:
                 plan = engines.open_engine(bundle, manifest.target, arch, component)
-                _link(plan, root / component / VERSION, PLAN)
+                _link(plan, root / component / VERSION / PLAN)
                 continue
             folder = root / component / (GRAPH if missing else VERSION)
             folder.mkdir(exist_ok=True)
             for file in engines.sources(bundle, component):
-                _link(bundle.file(file), folder)
+                _copy(bundle.file(file), folder)
             if chosen == "python":
                 _write_model(root / component, "graph_model")
         if missing:
@@ -176,8 +176,12 @@ def _build_script(bundle: Bundle) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _link(source: Path, folder: Path, name: str | None = None) -> None:
-    destination = folder / (name or source.name)
+def _copy(source: Path, folder: Path) -> None:
+    # No hard link: onnx's checker refuses weights with several names (seen in 1.23), in the bundle too.
+    shutil.copyfile(source, folder / source.name)
+
+
+def _link(source: Path, destination: Path) -> None:
     try:
         os.link(source, destination)
     except OSError:  # another file system, or one without hard links; a full disk shows in the copy
