@@ -63,7 +63,7 @@ def backend_of(target: Target, dtype: str, asked: str = DEFAULT) -> Backend:
     if asked == "python":
         if target.name != "ort-cpu":
             raise TargetError(
-                f"the Python models run graphs on the CPU, this bundle is for '{target.name}': leave --triton-backend out"
+                f"Python models run graphs on the CPU, this bundle is for '{target.name}': leave --triton-backend out"
             )
         return "python"
     return "tensorrt" if target.backend == "tensorrt" else "onnxruntime"
