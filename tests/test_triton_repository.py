@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import onnx
 import pytest
 import runtime_fixtures as fx
 from exports import exported_again
-from triton_server import in_client, need_triton
+from triton_server import HOME, in_client, need_triton
 
 from lmmprune.compiler import engines
 from lmmprune.compiler.bundle import Bundle
@@ -220,6 +221,20 @@ def test_pictures_from_bytes_are_those_from_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(steps(decode_image(path.read_bytes(), "image")), steps(load_image(path)))
     with pytest.raises(InputError, match="'image' isn't a picture"):
         decode_image(b"", "image")
+
+
+def test_models_need_only_the_base_install() -> None:
+    need_triton()
+    backend = HOME / "pytriton" / "tritonserver" / "backends" / "python"
+    code = (
+        f"import sys; sys.path.insert(0, {str(backend)!r})\n"
+        "from lmmprune.compiler.triton import answer_model, graph_model, preprocess_model\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert {"triton_python_backend_utils", "tokenizers"} <= modules
+    assert modules & {"torch", "transformers", "onnx", "onnx_ir", "onnxruntime"} == set()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int64", "uint8", "bool"])

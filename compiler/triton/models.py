@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lmmprune.compiler.manifest import Graph, Manifest, Tensor
 from lmmprune.compiler.profiles import decoder_profiles, vision_profiles
-from lmmprune.compiler.targets import TARGETS, Target
+from lmmprune.compiler.targets import Target, resolve
 from lmmprune.compiler.triton.text_format import Enum
 from lmmprune.errors import InputError, TargetError
 
@@ -71,7 +71,7 @@ def backend_of(target: Target, dtype: str, asked: str = DEFAULT) -> Backend:
 
 def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
     """Return model -> the fields of its ``config.pbtxt``."""
-    target = TARGETS[manifest.target]
+    target = resolve(manifest.target)
     pixels = manifest.vision.inputs[0]
     found = {
         PREPROCESS: {

@@ -29,8 +29,8 @@ unless given), and streams `text`, a piece per response; `stopped` of the last o
   sh -c "pip install {package} && tritonserver --model-repository /models"
 ```
 `$TRITON_IMAGE` is NVIDIA's `tritonserver:YY.MM-py3`. Without docker: `tritonserver --model-repository DIR`. The Python
-models need `{package}` in the server's Python, neither torch nor transformers. Servers before 24.11 (their Python
-backend can't read NumPy 2's arrays) also need `pip install 'numpy<2'`.
+models need `{package}` in the server's Python, neither torch nor transformers. Servers up to 2.52 (24.11), whose Python
+backend can't read NumPy 2's arrays, also need `pip install 'numpy<2'`.
 
 ## Ask
 ```

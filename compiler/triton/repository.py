@@ -19,7 +19,7 @@ from pathlib import Path
 from lmmprune.compiler import engines, trtexec
 from lmmprune.compiler.bundle import ASSETS, PREPROCESSOR, Bundle
 from lmmprune.compiler.manifest import FILENAME
-from lmmprune.compiler.targets import TARGETS, resolve
+from lmmprune.compiler.targets import resolve
 from lmmprune.compiler.triton.models import (
     ANSWER,
     DEFAULT,
@@ -117,7 +117,7 @@ def write_repository(
     """
     destination = check_destination(destination, bundle.path)
     manifest = bundle.manifest
-    chosen = backend_of(TARGETS[manifest.target], manifest.precision.dtype, backend)
+    chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)
 
     models = configs(manifest, chosen)
     missing = chosen == "tensorrt" and arch is None
@@ -160,7 +160,7 @@ def _write_model(folder: Path, module: str) -> None:
 
 
 def _build_script(bundle: Bundle) -> str:
-    target = TARGETS[bundle.manifest.target]
+    target = resolve(bundle.manifest.target)
     lines = [
         "#!/bin/sh",
         f"# Builds the engines with trtexec. Run it on the GPU that will serve, with {target.summary}",
