@@ -42,6 +42,7 @@ def test_build_writes_a_repository_of_a_bundle(cli: Cli, tmp_path: Path) -> None
 
 
 def test_export_writes_bundle_and_repository(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exports.exported_again(ratio=0.5)  # has the trace that the command shall take
     monkeypatch.setattr(canonical, "canonical_graphs", lambda source, **_: exports._TRACED(source))
     common = ("export", "--model", "tiny-llava", "--ratio", 0.5, "-o", tmp_path / "out")
     code, out, _ = cli(*common, "--triton", tmp_path / "r", "--json")
@@ -70,6 +71,10 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
         "the bundle's own target 'ort-cpu'",
     ),
     "some engines": (("build", "{made}/bundle", "--triton", "{out}/r", "--component", "vision"), "every graph"),
+    "architecture without engines": (
+        ("build", "{made}/bundle", "--triton", "{out}/r", "--arch", "sm89"),
+        "--arch is for",
+    ),
     "prompts without engines": (
         ("build", "{made}/bundle", "--triton", "{out}/r", "--max-prompt", "99"),
         "'ort-cpu' has none",

@@ -206,6 +206,16 @@ def test_refusals(tmp_path: Path, changes: dict[str, Any], backend: str, message
     assert not (tmp_path / "r").exists()
 
 
+def test_vision_graphs_with_other_inputs_are_refused(tmp_path: Path) -> None:
+    bundle = fx.make_bundle(tmp_path / "bundle", keep=4)
+    vision = bundle.manifest.vision
+    vision = dataclasses.replace(vision, inputs=(*vision.inputs, dataclasses.replace(vision.inputs[0], name="grid")))
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, vision=vision))
+    with pytest.raises(TargetError, match="one input, this one takes pixel_values, grid"):
+        write_repository(bundle, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_bundle_without_its_graphs(tmp_path: Path) -> None:
     repository = write_repository(fx.make_bundle(tmp_path / "bundle", keep=4), tmp_path / "r")
     folder = repository.path / "lmmprune" / "1"

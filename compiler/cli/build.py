@@ -53,7 +53,7 @@ def command(
     manifest = bundle.manifest
     check_triton(bundle.path, triton, triton_backend, manifest.target, manifest.precision.dtype)
     if triton is not None:
-        check_engines(bundle, target, components, max_prompt)
+        check_engines(bundle, target=target, arch=arch, components=components, max_prompt=max_prompt)
     built = []
     if triton is None or resolve(manifest.target).compiled:
         built = build(

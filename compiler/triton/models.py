@@ -70,9 +70,16 @@ def backend_of(target: Target, dtype: str, asked: str = DEFAULT) -> Backend:
 
 
 def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
-    """Return model -> the fields of its ``config.pbtxt``."""
+    """Return model -> the fields of its ``config.pbtxt``.
+
+    Raises:
+        TargetError: The vision graph takes more than pixel values, which ``preprocess`` doesn't make.
+    """
     target = resolve(manifest.target)
-    pixels = manifest.vision.inputs[0]
+    if len(manifest.vision.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in manifest.vision.inputs)
+        raise TargetError(f"Triton repositories serve vision graphs with one input, this one takes {names}: use run")
+    (pixels,) = manifest.vision.inputs
     found = {
         PREPROCESS: {
             "name": PREPROCESS,

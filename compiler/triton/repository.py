@@ -59,7 +59,9 @@ class Repository:
         return f"Triton model repository in '{self.path}' ({', '.join(self.models)}; {self.backend} backend){then}"
 
 
-def check_engines(bundle: Bundle, target: str | None, components: Sequence[str], max_prompt: int | None) -> None:
+def check_engines(
+    bundle: Bundle, *, target: str | None, arch: str | None, components: Sequence[str], max_prompt: int | None
+) -> None:
     """Refuse options of ``build`` whose engines a repository can't take.
 
     Raises:
@@ -72,8 +74,9 @@ def check_engines(bundle: Bundle, target: str | None, components: Sequence[str],
         )
     if components and set(components) != set(bundle.manifest.graphs):
         raise InputError("--triton needs an engine of every graph: leave --component out")
-    if max_prompt is not None and not resolve(own).compiled:
-        raise InputError(f"--max-prompt is for engines, '{own}' has none: leave it out")
+    for option, value in (("--arch", arch), ("--max-prompt", max_prompt)):
+        if value is not None and not resolve(own).compiled:
+            raise InputError(f"{option} is for engines, '{own}' has none: leave it out")
 
 
 def check_destination(destination: Path, bundle: Path) -> Path:
@@ -118,7 +121,6 @@ def write_repository(
     destination = check_destination(destination, bundle.path)
     manifest = bundle.manifest
     chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)
-
     models = configs(manifest, chosen)
     missing = chosen == "tensorrt" and arch is None
     with write_directory(destination) as root:
