@@ -87,6 +87,12 @@ class Report:
     rows: tuple[Row, ...]
     products: tuple[Product, ...]
 
+    @property
+    def where(self) -> str:
+        """What it was measured on: the processor or GPU, and what ran the graphs."""
+        cores = f", {self.machine['cores']} cores" if "cores" in self.machine else ""
+        return f"{self.machine['processor']}{cores}, {self.machine.get('engine', 'ONNX Runtime')}"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
         return dataclasses.asdict(self)
