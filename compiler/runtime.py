@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lmmprune.compiler.answer import Answer, Look, SiteTokens
-from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
+from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.preprocess import Preprocessor
@@ -30,27 +30,25 @@ class Runtime:
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        """Load both graphs in ONNX Runtime.
+        """Load both graphs in the back end of the bundle's target.
 
         Args:
             bundle: An opened bundle.
-            threads: Threads within an operator; None leaves it to the back end.
+            threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
 
         Raises:
-            TargetError: The bundle is for another back end, or for a device that isn't here.
-            BundleError: Its files can't be used.
-            MissingExtraError: onnxruntime isn't installed.
+            TargetError: The bundle is for a device that isn't here.
+            BundleError: Its files or its engines can't be used.
+            MissingExtraError: The back end isn't installed.
         """
         self.bundle = bundle
         manifest = bundle.manifest
-        provider_of(manifest.target)
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
-        self._vision: Session = OrtSession(bundle.vision, target=manifest.target, threads=threads)
-        self._decoder: Session = OrtSession(bundle.decoder, target=manifest.target, threads=threads)
+        sessions = open_sessions(bundle, threads=threads)
+        self._vision, self._decoder = sessions["vision"], sessions["decoder"]
         self._heads: dict[int, Session] = {
-            bucket.tokens: OrtSession(bundle.file(bucket.head.file), target=manifest.target, threads=threads)
-            for bucket in manifest.buckets
+            bucket.tokens: sessions[f"head_{bucket.tokens}"] for bucket in manifest.buckets
         }
         self._checked: set[int] = set()
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmmprune.compiler.backends.trt_log import make_log, one_line
 from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.targets import Target
 from lmmprune.errors import MissingExtraError, TargetError, require
 
-_TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 # What the builder says when a fused attention kernel doesn't exist (seen in TensorRT-RTX 1.7.1).
 _NO_FUSED_KERNEL = "decomposable"
 
@@ -47,12 +48,12 @@ def load(target: Target) -> ModuleType:
         raise
     except (ImportError, OSError, RuntimeError) as error:
         raise TargetError(
-            f"{_TITLES[target.backend]} is installed but doesn't load ({_one_line(str(error))}): "
+            f"{TITLES[target.backend]} is installed but doesn't load ({one_line(str(error))}): "
             f"pip install --force-reinstall 'lmmprune[{target.extra}]'"
         ) from error
     if target.version is not None and not _within(trt.__version__, target.version):
         raise TargetError(
-            f"target '{target.name}' needs {_TITLES[target.backend]} {target.version[0]} up to (not including) "
+            f"target '{target.name}' needs {TITLES[target.backend]} {target.version[0]} up to (not including) "
             f"{target.version[1]}, installed is {trt.__version__}: choose the target of that version "
             "(see 'lmmprune targets') or install the other one"
         )
@@ -83,7 +84,7 @@ def build_engine(
     """
     trt = load(target)
     capability = _capability(trt, target, arch)
-    log = _make_log(trt)
+    log = make_log(trt)
     builder = trt.Builder(log)
     # TensorRT 10 types weakly unless told not to; 11 has no other way and ignores the flag.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -112,7 +113,7 @@ def build_engine(
             layer.decomposable = True
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise TargetError(f"{_TITLES[target.backend]} can't compile '{graph.name}': {_one_line(log.errors())}")
+        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}': {one_line(log.errors())}")
     if decomposed and say is not None:
         say(f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers have no fused kernel in this type")
     return Engine(plan=memoryview(plan), decomposed=len(decomposed))
@@ -137,27 +138,6 @@ def _capability(trt: ModuleType, target: Target, arch: str | None) -> Any:
     return value
 
 
-def _make_log(trt: ModuleType) -> Any:
-    """Return a logger that keeps errors for the message instead of printing them."""
-
-    class Log(trt.ILogger):  # type: ignore[name-defined, misc]  # the base class is known at run time only
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._lines: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._lines.append(message)
-
-        def errors(self) -> str:
-            return "\n".join(self._lines) or "no reason given"
-
-        def clear(self) -> None:
-            self._lines.clear()
-
-    return Log()
-
-
 def _attention(trt: ModuleType, network: Any) -> Any:
     kind = getattr(trt.LayerType, "ATTENTION_OUTPUT", None)  # TensorRT before 10.14 has no attention layer
     for index in range(network.num_layers if kind is not None else 0):
@@ -180,16 +160,8 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
 
 def _parser_message(parser: Any, target: Target, graph: Path) -> str:
     if not parser.num_errors:
-        return f"{_TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
+        return f"{TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
     error = parser.get_error(0)
     name, kind = error.node_name(), error.node_operator()
     where = f" at node '{name}' ({kind})" if name else ""
-    return f"{_TITLES[target.backend]} can't take '{graph.name}'{where}: {_one_line(error.desc())}"
-
-
-def _one_line(text: str) -> str:
-    """Return the lines of a message that say something, without the libraries' source positions."""
-    lines = (line.strip() for line in text.splitlines())
-    # Without a driver every complaint is followed by cudaError 35, which has nothing to do with it.
-    useful = [line for line in lines if line and "cudaError 35" not in line and not line.startswith("Invalid Node")]
-    return " ".join(dict.fromkeys(useful))[:600] or text.strip()
+    return f"{TITLES[target.backend]} can't take '{graph.name}'{where}: {one_line(error.desc())}"

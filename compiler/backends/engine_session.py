@@ -1,0 +1,211 @@
+"""Run an engine with buffers on the device: one context per profile, one scratch memory for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.backends.device import Block, Device, Graph
+from lmmprune.compiler.backends.engine import LoadedEngine, Ranges, Shape, explain
+from lmmprune.compiler.backends.pool import DeviceTensor, Pool
+from lmmprune.compiler.backends.session import Value
+from lmmprune.errors import BundleError, InputError, TargetError
+
+# Graphs recorded per profile: outputs alternate between two buffers, inputs that the caller holds add a few.
+_GRAPHS = 8
+
+
+@dataclass(kw_only=True)
+class _Context:
+    """A profile's context, what it was last told, and the graphs recorded with it."""
+
+    handle: Any
+    profile: Ranges
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    addresses: dict[str, int] = field(default_factory=dict)
+    graphs: dict[tuple[int, ...], Graph | None] = field(default_factory=dict)
+
+
+class EngineSession:
+    """One engine on one device; satisfies ``Session``. Values are ``DeviceTensor``.
+
+    Where a profile fixes every shape, the work is recorded as a CUDA graph when the same buffers come by for the
+    second time. A cache that grows by concatenation has another shape at every step, so that its decode step is
+    enqueued layer by layer; one that is updated in place (an output that shares its input's memory) is recorded.
+    """
+
+    def __init__(self, engine: LoadedEngine, device: Device, scratch: Block) -> None:
+        """Make the contexts.
+
+        Args:
+            engine: The engine.
+            device: Where it runs.
+            scratch: At least ``engine.scratch`` bytes; may be shared by engines on the same stream.
+
+        Raises:
+            TargetError: TensorRT can't make a context.
+        """
+        self.engine, self._device, self._scratch = engine, device, scratch
+        self._pool = Pool(device)
+        self._contexts = [self._make_context(profile) for profile in engine.profiles]
+
+    @property
+    def recorded(self) -> dict[str, int]:
+        """CUDA graphs recorded so far, by profile."""
+        return {
+            context.profile.name: sum(graph is not None for graph in context.graphs.values())
+            for context in self._contexts
+        }
+
+    @property
+    def allocations(self) -> int:
+        """Buffers reserved so far."""
+        return self._pool.allocations
+
+    def upload(self, array: NDArray[np.generic]) -> Value:
+        """Return a host array as a ``DeviceTensor``."""
+        array = np.ascontiguousarray(array)
+        tensor = self._pool.take("input from the host", array.shape, array.dtype)
+        self._device.upload(tensor.address, array)
+        return tensor
+
+    def download(self, value: Value) -> NDArray[Any]:
+        """Return a ``DeviceTensor`` as an array."""
+        return self._device.download(value.address, value.shape, value.dtype)
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Run the engine and wait for it.
+
+        Raises:
+            BundleError: The engine doesn't take these inputs.
+            InputError: No profile covers their lengths; the message says which there are and how to build another.
+            TargetError: TensorRT or the device fails.
+        """
+        self._check_feeds(feeds)
+        context = self._choose({name: value.shape for name, value in feeds.items()})
+        for name, value in feeds.items():
+            self._tell(context, name, value)
+        outputs = {}
+        for name, binding in self.engine.outputs.items():
+            if binding.alias is not None:
+                outputs[name] = feeds[binding.alias]
+            else:
+                shape = tuple(context.handle.get_tensor_shape(name))
+                if min(shape, default=0) < 0:
+                    raise BundleError(
+                        f"the shape of '{name}' of '{self.engine.path}' depends on values: export the bundle again"
+                    )
+                outputs[name] = self._pool.take(name, shape, binding.dtype)
+            self._bind(context, name, outputs[name].address)
+        self._enqueue(context)
+        self._device.synchronize()
+        return outputs
+
+    def _make_context(self, profile: Ranges) -> _Context:
+        log, engine = self.engine.log, self.engine
+        log.clear()
+        strategy = engine.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        handle = engine.handle.create_execution_context(strategy)
+        if handle is None:
+            raise TargetError(f"'{engine.path}' gives no execution context: {explain(log.errors())}: {engine.rebuild}")
+        if not handle.set_optimization_profile_async(profile.index, self._device.stream):
+            raise TargetError(
+                f"'{engine.path}' refuses its profile '{profile.name}': {explain(log.errors())}: {engine.rebuild}"
+            )
+        handle.set_device_memory(self._scratch.address, self._scratch.size)
+        self._device.synchronize()
+        return _Context(handle=handle, profile=profile)
+
+    def _check_feeds(self, feeds: Mapping[str, Value]) -> None:
+        inputs = self.engine.inputs
+        if feeds.keys() != inputs.keys():
+            missing, unknown = sorted(inputs.keys() - feeds.keys()), sorted(feeds.keys() - inputs.keys())
+            wrong = " and ".join(
+                f"{what} {', '.join(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names
+            )
+            raise BundleError(f"what is fed to '{self.engine.path}' {wrong}: {self.engine.rebuild}")
+        for name, value in feeds.items():
+            wanted = inputs[name].dtype
+            if value.dtype != wanted:
+                raise BundleError(
+                    f"'{name}' of '{self.engine.path}' is {wanted}, not {value.dtype}: {self.engine.rebuild}"
+                )
+
+    def _choose(self, shapes: Mapping[str, Shape]) -> _Context:
+        for context in self._contexts:
+            if context.profile.takes(shapes):
+                return context
+        raise InputError(misfit(self.engine, shapes))
+
+    def _tell(self, context: _Context, name: str, value: DeviceTensor) -> None:
+        if context.shapes.get(name) != value.shape:
+            if not context.handle.set_input_shape(name, value.shape):
+                context.shapes.pop(name, None)
+                raise BundleError(
+                    f"'{self.engine.path}' refuses '{name}' of shape {list(value.shape)}: "
+                    f"{explain(self.engine.log.errors())}: {self.engine.rebuild}"
+                )
+            context.shapes[name] = value.shape
+        self._bind(context, name, value.address)
+
+    def _bind(self, context: _Context, name: str, address: int) -> None:
+        if context.addresses.get(name) != address:
+            context.handle.set_tensor_address(name, address)
+            context.addresses[name] = address
+
+    def _enqueue(self, context: _Context) -> None:
+        if not context.profile.fixed:
+            self._execute(context)
+            return
+        key = tuple(context.addresses.values())
+        if graph := context.graphs.get(key):
+            graph.launch()
+        elif key in context.graphs and self._capturable(context):
+            context.graphs[key] = graph = self._device.capture(lambda: self._execute(context))
+            graph.launch()
+        else:
+            # The first run settles what TensorRT puts off until then; only the second one can be recorded.
+            if len(context.graphs) < _GRAPHS:
+                context.graphs[key] = None
+            self._execute(context)
+
+    def _capturable(self, context: _Context) -> bool:
+        # TensorRT-RTX says so; TensorRT has nothing in these graphs that can't be recorded.
+        ask = getattr(context.handle, "is_stream_capturable", None)
+        return ask is None or bool(ask(self._device.stream))
+
+    def _execute(self, context: _Context) -> None:
+        log = self.engine.log
+        log.clear()
+        if not context.handle.execute_async_v3(self._device.stream):
+            raise TargetError(
+                f"'{self.engine.path}' failed with its profile '{context.profile.name}': {explain(log.errors())}: "
+                "run it again in a new process; if it stays: " + self.engine.rebuild
+            )
+
+
+def misfit(engine: LoadedEngine, shapes: Mapping[str, Shape]) -> str:
+    """Say which input no profile takes, what the profiles take, and how to build an engine that does."""
+
+    def outside(profile: Ranges) -> list[str]:
+        return [name for name, shape in shapes.items() if not profile.takes({name: shape})]
+
+    nearest = min(engine.profiles, key=lambda profile: len(outside(profile)))
+    name = outside(nearest)[0]
+    low, high = nearest.shapes[name]
+    longest = max(shapes[name], default=1)
+    rebuild = engine.rebuild
+    if name == "input_ids":
+        rebuild = f"ask a shorter question, or {rebuild} --max-prompt {longest}"
+    return (
+        f"'{name}' is {_sizes(shapes[name])}, the engine's profile '{nearest.name}' takes {_sizes(low)} to "
+        f"{_sizes(high)}: {rebuild}"
+    )
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in shape) or "a number"
