@@ -57,15 +57,16 @@ def peak_bytes() -> int:
 
 
 def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
+    from lmmprune.compiler.backends.open_sessions import import_backend
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.preprocess import load_image
     from lmmprune.compiler.runtime import Runtime
-    from lmmprune.errors import require
 
-    require("onnxruntime", "cpu")
+    opened = Bundle.open(bundle)
+    import_backend(opened.manifest.target)
     picture = load_image(image)
     base = peak_bytes()
-    runtime = Runtime(Bundle.open(bundle), threads=int(threads) or None)
+    runtime = Runtime(opened, threads=int(threads) or None)
     runtime.answer(picture, prompt, 4, stop_at_eos=False).text()
     print(json.dumps({"peak": peak_bytes(), "base": base}))
 

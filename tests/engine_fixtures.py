@@ -13,11 +13,11 @@ from fake_cuda import FakeCudart
 from fake_trt import FakeTrt, make_plan
 
 from lmmprune.compiler import engines
-from lmmprune.compiler.backends import cuda, tensorrt
+from lmmprune.compiler.backends import cuda, open_sessions, tensorrt
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.profiles import decoder_profiles
 from lmmprune.compiler.targets import resolve
-from lmmprune.errors import LmmpruneError
+from lmmprune.errors import LmmpruneError, require
 
 RTX = resolve("tensorrt-rtx")
 
@@ -27,7 +27,15 @@ def fake_gpu(cuda_module: FakeCudart | None = None, trt: FakeTrt | None = None) 
     """Put the fake GPU and its TensorRT in the place of the real ones."""
     cuda_module = cuda_module or FakeCudart()
     trt = trt or FakeTrt(cuda_module)
-    with patch.object(cuda, "require", lambda *_: cuda_module), patch.object(tensorrt, "load", lambda _: trt):
+
+    def find(module: str, extra: str) -> Any:
+        return cuda_module if module == "cuda.bindings.runtime" else require(module, extra)
+
+    with (
+        patch.object(cuda, "require", find),
+        patch.object(open_sessions, "require", find),
+        patch.object(tensorrt, "load", lambda _: trt),
+    ):
         yield trt
 
 

@@ -149,9 +149,7 @@ class FakeContext:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         # The graph is run on zeros for its shapes: the values may not be there yet.
-        feeds = {
-            name: np.zeros(self.shapes[name], self._numpy(name)) for name in self.engine.inputs
-        }
+        feeds = {name: np.zeros(self.shapes[name], self._numpy(name)) for name in self.engine.inputs}
         key = tuple(sorted(self.shapes.items()))
         if self.results.get("key") != key:
             outputs = self.engine.session.run(None, feeds)

@@ -101,3 +101,17 @@ def test_tiny_llava_answers_as_in_onnxruntime(variant: str, tmp_path: Path) -> N
         assert sites.keys() == wanted.keys()
         for name, site in sites.items():
             np.testing.assert_array_equal(site.kept, wanted[name].kept)
+
+
+def test_bench_times_engines_beside_onnxruntime(tmp_path: Path) -> None:
+    from lmmprune.compiler.bench import bench
+
+    first = fx.make_bundle(tmp_path / "cpu", keep=4).path
+    second = fx.make_bundle(tmp_path / "gpu", keep=4, target="tensorrt-rtx")
+    add_engines(second)
+    picture = fx.save_picture(tmp_path / "p.png", 1)
+    with fake_gpu():
+        report = bench([first, second.path], picture, "hi", rounds=2, new_tokens=3, memory=False)
+    assert report.machine["backends"].keys() == {"onnxruntime", "tensorrt_rtx"}
+    assert [row.target for row in report.rows] == ["ort-cpu", "tensorrt-rtx"]
+    assert all(row.times["ms_per_token"].median > 0 for row in report.rows)

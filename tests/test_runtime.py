@@ -156,8 +156,9 @@ def test_interleaved_answers_do_not_disturb_each_other(runtime: Runtime) -> None
 
 
 @pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt-10.3", "nonsense"])
-def test_bundle_for_another_back_end(tmp_path: Path, target: str) -> None:
-    with pytest.raises(TargetError, match=rf"exported for '{target}'.*--target ort-cpu"):
+def test_bundle_for_a_device_that_is_not_here(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(LmmpruneError, match=rf"exported for '{target}'.*--target ort-cpu"):
         Runtime(fx.make_bundle(tmp_path / "out", target=target))
 
 

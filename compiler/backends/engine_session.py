@@ -196,15 +196,15 @@ def misfit(engine: LoadedEngine, shapes: Mapping[str, Shape]) -> str:
 
     nearest = min(engine.profiles, key=lambda profile: len(outside(profile)))
     name = outside(nearest)[0]
-    low, high = nearest.shapes[name]
-    longest = max(shapes[name], default=1)
+    takes = " or ".join(
+        f"{_sizes(low)} to {_sizes(high)} (profile '{profile.name}')"
+        for profile in engine.profiles
+        for low, high in (profile.shapes[name],)
+    )
     rebuild = engine.rebuild
     if name == "input_ids":
-        rebuild = f"ask a shorter question, or {rebuild} --max-prompt {longest}"
-    return (
-        f"'{name}' is {_sizes(shapes[name])}, the engine's profile '{nearest.name}' takes {_sizes(low)} to "
-        f"{_sizes(high)}: {rebuild}"
-    )
+        rebuild = f"ask a shorter question, or {rebuild} --max-prompt {max(shapes[name])}"
+    return f"'{name}' is {_sizes(shapes[name])}, the engine takes {takes}: {rebuild}"
 
 
 def _sizes(shape: Sequence[int]) -> str:

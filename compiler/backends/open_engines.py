@@ -14,7 +14,7 @@ from lmmprune.compiler.bundle import ENGINES, Bundle
 from lmmprune.compiler.engines import EngineRecord
 from lmmprune.compiler.manifest import Graph
 from lmmprune.compiler.targets import TARGETS, Target
-from lmmprune.errors import BundleError, TargetError
+from lmmprune.errors import BundleError, MissingExtraError, TargetError
 
 
 def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
@@ -31,9 +31,9 @@ def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
     """
     try:
         device = CudaDevice(target.extra)
-    except TargetError as error:
-        raise TargetError(
-            f"this bundle was exported for '{target.name}', whose engines run on an NVIDIA GPU, and {error}: export "
+    except (MissingExtraError, TargetError) as error:
+        raise type(error)(
+            f"this bundle was exported for '{target.name}', whose engines run on an NVIDIA GPU: {error}; export it "
             f"again with '--target ort-cpu' for this machine, or run 'lmmprune build DIR --target {target.name}' and "
             "this command where the GPU is"
         ) from error

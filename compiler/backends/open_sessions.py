@@ -5,6 +5,7 @@ from __future__ import annotations
 from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.targets import TARGETS
+from lmmprune.errors import require
 
 
 def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Session]:
@@ -31,3 +32,21 @@ def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Se
         component: OrtSession(bundle.file(graph.file), target=bundle.manifest.target, threads=threads)
         for component, graph in bundle.manifest.graphs.items()
     }
+
+
+def import_backend(target: str) -> tuple[str, str]:
+    """Import what runs a target's graphs; return the module's name and its version.
+
+    Raises:
+        TargetError: It doesn't load, or is of a version that the target doesn't describe.
+        MissingExtraError: It isn't installed.
+    """
+    known = TARGETS.get(target)
+    if known is not None and known.compiled:
+        from lmmprune.compiler.backends import tensorrt
+
+        require("cuda.bindings.runtime", known.extra)
+        module = tensorrt.load(known)
+    else:
+        module = require("onnxruntime", "cpu")
+    return module.__name__, module.__version__
