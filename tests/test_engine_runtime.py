@@ -15,7 +15,9 @@ from engine_fixtures import add_engines, fake_gpu, on_the_cpu
 from exports import exported_again
 from fake_cuda import FakeCudart, Kind
 
+from lmmprune.compiler import memory
 from lmmprune.compiler.backends.engine_session import EngineSession
+from lmmprune.compiler.bench import bench
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.runtime import Runtime
@@ -104,8 +106,6 @@ def test_tiny_llava_answers_as_in_onnxruntime(variant: str, tmp_path: Path) -> N
 
 
 def test_bench_times_engines_beside_onnxruntime(tmp_path: Path) -> None:
-    from lmmprune.compiler.bench import bench
-
     first = fx.make_bundle(tmp_path / "cpu", keep=4).path
     second = fx.make_bundle(tmp_path / "gpu", keep=4, target="tensorrt-rtx")
     add_engines(second)
@@ -115,3 +115,14 @@ def test_bench_times_engines_beside_onnxruntime(tmp_path: Path) -> None:
     assert report.machine["backends"].keys() == {"onnxruntime", "tensorrt_rtx"}
     assert [row.target for row in report.rows] == ["ort-cpu", "tensorrt-rtx"]
     assert all(row.times["ms_per_token"].median > 0 for row in report.rows)
+
+
+def test_memory_counts_the_device_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = fx.make_bundle(tmp_path / "gpu", keep=4, target="tensorrt-rtx")
+    add_engines(bundle)
+    picture = fx.save_picture(tmp_path / "p.png", 1)
+    with fake_gpu():
+        memory._main(str(bundle.path), str(picture), "hi", "0")
+    found = json.loads(capsys.readouterr().out)
+    # Scratch; pixels, features twice at most, indices, ids, positions, empty caches, caches and logits twice.
+    assert 4096 + 15 * 2**16 <= found["device"] <= 4096 + 25 * 2**16

@@ -29,10 +29,11 @@ _DTYPES = {
 }
 # Seen in TensorRT-RTX 1.7.1, or read in TensorRT's headers: words of its message -> what they mean for the user.
 _CAUSES = (
+    (r"cudaError 35|driver version", "the NVIDIA driver is missing or too old for this TensorRT"),
     (r"plug-?in", "it holds a plug-in that isn't registered here (an operator that TensorRT has no layer for)"),
-    (r"compute capability|different (device|gpu)|incompatible (device|platform)|platform", "it is for another GPU"),
-    (r"version|magic|header", "another version of TensorRT built it, or it is no engine"),
-    (r"out of memory|outofmemory|allocat", "the GPU is out of memory: close what else uses it"),
+    (r"compute capability|different (device|gpu)|incompatible (device|platform)", "it is for another GPU"),
+    (r"serialization|magic|version (tag|mismatch)", "another version of TensorRT built it, or it is no engine"),
+    (r"out of memory|outofmemory", "the GPU is out of memory: close what else uses it"),
 )
 
 
