@@ -60,8 +60,8 @@ def test_the_cache_alternates_between_two_buffers_and_never_passes_the_host(tmp_
         allocations, copies = decoder.allocations, {kind: len(sizes) for kind, sizes in cuda.copied.items()}
         runtime.answer(fx.picture(*LOOK), "hi?", 40).text()
         assert decoder.allocations == allocations, "the second answer finds every buffer"
-        # Two buffers for each of four cache tensors and for the logits; ids, positions and four empty caches.
-        assert decoder.allocations == 4 * 2 + 2 + 6
+        # Two buffers for the outputs, of which the caches are a part; ids, positions and four empty caches.
+        assert decoder.allocations == 2 + 6
         again = cuda.copied[Kind.cudaMemcpyDeviceToHost][copies[Kind.cudaMemcpyDeviceToHost] :]
         assert again == [4 * 8, 4 * 8, *[fx.VOCAB * 4] * 40], "kept indices and 40 times logits are all that comes back"
         up = cuda.copied[Kind.cudaMemcpyHostToDevice][copies[Kind.cudaMemcpyHostToDevice] :]
@@ -124,5 +124,5 @@ def test_memory_counts_the_device_too(tmp_path: Path, capsys: pytest.CaptureFixt
     with fake_gpu():
         memory._main(str(bundle.path), str(picture), "hi", "0")
     found = json.loads(capsys.readouterr().out)
-    # Scratch; pixels, features twice at most, indices, ids, positions, empty caches, caches and logits twice.
-    assert 4096 + 15 * 2**16 <= found["device"] <= 4096 + 25 * 2**16
+    # Scratch; pixels and what the vision graph gives; ids, positions, four empty caches, twice the decoder's outputs.
+    assert found["device"] == 4096 + (1 + 1 + 6 + 2) * 2**16

@@ -196,8 +196,8 @@ def test_too_little_memory_says_how_much_and_for_what(tmp_path: Path) -> None:
         with pytest.raises(TargetError) as e:
             session.upload(np.zeros((1, 2**20), np.float32))
     assert one_line(e.value).startswith(
-        "Fake GPU is out of memory: 'input from the host' [1, 1048576] float32 needs 4.0 MiB, 0.3 MiB of 0.3 MiB are "
-        "free: close what else uses the GPU"
+        f"Fake GPU is out of memory: an input of '{tmp_path / 'g.engine'}' needs 4.0 MiB, 0.3 MiB of 0.3 MiB are free: "
+        "close what else uses the GPU"
     )
 
 
@@ -205,19 +205,30 @@ def test_pool_lends_a_buffer_once_and_frees_what_is_too_small() -> None:
     cuda = FakeCudart()
     with fake_gpu(cuda):
         pool = Pool(CudaDevice())
-    half = np.dtype(np.float16)
-    first, second = pool.take("a", (4,), half), pool.take("a", (4,), half)
+    first, second = pool.take("a", 8), pool.take("a", 8)
     assert first.address != second.address
     there = first.address
     del first
-    assert pool.take("b", (4,), half).address != there, "other purposes have buffers of their own"
-    again = pool.take("a", (8,), half)
+    assert pool.take("b", 8).address != there, "other purposes have buffers of their own"
+    again = pool.take("a", 16)
     assert again.address == there
+    del again
     blocks = len(cuda.blocks)
-    del second
-    large = pool.take("a", (100_000,), half)
+    large = pool.take("a", 200_000)
     assert len(cuda.blocks) == blocks, "the small idle one was freed"
     assert cuda.inside(large.address, 200_000)
+    assert second.address in cuda.blocks
+
+
+def test_outputs_share_a_buffer_until_the_last_is_dropped(trt: FakeTrt, tmp_path: Path) -> None:
+    session = make(trt, tmp_path, STATIC)
+    feeds = {"cache": session.upload(row(1, 2, 3, 4)), "x": session.upload(row(1, 1, 1, 1))}
+    kept = session.run(feeds)["next"]  # y is dropped
+    allocations = session.allocations
+    other = session.run({**feeds, "x": session.upload(row(5, 5, 5, 5))})["next"]
+    np.testing.assert_array_equal(session.download(kept), row(2, 3, 4, 5))
+    np.testing.assert_array_equal(session.download(other), row(6, 7, 8, 9))
+    assert session.allocations == allocations + 2, "a second buffer for outputs, a third for inputs"
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 10**6, 10**9 + 7])

@@ -60,11 +60,15 @@ class Ranges:
 
     def takes(self, shapes: Mapping[str, Shape]) -> bool:
         """Say whether these shapes lie in it."""
-        return all(
-            len(shape) == len(low) and all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
-            for name, shape in shapes.items()
-            for low, high in (self.shapes[name],)
-        )
+        # Once per step for every layer's cache: plain loops take half the time of generators.
+        for name, shape in shapes.items():
+            low, high = self.shapes[name]
+            if len(shape) != len(low):
+                return False
+            for least, size, most in zip(low, shape, high, strict=True):
+                if not least <= size <= most:
+                    return False
+        return True
 
     @property
     def fixed(self) -> bool:

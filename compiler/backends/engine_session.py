@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.device import Block, Device, Graph
-from lmmprune.compiler.backends.engine import LoadedEngine, Ranges, Shape, explain
-from lmmprune.compiler.backends.pool import DeviceTensor, Pool
+from lmmprune.compiler.backends.engine import Binding, LoadedEngine, Ranges, Shape, explain
+from lmmprune.compiler.backends.pool import DeviceTensor, Pool, padded
 from lmmprune.compiler.backends.session import Value
 from lmmprune.errors import BundleError, InputError, TargetError
 
@@ -36,6 +37,7 @@ class EngineSession:
     Where a profile fixes every shape, the work is recorded as a CUDA graph when the same buffers come by for the
     second time. A cache that grows by concatenation has another shape at every step, so that its decode step is
     enqueued layer by layer; one that is updated in place (an output that shares its input's memory) is recorded.
+    Such an output is its input's tensor: the next run writes to it.
     """
 
     def __init__(self, engine: LoadedEngine, device: Device, scratch: Block) -> None:
@@ -69,9 +71,9 @@ class EngineSession:
     def upload(self, array: NDArray[np.generic]) -> Value:
         """Return a host array as a ``DeviceTensor``."""
         array = np.ascontiguousarray(array)
-        tensor = self._pool.take("input from the host", array.shape, array.dtype)
-        self._device.upload(tensor.address, array)
-        return tensor
+        lease = self._pool.take(f"an input of '{self.engine.path}'", array.nbytes)
+        self._device.upload(lease.address, array)
+        return DeviceTensor(lease.address, array.shape, array.dtype, lease)
 
     def download(self, value: Value) -> NDArray[Any]:
         """Return a ``DeviceTensor`` as an array."""
@@ -89,20 +91,32 @@ class EngineSession:
         context = self._choose({name: value.shape for name, value in feeds.items()})
         for name, value in feeds.items():
             self._tell(context, name, value)
-        outputs = {}
+        outputs = self._outputs(context, feeds)
+        for name, value in outputs.items():
+            self._bind(context, name, value.address)
+        self._enqueue(context)
+        self._device.synchronize()
+        return outputs
+
+    def _outputs(self, context: _Context, feeds: Mapping[str, Value]) -> dict[str, DeviceTensor]:
+        """Return a place for every output: its input's where it shares that, else one after the other in a buffer."""
+        outputs: dict[str, DeviceTensor] = {}
+        places: list[tuple[Binding, Shape, int]] = []
+        total = 0
         for name, binding in self.engine.outputs.items():
             if binding.alias is not None:
                 outputs[name] = feeds[binding.alias]
-            else:
-                shape = tuple(context.handle.get_tensor_shape(name))
-                if min(shape, default=0) < 0:
-                    raise BundleError(
-                        f"the shape of '{name}' of '{self.engine.path}' depends on values: export the bundle again"
-                    )
-                outputs[name] = self._pool.take(name, shape, binding.dtype)
-            self._bind(context, name, outputs[name].address)
-        self._enqueue(context)
-        self._device.synchronize()
+                continue
+            shape = tuple(context.handle.get_tensor_shape(name))
+            if -1 in shape:
+                raise BundleError(
+                    f"the shape of '{name}' of '{self.engine.path}' depends on values: export the bundle again"
+                )
+            places.append((binding, shape, total))
+            total += padded(math.prod(shape) * binding.dtype.itemsize)
+        lease = self._pool.take(f"the outputs of '{self.engine.path}'", total)
+        for binding, shape, offset in places:
+            outputs[binding.name] = DeviceTensor(lease.address + offset, shape, binding.dtype, lease)
         return outputs
 
     def _make_context(self, profile: Ranges) -> _Context:

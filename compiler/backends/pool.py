@@ -1,15 +1,13 @@
 """Device buffers that are used again and again: an engine's outputs, and what is uploaded for it.
 
-A tensor holds its buffer until it is dropped; the next output of the same name then takes it. A key/value cache that
-is fed back thereby alternates between two buffers: while a step reads one, it writes the other.
+The outputs of one run share a buffer. They hold it until the last of them is dropped; then another run takes it. A
+key/value cache that is fed back thereby alternates between two buffers: while a step reads one, it writes the other.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from lmmprune.compiler.backends.device import Block, Device
 
 # Bytes: what CUDA rounds up to is of this order, and engines want an address even for a tensor without elements.
 _SMALLEST = 2**16
+_ALIGNMENT = 256  # of every address that an engine is given
 
 
 class Lease:
@@ -31,18 +30,13 @@ class Lease:
         self._returned.append(self._block)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceTensor:
-    """A tensor on the device."""
+class DeviceTensor(NamedTuple):
+    """A tensor on the device: where it begins, and the lease of the buffer that it lies in."""
 
-    lease: Lease
+    address: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-
-    @property
-    def address(self) -> int:
-        """Where it begins."""
-        return self.lease.address
+    lease: Lease
 
 
 class Pool:
@@ -54,27 +48,29 @@ class Pool:
         self._idle: defaultdict[str, list[Block]] = defaultdict(list)
         self.allocations = 0
 
-    def take(self, purpose: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTensor:
-        """Return a tensor of this shape whose values are whatever was there.
+    def take(self, purpose: str, size: int) -> Lease:
+        """Return a buffer of at least ``size`` bytes whose contents are whatever was there.
 
         Args:
-            purpose: Tensors for the same purpose share buffers.
-            shape: Its shape.
-            dtype: Its type.
+            purpose: What it is for; only such buffers are used again for it.
+            size: Bytes.
 
         Raises:
             TargetError: The device has no memory left.
         """
-        needed = math.prod(shape) * dtype.itemsize
         idle = self._idle[purpose]
-        block = next((block for block in idle if block.size >= needed), None)
-        if block is None:
-            idle.clear()  # too small: freed before the larger one is reserved
-            block = self._device.allocate(roomy(needed), f"'{purpose}' {list(shape)} {dtype}")
-            self.allocations += 1
-        else:
-            idle.remove(block)
-        return DeviceTensor(lease=Lease(block, idle), shape=shape, dtype=dtype)
+        for block in idle:
+            if block.size >= size:
+                idle.remove(block)
+                return Lease(block, idle)
+        idle.clear()  # too small: freed before the larger one is reserved
+        self.allocations += 1
+        return Lease(self._device.allocate(roomy(size), purpose), idle)
+
+
+def padded(size: int) -> int:
+    """Return a size after which another tensor may begin."""
+    return (size + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
 
 
 def roomy(size: int) -> int:

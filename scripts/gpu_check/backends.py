@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmmprune.compiler import machine
 from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.backends.onnxruntime import provider_of
@@ -45,8 +46,8 @@ def usable(backend: str) -> Target:
                 found = require("onnxruntime", target.extra).get_available_providers()
                 if provider not in found:
                     raise TargetError(f"onnxruntime has {', '.join(found)}, not {provider}: install onnxruntime-gpu")
-                if backend != "cpu":
-                    CudaDevice(target.extra)
+                if backend != "cpu" and not machine.gpus():
+                    raise TargetError("the driver's tool nvidia-smi shows no GPU here")
             return target
         except LmmpruneError as error:
             refused = error
