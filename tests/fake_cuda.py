@@ -12,13 +12,14 @@ from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
-OK, INVALID, MEMORY, ILLEGAL, NO_DRIVER, NO_DEVICE = 0, 1, 2, 700, 35, 100
+OK, INVALID, MEMORY, ILLEGAL, NO_DRIVER, NO_DEVICE, NO_CAPTURE = 0, 1, 2, 700, 35, 100, 900
 NAMES = {
     INVALID: "cudaErrorInvalidValue",
     MEMORY: "cudaErrorMemoryAllocation",
     ILLEGAL: "cudaErrorIllegalAddress",
     NO_DRIVER: "cudaErrorInsufficientDriver",
     NO_DEVICE: "cudaErrorNoDevice",
+    NO_CAPTURE: "cudaErrorStreamCaptureUnsupported",
 }
 
 
@@ -43,6 +44,7 @@ class FakeCudart:
         self.recording: list[Callable[[], None]] | None = None
         self.graphs: list[list[Callable[[], None]]] = []
         self.launches = 0
+        self.records = True
 
     def enqueue(self, work: Callable[[], None]) -> None:
         """Do what a kernel would, or keep it while the stream records."""
@@ -123,7 +125,7 @@ class FakeCudart:
 
     def cudaStreamEndCapture(self, _: int) -> tuple[int, Any]:
         work, self.recording = self.recording, None
-        return OK, work
+        return (OK, work) if self.records else (NO_CAPTURE, None)
 
     def cudaGraphInstantiate(self, graph: Any, _: int) -> tuple[int, Any]:
         self.graphs.append(graph)

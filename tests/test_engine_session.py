@@ -86,14 +86,33 @@ def test_other_buffers_get_a_graph_of_their_own(trt: FakeTrt, tmp_path: Path) ->
         np.testing.assert_array_equal(session.download(value), row(*[n + 1] * 4))
 
 
-def test_what_cannot_be_recorded_is_run(trt: FakeTrt, tmp_path: Path) -> None:
-    session = make(trt, tmp_path, STATIC, uncapturable=True)
+def test_old_graphs_make_room(trt: FakeTrt, tmp_path: Path) -> None:
+    session = make(trt, tmp_path, STATIC)
+    x, held = session.upload(row(1, 1, 1, 1)), []
+    for n in range(20):
+        cache = session.upload(row(n, n, n, n))
+        held.append(cache)  # its buffer never comes back
+        for _ in range(3):
+            outputs = session.run({"cache": cache, "x": x})
+            np.testing.assert_array_equal(session.download(outputs["next"]), row(*[n + 1] * 4))
+            del outputs
+    assert session.recorded == {"profile 0": 8}
+    assert len(trt.cuda.graphs) == 8
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_what_cannot_be_recorded_is_run(says_so: bool, trt: FakeTrt, tmp_path: Path) -> None:
+    session = make(trt, tmp_path, STATIC, uncapturable=says_so)
+    trt.cuda.records = False
     cache, x = session.upload(row(1, 2, 3, 4)), session.upload(row(1, 1, 1, 1))
-    for _ in range(3):
+    for _ in range(4):
         outputs = session.run({"cache": cache, "x": x})
         np.testing.assert_array_equal(session.download(outputs["next"]), row(2, 3, 4, 5))
         del outputs
-    assert (len(trt.executed), trt.cuda.launches) == (3, 0)
+    assert trt.cuda.launches == 0
+    assert session.recorded == {"profile 0": 0}
+    reason = "TensorRT says that it can't be" if says_so else "cudaErrorStreamCaptureUnsupported"
+    assert reason in session.unrecorded["profile 0"]
 
 
 def test_a_cache_that_is_updated_in_place_keeps_its_buffer(trt: FakeTrt, tmp_path: Path) -> None:
@@ -121,7 +140,7 @@ def test_profiles_are_chosen_by_shape_and_a_growing_cache_is_not_recorded(trt: F
         cache = session.run({"input_ids": ids(*step), "cache": cache})["next"]
     np.testing.assert_array_equal(session.download(cache), row(1, 2, 3, 4, 5, 6))
     assert trt.executed == ["prefill", "decode", "decode", "decode"]
-    assert session.recorded == {"prefill": 0, "decode": 0}
+    assert session.unrecorded == {"prefill": "its shapes vary", "decode": "its shapes vary"}
 
     empty = session.upload(np.zeros((1, 0), np.float32))
     with pytest.raises(InputError) as long:

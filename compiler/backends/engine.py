@@ -137,7 +137,7 @@ def load_engine(trt: ModuleType, path: Path, *, profile_names: tuple[str, ...], 
             name=profile_names[index] if index < len(profile_names) else f"profile {index}",
             shapes={name: _range(engine, binding, index) for name, binding in inputs.items()},
         )
-        for index in range(engine.num_optimization_profiles)
+        for index in range(max(1, engine.num_optimization_profiles))
     )
     return LoadedEngine(
         path=path,

@@ -22,10 +22,11 @@ _GRAPHS = 8
 
 @dataclass(kw_only=True)
 class _Context:
-    """A profile's context, what it was last told, and the graphs recorded with it."""
+    """A profile's context, what it was last told, the graphs recorded with it or why there are none."""
 
     handle: Any
     profile: Ranges
+    unrecorded: str | None
     shapes: dict[str, Shape] = field(default_factory=dict)
     addresses: dict[str, int] = field(default_factory=dict)
     graphs: dict[tuple[int, ...], Graph | None] = field(default_factory=dict)
@@ -62,6 +63,11 @@ class EngineSession:
             context.profile.name: sum(graph is not None for graph in context.graphs.values())
             for context in self._contexts
         }
+
+    @property
+    def unrecorded(self) -> dict[str, str]:
+        """Why the work of a profile isn't recorded, by profile."""
+        return {context.profile.name: context.unrecorded for context in self._contexts if context.unrecorded}
 
     @property
     def allocations(self) -> int:
@@ -132,7 +138,12 @@ class EngineSession:
             )
         handle.set_device_memory(self._scratch.address, self._scratch.size)
         self._device.synchronize()
-        return _Context(handle=handle, profile=profile)
+        unrecorded = None if profile.fixed else "its shapes vary"
+        # TensorRT-RTX says so; TensorRT has nothing in these graphs that can't be recorded.
+        ask = getattr(handle, "is_stream_capturable", None)
+        if unrecorded is None and ask is not None and not ask(self._device.stream):
+            unrecorded = "TensorRT says that it can't be"
+        return _Context(handle=handle, profile=profile, unrecorded=unrecorded)
 
     def _check_feeds(self, feeds: Mapping[str, Value]) -> None:
         inputs = self.engine.inputs
@@ -168,29 +179,34 @@ class EngineSession:
 
     def _bind(self, context: _Context, name: str, address: int) -> None:
         if context.addresses.get(name) != address:
-            context.handle.set_tensor_address(name, address)
+            if not context.handle.set_tensor_address(name, address):
+                raise TargetError(
+                    f"'{self.engine.path}' refuses the buffer of '{name}': {explain(self.engine.log.errors())}: "
+                    f"{self.engine.rebuild}"
+                )
             context.addresses[name] = address
 
     def _enqueue(self, context: _Context) -> None:
-        if not context.profile.fixed:
-            self._execute(context)
-            return
-        key = tuple(context.addresses.values())
-        if graph := context.graphs.get(key):
-            graph.launch()
-        elif key in context.graphs and self._capturable(context):
-            context.graphs[key] = graph = self._device.capture(lambda: self._execute(context))
-            graph.launch()
-        else:
-            # The first run settles what TensorRT puts off until then; only the second one can be recorded.
-            if len(context.graphs) < _GRAPHS:
-                context.graphs[key] = None
-            self._execute(context)
+        if context.unrecorded is None:
+            graphs, key = context.graphs, tuple(context.addresses.values())
+            if key not in graphs:
+                # The first run settles what TensorRT puts off until then; only the second one can be recorded.
+                if len(graphs) == _GRAPHS:
+                    del graphs[next(iter(graphs))]
+                graphs[key] = None
+            elif graph := graphs[key] or self._record(context):
+                graphs[key] = graph
+                graph.launch()
+                return
+        self._execute(context)
 
-    def _capturable(self, context: _Context) -> bool:
-        # TensorRT-RTX says so; TensorRT has nothing in these graphs that can't be recorded.
-        ask = getattr(context.handle, "is_stream_capturable", None)
-        return ask is None or bool(ask(self._device.stream))
+    def _record(self, context: _Context) -> Graph | None:
+        try:
+            return self._device.capture(lambda: self._execute(context))
+        except TargetError as error:
+            # The same work runs without being recorded; the reason stays readable.
+            context.unrecorded = str(error)
+            return None
 
     def _execute(self, context: _Context) -> None:
         log = self.engine.log

@@ -55,7 +55,7 @@ def check(settings: Settings, save: Save, backend: str, model: str = MODEL) -> d
     save(data)
     data["rows"] = rows(settings, {name: sessions[name] for name in ("float", "int8") if name in sessions})
     data["cuda_graphs"] = {
-        f"{name} {component}": session.recorded
+        f"{name} {component}": {"recorded": session.recorded, "unrecorded": session.unrecorded}
         for name, (_, loaded) in sessions.items()
         for component, session in loaded.items()
         if isinstance(session, EngineSession)
