@@ -1,7 +1,7 @@
 """``cuda.bindings.runtime`` without a GPU: device memory is host memory whose every use is checked.
 
-Only what ``CudaDevice`` calls. A copy or a kernel that touches memory which isn't reserved fails as on a GPU; while a
-stream records, work is kept instead of done.
+Only what ``CudaDevice`` calls. A copy or a kernel that touches memory which isn't reserved fails as on a GPU. Work is
+done as late as a GPU may do it, when the stream is waited for; while a stream records, it is kept instead.
 """
 
 from __future__ import annotations
@@ -41,17 +41,21 @@ class FakeCudart:
         self.pinned: dict[int, Any] = {}
         self.copied: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         self.pending = OK  # reported by the next synchronization
-        self.recording: list[Callable[[], None]] | None = None
-        self.graphs: list[list[Callable[[], None]]] = []
+        self.queue: list[Callable[[], object]] = []
+        self.recording: list[Callable[[], object]] | None = None
+        self.graphs: list[list[Callable[[], object]]] = []
         self.launches = 0
         self.records = True
 
-    def enqueue(self, work: Callable[[], None]) -> None:
-        """Do what a kernel would, or keep it while the stream records."""
-        if self.recording is None:
+    def enqueue(self, work: Callable[[], object]) -> None:
+        """Put work on the stream, or keep it while the stream records."""
+        (self.queue if self.recording is None else self.recording).append(work)
+
+    def drain(self) -> None:
+        """Do what is on the stream."""
+        queue, self.queue = self.queue, []
+        for work in queue:
             work()
-        else:
-            self.recording.append(work)
 
     def inside(self, address: int, size: int) -> bool:
         """Whether a range lies in one reserved block."""
@@ -83,6 +87,7 @@ class FakeCudart:
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
         assert stream == 77
         assert self.recording is None, "a stream that records can't be waited for"
+        self.drain()
         code, self.pending = self.pending, OK
         return (code,)
 
@@ -95,6 +100,7 @@ class FakeCudart:
         return OK, address
 
     def cudaFree(self, address: int) -> tuple[int]:
+        self.drain()  # as the real one waits
         del self.blocks[address]
         return (OK,)
 
@@ -104,6 +110,7 @@ class FakeCudart:
         return OK, address
 
     def cudaFreeHost(self, address: int) -> tuple[int]:
+        assert not self.queue, "a copy from this memory may be under way"
         del self.pinned[address]
         return (OK,)
 
@@ -116,7 +123,7 @@ class FakeCudart:
             return (INVALID,)
         assert any(a <= host and host + size <= a + len(block) for a, block in self.pinned.items()), "not page-locked"
         self.copied[kind].append(size)
-        ctypes.memmove(to, start, size)
+        self.enqueue(lambda: ctypes.memmove(to, start, size))
         return (OK,)
 
     def cudaStreamBeginCapture(self, _: int, __: int) -> tuple[int]:
@@ -140,8 +147,7 @@ class FakeCudart:
 
     def cudaGraphLaunch(self, graph: Any, _: int) -> tuple[int]:
         self.launches += 1
-        for work in graph:
-            work()
+        self.queue += graph
         return (OK,)
 
     def cudaGetLastError(self) -> tuple[int]:

@@ -162,7 +162,21 @@ def test_copies_are_whole_whatever_their_size() -> None:
         device.upload(block.address, array)
         expected = array.copy()
         array[:] = 0  # the caller may use its array again
+        device.synchronize()
+        other = device.allocate(array.nbytes, "a test")
+        device.upload(other.address, array)  # and the page-locked stage, which copies both ways pass, holds zeros
         np.testing.assert_array_equal(device.download(block.address, (size,), array.dtype), expected)
+
+
+def test_copies_that_fill_the_stage_do_not_overwrite_each_other() -> None:
+    with fake_gpu():
+        device = CudaDevice()
+    arrays = [np.full(n, n % 251, np.uint8) for n in (700_000, 700_001, 5, 3_000_002, 700_003)]
+    blocks = [device.allocate(array.nbytes, "a test") for array in arrays]
+    for block, array in zip(blocks, arrays, strict=True):
+        device.upload(block.address, array)
+    for block, array in zip(blocks, arrays, strict=True):
+        np.testing.assert_array_equal(device.download(block.address, array.shape, array.dtype), array)
 
 
 def test_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import runtime_fixtures as fx
 from engine_fixtures import add_engines, fake_gpu
+from fake_cuda import FakeCudart, Kind
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from gpu_check import layers, roofline, stages, table, timing  # noqa: E402  # found through the line before
+from gpu_check import driver, layers, roofline, stages, table, timing  # noqa: E402  # found through the line before
 from gpu_check.settings import LLAVA_7B, Settings, length, variant_name  # noqa: E402  # as above
 
+from lmmprune.compiler.backends.cuda import CudaDevice  # noqa: E402  # as above
 from lmmprune.compiler.backends.open_sessions import open_sessions  # noqa: E402  # as above
 from lmmprune.errors import InputError, TargetError  # noqa: E402  # as above
 
@@ -186,6 +188,27 @@ def test_decoders_are_timed_through_either_back_end(tmp_path: Path) -> None:
             assert np.isfinite(sessions["vision"].download(vision["image_features"])).all()
     assert trt.executed == ["prefill", "decode", "only"]
     assert layers.weights_read(cpu) == 4 * (fx.HIDDEN * fx.HIDDEN + fx.HIDDEN * fx.VOCAB)
+
+
+def test_the_drivers_layer_passes_on_the_stand_in(tmp_path: Path) -> None:
+    cuda = FakeCudart()
+    with fake_gpu(cuda):
+        data = driver.check(Settings(work=tmp_path), lambda _: None)
+    assert data["checks"] == {"copies": True, "out of memory": True, "graph": True, "freed": True}
+    assert data["arch"] == "sm89"
+
+
+@pytest.mark.parametrize("broken", [Kind.cudaMemcpyHostToDevice, Kind.cudaMemcpyDeviceToHost])
+def test_the_drivers_check_notices_half_a_copy(broken: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCudart()
+    real = cuda.cudaMemcpyAsync
+
+    def half(to: int, start: int, size: int, kind: Kind, stream: int) -> tuple[int]:
+        return real(to, start, size // 2 if kind == broken else size, kind, stream)
+
+    monkeypatch.setattr(cuda, "cudaMemcpyAsync", half)
+    with fake_gpu(cuda):
+        assert not driver.copies(CudaDevice())
 
 
 def test_command_merges_and_exits_with_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

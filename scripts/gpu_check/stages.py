@@ -21,6 +21,7 @@ from lmmprune.errors import InputError, LmmpruneError, suggestion
 # Name -> (module of this package, function). The modules import what they measure with.
 STAGES: dict[str, tuple[str, str]] = {
     "env": ("environment", "look"),
+    "cuda": ("driver", "check"),
     "peak": ("peak", "measure"),
     "torch-sdpa": ("torch_layers", "sdpa"),
     "torch-compile": ("torch_layers", "compiled"),
@@ -59,7 +60,7 @@ def run(name: str, settings: Settings, result: Path) -> None:
 
     try:
         stage = getattr(importlib.import_module(f"gpu_check.{module}"), function)
-        if function == "check":
+        if module in ("tiny", "layers"):
             stage = partial(stage, backend=name.split("-")[0])
         write_json(result, {"status": "ok", "data": stage(settings, save)})
     except LmmpruneError as error:
