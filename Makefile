@@ -11,7 +11,7 @@ PY310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; 
 VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor evaluate preprocess prompt runtime targets
 
-.PHONY: demo test test-py310 lint types setup browser clean
+.PHONY: demo test test-py310 lint types setup browser triton clean
 
 setup: $(VENV)/.ready
 
@@ -40,6 +40,17 @@ browser:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	fi
 
+# A repository is tested in a real Triton server, whose packages live apart: their pins aren't ours.
+triton: $(VENV)/triton/.ready
+
+$(VENV)/triton/.ready: tests/triton-requirements.txt | setup
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  echo "installing Triton's server for the tests"; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/triton -r $<; \
+	fi
+	@mkdir -p $(VENV)/triton
+	@touch $@
+
 $(VENV310)/.ready: pyproject.toml constraints-py310.txt
 	$(PY310) -m venv $(VENV310)
 	$(VENV310)/bin/pip install --quiet --disable-pip-version-check -c constraints-py310.txt -e '.[cpu]' \
@@ -54,7 +65,7 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-test: lint types browser test-py310
+test: lint types browser triton test-py310
 	$(BIN)/pytest -q
 
 clean:

@@ -120,11 +120,11 @@ def _memory() -> int | None:
         return None
 
 
-def free_memory(*, swap: bool = True) -> int | None:
-    """Return the bytes that programs may still take, with or without swap; None where the system doesn't say."""
+def free_memory() -> int | None:
+    """Return the bytes that programs may still take, swap included; None where the system doesn't say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         rows = {key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(":") for line in lines)}
-        return rows["MemAvailable"] + (rows.get("SwapFree", 0) if swap else 0)
+        return rows["MemAvailable"] + rows.get("SwapFree", 0)
     except (OSError, ValueError, KeyError, IndexError):
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmmprune.compiler import machine
 from lmmprune.compiler.backends.origin import describe, find_node
 from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.backends.trt_log import make_log, one_line
@@ -146,7 +147,9 @@ def _capability(trt: ModuleType, target: Target, arch: str | None) -> Any:
     """Return the module's name of an architecture; None: it compiles for the GPU that is present."""
     if not target.architectures:
         return None
-    if arch is None:
+    # Of a GPU that is here but not in the list, the builder itself knows whether it compiles for it.
+    unlisted = {gpu.arch for gpu in machine.gpus()} - {*target.architectures}
+    if arch is None or arch in unlisted:
         return trt.ComputeCapability.CURRENT
     value = getattr(trt.ComputeCapability, arch.upper(), None)
     if value is None or arch not in target.architectures:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.options import size
+from lmmprune.compiler.cli.options import check_triton, size, triton_options
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--plan-only", is_flag=True, help="Build nothing: write a folder that builds and times elsewhere.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The folder of --plan-only.")
 @click.option("--prompt", help="What a plan times the prefill with. Default: a short question.")
+@triton_options
 @json_option
 def command(
     directories: tuple[str, ...],
@@ -47,6 +48,8 @@ def command(
     components: tuple[str, ...],
     max_prompt: int | None,
     force: bool,
+    triton: Path | None,
+    triton_backend: str,
     refit: bool,
     strip_weights: bool,
     version_compatible: bool,
@@ -63,6 +66,7 @@ def command(
     TensorRT-RTX engines are built on any machine, with --arch naming the GPU. TensorRT engines are built on the GPU
     that will run them; elsewhere the command says what to run there, and --plan-only writes a folder for a machine
     without Python. A plan may hold several bundles: the first one is what the others are compared with.
+    With --triton, bundles of ONNX Runtime, which need no engines, are served too.
     """
     from lmmprune.compiler.build_options import BuildOptions
     from lmmprune.compiler.bundle import Bundle
@@ -77,7 +81,7 @@ def command(
     )
     target = target or Bundle.open(directories[0]).manifest.target
     if plan_only:
-        for name, given in (("--arch", arch), ("--component", components), ("--force", force)):
+        for name, given in (("--arch", arch), ("--component", components), ("--force", force), ("--triton", triton)):
             if given:
                 raise click.UsageError(f"{name} doesn't go with --plan-only, which builds nothing here")
         if output is None:
@@ -88,7 +92,7 @@ def command(
         raise click.UsageError(f"{'-o' if output is not None else '--prompt'} goes with --plan-only")
     if len(directories) > 1:
         raise click.UsageError("several bundles go with --plan-only; build them one by one")
-    _build(directories[0], target, arch, components, max_prompt, force, options, as_json)
+    _build(directories[0], target, arch, components, max_prompt, force, options, triton, triton_backend, as_json)
 
 
 def _plan(
@@ -130,23 +134,42 @@ def _build(
     max_prompt: int | None,
     force: bool,
     options: BuildOptions,
+    triton: Path | None,
+    triton_backend: str,
     as_json: bool,
 ) -> None:
     from lmmprune.compiler.build import build
+    from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.targets import resolve
+    from lmmprune.compiler.triton.repository import check_engines, write_repository
 
-    built = build(
-        directory,
-        target,
-        arch=arch,
-        components=components or None,
-        max_prompt=max_prompt,
-        force=force,
-        options=options,
-        say=note,
-    )
+    bundle = Bundle.open(directory)
+    manifest = bundle.manifest
+    check_triton(bundle.path, triton, triton_backend, manifest.target, manifest.precision.dtype)
+    if triton is not None:
+        check_engines(bundle, target=target, arch=arch, components=components, max_prompt=max_prompt)
+    built = []
+    if triton is None or resolve(manifest.target).compiled:
+        built = build(
+            directory,
+            target,
+            arch=arch,
+            components=components or None,
+            max_prompt=max_prompt,
+            force=force,
+            options=options,
+            say=note,
+        )
+    if triton is not None:
+        found = built[0].record.arch if built else None
+        repository = write_repository(bundle, triton, backend=triton_backend, arch=found)
     if as_json:
         rows = [{**dataclasses.asdict(one.record), "path": str(one.path), "fresh": one.fresh} for one in built]
-        print_json({"engines": rows})
+        print_json({"engines": rows, "triton": None if triton is None else str(triton)})
+        return
+    if triton is not None:
+        show(repository.line)
+    if not built:
         return
     show(
         table(
