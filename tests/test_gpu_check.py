@@ -20,11 +20,12 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from gpu_check import driver, layers, roofline, stages, table, timing  # noqa: E402  # found through the line before
-from gpu_check.settings import LLAVA_7B, Settings, length, variant_name  # noqa: E402  # as above
+from gpu_check.settings import LLAVA_7B, TEXT_TOKENS, Settings, length, variant_name  # noqa: E402  # as above
 
 from lmmprune.compiler.backends.cuda import CudaDevice  # noqa: E402  # as above
 from lmmprune.compiler.backends.open_sessions import open_sessions  # noqa: E402  # as above
 from lmmprune.errors import InputError, TargetError  # noqa: E402  # as above
+from lmmprune.passes.methods import keep_count  # noqa: E402  # as above
 
 
 def test_prefill_operations_by_hand() -> None:
@@ -53,6 +54,7 @@ def test_known_gpus_are_found_by_whole_words() -> None:
 
 def test_lengths_and_names() -> None:
     assert [length(ratio) for ratio in (0.0, 0.5, 0.9)] == [636, 348, 118]
+    assert length(0.9) - TEXT_TOKENS == keep_count(576, ratio=0.9)
     names = [variant_name(ratio, int8=int8) for int8 in (False, True) for ratio in (0.0, 0.5)]
     assert names == ["baseline", "pruned 0.5", "int8", "pruned 0.5 + int8"]
 
@@ -191,7 +193,7 @@ def test_decoders_are_timed_through_either_back_end(tmp_path: Path) -> None:
 
 
 def test_the_drivers_layer_passes_on_the_stand_in(tmp_path: Path) -> None:
-    cuda = FakeCudart()
+    cuda = FakeCudart(total=2**27)
     with fake_gpu(cuda):
         data = driver.check(Settings(work=tmp_path), lambda _: None)
     assert data["checks"] == {"copies": True, "out of memory": True, "graph": True, "freed": True}
@@ -209,6 +211,15 @@ def test_the_drivers_check_notices_half_a_copy(broken: Kind, monkeypatch: pytest
     monkeypatch.setattr(cuda, "cudaMemcpyAsync", half)
     with fake_gpu(cuda):
         assert not driver.copies(CudaDevice())
+
+
+def test_stages_load_without_the_export_packages() -> None:
+    code = (
+        "import sys; import gpu_check.tiny, gpu_check.layers, gpu_check.driver; "
+        "print({name.split('.')[0] for name in sys.modules} & {'torch', 'transformers', 'onnx_ir', 'sklearn'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()", "a Jetson has bundles from elsewhere"
 
 
 def test_command_merges_and_exits_with_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +256,7 @@ def test_command_merges_and_exits_with_0(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_real_command_here_is_honest(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--quick", "--stages", "rtx-7b,ort-tiny"]
+    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--quick", "--stages", "rtx-7b,cuda"]
     output = tmp_path / "out.json"
     done = subprocess.run(
         [*command, "--work", str(tmp_path / "w"), "-o", str(output)],
