@@ -269,6 +269,6 @@ def test_the_real_command_here_is_honest(tmp_path: Path) -> None:
     found = json.loads(output.read_text())["stages"]
     assert {name: stage["status"] for name, stage in found.items()} == {
         "rtx-7b": "unavailable",
-        "ort-tiny": "unavailable",
+        "cuda": "unavailable",
     }
     assert all(stage["reason"] for stage in found.values())
