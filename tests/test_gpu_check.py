@@ -19,12 +19,13 @@ from fake_cuda import FakeCudart, Kind
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from gpu_check import driver, layers, roofline, stages, table, timing  # noqa: E402  # found through the line before
+from gpu_check import driver, layers, roofline, stages, table, timing, torch_layers  # noqa: E402  # found through the line before
 from gpu_check.settings import LLAVA_7B, TEXT_TOKENS, Settings, length, variant_name  # noqa: E402  # as above
 
 from lmmprune.compiler.backends.cuda import CudaDevice  # noqa: E402  # as above
 from lmmprune.compiler.backends.open_sessions import open_sessions  # noqa: E402  # as above
 from lmmprune.errors import InputError, TargetError  # noqa: E402  # as above
+from lmmprune.models.family import DecoderSpec  # noqa: E402  # as above
 from lmmprune.passes.methods import keep_count  # noqa: E402  # as above
 
 
@@ -211,6 +212,24 @@ def test_the_drivers_check_notices_half_a_copy(broken: Kind, monkeypatch: pytest
     monkeypatch.setattr(cuda, "cudaMemcpyAsync", half)
     with fake_gpu(cuda):
         assert not driver.copies(CudaDevice())
+
+
+def test_torchs_layers_prefill_and_step_at_a_fixed_length() -> None:
+    spec = DecoderSpec(
+        layers=2, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8, vocabulary=50, max_positions=64
+    )
+    model = torch_layers.make_model(spec, "cpu")
+    weights = {name: tensor.numel() for name, tensor in model.named_parameters() if "norm" not in name}
+    read = sum(weights.values()) - weights["model.embed_tokens.weight"]
+    assert roofline.read_per_step(spec, 2) == 2 * read, "the formula counts what the model has"
+    prefill, decode = torch_layers.make_runs(model, spec, 12)
+    first: Any = prefill()
+    assert tuple(first.logits.shape) == (1, 1, 50)
+    assert first.past_key_values.get_seq_length() == 12
+    for _ in range(3):
+        step: Any = decode()
+        assert step.past_key_values.get_seq_length() == 12, "cut back after every step"
+        assert tuple(step.logits.shape) == (1, 1, 50)
 
 
 def test_stages_load_without_the_export_packages() -> None:
