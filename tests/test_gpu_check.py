@@ -128,6 +128,7 @@ def test_report_says_what_is_missing() -> None:
     for block in text.split("\n\n"):
         bars = {line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")}
         assert len(bars) <= 1, block
+    assert "* Peaks of this GPU, measured: 800 TFLOP/s float16, 1600 TFLOP/s int8, 4000 GB/s." in text
     # Without peaks and without torch the times are still there.
     alone = table.report({"rtx-7b": FOUND["rtx-7b"]})
     assert "| rtx-7b | 4 | baseline | 636 | 8.000 | 1.00 | - |" in alone
