@@ -143,7 +143,8 @@ def _peaks(peak: Mapping[str, Any]) -> Iterator[str]:
     for source, found in (("measured", peak), ("data sheet", peak.get("known"))):
         if found:
             tera = ", ".join(f"{value:.0f} TFLOP/s {kind}" for kind, value in found.get("tera", {}).items())
-            yield f"* Peaks of {peak.get('gpu', 'this GPU')}, {source}: {tera}, {_number(found.get('giga_bytes'), 0)} GB/s."
+            memory = _number(found.get("giga_bytes"), 0)
+            yield f"* Peaks of {peak.get('gpu', 'this GPU')}, {source}: {tera}, {memory} GB/s."
 
 
 def _number(value: float | None, digits: int) -> str:
