@@ -57,11 +57,8 @@ def draw_chart(report: Report, path: Path) -> None:
     first.set_yticks(range(len(rows)), [_label(row) for row in rows])
     first.invert_yaxis()
     lines = "\n".join(product.line() for product in report.products)
-    backends = ", ".join(f"{name} {version}" for name, version in report.machine["backends"].items())
-    gpus = "".join(f", {gpu['name']}" for gpu in report.machine["gpus"])
-    machine = f"{report.machine['processor']}, {report.machine['cores']} cores{gpus}, {backends}"
     figure.supxlabel(
-        f"{lines}\n{machine}; median and quartiles of {report.settings['rounds']} rounds".strip(), fontsize=8
+        f"{lines}\n{report.where}; median and quartiles of {report.settings['rounds']} rounds".strip(), fontsize=8
     )
     try:
         figure.savefig(path)

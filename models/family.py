@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -13,10 +13,14 @@ class VisionSpec:
 
     Attributes:
         layers: Encoder layers that lie before the features (layers behind them are dead weight).
-        tokens: Visual tokens N that the tower hands over, CLS not counted.
+        tokens: Visual tokens N that the projector takes, CLS not counted.
         has_cls: Whether row 0 of the encoder is a CLS token.
-        grid: Patch rows and columns; ``rows * columns == N``.
+        grid: Rows and columns of the tokens; ``rows * columns == N``.
         image_size: Height and width in pixels.
+        merge: Patches on each side of the block that a pixel shuffle or a merger makes a token of; 1: each token is a
+            patch, and the encoder sees N of them (else ``N * merge**2``).
+        has_beyond: Whether the tower has a layer behind the features, which some methods read.
+        any_size: Whether the tower takes pictures of any size; the export fixes it to ``image_size``.
     """
 
     layers: int
@@ -24,11 +28,29 @@ class VisionSpec:
     has_cls: bool
     grid: tuple[int, int]
     image_size: tuple[int, int]
+    merge: int = 1
+    has_beyond: bool = True
+    any_size: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSpec:
-    """The language model: the numbers that the cache, the FLOPs formula and the run-time need."""
+    """The language model: the numbers that the cache, the FLOPs formula and the run-time need.
+
+    Attributes:
+        layers: L.
+        width: C', channels of the residual stream.
+        mlp_width: Channels inside the MLP.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of a head.
+        vocabulary: V.
+        max_positions: Positions that the model was made for.
+        rotary_rows: With M-RoPE, where a token has the numbers of its frame, row and column: by which of the three
+            (0, 1, 2) each of the D/2 frequencies turns. Empty: a token has one number.
+        deepstack: First layers behind which further features of the image tokens are added to the stream; they lie
+            beside the token's own in ``image_features [B,K,(1+deepstack)*C']``.
+    """
 
     layers: int
     width: int
@@ -38,6 +60,13 @@ class DecoderSpec:
     head_dim: int
     vocabulary: int
     max_positions: int
+    rotary_rows: tuple[int, ...] = ()
+    deepstack: int = 0
+
+    @property
+    def position_rows(self) -> int:
+        """Numbers that say where a token stands: 1, or 3 with M-RoPE."""
+        return 3 if self.rotary_rows else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +78,25 @@ class Family:
         title: What people call it.
         template: Prompt with ``<image>`` and ``{prompt}``, used where the checkpoint brings no chat template.
         image_token: Text of the image placeholder.
+        picture: What the processor writes for one picture around the placeholder's repetitions, with ``image_token``
+            once; empty: nothing else.
+        processor: Settings that override the image processor's, so that a picture is one image of the tower's size.
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
         shrink: Reduces a configuration to so many decoder layers.
         vision_features: ``(model, pixel_values [B,3,H,W], False) -> [B,N,C]`` after the projector; with True also the
             hidden state ``[B,T,C']`` of the encoder layer behind the features, whose q and k some methods read.
+        prepare: Puts constants into a module that its own code can compute, but a trace can't.
     """
 
     name: str
     title: str
     template: str
     image_token: str
+    picture: str = ""
+    processor: Mapping[str, Any] = field(default_factory=dict)
     vision: Callable[[Any], VisionSpec]
     decoder: Callable[[Any], DecoderSpec]
     shrink: Callable[[Any, int], Any]
     vision_features: Callable[[Any, Any, bool], Any]
+    prepare: Callable[[Any], None] | None = None

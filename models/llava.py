@@ -37,13 +37,15 @@ def _vision(config: Any) -> VisionSpec:
             " for square pictures and patches"
         )
     side = vision.image_size // vision.patch_size
+    # hidden[0] are the embeddings, so a negative index counts from layers + 1.
+    layers = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
     return VisionSpec(
-        # hidden[0] are the embeddings, so a negative index counts from layers + 1.
-        layers=layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
+        layers=layers,
         tokens=side * side,
         has_cls=has_cls,
         grid=(side, side),
         image_size=(vision.image_size, vision.image_size),
+        has_beyond=layers < vision.num_hidden_layers,
     )
 
 
@@ -54,7 +56,8 @@ def _has_cls(config: Any) -> bool:
     return _HAS_CLS[tower]
 
 
-def _decoder(config: Any) -> DecoderSpec:
+def decoder_spec(config: Any) -> DecoderSpec:
+    """Read the numbers of a decoder of Llama's layout."""
     from optimum.utils import NormalizedTextConfig
 
     text = config.text_config
@@ -72,7 +75,12 @@ def _decoder(config: Any) -> DecoderSpec:
     )
 
 
-def _shrink(config: Any, layers: int) -> Any:
+def shrink(config: Any, layers: int) -> Any:
+    """Keep only so many decoder layers.
+
+    Raises:
+        ModelError: There aren't so many.
+    """
     have = config.text_config.num_hidden_layers
     if not 1 <= layers <= have:
         raise ModelError(f"--layers {layers}: the decoder has {have} layers; give 1..{have}")
@@ -95,7 +103,7 @@ FAMILY = Family(
     template="USER: <image>\n{prompt} ASSISTANT:",
     image_token="<image>",
     vision=_vision,
-    decoder=_decoder,
-    shrink=_shrink,
+    decoder=decoder_spec,
+    shrink=shrink,
     vision_features=_features,
 )

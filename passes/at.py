@@ -1,6 +1,8 @@
 """What a rule sees at a site: the tokens that arrive, the attention that is scored, and the spans of the sequence.
 
 Shapes: B batch, T tokens of the sequence, n visual tokens among them, H heads, Hk key heads, G = H / Hk, D head width.
+Where a visual token is a group of g patches (behind a pixel shuffle), the encoder's sequence has n*g rows for them, and
+what is read off it for a token is the mean over its patches.
 In the decoder T isn't known when the graph is written, and a decode step has T = 1: spans are cut at its end there, so
 that a step computes one row instead of n (what it computes is not used; see ``cut_decoder``).
 """
@@ -18,12 +20,13 @@ import onnx_ir as ir
 from lmmprune.passes.anchors import Layer
 from lmmprune.passes.builder import Builder
 from lmmprune.passes.refusals import Refused
+from lmmprune.passes.shapes import static_shape
 
 FLOAT = int(ir.DataType.FLOAT)
 INT64 = int(ir.DataType.INT64)
 END = np.iinfo(np.int64).max
 
-Rows = Literal["all", "cls", "visual", "text", "last"]
+Rows = Literal["all", "cls", "visual", "patches", "text", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +43,11 @@ class At:
         visual: ``[B,n,C]`` the visual tokens (in a decode step: one row).
         batch: B.
         tokens: n.
-        first: Row of the first visual token.
+        first: Row of the first visual token, or of the first patch.
         has_cls: Whether row 0 is a CLS token.
-        grid: Patches, rows and columns, before any cut.
-        origin: ``[B,n]`` int64: the patch (in the decoder: the image token) whose place a token has.
+        grid: Tokens, rows and columns, before any cut.
+        members: ``[n,g]``, the patches of each token; None: each token is one patch.
+        origin: ``[B,n]`` int64: the place in the grid (in the decoder: the image token) that a token has.
         sizes: ``[B,n]`` float32, how many patches a token stands for; None: one each.
         embeds: In the decoder: the stream into layer 0 and the row of its first and behind its last visual token.
         alive: In the decoder: scalar bool, whether this is the prefill; None: always.
@@ -61,6 +65,7 @@ class At:
     first: int
     has_cls: bool = False
     grid: tuple[int, int]
+    members: np.ndarray | None = None
     origin: ir.Value
     sizes: ir.Value | None = None
     embeds: tuple[ir.Value, int, int] | None = None
@@ -71,20 +76,34 @@ class At:
         """Whether the sequence is prompt and picture, not the picture alone."""
         return self.alive is not None
 
+    @property
+    def patches(self) -> int:
+        """Rows of the sequence that the visual tokens are made of, n*g."""
+        return self.tokens if self.members is None else self.members.size
+
     def at_layer(self, index: int) -> At:
         """Return the same site, seen by another layer of the graph.
+
+        In an encoder of which most layers attend within windows, that is the next one that sees the whole picture.
 
         Raises:
             Refused: There is no such layer in the graph.
         """
         if not 0 <= index < len(self.layers):
             raise Refused(f"{self.name}: layer {index} isn't in the graph, which has 0..{len(self.layers) - 1}")
-        return dataclasses.replace(self, layer=self.layers[index])
+        whole = (layer for layer in self.layers[index:] if self.in_decoder or static_shape(layer.q)[0] == self.batch)
+        return dataclasses.replace(self, layer=next(whole, self.layer))
 
     def rows(self, value: ir.Value, which: Rows, axis: int, *, stream: bool = False) -> ir.Value:
-        """Return some tokens of a value whose ``axis`` counts the sequence's tokens."""
+        """Return some tokens of a value whose ``axis`` counts the sequence's tokens.
+
+        Visual tokens of several patches each are the means over them; ``patches`` returns the patches themselves.
+        """
         if which == "all":
             return value
+        if which == "visual" and self.members is not None:
+            groups = self.b.op("Gather", value, self.members + self.first, axis=axis)
+            return self.b.op("ReduceMean", groups, [axis + 1], keepdims=0)
         begin, end = self._span(which)
         move = self.b.stream if stream else self.b.op
         if self.in_decoder and which in ("visual", "text"):
@@ -100,8 +119,8 @@ class At:
             if not self.has_cls:
                 raise Refused(f"{self.name}: this encoder has no CLS token")
             return 0, 1
-        if which == "visual":
-            return self.first, self.first + self.tokens
+        if which in ("visual", "patches"):
+            return self.first, self.first + self.patches
         if not self.in_decoder:
             raise Refused(f"{self.name}: there is no text in the encoder")
         return (self.first + self.tokens, END) if which == "text" else (-1, END)
@@ -184,6 +203,13 @@ class At:
         _, key_heads, width = self.layer.heads
         turned = self.b.op("Transpose", value, perm=[0, 2, 1, 3])
         return self.b.op("Reshape", turned, [0, 0, key_heads * width])
+
+    def patches_of(self, tokens: ir.Value, count: int) -> ir.Value:
+        """Return the patches ``[B,count*g]`` of tokens ``[B,count]``."""
+        if self.members is None:
+            return tokens
+        groups = self.b.op("Gather", self.members, tokens, axis=0)
+        return self.b.op("Reshape", groups, [self.batch, count * self.members.shape[1]])
 
     def mean_keys(self, which: Rows = "visual") -> ir.Value:
         """Return the head-mean keys ``[B,rows,D]``, float32."""

@@ -22,12 +22,12 @@ def cls_attention(at: At) -> ir.Value:
 
 
 def received_attention(at: At) -> ir.Value:
-    """Return ``mean_h sum_{i != j} A[h,i,j]``, what patch j receives from all other tokens.
+    """Return ``mean_h sum_{i != j} A[h,i,j]``, what patch j receives from all other rows of the sequence.
 
     Row sums of a softmax are constant, so the columns carry the signal.
     """
     b, (heads, key_heads, _) = at.b, at.layer.heads
-    tokens = at.first + at.tokens
+    tokens = at.first + at.patches
     attention = at.attention("all")
     # Sums over rows as a product with ones: one pass over the matrices, where a strided reduction takes several.
     columns = b.op("MatMul", np.ones((1, tokens), np.float32), attention)
@@ -49,18 +49,19 @@ def total_attention(at: At) -> ir.Value:
     return at.rows(at.b.op("ReduceSum", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0), "visual", 1)
 
 
-def attention_from(at: At, patches: ir.Value, count: int) -> ir.Value:
-    """Return ``mean_h mean_{p in P} A[h,p,j]`` for a set P of patches.
+def attention_from(at: At, tokens: ir.Value, count: int) -> ir.Value:
+    """Return ``mean_h mean_{p in P} A[h,p,j]`` for the patches P of some tokens.
 
     Args:
         at: An encoder's site.
-        patches: P, ``[B,count]`` int64 places among the n patches.
-        count: Size of P.
+        tokens: ``[B,count]`` int64 places among the n tokens.
+        count: How many.
     """
     b, (heads, _, width) = at.b, at.layer.heads
-    rows = b.op("Transpose", at.queries("visual"), perm=[0, 2, 1, 3])
-    flat = b.op("Reshape", rows, [at.batch, at.tokens, heads * width])
-    chosen = at.gather(flat, patches, count)
+    rows = b.op("Transpose", at.queries("patches"), perm=[0, 2, 1, 3])
+    flat = b.op("Reshape", rows, [at.batch, at.patches, heads * width])
+    patches, count = at.patches_of(tokens, count), count * at.patches // at.tokens
+    chosen = at.gather_rows(flat, patches, at.patches, count)
     queries = b.op("Transpose", b.op("Reshape", chosen, [at.batch, count, heads, width]), perm=[0, 2, 1, 3])
     attention = at.attention_of(queries)
     return at.rows(b.op("ReduceMean", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0), "visual", 1)

@@ -17,11 +17,13 @@ class Facts:
     """The numbers of a model that a method's schedule depends on.
 
     Attributes:
-        tokens: N, patches that the encoder hands over.
+        tokens: N, visual tokens that the projector takes.
         grid: Their rows and columns.
         encoder_layers: V, layers before the features.
         decoder_layers: L.
         has_cls: Whether the encoder has a CLS token.
+        merge: Patches on each side of the block that makes a token, behind the encoder; 1: a token is a patch.
+        has_beyond: Whether the encoder has a layer behind the features.
     """
 
     tokens: int
@@ -29,6 +31,8 @@ class Facts:
     encoder_layers: int
     decoder_layers: int
     has_cls: bool
+    merge: int = 1
+    has_beyond: bool = True
 
 
 def round_half_up(value: float) -> int:

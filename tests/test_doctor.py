@@ -115,6 +115,7 @@ def test_tensorrt_needs_its_package_and_a_gpu(monkeypatch, no_gpu):
 
 
 def test_graphs_are_made_for_every_target():
+    pytest.importorskip("torch", reason="the run-time's own environment has no export packages")
     assert all(verdict(name).export.can for name in TARGETS)
 
 

@@ -13,7 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from lmmprune.compiler import machine
+from lmmprune.compiler.backends.origin import describe, find_node
+from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.backends.trt_log import make_log, one_line
+from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.targets import Target
 from lmmprune.errors import MissingExtraError, TargetError, require
@@ -67,6 +70,7 @@ def build_engine(
     *,
     profiles: Sequence[Profile] = (),
     arch: str | None = None,
+    options: BuildOptions | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Engine:
     """Compile one graph; weights in external files are read from beside it.
@@ -76,16 +80,20 @@ def build_engine(
         graph: The ONNX file.
         profiles: Ranges of the dynamic inputs; none if every shape is static.
         arch: ``sm89``, for targets that compile for a GPU that isn't present; None: the GPU that is.
-        say: Called with what the user should know (attention without a fused kernel).
+        options: What to ask of the builder.
+        say: Called with what the user should know (attention without a fused kernel), and with the builder's own
+            messages if the options ask for them.
 
     Raises:
         MissingExtraError: The builder's package isn't installed.
         TargetError: The architecture is unknown to the target, or the parser or the builder refuses the graph; the
             message names the node.
+        InputError: The timing cache can't be used.
     """
     trt = load(target)
     capability = _capability(trt, target, arch)
-    log = make_log(trt)
+    options = options or BuildOptions()
+    log = make_log(trt, say=say if options.verbose else None)
     builder = trt.Builder(log)
     # TensorRT 10 types weakly unless told not to; 11 has no other way and ignores the flag.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -98,6 +106,9 @@ def build_engine(
     if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
+    options.apply(trt, config)
+    if options.timing_cache is not None:
+        load_timing_cache(config, options.timing_cache)
     for profile in profiles:
         _add_profile(builder, config, profile)
 
@@ -114,7 +125,12 @@ def build_engine(
             layer.decomposable = True
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}': {one_line(log.errors())}")
+        reason = one_line(log.errors())
+        node = find_node(graph, log.errors())
+        where = f" at node '{node}'{describe(graph, node)}" if node else ""
+        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}")
+    if options.timing_cache is not None:
+        save_timing_cache(config, options.timing_cache)
     if decomposed and say is not None:
         say(f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers have no fused kernel in this type")
     return Engine(plan=memoryview(plan), decomposed=len(decomposed))
@@ -166,5 +182,5 @@ def _parser_message(parser: Any, target: Target, graph: Path) -> str:
         return f"{TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
     error = parser.get_error(0)
     name, kind = error.node_name(), error.node_operator()
-    where = f" at node '{name}' ({kind})" if name else ""
+    where = f" at node '{name}' ({kind}){describe(graph, name)}" if name else ""
     return f"{TITLES[target.backend]} can't take '{graph.name}'{where}: {one_line(error.desc())}"

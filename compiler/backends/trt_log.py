@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 
-def make_log(trt: ModuleType) -> Any:
+def make_log(trt: ModuleType, *, say: Callable[[str], None] | None = None) -> Any:
     """Return a logger that keeps errors; it has ``errors()``, one per line, and ``clear()``.
 
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``.
+        say: Called with every message down to information; None: none.
     """
 
     class Log(trt.ILogger):  # type: ignore[name-defined, misc]  # the base class is known at run time only
@@ -21,6 +23,8 @@ def make_log(trt: ModuleType) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self._lines.append(message)
+            if say is not None and severity != trt.ILogger.VERBOSE:
+                say(message)
 
         def errors(self) -> str:
             return "\n".join(self._lines) or "no reason given"

@@ -14,12 +14,12 @@ from lmmprune.compiler.reference.look import Look
 from lmmprune.compiler.reference.select import uniform_places
 
 
-def one_head_attention(look: Look) -> tuple[dict[int, float], np.ndarray]:
-    """Return a_j of each patch and the keys [N,C] with heads concatenated; CLS is token 0 of the look."""
+def one_head_attention(look: Look) -> tuple[np.ndarray, np.ndarray]:
+    """Return the attention of CLS [T] and the keys [T,C] with heads concatenated; CLS is row 0 of the look."""
     q, k = (np.concatenate(list(heads), axis=-1) for heads in (look.q, look.k))
     logits = [float(q[0] @ key) / math.sqrt(q.shape[-1]) for key in k]
     raised = [math.exp(value - max(logits)) for value in logits]
-    return {j: raised[j + 1] / sum(raised) for j in range(len(k) - 1)}, k[1:]
+    return np.array(raised) / sum(raised), k
 
 
 def choose(chooser: Chooser, a: dict[int, float], keep: int, important_fraction: float | None) -> list[int]:
@@ -53,14 +53,15 @@ def prumerge(
         raise Refused("prumerge needs the layer behind the features")
     if keep < 2:
         raise Refused("prumerge keeps at least 2")
-    a, keys = one_head_attention(e.behind)
+    attention, all_keys = one_head_attention(e.behind)
+    a, keys, x = e.scores(attention), e.pooled(all_keys), e.x
     chosen = choose(chooser, a, keep, important_fraction)
     order = chooser.ranked({j: a[j] for j in chosen})
     rows = []
     for i in order:
         near = {j: cosine(keys[i], keys[j]) for j in a if j != i}
         gathered = chooser.largest(near, min(neighbours, e.n - 1), scale=1.0)
-        rows.append(e.x[i] + sum(a[j] * e.x[j] for j in gathered))
+        rows.append(x[i] + sum(a[j] * x[j] for j in gathered))
     # Zeros first: with every patch kept the sum is empty.
-    rows.append(np.zeros_like(e.x[0]) + sum(a[j] * e.x[j] for j in a if j not in chosen))
-    return np.stack(rows).astype(e.x.dtype), [*order, -1]
+    rows.append(np.zeros_like(x[0]) + sum(a[j] * x[j] for j in a if j not in chosen))
+    return np.stack(rows).astype(x.dtype), [*order, -1]

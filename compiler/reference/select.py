@@ -46,19 +46,17 @@ def select(method: str, options: dict[str, Any], e: Encoded, keep: int, chooser:
 def freepruner(e: Encoded, keep: int, chooser: Chooser, *, pivot_fraction: float, shallow_layer: int) -> list[int]:
     """Pivots by attention received at lp, complements by the pivots' attention at a shallow layer."""
     last, shallow = e.looks[-1].mean_attention, e.looks[shallow_layer].mean_attention
-    received = {j: sum(float(last[i, j + e.first]) for i in range(len(last)) if i != j + e.first) for j in range(e.n)}
+    rows = range(len(last))
+    received = e.scores(np.array([sum(float(last[i, j]) for i in rows if i != j) for j in rows]))
     pivots = chooser.largest(received, max(1, round(pivot_fraction * keep)))
-    looked_at = {
-        j: sum(float(shallow[p + e.first, j + e.first]) for p in pivots) / len(pivots)
-        for j in range(e.n)
-        if j not in pivots
-    }
-    return pivots + chooser.largest(looked_at, keep - len(pivots))
+    looking = [row for pivot in pivots for row in e.rows(pivot)]
+    looked_at = e.scores(np.array([sum(float(shallow[i, j]) for i in looking) / len(looking) for j in rows]))
+    return pivots + chooser.largest({j: u for j, u in looked_at.items() if j not in pivots}, keep - len(pivots))
 
 
 def cls_similarity(e: Encoded) -> dict[int, float]:
-    """Cosine of each patch's feature with the CLS token's."""
-    return {j: cosine(e.x[j], e.y[0]) for j in range(e.n)}
+    """Cosine of each row's feature with the CLS token's, mean over the patches of each token."""
+    return e.scores(np.array([cosine(row, e.y[0]) for row in e.y]))
 
 
 def knee_count(scores: list[float], chooser: Chooser) -> int:
@@ -76,9 +74,10 @@ def vispruner(e: Encoded, keep: int, chooser: Chooser, *, important_fraction: fl
     left = [j for j in range(e.n) if j not in important]
     if wanted == 0:
         return important
+    x = e.x
     while len(left) > wanted:
         a, b = left[0::2], left[1::2]
-        nearest = {i: max(cosine(e.x[i], e.x[j]) for j in b) for i in a}
+        nearest = {i: max(cosine(x[i], x[j]) for j in b) for i in a}
         gone = chooser.largest(nearest, min(8, len(left) - wanted, len(a)), scale=1.0)
         left = [j for j in left if j not in gone]
     return important + left

@@ -20,17 +20,13 @@ def target_places(rest: int, targets: int) -> list[int]:
 def visionzip(
     e: Encoded, keep: int, chooser: Chooser, *, dominant_fraction: float = 54 / 64
 ) -> tuple[np.ndarray, list[int]]:
-    """Return the features [K,C] and their places, -1 for the CLS token."""
+    """Return the features [K,C] and their places, -1 for the CLS token, which a token of several patches rules out."""
     d = max(1, round_half_up(dominant_fraction * keep))
     if keep >= 2:
         d = min(d, keep - 1)
     attention = e.looks[-1].attention.sum(axis=0)
-    if e.has_cls:
-        score = {j: float(attention[0, j + 1]) for j in range(e.n)}
-        dominant = sorted(chooser.largest(score, d - 1))
-    else:
-        score = {j: sum(float(attention[i, j]) for i in range(e.n)) for j in range(e.n)}
-        dominant = sorted(chooser.largest(score, d))
+    score = e.scores(attention[0] if e.has_cls else attention.sum(axis=0, dtype=np.float64))
+    dominant = sorted(chooser.largest(score, d - e.keeps_cls))
     rest = [j for j in range(e.n) if j not in dominant]
     targets = [rest[place] for place in target_places(len(rest), keep - d)]
 
@@ -41,9 +37,10 @@ def visionzip(
             if i not in targets:
                 near = {target: cosine(keys[i], keys[target]) for target in targets}
                 joined[chooser.largest(near, 1, scale=1.0)[0]].append(i)
-    rows = [e.y[0]] if e.has_cls else []
-    rows += [e.x[j] for j in dominant]
+    x = e.x
+    rows = [e.y[0]] if e.keeps_cls else []
+    rows += [x[j] for j in dominant]
     for target in targets:
         members = joined[target]
-        rows.append(e.x[target] + sum(e.x[i] for i in members) / len(members) if members else e.x[target])
-    return np.stack(rows), [-1] * e.has_cls + dominant + targets
+        rows.append(x[target] + sum(x[i] for i in members) / len(members) if members else x[target])
+    return np.stack(rows), [-1] * e.keeps_cls + dominant + targets

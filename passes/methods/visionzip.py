@@ -20,7 +20,8 @@ class VisionZip(Method):
     """Keep CLS, dominant patches, and contextual targets that each other patch joins by similarity of keys.
 
     ``sum_h A^lp[h,CLS,j]``; of the K tokens the share ``dominant_fraction`` is dominant, CLS among them; targets are
-    every so many of the others; ``x_target + mean(joined)``. Without CLS: attention received, no CLS token.
+    every so many of the others; ``x_target + mean(joined)``. Without CLS: attention received, no CLS token. Where a
+    token is a group of patches, CLS, which is one row, is looked at but not kept [ours].
 
     Reference: Yang et al., VisionZip, 2024, arXiv 2412.04467 (released code).
     """
@@ -45,11 +46,12 @@ class VisionZip(Method):
         b = at.b
         dominant = max(1, round_half_up(self.dominant_fraction * keep))
         dominant = min(dominant, keep - 1) if keep >= 2 else dominant
-        patches = dominant - at.has_cls
+        keeps_cls = at.has_cls and at.members is None
+        patches = dominant - keeps_cls
         kept: list[ir.Value] = []
         tokens: list[ir.Value] = []
         received: ir.Value | None = None
-        if at.has_cls:
+        if keeps_cls:
             kept.append(b.constant(np.full((at.batch, 1), -1, np.int64)))
             tokens.append(b.op("Cast", at.rows(at.stream, "cls", 1, stream=True), to=FLOAT))
         others = b.constant(np.tile(np.arange(at.tokens, dtype=np.int64), (at.batch, 1)))
