@@ -16,6 +16,7 @@ from whole_models import check_against_transformers
 from lmmprune.compiler.assets import write_assets
 from lmmprune.compiler.canonical import Canonical, shared_trace
 from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.inspection import inspect_graph
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
 from lmmprune.models import internvl
@@ -45,6 +46,9 @@ def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path)
     path, model, processor, traced = saved
     export(Request(model=str(path), output=tmp_path / "out", ratio=0.0), traced=traced)
     check_against_transformers(tmp_path / "out", model, processor, crop_to_patches=False)
+    offered = inspect_graph(tmp_path / "out" / "vision.onnx")["anchors"]
+    assert (offered["tokens"], offered["patches_per_token"], offered["has_cls"]) == (9, 4, True)
+    assert offered["sites"] == ["vision_output", "projector_output"]
 
 
 @pytest.mark.parametrize(
