@@ -91,10 +91,12 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def llama_attention(module: Any, rotary: Any, x: torch.Tensor, positions: list[int]) -> tuple[torch.Tensor, Look]:
-    """Causal attention of a Llama layer on normalized x [T,C] whose tokens have these position numbers."""
+    """Causal attention of a Llama or Qwen layer on normalized x [T,C] whose tokens have these position numbers."""
     cos, sin = (table[0] for table in rotary(x, torch.tensor([positions])))
-    q = rotate(split(module.q_proj(x), module.head_dim), cos, sin)
-    k = rotate(split(module.k_proj(x), module.head_dim), cos, sin)
+    q, k = split(module.q_proj(x), module.head_dim), split(module.k_proj(x), module.head_dim)
+    if hasattr(module, "q_norm"):
+        q, k = rms_norm(module.q_norm, q), rms_norm(module.k_norm, k)
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     v = split(module.v_proj(x), module.head_dim)
     group = len(q) // len(k)
     # Query head h reads key head h // group.
