@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
-.PHONY: demo test lint types setup browser clean
+.PHONY: demo test lint types setup browser triton clean
 
 setup: $(VENV)/.ready
 
@@ -34,7 +34,18 @@ browser:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	fi
 
-test: lint types browser
+# A repository is tested in a real Triton server, whose packages live apart: their pins aren't ours.
+triton: $(VENV)/triton/.ready
+
+$(VENV)/triton/.ready: tests/triton-requirements.txt | setup
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  echo "installing Triton's server for the tests"; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/triton -r $<; \
+	fi
+	@mkdir -p $(VENV)/triton
+	@touch $@
+
+test: lint types browser triton
 	$(BIN)/pytest -q
 
 clean:

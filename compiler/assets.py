@@ -29,8 +29,11 @@ def write_assets(source: Source, directory: Path) -> Prompt:
         raise ModelError(f"no {TOKENIZER} in '{origin}': save the processor's fast tokenizer into it")
     shutil.copyfile(origin / TOKENIZER, directory / TOKENIZER)
     raw = {**_image_processor(origin), **source.family.processor}
-    if source.directory is None:
-        height, width = source.vision.image_size
+    height, width = source.vision.image_size
+    if source.vision.any_size:
+        # The export has fixed the size: pictures of every shape are stretched to it.
+        raw |= {"size": {"height": height, "width": width}, "do_center_crop": False}
+    elif source.directory is None:
         raw |= {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
     steps = preprocessing(raw, source.vision.image_size)
     (directory / PREPROCESSOR).write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")

@@ -118,7 +118,7 @@ class Manifest:
     requested_tokens: int  # visual tokens per decoder layer that were asked for
     average_tokens: float  # visual tokens that a decoder layer hands on, on average
     prefix: int  # tokens of every prompt before the image
-    grid: tuple[int, int]  # patches, rows x columns, before pruning
+    grid: tuple[int, int]  # visual tokens, rows x columns, before pruning
     vision: Graph
     decoder: Graph
     cache: Cache
@@ -140,6 +140,12 @@ class Manifest:
         """Every graph of the bundle by the name of its component: ``vision``, ``decoder``, ``head_K``."""
         heads = {f"head_{bucket.tokens}": bucket.head for bucket in self.buckets}
         return {"vision": self.vision, "decoder": self.decoder, **heads}
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of ``position_ids``: 1, or 3 with M-RoPE (frame, row and column)."""
+        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == "position_ids")
+        return int(shape[0]) if len(shape) == 3 else 1
 
     @property
     def tokens_before(self) -> int:

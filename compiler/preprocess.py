@@ -11,6 +11,7 @@ if there, comes first: it resizes the picture in its own shape to a longest edge
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import struct
@@ -158,29 +159,44 @@ def load_image(path: Path | str) -> Image.Image:
     Raises:
         InputError: The file is missing, isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
     """
-    path = Path(path)
     try:
-        with warnings.catch_warnings():
-            # Our own limit below is the stricter reading of the same warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        if not 0 < image.width * image.height <= MAX_PIXELS:
-            raise InputError(
-                f"picture '{path}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "
-                "scale it down"
-            )
-        image.load()
-        return ImageOps.exif_transpose(image)
+        return _open(Path(path), str(path))
     except FileNotFoundError as error:
         raise InputError(f"there is no picture '{path}'") from error
     except IsADirectoryError as error:
         raise InputError(f"'{path}' is a directory: give a picture") from error
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Read a picture from the bytes of its file, as ``load_image`` does; ``name`` is what messages call it.
+
+    Raises:
+        InputError: It isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
+    """
+    return _open(io.BytesIO(data), name)
+
+
+def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Our own limit below is the stricter reading of the same warning.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source)
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            raise InputError(
+                f"picture '{name}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "
+                "scale it down"
+            )
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (FileNotFoundError, IsADirectoryError):
+        raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"picture '{path}' has more than {MAX_PIXELS:,} pixels: scale it down") from error
+        raise InputError(f"picture '{name}' has more than {MAX_PIXELS:,} pixels: scale it down") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"'{path}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
+        raise InputError(f"'{name}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
     except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
-        raise InputError(f"picture '{path}' is damaged or can't be read ({error})") from error
+        raise InputError(f"picture '{name}' is damaged or can't be read ({error})") from error
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ class VisionSpec:
         merge: Patches on each side of the block that a pixel shuffle or a merger makes a token of; 1: each token is a
             patch, and the encoder sees N of them (else ``N * merge**2``).
         has_beyond: Whether the tower has a layer behind the features, which some methods read.
+        any_size: Whether the tower takes pictures of any size; the export fixes it to ``image_size``.
     """
 
     layers: int
@@ -29,11 +30,27 @@ class VisionSpec:
     image_size: tuple[int, int]
     merge: int = 1
     has_beyond: bool = True
+    any_size: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSpec:
-    """The language model: the numbers that the cache, the FLOPs formula and the run-time need."""
+    """The language model: the numbers that the cache, the FLOPs formula and the run-time need.
+
+    Attributes:
+        layers: L.
+        width: C', channels of the residual stream.
+        mlp_width: Channels inside the MLP.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of a head.
+        vocabulary: V.
+        max_positions: Positions that the model was made for.
+        rotary_rows: With M-RoPE, where a token has the numbers of its frame, row and column: by which of the three
+            (0, 1, 2) each of the D/2 frequencies turns. Empty: a token has one number.
+        deepstack: First layers behind which further features of the image tokens are added to the stream; they lie
+            beside the token's own in ``image_features [B,K,(1+deepstack)*C']``.
+    """
 
     layers: int
     width: int
@@ -43,6 +60,13 @@ class DecoderSpec:
     head_dim: int
     vocabulary: int
     max_positions: int
+    rotary_rows: tuple[int, ...] = ()
+    deepstack: int = 0
+
+    @property
+    def position_rows(self) -> int:
+        """Numbers that say where a token stands: 1, or 3 with M-RoPE."""
+        return 3 if self.rotary_rows else 1
 
 
 @dataclass(frozen=True, kw_only=True)

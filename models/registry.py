@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import ModelError, require, suggestion
-from lmmprune.models import idefics3, internvl, llava
+from lmmprune.models import idefics3, internvl, llava, qwen2_5_vl, qwen3_vl
 from lmmprune.models.family import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (llava.FAMILY, idefics3.FAMILY, idefics3.SMOLVLM, internvl.FAMILY)
+    family.name: family
+    for family in (
+        llava.FAMILY,
+        idefics3.FAMILY,
+        idefics3.SMOLVLM,
+        internvl.FAMILY,
+        qwen2_5_vl.FAMILY,
+        qwen3_vl.FAMILY,
+    )
 }
 
 
@@ -48,6 +56,23 @@ def _llama(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
         "num_key_value_heads": heads,
         "max_position_embeddings": 4096,
         "vocab_size": 32064,
+    }
+
+
+def _qwen2_5(width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocabulary: int) -> dict[str, Any]:
+    return {
+        "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": width},
+        "text_config": {
+            "hidden_size": width,
+            "intermediate_size": mlp,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "max_position_embeddings": 128000,
+            "vocab_size": vocabulary,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        },
     }
 
 
@@ -151,6 +176,48 @@ ALIASES: dict[str, Alias] = {
                 "max_position_embeddings": 40960,
                 "vocab_size": 151936,
             },
+        },
+    ),
+    "qwen2.5-vl-3b": Alias(
+        hub_id="Qwen/Qwen2.5-VL-3B-Instruct",
+        family="qwen2_5_vl",
+        note="Qwen2.5-VL, 3B; pictures of 448 x 448 unless --image-size says otherwise",
+        config={**_qwen2_5(2048, 11008, 36, 16, 2, 151936), "tie_word_embeddings": True},
+    ),
+    "qwen2.5-vl-7b": Alias(
+        hub_id="Qwen/Qwen2.5-VL-7B-Instruct",
+        family="qwen2_5_vl",
+        note="Qwen2.5-VL, 7B; pictures of 448 x 448 unless --image-size says otherwise",
+        config=_qwen2_5(3584, 18944, 28, 28, 4, 152064),
+    ),
+    "qwen3-vl-2b": Alias(
+        hub_id="Qwen/Qwen3-VL-2B-Instruct",
+        family="qwen3_vl",
+        note="Qwen3-VL, 2B; pictures of 512 x 512 unless --image-size says otherwise",
+        config={
+            "vision_config": {
+                "depth": 24,
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "out_hidden_size": 2048,
+                "deepstack_visual_indexes": [5, 11, 17],
+            },
+            "text_config": {
+                "hidden_size": 2048,
+                "intermediate_size": 6144,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "max_position_embeddings": 262144,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 5e6,
+                    "mrope_section": [24, 20, 20],
+                    "mrope_interleaved": True,
+                },
+            },
+            "tie_word_embeddings": True,
         },
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,9 @@ class VisionAnchors:
         depth: V, the layers before the features.
         hidden: The encoder's output at the feature layer, ``[B,T,C]``, CLS included.
         patches: Tokens that enter the projector, ``[B,N,g*C]``, CLS already dropped, g patches side by side in each.
-        features: The projector's output ``[B,N,C']``.
+        features: The graph's output ``[B,N,C']``.
+        own: What the projector makes of ``patches``: the features, or, with DeepStack, the first of those side by side.
+        deeper: With DeepStack the tokens of other depths before their projectors, like ``patches``.
         has_cls: Whether the layers see a CLS token at row 0.
         members: ``[N,g]`` int64, the patches of each token (CLS not counted); None: each token is the patch of its own
             number.
@@ -57,6 +59,8 @@ class VisionAnchors:
     hidden: ir.Value
     patches: ir.Value
     features: ir.Value
+    own: ir.Value
+    deeper: tuple[ir.Value, ...]
     has_cls: bool
     members: np.ndarray | None = None
 
@@ -68,7 +72,17 @@ class VisionAnchors:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderAnchors:
-    """What a decoder graph offers: its layers, the stream into layer 0, its token inputs, and every layer's cache."""
+    """What a decoder graph offers.
+
+    Attributes:
+        layers: All layers.
+        embeds: The stream into layer 0.
+        input_ids: ``[B,T]``.
+        position_ids: ``[B,T]``, or ``[3,B,T]`` with M-RoPE.
+        image_features: ``[B,N,C]``, with DeepStack several of them side by side.
+        past: Every layer's cache, keys and values.
+        deeper: Layer -> what DeepStack adds to the stream behind it, ``[B,T,C]``.
+    """
 
     layers: tuple[Layer, ...]
     embeds: ir.Value
@@ -76,6 +90,7 @@ class DecoderAnchors:
     position_ids: ir.Value
     image_features: ir.Value
     past: tuple[tuple[ir.Value, ir.Value], ...]
+    deeper: Mapping[int, ir.Value]
 
 
 def find_vision_anchors(model: ir.Model) -> VisionAnchors:
@@ -84,11 +99,14 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     Raises:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
-    nodes = _attention_nodes(model, "vision")
+    layers = find_layers(model, "vision")
     features = _named(model.graph.outputs, "image_features", "vision")
-    patches = _patches(features)
-    layers = tuple(_layer(node) for node in nodes)
+    own, *others = _levels(features)
+    patches, deeper = _patches(own), tuple(_patches(value) for value in others)
     hidden, members = trace_groups(patches)
+    for tokens in deeper:
+        if not np.array_equal(trace_groups(tokens)[1], members):
+            raise Refused(f"'{tokens.name}' has its patches in other tokens than '{patches.name}': expected the same")
     before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
     if not before:
         raise Refused("no Attention node lies before 'image_features'")
@@ -106,6 +124,8 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         hidden=hidden,
         patches=patches,
         features=features,
+        own=own,
+        deeper=deeper,
         has_cls=bool(lead),
         members=None if np.array_equal(members[:, 0], np.arange(outside)) else members,
     )
@@ -117,7 +137,7 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
     Raises:
         Refused: No ``Attention`` node, an input is missing, or a layer has no cache of its own.
     """
-    layers = tuple(_layer(node) for node in _attention_nodes(model, "decoder"))
+    layers = find_layers(model, "decoder")
     inputs = model.graph.inputs
     past = []
     for index in range(len(layers)):
@@ -134,14 +154,33 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
         position_ids=_named(inputs, "position_ids", "decoder"),
         image_features=_named(inputs, "image_features", "decoder"),
         past=tuple(past),
+        deeper={index: value for index, layer in enumerate(layers) for value in _added(layer.out, attended)},
     )
 
 
-def _attention_nodes(model: ir.Model, what: str) -> list[ir.Node]:
+def _added(stream: ir.Value, attended: Container[ir.Value]) -> list[ir.Value]:
+    """Return what is added to a stream that no attention has seen."""
+    sums = [node for node, _ in stream.uses() if node.op_type == "Add" and len(_streams(node)) == 2]
+    return [value for node in sums for value in _streams(node) if value is not stream and value not in attended]
+
+
+def find_layers(model: ir.Model, what: str) -> tuple[Layer, ...]:
+    """Find the layer around every ``Attention`` node, first to last.
+
+    Args:
+        model: A graph in canonical form.
+        what: What to call it in a refusal.
+
+    Raises:
+        Refused: There is none, or no residual sum around one.
+    """
     nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
     if not nodes:
-        raise Refused(f"no Attention node in the {what} graph: export at opset 23, or use a family that is listed")
-    return nodes
+        raise Refused(
+            f"no Attention node in the {what} graph: export at opset 23, use a family that is listed, or prune another"
+            " exporter's vision tower with 'lmmprune rewrite'"
+        )
+    return tuple(_layer(node) for node in nodes)
 
 
 def _named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
@@ -235,7 +274,19 @@ def _streams(node: ir.Node) -> list[ir.Value]:
 
 
 # Operators that treat each token by itself: walking back through them stays within the projector.
-_TOKENWISE = {"MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"}
+_TOKENWISE = {
+    *("MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"),
+    # What other exporters write a Gelu with, and a name for an output.
+    *("Tanh", "Pow", "Gemm", "Identity"),
+}
+
+
+def _levels(features: ir.Value) -> list[ir.Value]:
+    """Return the features that stand side by side in the channels: with DeepStack those of several depths."""
+    node = features.producer()
+    if node is None or node.op_type != "Concat" or node.attributes.get_int("axis") not in (-1, 2):
+        return [features]
+    return _streams(node)
 
 
 def _patches(value: ir.Value) -> ir.Value:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from lmmprune.passes.anchors import Layer
 from lmmprune.passes.builder import Builder
 from lmmprune.passes.refusals import Refused
+from lmmprune.passes.shapes import static_shape
 
 FLOAT = int(ir.DataType.FLOAT)
 INT64 = int(ir.DataType.INT64)
@@ -83,12 +84,15 @@ class At:
     def at_layer(self, index: int) -> At:
         """Return the same site, seen by another layer of the graph.
 
+        In an encoder of which most layers attend within windows, that is the next one that sees the whole picture.
+
         Raises:
             Refused: There is no such layer in the graph.
         """
         if not 0 <= index < len(self.layers):
             raise Refused(f"{self.name}: layer {index} isn't in the graph, which has 0..{len(self.layers) - 1}")
-        return dataclasses.replace(self, layer=self.layers[index])
+        whole = (layer for layer in self.layers[index:] if self.in_decoder or static_shape(layer.q)[0] == self.batch)
+        return dataclasses.replace(self, layer=next(whole, self.layer))
 
     def rows(self, value: ir.Value, which: Rows, axis: int, *, stream: bool = False) -> ir.Value:
         """Return some tokens of a value whose ``axis`` counts the sequence's tokens.

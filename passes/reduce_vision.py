@@ -197,7 +197,9 @@ class _Rewriting:
         inside = stage.site.kind == "vision_layer"
         lead = int(anchors.has_cls and inside)
         users = list(old.uses())
+        readers = {value: list(value.uses()) for value in anchors.deeper if old is anchors.patches}
         b = Builder(f"lmmprune/{self._method}/{stage.site}")
+        visual = b.stream("Slice", old, [lead], [lead + self._tokens], [1]) if lead else old
         stream = anchors.hidden if stage.site.kind == "vision_output" else old
         if self._origin is None:
             places = np.arange(self._tokens, dtype=np.int64)
@@ -209,7 +211,8 @@ class _Rewriting:
             layers=anchors.layers,
             depth=anchors.depth,
             stream=stream,
-            visual=b.stream("Slice", old, [lead], [lead + self._tokens], [1]) if lead else old,
+            # Rules compare a token's own features, not what DeepStack puts beside them.
+            visual=anchors.own if old is anchors.features else visual,
             batch=self._batch,
             tokens=self._tokens,
             first=int(anchors.has_cls),
@@ -220,7 +223,12 @@ class _Rewriting:
             sizes=self._sizes,
         )
         outcome = stage.rule(at, stage.keep)
-        tokens, kept = self._tokens_of(at, outcome, stage.keep)
+        if anchors.deeper and (outcome.tokens is not None or outcome.merge is not None):
+            raise Refused(
+                f"{stage.site}: method '{self._method}' makes new tokens, and this model's decoder also gets the old"
+                f" ones from {len(anchors.deeper)} other depths (DeepStack): use a method that only drops"
+            )
+        tokens, kept = self._tokens_of(at, visual, outcome, stage.keep)
         tokens.name = tokens_name(stage.site)
         self._origin = self._follow(at, outcome, kept, stage.keep)
         self._sizes = outcome.sizes
@@ -231,27 +239,30 @@ class _Rewriting:
         if outcome.sizes is not None and inside:
             bias = self._bias_later_layers(b, index, outcome.sizes, stage.keep)
             rebind[bias] = bias
+        sizes = (self._batch, self._tokens, stage.keep)
+        beside = [(gather_tokens(b, value, kept, sizes, stream=True), uses) for value, uses in readers.items()]
         after = b.insert_after(graph, old.producer())
         if old is anchors.features:
             new = self._replace_features(old, new)
-        rewire(graph, old, new, users, rebind, after=after, prefix=str(stage.site))
+        rewire(graph, old, new, users, rebind, beside=beside, after=after, prefix=str(stage.site))
+        if beside:
+            # The other depths' projectors may stand before the selection.
+            graph.sort()
         if old is anchors.patches:
             self._anchors = dataclasses.replace(anchors, patches=new)
         self._tokens = stage.keep
         self._outputs[stage.site] = self._origin
 
-    def _tokens_of(self, at: At, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
-        """Return the tokens ``[B,K,C]`` that leave and their places ``[B,K]``."""
+    def _tokens_of(self, at: At, visual: ir.Value, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
+        """Return those of the visual tokens ``[B,n,C]`` that leave, ``[B,K,C]``, and their places ``[B,K]``."""
         b = at.b
         if outcome.tokens is not None:
             return outcome.tokens, outcome.kept
         kept = outcome.kept if outcome.ordered else ascending(b, outcome.kept, keep)
-        rows = gather_tokens(b, at.visual, kept, (at.batch, at.tokens, keep), stream=True)
+        rows = gather_tokens(b, visual, kept, (at.batch, at.tokens, keep), stream=True)
         if outcome.merge is None:
             return rows, kept
-        dropped = gather_tokens(
-            b, at.visual, outcome.merge.dropped, (at.batch, at.tokens, at.tokens - keep), stream=True
-        )
+        dropped = gather_tokens(b, visual, outcome.merge.dropped, (at.batch, at.tokens, at.tokens - keep), stream=True)
         return merged(b, rows, dropped, outcome.merge), kept
 
     def _follow(self, at: At, outcome: Outcome, kept: ir.Value, keep: int) -> ir.Value:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.options import check_triton, triton_options
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--max-prompt", type=click.IntRange(min=1), help="Longest prompt in tokens. Default: the model's limit.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
+@triton_options
 @json_option
 def command(
     directory: str,
@@ -31,28 +34,47 @@ def command(
     components: tuple[str, ...],
     max_prompt: int | None,
     force: bool,
+    triton: Path | None,
+    triton_backend: str,
     as_json: bool,
 ) -> None:
     """Compile the graphs of the bundle DIRECTORY into engines.
 
     TensorRT-RTX engines are built on any machine, with --arch naming the GPU. TensorRT engines are built on the GPU
     that will run them; elsewhere the command says what to run there.
+    With --triton, bundles of ONNX Runtime, which need no engines, are served too.
     """
     from lmmprune.compiler.build import build
     from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.targets import resolve
+    from lmmprune.compiler.triton.repository import check_engines, write_repository
 
-    built = build(
-        directory,
-        target or Bundle.open(directory).manifest.target,
-        arch=arch,
-        components=components or None,
-        max_prompt=max_prompt,
-        force=force,
-        say=note,
-    )
+    bundle = Bundle.open(directory)
+    manifest = bundle.manifest
+    check_triton(bundle.path, triton, triton_backend, manifest.target, manifest.precision.dtype)
+    if triton is not None:
+        check_engines(bundle, target=target, arch=arch, components=components, max_prompt=max_prompt)
+    built = []
+    if triton is None or resolve(manifest.target).compiled:
+        built = build(
+            directory,
+            target or manifest.target,
+            arch=arch,
+            components=components or None,
+            max_prompt=max_prompt,
+            force=force,
+            say=note,
+        )
+    if triton is not None:
+        found = built[0].record.arch if built else None
+        repository = write_repository(bundle, triton, backend=triton_backend, arch=found)
     if as_json:
         rows = [{**dataclasses.asdict(one.record), "path": str(one.path), "fresh": one.fresh} for one in built]
-        print_json({"engines": rows})
+        print_json({"engines": rows, "triton": None if triton is None else str(triton)})
+        return
+    if triton is not None:
+        show(repository.line)
+    if not built:
         return
     show(
         table(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
@@ -24,6 +24,13 @@ def _number(option: str, text: str | None) -> float:
         raise InputError(
             f"{option} {text}: expected a number, 0 <= R < 1{', or auto' * (option == '--ratio')}"
         ) from error
+
+
+def _pixels(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(f"--image-size {text}: expected pixels, such as 448, or height x width, such as 448x672")
+    return int(sides[0]), int(sides[-1])
 
 
 @click.command()
@@ -52,7 +59,11 @@ def _number(option: str, text: str | None) -> float:
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
+@click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
+@click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
+@triton_options
 @json_option
 def command(
     *,
@@ -61,6 +72,9 @@ def command(
     buckets: str | None,
     calib: Path | None,
     calib_samples: int,
+    image_size: str | None,
+    triton: Path | None,
+    triton_backend: str,
     as_json: bool,
     **request: object,
 ) -> None:
@@ -69,14 +83,16 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
-    from lmmprune.compiler.export import Request, export
+    from lmmprune.compiler.export import STREAMS, Request, export
 
+    output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
+    check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same
     with progress() as bar:
         tasks: dict[str, object] = {}
 
         def step(what: str, done: int, of: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
+                tasks[what] = bar.add_task(what, total=of, bytes=what in STREAMS)
             bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
 
         report = export(
@@ -87,11 +103,18 @@ def command(
                 buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),
                 calibration=calib,
                 calibration_samples=calib_samples,
+                image_size=_pixels(image_size) if image_size else None,
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,
+            announce=note,
         )
     manifest = report.manifest
+    if triton is not None:
+        from lmmprune.compiler.bundle import Bundle
+        from lmmprune.compiler.triton.repository import write_repository
+
+        repository = write_repository(Bundle.open(output), triton, backend=triton_backend)
     for warning in report.warnings:
         note(f"warning: {warning}")
     if stayed := _in_float(manifest):
@@ -99,7 +122,7 @@ def command(
     if report.counts:
         note(_own_counts(report.counts, manifest))
     data = {
-        "bundle": str(request["output"]),
+        "bundle": str(output),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
         "tokens_before": manifest.tokens_before,
@@ -110,10 +133,12 @@ def command(
         "flops": {part: dict(row) for part, row in manifest.flops.items()},
         "bytes": {name: entry.bytes for name, entry in manifest.files.items()},
         "seconds": round(report.seconds, 3),
+        "steps": dict(report.steps),
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
         "own_counts": list(report.counts.counts) if report.counts else None,
+        "triton": None if triton is None else str(triton),
     }
     if as_json:
         print_json(data)
@@ -131,9 +156,11 @@ def command(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
         f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}; {human_bytes(size)}"
-        f" in '{request['output']}';"
+        f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
     )
+    if triton is not None:
+        show(repository.line)
 
 
 # More sites than this are shown as the first, some dots and the last.

@@ -14,7 +14,7 @@ class Encoded:
     """N tokens, each made of one patch or of several; T = CLS and all patches, C channels; V layers were run."""
 
     y: np.ndarray  # [T,C] output at the feature layer, CLS first
-    looks: list[Look]  # of layers 0..V-1; the last is lp
+    looks: list[Look]  # of layers 0..V-1 or, for one of windows, of the next without; the last is lp
     behind: Look | None  # of layer V, for prumerge; None if the tower ends before
     has_cls: bool
     squares: list[list[int]] = field(default_factory=list)  # the patches of each token; none given: one each

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from lmmprune.compiler.reference.sequence import Position
 
 
 @dataclass
@@ -90,9 +93,13 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return x * cos + turned * sin
 
 
-def llama_attention(module: Any, rotary: Any, x: torch.Tensor, positions: list[int]) -> tuple[torch.Tensor, Look]:
+def llama_attention(
+    module: Any, rotary: Any, x: torch.Tensor, positions: Sequence[Position]
+) -> tuple[torch.Tensor, Look]:
     """Causal attention of a Llama or Qwen layer on normalized x [T,C] whose tokens have these position numbers."""
-    cos, sin = (table[0] for table in rotary(x, torch.tensor([positions])))
+    numbers = torch.tensor([positions])
+    # With three numbers each, the rotation takes them as [3,B,T].
+    cos, sin = (table[0] for table in rotary(x, numbers.permute(2, 0, 1) if numbers.ndim == 3 else numbers))
     q, k = split(module.q_proj(x), module.head_dim), split(module.k_proj(x), module.head_dim)
     if hasattr(module, "q_norm"):
         q, k = rms_norm(module.q_norm, q), rms_norm(module.k_norm, k)

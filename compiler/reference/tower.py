@@ -29,6 +29,8 @@ class Tower:
         finish: The stream behind the last layer before the features -> the features.
         merge: Patches a side of the square that makes a token.
         project: Tokens ``[n, merge * merge * C]`` -> ``[n,C']``.
+        windowed: Numbers of the layers that attend within windows: methods look at the next one that doesn't.
+        compared: How many of the C' channels are the token's own features; None: all.
     """
 
     has_cls: bool
@@ -41,6 +43,8 @@ class Tower:
     project: Callable[[torch.Tensor], torch.Tensor]
     finish: Callable[[torch.Tensor], torch.Tensor] = field(default=lambda x: x)
     merge: int = 1
+    windowed: frozenset[int] = frozenset()
+    compared: int | None = None
 
     def squares(self, patches: int) -> list[list[int]]:
         """Return the patches of each token, in raster order of both, of a picture of so many patches."""
@@ -51,15 +55,20 @@ class Tower:
         return [[(y + i) * self.columns + x + j for i in range(m) for j in range(m)] for y, x in corners]
 
 
-def tower_of(model: Any) -> Tower:
-    """Return the tower of a loaded model.
+def tower_of(model: Any, size: tuple[int, int]) -> Tower:
+    """Return the tower of a loaded model for pictures of a height and width in pixels.
 
     Raises:
         Refused: The reference doesn't know the family.
     """
+    # They are built from the parts here.
+    from lmmprune.compiler.reference import qwen
+
     kind = model.config.model_type
+    if kind in qwen.TOWERS:
+        return qwen.TOWERS[kind](model, size)
     if kind not in _TOWERS:
-        raise Refused(f"it has no tower of '{kind}', only of {', '.join(_TOWERS)}")
+        raise Refused(f"it has no tower of '{kind}', only of {', '.join([*_TOWERS, *qwen.TOWERS])}")
     return _TOWERS[kind](model)
 
 

@@ -32,7 +32,7 @@ def see(model: Any, method: str, options: dict[str, Any], cuts: list[Cut], pixel
     Raises:
         Refused: The method doesn't do this, or the model isn't one that it can be done on.
     """
-    tower = tower_of(model)
+    tower = tower_of(model, (pixel_values.shape[2], pixel_values.shape[3]))
     sites = check(method, cuts, "vision", has_cls=tower.has_cls)
     chooser = Chooser()
     with one_thread(model):
@@ -52,7 +52,7 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
     Raises:
         Refused: The encoder has no CLS token.
     """
-    tower = tower_of(model)
+    tower = tower_of(model, (pixel_values.shape[2], pixel_values.shape[3]))
     check("inflection", [], "vision", has_cls=tower.has_cls)
     with one_thread(model):
         pictures = [encode(tower, "inflection", {}, {}, picture, Chooser())[0] for picture in pixel_values]
@@ -72,7 +72,7 @@ def _see_one(
     projected = tower.project(torch.from_numpy(features)).numpy()
     if (keep := sites.get("projector_output")) is not None:
         check_keep(keep, e.n, "projector_output")
-        places = divprune(projected, keep, chooser) if keep < e.n else list(range(e.n))
+        places = divprune(projected[:, : tower.compared], keep, chooser) if keep < e.n else list(range(e.n))
         projected, kept["projector_output"] = projected[places], places
     return projected, kept
 
@@ -137,6 +137,9 @@ def encode(
                 x = torch.cat([x[:cls], torch.from_numpy(visual)])
             kept[site] = list(patches)
         x = x + tower.feed(layer, x)
+    for number in reversed(range(len(looks))):
+        if number in tower.windowed:
+            looks[number] = looks[number + 1]
     behind = None
     if method.startswith("prumerge") and tower.depth < len(tower.layers):
         _, behind = tower.attend(tower.layers[tower.depth], x, [1.0] * len(x))
