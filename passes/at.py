@@ -97,13 +97,13 @@ class At:
     def rows(self, value: ir.Value, which: Rows, axis: int, *, stream: bool = False) -> ir.Value:
         """Return some tokens of a value whose ``axis`` counts the sequence's tokens.
 
-        Visual tokens of several patches each are the means over them; ``patches`` returns the patches themselves.
+        Visual tokens of several patches each are the means over them, in float32; ``patches`` returns the patches.
         """
         if which == "all":
             return value
         if which == "visual" and self.members is not None:
             groups = self.b.op("Gather", value, self.members + self.first, axis=axis)
-            return self.b.op("ReduceMean", groups, [axis + 1], keepdims=0)
+            return self.b.op("ReduceMean", self.b.op("Cast", groups, to=FLOAT), [axis + 1], keepdims=0)
         begin, end = self._span(which)
         move = self.b.stream if stream else self.b.op
         if self.in_decoder and which in ("visual", "text"):
