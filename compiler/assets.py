@@ -28,7 +28,7 @@ def write_assets(source: Source, directory: Path) -> Prompt:
     if not (origin / TOKENIZER).is_file():
         raise ModelError(f"no {TOKENIZER} in '{origin}': save the processor's fast tokenizer into it")
     shutil.copyfile(origin / TOKENIZER, directory / TOKENIZER)
-    raw = _image_processor(origin)
+    raw = {**_image_processor(origin), **source.family.processor}
     height, width = source.vision.image_size
     if source.vision.any_size:
         # The export has fixed the size: pictures of every shape are stretched to it.
@@ -64,13 +64,15 @@ def _image_token(source: Source) -> str:
 # The steps that ``preprocessor.json`` can express; a picture always becomes RGB before them.
 _STEPS = ("resize", "center_crop", "rescale", "normalize")
 _SIZES = ({"shortest_edge"}, {"height", "width"})
+# Above it Idefics3's processor makes pictures smaller once more.
+_LONGEST = 4096
 
 
 def preprocessing(raw: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
     """Turn a Hugging Face image processor's settings into ``preprocessor.json``.
 
-    CLIP's processor (shortest edge, then a centre crop) and SigLIP's (straight to height and width) fit in; one that
-    also pads or splits pictures doesn't.
+    CLIP's processor (shortest edge, then a centre crop), SigLIP's (straight to height and width) and Idefics3's without
+    splitting (longest edge, then a square) fit in; one that also pads or splits pictures doesn't.
 
     Args:
         raw: Content of ``preprocessor_config.json`` (or the ``image_processor`` part of ``processor_config.json``).
@@ -88,6 +90,12 @@ def preprocessing(raw: dict[str, Any], image_size: tuple[int, int]) -> dict[str,
     if lost := [key for key, used in needed.items() if used and raw.get(key) is None]:
         raise ModelError(f"{name} states no '{lost[0]}': save the processor again with save_pretrained")
     size = raw["size"] if isinstance(raw.get("size"), dict) else {"shortest_edge": raw.get("size")}
+    longest = None
+    if side := raw.get("max_image_size"):
+        longest = size.get("longest_edge") if on["resize"] else None
+        if longest is not None and longest > _LONGEST:
+            raise ModelError(f"{name} first makes the longest edge {longest} pixels: expected {_LONGEST} at most")
+        on["resize"], size = True, {"height": side["longest_edge"], "width": side["longest_edge"]}
     if on["resize"] and set(size) not in _SIZES:
         raise ModelError(f"{name} resizes to {sorted(size)}: expected shortest_edge, or height and width")
     crop = raw.get("crop_size")
@@ -101,6 +109,8 @@ def preprocessing(raw: dict[str, Any], image_size: tuple[int, int]) -> dict[str,
         "mean": raw["image_mean"] if on["normalize"] else None,
         "std": raw["image_std"] if on["normalize"] else None,
     }
+    if longest is not None:
+        steps["longest_edge"] = longest
     final = steps["crop"] or [resize.get("height"), resize.get("width")]
     if list(final) != list(image_size):
         found = "pictures of no fixed size" if None in final else f"{final} pixels"
@@ -129,9 +139,10 @@ def _template(origin: Path, source: Source) -> str:
     render: Any = render_jinja_template  # annotated as str, but it returns the texts and their masks
     texts, _ = render([[{"role": "user", "content": content}]], chat_template=template, add_generation_prompt=True)
     text: str = texts[0]
-    if text.count("{prompt}") != 1 or text.count(source.family.image_token) != 1:
+    token = source.family.image_token
+    if text.count("{prompt}") != 1 or text.count(token) != 1:
         raise ModelError(f"the chat template renders to {text!r}: expected one picture and one question")
-    return text
+    return text.replace(token, source.family.picture or token)
 
 
 def _chat_template(origin: Path) -> str | None:

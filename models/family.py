@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -78,18 +78,25 @@ class Family:
         title: What people call it.
         template: Prompt with ``<image>`` and ``{prompt}``, used where the checkpoint brings no chat template.
         image_token: Text of the image placeholder.
+        picture: What the processor writes for one picture around the placeholder's repetitions, with ``image_token``
+            once; empty: nothing else.
+        processor: Settings that override the image processor's, so that a picture is one image of the tower's size.
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
         shrink: Reduces a configuration to so many decoder layers.
         vision_features: ``(model, pixel_values [B,3,H,W], False) -> [B,N,C]`` after the projector; with True also the
             hidden state ``[B,T,C']`` of the encoder layer behind the features, whose q and k some methods read.
+        prepare: Puts constants into a module that its own code can compute, but a trace can't.
     """
 
     name: str
     title: str
     template: str
     image_token: str
+    picture: str = ""
+    processor: Mapping[str, Any] = field(default_factory=dict)
     vision: Callable[[Any], VisionSpec]
     decoder: Callable[[Any], DecoderSpec]
     shrink: Callable[[Any, int], Any]
     vision_features: Callable[[Any, Any, bool], Any]
+    prepare: Callable[[Any], None] | None = None

@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import ModelError, require, suggestion
-from lmmprune.models import llava, qwen2_5_vl, qwen3_vl
+from lmmprune.models import idefics3, internvl, llava, qwen2_5_vl, qwen3_vl
 from lmmprune.models.family import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (llava.FAMILY, qwen2_5_vl.FAMILY, qwen3_vl.FAMILY)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        llava.FAMILY,
+        idefics3.FAMILY,
+        idefics3.SMOLVLM,
+        internvl.FAMILY,
+        qwen2_5_vl.FAMILY,
+        qwen3_vl.FAMILY,
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +76,32 @@ def _qwen2_5(width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab
     }
 
 
+def _smolvlm(width: int, mlp: int, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
+    return {
+        "vision_config": {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+        "text_config": {
+            "model_type": "llama",
+            "hidden_size": width,
+            "intermediate_size": mlp,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": 64,
+            "max_position_embeddings": 8192,
+            "vocab_size": 49280,
+        },
+        "scale_factor": 4,
+        "image_token_id": 49190,
+    }
+
+
 ALIASES: dict[str, Alias] = {
     "tiny-llava": Alias(hub_id=None, family="llava", note="trained on handwritten digits, comes with lmmprune"),
     "llava-1.5-7b": Alias(
@@ -79,6 +115,49 @@ ALIASES: dict[str, Alias] = {
         family="llava",
         note="LLaVA-1.5 with Vicuna 13B",
         config={"vision_config": _CLIP_L_336, "text_config": _llama(5120, 13824, 40, 40), "image_token_index": 32000},
+    ),
+    "smolvlm-256m": Alias(
+        hub_id="HuggingFaceTB/SmolVLM-256M-Instruct",
+        family="idefics3",
+        note="SmolVLM with SmolLM2 135M",
+        config=_smolvlm(576, 1536, 30, 9, 3),
+    ),
+    "smolvlm-500m": Alias(
+        hub_id="HuggingFaceTB/SmolVLM-500M-Instruct",
+        family="idefics3",
+        note="SmolVLM with SmolLM2 360M",
+        config=_smolvlm(960, 2560, 32, 15, 5),
+    ),
+    "smolvlm2-256m": Alias(
+        hub_id="HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+        family="smolvlm",
+        note="SmolVLM2 with SmolLM2 135M, single pictures",
+        config=_smolvlm(576, 1536, 30, 9, 3),
+    ),
+    "smolvlm2-500m": Alias(
+        hub_id="HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        family="smolvlm",
+        note="SmolVLM2 with SmolLM2 360M, single pictures",
+        config=_smolvlm(960, 2560, 32, 15, 5),
+    ),
+    "internvl3-1b": Alias(
+        hub_id="OpenGVLab/InternVL3-1B-hf",
+        family="internvl",
+        note="InternVL3 with Qwen2.5 0.5B, pictures as one tile",
+        config={
+            # The rest of InternViT-300M is transformers' default.
+            "vision_config": {"attention_bias": True},
+            "text_config": {
+                "model_type": "qwen2",
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 14,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 32768,
+                "vocab_size": 151674,
+            },
+        },
     ),
     "qwen2.5-vl-3b": Alias(
         hub_id="Qwen/Qwen2.5-VL-3B-Instruct",

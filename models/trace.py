@@ -8,18 +8,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmmprune.errors import ModelError
-from lmmprune.lazy import lazy, numbers
-from lmmprune.models.source import Source
+from lmmprune.lazy import Array, lazy, numbers
+from lmmprune.models.source import Reader, Source
 from lmmprune.models.wrappers import Decoder, Vision
 
 OPSET = 23
-Readers = Mapping[str, Callable[[], np.ndarray[Any, Any]]]
+Readers = Mapping[str, Callable[[], Array]]
 
 
 def fake_model(source: Source) -> Any:
@@ -40,6 +39,8 @@ def fake_model(source: Source) -> Any:
             owner = module
         if module._buffers:
             _fill_buffers(owner, module, name)
+    if source.family.prepare is not None:
+        source.family.prepare(model)
     return model
 
 
@@ -118,7 +119,10 @@ def bind(model: ir.Model, readers: Readers) -> None:
     """
     for name, value in model.graph.initializers.items():
         if name in readers:
-            value.const_value = lazy(readers[name], dtype=ir.DataType.FLOAT, shape=numbers(value.shape), name=name)
+            read = readers[name]
+            stored = read.stored if isinstance(read, Reader) else None
+            shape = numbers(value.shape)
+            value.const_value = lazy(read, dtype=ir.DataType.FLOAT, shape=shape, name=name, stored=stored)
         else:
             assert value.const_value is not None
             value.const_value = ir.Tensor(value.const_value.numpy(), name=name)

@@ -99,11 +99,10 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     Raises:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
-    nodes = _attention_nodes(model, "vision")
+    layers = find_layers(model, "vision")
     features = _named(model.graph.outputs, "image_features", "vision")
     own, *others = _levels(features)
     patches, deeper = _patches(own), tuple(_patches(value) for value in others)
-    layers = tuple(_layer(node) for node in nodes)
     hidden, members = trace_groups(patches)
     for tokens in deeper:
         if not np.array_equal(trace_groups(tokens)[1], members):
@@ -138,7 +137,7 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
     Raises:
         Refused: No ``Attention`` node, an input is missing, or a layer has no cache of its own.
     """
-    layers = tuple(_layer(node) for node in _attention_nodes(model, "decoder"))
+    layers = find_layers(model, "decoder")
     inputs = model.graph.inputs
     past = []
     for index in range(len(layers)):
@@ -165,11 +164,23 @@ def _added(stream: ir.Value, attended: Container[ir.Value]) -> list[ir.Value]:
     return [value for node in sums for value in _streams(node) if value is not stream and value not in attended]
 
 
-def _attention_nodes(model: ir.Model, what: str) -> list[ir.Node]:
+def find_layers(model: ir.Model, what: str) -> tuple[Layer, ...]:
+    """Find the layer around every ``Attention`` node, first to last.
+
+    Args:
+        model: A graph in canonical form.
+        what: What to call it in a refusal.
+
+    Raises:
+        Refused: There is none, or no residual sum around one.
+    """
     nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
     if not nodes:
-        raise Refused(f"no Attention node in the {what} graph: export at opset 23, or use a family that is listed")
-    return nodes
+        raise Refused(
+            f"no Attention node in the {what} graph: export at opset 23, use a family that is listed, or prune another"
+            " exporter's vision tower with 'lmmprune rewrite'"
+        )
+    return tuple(_layer(node) for node in nodes)
 
 
 def _named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
@@ -263,7 +274,11 @@ def _streams(node: ir.Node) -> list[ir.Value]:
 
 
 # Operators that treat each token by itself: walking back through them stays within the projector.
-_TOKENWISE = {"MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"}
+_TOKENWISE = {
+    *("MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"),
+    # What other exporters write a Gelu with, and a name for an output.
+    *("Tanh", "Pow", "Gemm", "Identity"),
+}
 
 
 def _levels(features: ir.Value) -> list[ir.Value]:

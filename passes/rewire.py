@@ -150,7 +150,7 @@ def _relax_reshape(model: ir.Model, node: ir.Node) -> None:
         tail += 1
     middle = after[lead : len(after) - tail]
     target = [0] * lead + (list(middle) if len(middle) != 1 else [-1]) + list(after[len(after) - tail :])
-    node.replace_input_with(1, _constant(model, f"{node.outputs[0].name}/shape", target))
+    node.replace_input_with(1, _constant(model, f"{node.outputs[0].name}/relaxed_shape", target))
     node.attributes.pop("allowzero", None)
 
 
@@ -168,7 +168,7 @@ def _relax_slice(model: ir.Model, node: ir.Node) -> None:
         int(np.iinfo(np.int64).max) if int(end) >= source[axis] else int(end)
         for end, axis in zip(ends.numpy(), places, strict=False)
     ]
-    node.replace_input_with(2, _constant(model, f"{node.outputs[0].name}/ends", relaxed))
+    node.replace_input_with(2, _constant(model, f"{node.outputs[0].name}/relaxed_ends", relaxed))
 
 
 def _input(node: ir.Node, index: int) -> ir.Value:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
@@ -61,6 +61,9 @@ def _pixels(text: str) -> tuple[int, int]:
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
 @click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
+@click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
+@triton_options
 @json_option
 def command(
     *,
@@ -70,6 +73,8 @@ def command(
     calib: Path | None,
     calib_samples: int,
     image_size: str | None,
+    triton: Path | None,
+    triton_backend: str,
     as_json: bool,
     **request: object,
 ) -> None:
@@ -78,14 +83,16 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
-    from lmmprune.compiler.export import Request, export
+    from lmmprune.compiler.export import STREAMS, Request, export
 
+    output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
+    check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same
     with progress() as bar:
         tasks: dict[str, object] = {}
 
         def step(what: str, done: int, of: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
+                tasks[what] = bar.add_task(what, total=of, bytes=what in STREAMS)
             bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
 
         report = export(
@@ -100,8 +107,14 @@ def command(
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,
+            announce=note,
         )
     manifest = report.manifest
+    if triton is not None:
+        from lmmprune.compiler.bundle import Bundle
+        from lmmprune.compiler.triton.repository import write_repository
+
+        repository = write_repository(Bundle.open(output), triton, backend=triton_backend)
     for warning in report.warnings:
         note(f"warning: {warning}")
     if stayed := _in_float(manifest):
@@ -109,7 +122,7 @@ def command(
     if report.counts:
         note(_own_counts(report.counts, manifest))
     data = {
-        "bundle": str(request["output"]),
+        "bundle": str(output),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
         "tokens_before": manifest.tokens_before,
@@ -120,10 +133,12 @@ def command(
         "flops": {part: dict(row) for part, row in manifest.flops.items()},
         "bytes": {name: entry.bytes for name, entry in manifest.files.items()},
         "seconds": round(report.seconds, 3),
+        "steps": dict(report.steps),
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
         "own_counts": list(report.counts.counts) if report.counts else None,
+        "triton": None if triton is None else str(triton),
     }
     if as_json:
         print_json(data)
@@ -141,9 +156,11 @@ def command(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
         f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}; {human_bytes(size)}"
-        f" in '{request['output']}';"
+        f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
     )
+    if triton is not None:
+        show(repository.line)
 
 
 # More sites than this are shown as the first, some dots and the last.

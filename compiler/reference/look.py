@@ -75,11 +75,15 @@ def attend(
 
 
 def vision_attention(module: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
-    """Attention of a CLIP or SigLIP layer on normalized x [T,C]; log(size) of each key's token joins the logits."""
-    q, k, v = (split(project(x), module.head_dim) for project in (module.q_proj, module.k_proj, module.v_proj))
+    """Attention of a ViT's layer on normalized x [T,C]; log(size) of each key's token joins the logits."""
+    q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)
+    if hasattr(module, "q_norm"):
+        q, k = module.q_norm(q), module.k_norm(k)
+    q, k, v = (split(rows, module.head_dim) for rows in (q, k, v))
     added = torch.tensor([math.log(size) for size in sizes], dtype=x.dtype).expand(len(sizes), -1)
     mixed, look = attend(q, k, v, module.scale, added)
-    return module.out_proj(mixed), look
+    out = module.out_proj if hasattr(module, "out_proj") else module.projection_layer
+    return out(mixed), look
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

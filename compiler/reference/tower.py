@@ -105,4 +105,62 @@ def _llava(model: Any) -> Tower:
     )
 
 
-_TOWERS: dict[str, Callable[[Any], Tower]] = {"llava": _llava}
+def _idefics3(model: Any) -> Tower:
+    """Idefics3 and SmolVLM: the features are behind the last norm, one matrix projects squares of them."""
+    vision, tower = model.config.vision_config, model.model.vision_model
+    side = vision.image_size // vision.patch_size
+
+    def embed(picture: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = tower.embeddings(picture[None], torch.ones(1, side, side, dtype=torch.bool))[0]
+        return x
+
+    return Tower(
+        has_cls=False,
+        depth=len(tower.encoder.layers),
+        layers=tower.encoder.layers,
+        columns=side,
+        embed=embed,
+        attend=_attend,
+        feed=_feed,
+        finish=tower.post_layernorm,
+        merge=model.config.scale_factor,
+        project=model.model.connector.modality_projection,
+    )
+
+
+def _internvl(model: Any) -> Tower:
+    """InternViT: gains on what a layer adds, CLS dropped, a norm and two matrices project squares of patches."""
+    vision, tower = model.config.vision_config, model.model.vision_tower
+
+    def embed(picture: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = tower.embeddings(picture[None])[0]
+        return x
+
+    def attend(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
+        mixed, look = vision_attention(layer.attention, layer.layernorm_before(x), sizes)
+        return layer.lambda_1 * mixed, look
+
+    def feed(layer: Any, x: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = layer.lambda_2 * layer.mlp(layer.layernorm_after(x))
+        return added
+
+    return Tower(
+        has_cls=True,
+        depth=len(tower.encoder.layer),
+        layers=tower.encoder.layer,
+        columns=vision.image_size[1] // vision.patch_size[1],
+        embed=embed,
+        attend=attend,
+        feed=feed,
+        finish=tower.layernorm,
+        merge=round(1 / model.config.downsample_ratio),
+        project=model.model.multi_modal_projector,
+    )
+
+
+_TOWERS: dict[str, Callable[[Any], Tower]] = {
+    "llava": _llava,
+    "idefics3": _idefics3,
+    "smolvlm": _idefics3,
+    "internvl": _internvl,
+}
