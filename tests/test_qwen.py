@@ -17,14 +17,20 @@ from random_qwen import FAMILIES, HEIGHT, IMAGE, MERGE, PATCH, WIDTH
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from lmmprune.compiler import targets
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.calibration.data import CalibrationSet, Sample
+from lmmprune.compiler.calibration.feeds import SampleFeeds
 from lmmprune.compiler.canonical import shared_trace
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.facts import facts_of
+from lmmprune.compiler.plan.stages import stages_of
 from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.profiles import decoder_profiles
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.compiler.replay import Looked, Replay, Spoken
+from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import LmmpruneError
 from lmmprune.models.checkpoint import Entry, by_module_name
@@ -169,6 +175,27 @@ def test_pruned_bundles_are_the_references(
     assert (bundle.manifest.grid, bundle.manifest.tokens_before) == ((ROWS, COLUMNS), ROWS * COLUMNS)
 
 
+def test_everything_that_runs_a_bundle_feeds_three_numbers() -> None:
+    bundle = exported("qwen3_vl", "pyramiddrop", 0.4)
+    spoken = Replay(bundle)
+    looked = spoken.look(picture())
+    answer = Runtime(bundle).answer(picture(), "WHAT?", STEPS, stop_at_eos=False)
+    answer.text()
+    assert list(answer.tokens) == spoken.say(looked, "WHAT?", STEPS).tokens[:STEPS]
+
+    data = CalibrationSet(samples=[Sample(image=picture(), prompt="WHAT?", answer="A CAT")], source="", generic=False)
+    steps = SampleFeeds(bundle.manifest, bundle.path, data, bundle.vision).script()[0]
+    numbers = [step["position_ids"] for step in steps]
+    last = int(numbers[0].max())
+    assert [places.tolist() for places in numbers[1:3]] == [[[[last + i]]] * 3 for i in (1, 2)]
+
+    profiles = {"decoder": decoder_profiles(bundle.manifest, targets.resolve("tensorrt-10.3"))}
+    _, prefill, decode = stages_of(bundle, profiles, "WHAT?")
+    length = prefill.inputs["input_ids"].shape[1]
+    assert (prefill.shapes["position_ids"], decode.shapes["position_ids"]) == ((3, 1, length), (3, 1, 1))
+    assert (decode.inputs["position_ids"] == length).all()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_several_pictures_at_once(family: str) -> None:
     model, served = random_qwen.torch_model(family), family_of(family)
@@ -200,7 +227,7 @@ def test_names_of_released_checkpoints(tied: bool) -> None:
     entries = {}
     for name, parameter in model.named_parameters():
         old = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
-        entries[old] = Entry(Path(), old, tuple(parameter.shape), "F32")
+        entries[old] = Entry(Path(), old, tuple(parameter.shape), "F32", 0)
     assert ("lm_head.weight" in entries) != tied
     found = by_module_name(model, entries)
     assert found["model.visual.merger.ln_q.weight"].key == "visual.merger.ln_q.weight"
