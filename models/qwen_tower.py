@@ -13,16 +13,16 @@ import torch
 
 from lmmprune.errors import ModelError
 
+Array = np.ndarray[Any, Any]
+# cos and sin.
+Turns = tuple[torch.Tensor, torch.Tensor]
+
 
 def embed(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Return the patches of ``pixels [B,3,H,W]`` as ``[B,N,C]`` in raster order; a still picture is every frame."""
     frames = pixels.unsqueeze(2).expand(-1, -1, tower.patch_embed.temporal_patch_size, -1, -1)
     patches: torch.Tensor = tower.patch_embed.proj(frames)
     return patches.flatten(2).transpose(1, 2)
-
-
-Array = np.ndarray[Any, Any]
-Turns = tuple[torch.Tensor, torch.Tensor]
 
 
 def rotary_angles(vision: Any, rows: int, columns: int) -> Array:
