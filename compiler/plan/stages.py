@@ -74,11 +74,12 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
             f"the question makes a prompt of {length} tokens, the prefill takes {low[1]} to {high[1]}: give another "
             "--prompt or --max-prompt"
         )
-    places = np.arange(length + 1, dtype=np.int64)[None]
+    rows = manifest.position_rows
+    places = np.broadcast_to(np.arange(length + 1), (rows, 1, length + 1) if rows > 1 else (1, length + 1))
     last = np.full((1, 1), ids[0, -1], np.int64)
     stages += [
-        _decoder(manifest, PREFILL, 0, 0, {"input_ids": ids, "position_ids": places[:, :-1]}),
-        _decoder(manifest, DECODE, 1, length, {"input_ids": last, "position_ids": places[:, -1:]}),
+        _decoder(manifest, PREFILL, 0, 0, {"input_ids": ids, "position_ids": places[..., :-1]}),
+        _decoder(manifest, DECODE, 1, length, {"input_ids": last, "position_ids": places[..., -1:]}),
     ]
     return tuple(stages)
 
@@ -87,7 +88,7 @@ def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dic
     offsets = zip(manifest.cache.past, manifest.cache.length_offsets, strict=True)
     # Behind cuts inside the decoder the caches are shorter; before the first token, all are empty.
     lengths = {cache: past + offset if past else 0 for pair, offset in offsets for cache in pair}
-    sizes = {tensor: array.shape[1] for tensor, array in inputs.items()}
+    sizes = {tensor: array.shape[-1] for tensor, array in inputs.items()}
     shapes = {
         tensor.name: tuple(
             size if isinstance(size, int) else _size(tensor.name, size, {**sizes, **lengths}, manifest)
