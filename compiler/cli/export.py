@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.options import set_options
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, steps, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
 
@@ -71,14 +71,7 @@ def command(
     """
     from lmmprune.compiler.export import Request, export
 
-    with progress() as bar:
-        tasks: dict[str, object] = {}
-
-        def step(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
-            bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
-
+    with steps() as step:
         report = export(
             Request(
                 options=set_options(pairs),
