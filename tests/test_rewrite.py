@@ -184,6 +184,7 @@ def test_a_lowered_tower_says_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(said[0]["last_hidden_state"], said[1]["last_hidden_state"], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_projector_in_the_graph_sees_fewer_tokens(tmp_path: Path) -> None:
     """LLaVA's own: CLS dropped, features of the last layer but one, two layers behind them."""
     torch.manual_seed(1)
