@@ -50,10 +50,10 @@ def shared_trace() -> Callable[[Source], Canonical]:
     """
     from lmmprune.compiler.assets import image_token_id
 
-    done: dict[tuple[str, bool, int], Canonical] = {}
+    done: dict[tuple[str, bool, int, tuple[int, int] | None], Canonical] = {}
 
     def traced(source: Source) -> Canonical:
-        key = (source.name, source.dummy, source.decoder.layers)
+        key = (source.name, source.dummy, source.decoder.layers, source.tiles)
         if key not in done:
             done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=True)
         return done[key].clone()

@@ -118,7 +118,7 @@ class Manifest:
     requested_tokens: int  # visual tokens per decoder layer that were asked for
     average_tokens: float  # visual tokens that a decoder layer hands on, on average
     prefix: int  # tokens of every prompt before the image
-    grid: tuple[int, int]  # patches, rows x columns, before pruning
+    grid: tuple[int, int]  # patches of a tower image, rows x columns, before pruning
     vision: Graph
     decoder: Graph
     cache: Cache
@@ -127,6 +127,7 @@ class Manifest:
     flops: Mapping[str, Mapping[str, float]]  # {"vision": {"before": .., "after": ..}, "prefill": {..}}
     tools: Mapping[str, str]
     created: str
+    tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     files: Mapping[str, File] = field(default_factory=dict)
     format: int = FORMAT
@@ -185,6 +186,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
         "buckets": tuple(Bucket(tokens=row["tokens"], head=_graph(row["head"])) for row in raw["buckets"]),
         "precision": Precision(**raw["precision"]),
         "grid": tuple(raw["grid"]),
+        "tiles": tuple(raw["tiles"]) if raw.get("tiles") else None,
         "vision": _graph(raw["vision"]),
         "decoder": _graph(raw["decoder"]),
         "cache": Cache(

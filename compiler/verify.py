@@ -83,7 +83,12 @@ def _well_formed(graph: Path, manifest: Manifest) -> Check:
 def _source(manifest: Manifest) -> Source:
     dummy = manifest.weights == "dummy"
     where = manifest.model if dummy or manifest.model == "tiny-llava" else manifest.source
-    return resolve(where, weights="dummy" if dummy else "auto", layers=len(manifest.cache.past) if dummy else None)
+    return resolve(
+        where,
+        weights="dummy" if dummy else "auto",
+        layers=len(manifest.cache.past) if dummy else None,
+        tiles=manifest.tiles,
+    )
 
 
 def _replay(bundle: Bundle, source: Source, samples: int, progress: Progress) -> tuple[list[Pair], str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lmmprune.models.tiles import Tiling
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionSpec:
@@ -13,10 +15,13 @@ class VisionSpec:
 
     Attributes:
         layers: Encoder layers that lie before the features (layers behind them are dead weight).
-        tokens: Visual tokens N that the tower hands over, CLS not counted.
+        tokens: Visual tokens N that the decoder gets of a picture, CLS not counted.
         has_cls: Whether row 0 of the encoder is a CLS token.
-        grid: Patch rows and columns; ``rows * columns == N``.
-        image_size: Height and width in pixels.
+        grid: Patch rows and columns of one tower image; ``rows * columns * tiles + separators == N``.
+        image_size: Height and width of one tower image in pixels.
+        tiles: Tower images per picture (T): ``pixel_values`` is ``[B*T,3,H,W]``.
+        separators: Tokens among the N that are no patches (newlines): they are never candidates and always stay.
+        tiling: How pictures are cut, where T > 1.
     """
 
     layers: int
@@ -24,6 +29,9 @@ class VisionSpec:
     has_cls: bool
     grid: tuple[int, int]
     image_size: tuple[int, int]
+    tiles: int = 1
+    separators: int = 0
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +60,10 @@ class Family:
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
         shrink: Reduces a configuration to so many decoder layers.
-        vision_features: ``(model, pixel_values [B,3,H,W], False) -> [B,N,C]`` after the projector; with True also the
-            hidden state ``[B,T,C']`` of the encoder layer behind the features, whose q and k some methods read.
+        vision_features: ``(model, pixel_values [B*tiles,3,H,W], False) -> [B,N,C]`` after the projector; with True also
+            the hidden state of the encoder layer behind the features, whose q and k some methods read.
+        arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
+            returns the configuration with it and the choice; None for families that take a picture as a whole.
     """
 
     name: str
@@ -64,3 +74,4 @@ class Family:
     decoder: Callable[[Any], DecoderSpec]
     shrink: Callable[[Any, int], Any]
     vision_features: Callable[[Any, Any, bool], Any]
+    arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None

@@ -28,6 +28,7 @@ class Source:
         config: The transformers configuration.
         directory: Local checkpoint, or None for an architecture without one.
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
+        tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     config: Any
     directory: Path | None
     dummy: bool
+    tiles: tuple[int, int] | None = None
 
     @property
     def vision(self) -> VisionSpec:
@@ -54,13 +56,16 @@ class Source:
         return {name: _maker(name, tuple(p.shape)) for name, p in model.named_parameters(remove_duplicate=False)}
 
 
-def resolve(model: str, *, weights: str = "auto", layers: int | None = None) -> Source:
+def resolve(
+    model: str, *, weights: str = "auto", layers: int | None = None, tiles: tuple[int, int] | None = None
+) -> Source:
     """Resolve a ``--model`` argument.
 
     Args:
         model: Alias, hub id or local directory.
         weights: ``auto`` (the checkpoint's) or ``dummy`` (synthetic).
         layers: Keep only so many decoder layers; with synthetic weights only.
+        tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
 
     Raises:
         ModelError: Unknown, not a checkpoint, or a family that isn't served.
@@ -79,7 +84,11 @@ def resolve(model: str, *, weights: str = "auto", layers: int | None = None) -> 
     family = family_of(config.model_type)
     if layers is not None:
         config = family.shrink(config, layers)
-    return Source(name=model, family=family, config=config, directory=directory, dummy=dummy)
+    if family.arrange is not None:
+        config, tiles = family.arrange(config, tiles)
+    elif tiles is not None:
+        raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
+    return Source(name=model, family=family, config=config, directory=directory, dummy=dummy, tiles=tiles)
 
 
 def _architecture(alias: str) -> Any:

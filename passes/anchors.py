@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from lmmprune.passes.refusals import Refused
@@ -42,10 +43,14 @@ class VisionAnchors:
     Attributes:
         layers: Layers before the features, first to last, then those behind them that the graph still has.
         depth: V, the layers before the features.
-        hidden: The encoder's output at the feature layer, ``[B,T,C]``, CLS included.
-        patches: Tokens that enter the projector, ``[B,N,C]``, CLS already dropped.
+        hidden: The encoder's output at the feature layer, ``[B*tiles,T,C]``, CLS included.
+        patches: Tokens that enter the projector, ``[B,N,C]``, CLS already dropped, tiles put together.
         features: The projector's output ``[B,N,C']``.
         has_cls: Whether the layers see a CLS token at row 0.
+        tiles: Tower images per picture.
+        order: ``[N]`` int64, the place of each patch among those of all tiles as the tower sees them.
+        woven: The graph's output, where tokens that are no patches are set between the features; else ``features``.
+        lines: ``[N']`` int64, the output's tokens: places among the patches, and N for a token that is none.
     """
 
     layers: tuple[Layer, ...]
@@ -54,11 +59,20 @@ class VisionAnchors:
     patches: ir.Value
     features: ir.Value
     has_cls: bool
+    tiles: int
+    order: np.ndarray
+    woven: ir.Value
+    lines: np.ndarray
 
     @property
     def tokens(self) -> int:
         """N."""
         return static_shape(self.patches)[1]
+
+    @property
+    def separators(self) -> int:
+        """Tokens of the output that are no patches."""
+        return len(self.lines) - self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,21 +94,24 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
     nodes = _attention_nodes(model, "vision")
-    features = _named(model.graph.outputs, "image_features", "vision")
+    woven = _named(model.graph.outputs, "image_features", "vision")
+    features, lines = _unwoven(woven)
     patches = _patches(features)
     layers = tuple(_layer(node) for node in nodes)
-    producer = patches.producer()
-    hidden = producer.inputs[0] if producer is not None and producer.op_type == "Slice" else patches
+    tiled, order = _unpacked(patches)
+    producer = tiled.producer()
+    hidden = producer.inputs[0] if producer is not None and producer.op_type == "Slice" else tiled
     assert hidden is not None
     before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
     if not before:
         raise Refused("no Attention node lies before 'image_features'")
-    inside, outside = static_shape(before[-1].q)[2], static_shape(patches)[1]
+    inside, outside = static_shape(before[-1].q)[2], static_shape(tiled)[1]
     if inside - outside not in (0, 1):
         raise Refused(
-            f"the tower's attention sees {inside} tokens but '{patches.name}' hands over {outside}:"
+            f"the tower's attention sees {inside} tokens but '{tiled.name}' hands over {outside}:"
             " expected the same number, or one more for CLS"
         )
+    tokens = static_shape(patches)[1]
     return VisionAnchors(
         layers=layers,
         depth=len(before),
@@ -102,7 +119,49 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         patches=patches,
         features=features,
         has_cls=inside == outside + 1,
+        tiles=tokens // outside,
+        order=np.arange(tokens, dtype=np.int64) if order is None else order,
+        woven=woven,
+        lines=np.arange(tokens, dtype=np.int64) if lines is None else lines,
     )
+
+
+def _unwoven(woven: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
+    """Walk from the output over the Gather that sets a separator between the features; return them and its indices."""
+    node = woven.producer()
+    lines = _picked(node)
+    table = node.inputs[0].producer() if node is not None and node.inputs[0] is not None else None
+    if lines is None or table is None or table.op_type != "Concat" or len(table.inputs) != 2:
+        return woven, None
+    features = table.inputs[0]
+    assert features is not None
+    return features, lines
+
+
+def _unpacked(patches: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
+    """Walk over what puts the patches of several tiles together; return them tile by tile, and their order."""
+    node = patches.producer()
+    order = _picked(node)
+    if order is not None:
+        assert node is not None
+        patches = _stream(node)
+        node = patches.producer()
+    if node is not None and node.op_type == "Reshape":
+        return _stream(node), order
+    return patches, order
+
+
+def _picked(node: ir.Node | None) -> np.ndarray | None:
+    """Return the constant indices of a Gather of tokens; None for any other node."""
+    if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
+        return None
+    indices = node.inputs[1]
+    return None if indices is None or indices.const_value is None else indices.const_value.numpy()
+
+
+def _stream(node: ir.Node) -> ir.Value:
+    assert node.inputs[0] is not None
+    return node.inputs[0]
 
 
 def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
@@ -232,13 +291,17 @@ def _streams(node: ir.Node) -> list[ir.Value]:
 _TOKENWISE = {"MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"}
 
 
+# What lies between tower and projector: CLS is dropped, tiles are put together.
+_HANDS_OVER = {"Slice", "Gather", "Reshape"}
+
+
 def _patches(value: ir.Value) -> ir.Value:
-    """Walk from ``image_features`` back through the projector to the value that drops CLS, or to the tower's end."""
+    """Walk from the features back through the projector to the value that enters it, or to the tower's end."""
     while True:
         node = value.producer()
         if node is None:
             raise Refused("no attention before 'image_features': the projector's input could not be found")
-        if node.op_type == "Slice":
+        if node.op_type in _HANDS_OVER:
             return value
         if node.op_type not in _TOKENWISE:
             raise Refused(

@@ -41,6 +41,8 @@ class At:
         batch: B.
         tokens: n.
         first: Row of the first visual token.
+        tiles: Tower images per picture: what the layers hold has B * tiles rows, each with its own n / tiles patches.
+        order: ``[n]`` int64, with several tiles: the place of each visual token among those of all tiles in a row.
         has_cls: Whether row 0 is a CLS token.
         grid: Patches, rows and columns, before any cut.
         origin: ``[B,n]`` int64: the patch (in the decoder: the image token) whose place a token has.
@@ -65,6 +67,18 @@ class At:
     sizes: ir.Value | None = None
     embeds: tuple[ir.Value, int, int] | None = None
     alive: ir.Value | None = None
+    tiles: int = 1
+    order: np.ndarray | None = None
+
+    @property
+    def images(self) -> int:
+        """Rows of what the layers hold: B * tiles."""
+        return self.batch * self.tiles
+
+    @property
+    def per_image(self) -> int:
+        """Visual tokens of one tower image."""
+        return self.tokens // self.tiles
 
     @property
     def in_decoder(self) -> bool:
@@ -101,19 +115,31 @@ class At:
                 raise Refused(f"{self.name}: this encoder has no CLS token")
             return 0, 1
         if which == "visual":
-            return self.first, self.first + self.tokens
+            return self.first, self.first + self.per_image
         if not self.in_decoder:
             raise Refused(f"{self.name}: there is no text in the encoder")
         return (self.first + self.tokens, END) if which == "text" else (-1, END)
 
+    def together(self, value: ir.Value, rank: int = 2) -> ir.Value:
+        """Put the visual rows ``[images,n/tiles]`` of all tiles together, ``[B,n]``; with rank 3 each has channels."""
+        if self.tiles == 1:
+            return value
+        assert self.order is not None
+        joined = self.b.op("Reshape", value, [self.batch, self.tokens, -1][:rank])
+        return self.b.op("Gather", joined, self.b.constant(self.order), axis=1)
+
+    def visual_scores(self, value: ir.Value) -> ir.Value:
+        """Return the visual tokens' entries ``[B,n]`` of scores of whole sequences ``[images,T]``."""
+        return self.together(self.rows(value, "visual", 1))
+
     def queries(self, which: Rows) -> ir.Value:
-        """Return ``[B,H,rows,D]`` float32, the scale applied to them."""
+        """Return ``[images,H,rows,D]`` float32, the scale applied to them."""
         rows = self.rows(self.layer.q, which, 2)
         # The scale goes to the queries: rows*D products instead of rows*T, and the order that TensorRT fuses.
         return self.b.op("Mul", self.b.op("Cast", rows, to=FLOAT), np.float32(self.layer.scale))
 
     def keys(self, which: Rows) -> ir.Value:
-        """Return ``[B,Hk,rows,D]`` float32."""
+        """Return ``[images,Hk,rows,D]`` float32."""
         return self.b.op("Cast", self.rows(self.layer.k, which, 2), to=FLOAT)
 
     @property
@@ -131,7 +157,7 @@ class At:
         b, (heads, key_heads, width) = self.b, self.layer.heads
         keys = b.op("Transpose", keys, perm=[0, 1, 3, 2])
         if heads != key_heads:
-            queries = b.op("Reshape", queries, [self.batch, key_heads, heads // key_heads, -1, width])
+            queries = b.op("Reshape", queries, [self.images, key_heads, heads // key_heads, -1, width])
             keys = b.op("Unsqueeze", keys, [2])
         return b.op("MatMul", queries, keys)
 
@@ -172,7 +198,7 @@ class At:
         b = self.b
         queries = b.op("Mul", self.queries(which), np.float32(1 / heads))
         if heads != key_heads:
-            grouped = b.op("Reshape", queries, [self.batch, key_heads, heads // key_heads, -1, width])
+            grouped = b.op("Reshape", queries, [self.images, key_heads, heads // key_heads, -1, width])
             queries = b.op("ReduceSum", grouped, [2], keepdims=0)
         return self._side_by_side(queries)
 
@@ -185,9 +211,9 @@ class At:
         turned = self.b.op("Transpose", value, perm=[0, 2, 1, 3])
         return self.b.op("Reshape", turned, [0, 0, key_heads * width])
 
-    def mean_keys(self, which: Rows = "visual") -> ir.Value:
-        """Return the head-mean keys ``[B,rows,D]``, float32."""
-        return self.b.op("ReduceMean", self.keys(which), [1], keepdims=0)
+    def mean_keys(self) -> ir.Value:
+        """Return the head-mean keys of the visual tokens ``[B,n,D]``, float32."""
+        return self.together(self.b.op("ReduceMean", self.keys("visual"), [1], keepdims=0), rank=3)
 
     def gather(self, value: ir.Value, indices: ir.Value, count: int) -> ir.Value:
         """Return the rows ``indices [B,count]`` of ``value [B,n,C]``.

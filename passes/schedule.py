@@ -17,11 +17,13 @@ class Facts:
     """The numbers of a model that a method's schedule depends on.
 
     Attributes:
-        tokens: N, patches that the encoder hands over.
-        grid: Their rows and columns.
+        tokens: N, visual tokens that the decoder gets.
+        grid: Patches of a tower image, rows and columns.
         encoder_layers: V, layers before the features.
         decoder_layers: L.
         has_cls: Whether the encoder has a CLS token.
+        tiles: Tower images per picture.
+        separators: Tokens among the N that are no patches; they always stay.
     """
 
     tokens: int
@@ -29,6 +31,8 @@ class Facts:
     encoder_layers: int
     decoder_layers: int
     has_cls: bool
+    tiles: int = 1
+    separators: int = 0
 
 
 def round_half_up(value: float) -> int:

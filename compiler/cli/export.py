@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,15 @@ def _number(option: str, text: str | None) -> float:
         raise InputError(
             f"{option} {text}: expected a number, 0 <= R < 1{', or auto' * (option == '--ratio')}"
         ) from error
+
+
+def _tiles(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text)
+    if not found:
+        raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
+    return int(found[1]), int(found[2])
 
 
 @click.command()
@@ -52,6 +62,7 @@ def _number(option: str, text: str | None) -> float:
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
+@click.option("--tiles", callback=_tiles, metavar="RxC", help="Rows and columns that pictures are cut into, e.g. 2x2.")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
 @json_option
 def command(

@@ -15,7 +15,7 @@ from lmmprune.compiler.reference.select import uniform_places
 
 
 def one_head_attention(look: Look) -> tuple[dict[int, float], np.ndarray]:
-    """Return a_j of each patch and the keys [N,C] with heads concatenated; CLS is token 0 of the look."""
+    """Return a_j of each patch of a tile and the keys [N,C] with heads concatenated; CLS is token 0 of the look."""
     q, k = (np.concatenate(list(heads), axis=-1) for heads in (look.q, look.k))
     logits = [float(q[0] @ key) / math.sqrt(q.shape[-1]) for key in k]
     raised = [math.exp(value - max(logits)) for value in logits]
@@ -49,18 +49,22 @@ def prumerge(
     Raises:
         Refused: There is no layer behind the features, or K < 2.
     """
-    if e.behind is None:
+    looks = [tile.behind for tile in e.tiles if tile.behind is not None]
+    if not looks:
         raise Refused("prumerge needs the layer behind the features")
     if keep < 2:
         raise Refused("prumerge keeps at least 2")
-    a, keys = one_head_attention(e.behind)
+    found = [one_head_attention(look) for look in looks]
+    a = {j: found[tile][0][place] for j, (tile, place) in enumerate(e.where)}
+    keys = np.stack([found[tile][1][place] for tile, place in e.where])
+    x = e.x
     chosen = choose(chooser, a, keep, important_fraction)
     order = chooser.ranked({j: a[j] for j in chosen})
     rows = []
     for i in order:
         near = {j: cosine(keys[i], keys[j]) for j in a if j != i}
         gathered = chooser.largest(near, min(neighbours, e.n - 1), scale=1.0)
-        rows.append(e.x[i] + sum(a[j] * e.x[j] for j in gathered))
+        rows.append(x[i] + sum(a[j] * x[j] for j in gathered))
     # Zeros first: with every patch kept the sum is empty.
-    rows.append(np.zeros_like(e.x[0]) + sum(a[j] * e.x[j] for j in a if j not in chosen))
-    return np.stack(rows).astype(e.x.dtype), [*order, -1]
+    rows.append(np.zeros_like(x[0]) + sum(a[j] * x[j] for j in a if j not in chosen))
+    return np.stack(rows).astype(x.dtype), [*order, -1]

@@ -33,7 +33,7 @@ def select(method: str, options: dict[str, Any], e: Encoded, keep: int, chooser:
     if method == "cls":
         return sorted(chooser.largest(e.cls_score(), keep))
     if method == "vtc-cls":
-        layers = [e.cls_score(layer) for layer in range(options["first_layer"], len(e.looks))]
+        layers = [e.cls_score(layer) for layer in range(options["first_layer"], e.layers)]
         return sorted(chooser.largest({j: sum(score[j] for score in layers) for j in range(e.n)}, keep))
     if method == "freepruner":
         return sorted(freepruner(e, keep, chooser, **options))
@@ -45,20 +45,27 @@ def select(method: str, options: dict[str, Any], e: Encoded, keep: int, chooser:
 
 def freepruner(e: Encoded, keep: int, chooser: Chooser, *, pivot_fraction: float, shallow_layer: int) -> list[int]:
     """Pivots by attention received at lp, complements by the pivots' attention at a shallow layer."""
-    last, shallow = e.looks[-1].mean_attention, e.looks[shallow_layer].mean_attention
-    received = {j: sum(float(last[i, j + e.first]) for i in range(len(last)) if i != j + e.first) for j in range(e.n)}
+    last, shallow = e.attention(), e.attention(shallow_layer)
+    received = {}
+    for j in range(e.n):
+        tile, token = e.token(j)
+        received[j] = sum(float(row[token]) for i, row in enumerate(last[tile]) if i != token)
     pivots = chooser.largest(received, max(1, round(pivot_fraction * keep)))
-    looked_at = {
-        j: sum(float(shallow[p + e.first, j + e.first]) for p in pivots) / len(pivots)
-        for j in range(e.n)
-        if j not in pivots
-    }
+    looked_at = {}
+    for j in range(e.n):
+        if j not in pivots:
+            tile, token = e.token(j)
+            mine = [row for home, row in map(e.token, pivots) if home == tile]
+            looked_at[j] = sum(float(shallow[tile][row, token]) for row in mine) / len(pivots)
     return pivots + chooser.largest(looked_at, keep - len(pivots))
 
 
 def cls_similarity(e: Encoded) -> dict[int, float]:
-    """Cosine of each patch's feature with the CLS token's."""
-    return {j: cosine(e.x[j], e.y[0]) for j in range(e.n)}
+    """Cosine of each patch's feature with its tile's CLS token."""
+    return {
+        j: cosine(e.tiles[tile].y[token], e.tiles[tile].y[0])
+        for j, (tile, token) in enumerate(map(e.token, range(e.n)))
+    }
 
 
 def knee_count(scores: list[float], chooser: Chooser) -> int:
@@ -71,6 +78,7 @@ def knee_count(scores: list[float], chooser: Chooser) -> int:
 
 def vispruner(e: Encoded, keep: int, chooser: Chooser, *, important_fraction: float = 0.5) -> list[int]:
     """Important patches by CLS attention; of the rest, near duplicates go until enough are left."""
+    x = e.x
     important = chooser.largest(e.cls_score(), max(1, round_half_up(important_fraction * keep)))
     wanted = keep - len(important)
     left = [j for j in range(e.n) if j not in important]
@@ -78,7 +86,7 @@ def vispruner(e: Encoded, keep: int, chooser: Chooser, *, important_fraction: fl
         return important
     while len(left) > wanted:
         a, b = left[0::2], left[1::2]
-        nearest = {i: max(cosine(e.x[i], e.x[j]) for j in b) for i in a}
+        nearest = {i: max(cosine(x[i], x[j]) for j in b) for i in a}
         gone = chooser.largest(nearest, min(8, len(left) - wanted, len(a)), scale=1.0)
         left = [j for j in left if j not in gone]
     return important + left

@@ -10,8 +10,9 @@ import torch
 from lmmprune.compiler.reference import bipartite, ficoco
 from lmmprune.compiler.reference.chooser import Chooser
 from lmmprune.compiler.reference.cut import Cut, Refused, Seen, check, check_keep
-from lmmprune.compiler.reference.encoded import Encoded
+from lmmprune.compiler.reference.encoded import Encoded, Tile
 from lmmprune.compiler.reference.look import Look, vision_attention
+from lmmprune.compiler.reference.packing import packing
 from lmmprune.compiler.reference.prumerge import prumerge
 from lmmprune.compiler.reference.select import cls_similarity, divprune, knee_count, select
 from lmmprune.compiler.reference.threads import one_thread
@@ -40,11 +41,11 @@ def see(model: Any, method: str, options: dict[str, Any], cuts: list[Cut], pixel
     """Run tower and projector with these cuts.
 
     Args:
-        model: A LlavaForConditionalGeneration with a CLIP or SigLIP tower.
+        model: One of the LLaVA families with a CLIP or SigLIP tower.
         method: Its vision-side rules are used.
         options: What ``rule_options`` returns; what is left out has the paper's value.
         cuts: The vision side's cuts in order of depth.
-        pixel_values: [B,3,height,width].
+        pixel_values: [B*tiles,3,height,width].
 
     Raises:
         Refused: The method doesn't do this, or the model isn't one that it can be done on.
@@ -52,7 +53,9 @@ def see(model: Any, method: str, options: dict[str, Any], cuts: list[Cut], pixel
     sites = check(method, cuts, "vision", has_cls=has_cls(model))
     chooser = Chooser()
     with one_thread(model):
-        pictures = [_see_one(model, method, options, sites, picture, chooser) for picture in pixel_values]
+        pictures = [
+            _see_one(model, method, options, sites, picture, chooser) for picture in pictures_of(model, pixel_values)
+        ]
     kept = {site: np.array([picture[1][site] for picture in pictures], dtype=np.int64) for site in sites}
     return Seen(features=np.stack([picture[0] for picture in pictures]), kept=kept, margin=chooser.margin)
 
@@ -62,7 +65,7 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
 
     Args:
         model: As for ``see``.
-        pixel_values: [B,3,height,width].
+        pixel_values: [B*tiles,3,height,width].
         chooser: Takes the choices, if their margin matters.
 
     Raises:
@@ -70,26 +73,48 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
     """
     check("inflection", [], "vision", has_cls=has_cls(model))
     with one_thread(model):
-        pictures = [encode(model, "inflection", {}, {}, picture, Chooser())[0] for picture in pixel_values]
+        pictures = [encode(model, "inflection", {}, {}, one, Chooser())[0] for one in pictures_of(model, pixel_values)]
     chooser = chooser or Chooser()
-    return np.array([knee_count(list(cls_similarity(e).values()), chooser) for e in pictures], dtype=np.int64)
+    newlines = len(packing(model).newlines)
+    return np.array(
+        [newlines + knee_count(list(cls_similarity(e).values()), chooser) for e in pictures], dtype=np.int64
+    )
+
+
+def pictures_of(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """[B*tiles,3,height,width] -> [B,tiles,3,height,width]."""
+    return pixel_values.reshape(-1, packing(model).tiles, *pixel_values.shape[1:])
 
 
 def _see_one(
     model: Any, method: str, options: dict[str, Any], sites: dict[str, int], picture: torch.Tensor, chooser: Chooser
 ) -> tuple[np.ndarray, dict[str, list[int]]]:
-    """Return the features [K,C'] and, per site, the patches left."""
+    """Return the features [K,C'] and, per site, the places of the tokens left; picture [tiles,3,height,width].
+
+    With newlines, which always stay, everything stands in the order that it has in the whole picture.
+    """
     e, kept = encode(model, method, options, sites, picture, chooser)
-    features = e.x
+    pack = packing(model)
+    features, places = e.x, list(range(e.n))
+    newlines = len(pack.newlines)
     if (keep := sites.get("vision_output")) is not None:
-        check_keep(keep, e.n, "vision_output")
-        features, kept["vision_output"] = cut_output(method, options, e, keep, chooser)
+        check_keep(keep - newlines, e.n, "vision_output")
+        features, places = cut_output(method, options, e, keep - newlines, chooser)
+        kept["vision_output"] = places
     projected = model.model.multi_modal_projector(torch.from_numpy(features)).numpy()
     if (keep := sites.get("projector_output")) is not None:
-        check_keep(keep, e.n, "projector_output")
-        places = divprune(projected, keep, chooser) if keep < e.n else list(range(e.n))
+        check_keep(keep - newlines, e.n, "projector_output")
+        places = divprune(projected, keep - newlines, chooser) if keep - newlines < e.n else places
         projected, kept["projector_output"] = projected[places], places
-    return projected, kept
+    if not newlines:
+        return projected, kept
+    tokens = sorted(
+        [(pack.places[place] if place >= 0 else -1, row) for row, place in enumerate(places)]
+        + [(place, len(places)) for place in pack.newlines]
+    )
+    table = np.concatenate([projected, model.model.image_newline.numpy()[None]])
+    woven = [place for place, _ in tokens]
+    return table[[row for _, row in tokens]], dict.fromkeys(kept, woven)
 
 
 def cut_output(
@@ -120,15 +145,29 @@ def encode(
         method: Name.
         options: Of its rule.
         sites: Of all cuts of the vision side; those inside the encoder are done here.
-        picture: [3,height,width].
+        picture: [tiles,3,height,width].
         chooser: Takes the choices.
 
     Returns:
         The encoded picture and, per cut, the patches left.
 
     Raises:
-        Refused: There is no such layer.
+        Refused: There is no such layer, or it sees several tiles.
     """
+    pack = packing(model)
+    inside = [site for site in sites if site.startswith("vision_layer_")]
+    if inside and pack.tiles > 1:
+        raise Refused(f"no cut at {inside} with {pack.tiles} tiles")
+    found = [encode_tile(model, method, options, sites, tile, chooser) for tile in picture]
+    kept = found[0][1]
+    where = pack.patches if not kept else [(0, place) for place in range(len(found[0][0].y) - has_cls(model))]
+    return Encoded(tiles=[tile for tile, _ in found], where=where, has_cls=has_cls(model)), kept
+
+
+def encode_tile(
+    model: Any, method: str, options: dict[str, Any], sites: dict[str, int], picture: torch.Tensor, chooser: Chooser
+) -> tuple[Tile, dict[str, list[int]]]:
+    """Run the encoder up to the feature layer on one image [3,height,width]; arguments as for ``encode``."""
     tower = model.model.vision_tower
     cls = has_cls(model)
     x = tower.embeddings(picture[None])[0]
@@ -160,7 +199,7 @@ def encode(
     missing = [site for site in sites if site.startswith("vision_layer_") and site not in kept]
     if missing:
         raise Refused(f"the encoder has no {missing}")
-    return Encoded(y=x.numpy(), looks=looks, behind=behind, has_cls=cls), kept
+    return Tile(y=x.numpy(), looks=looks, behind=behind), kept
 
 
 def cut_layer(

@@ -20,17 +20,18 @@ def target_places(rest: int, targets: int) -> list[int]:
 def visionzip(
     e: Encoded, keep: int, chooser: Chooser, *, dominant_fraction: float = 54 / 64
 ) -> tuple[np.ndarray, list[int]]:
-    """Return the features [K,C] and their places, -1 for the CLS token."""
-    d = max(1, round_half_up(dominant_fraction * keep))
+    """Return the features [K,C] and their places, -1 for the CLS token of each tile."""
+    cls = len(e.tiles) if e.has_cls else 0
+    d = max(1, cls, round_half_up(dominant_fraction * keep))
     if keep >= 2:
-        d = min(d, keep - 1)
-    attention = e.looks[-1].attention.sum(axis=0)
-    if e.has_cls:
-        score = {j: float(attention[0, j + 1]) for j in range(e.n)}
-        dominant = sorted(chooser.largest(score, d - 1))
-    else:
-        score = {j: sum(float(attention[i, j]) for i in range(e.n)) for j in range(e.n)}
-        dominant = sorted(chooser.largest(score, d))
+        d = max(cls, min(d, keep - 1))
+    attention = [tile.looks[-1].attention.sum(axis=0) for tile in e.tiles]
+    rows = [[0] if e.has_cls else range(len(looked)) for looked in attention]
+    score = {}
+    for j in range(e.n):
+        tile, token = e.token(j)
+        score[j] = sum(float(attention[tile][row, token]) for row in rows[tile])
+    dominant = sorted(chooser.largest(score, d - cls))
     rest = [j for j in range(e.n) if j not in dominant]
     targets = [rest[place] for place in target_places(len(rest), keep - d)]
 
@@ -41,9 +42,10 @@ def visionzip(
             if i not in targets:
                 near = {target: cosine(keys[i], keys[target]) for target in targets}
                 joined[chooser.largest(near, 1, scale=1.0)[0]].append(i)
-    rows = [e.y[0]] if e.has_cls else []
-    rows += [e.x[j] for j in dominant]
+    x = e.x
+    features = [tile.y[0] for tile in e.tiles] if e.has_cls else []
+    features += [x[j] for j in dominant]
     for target in targets:
         members = joined[target]
-        rows.append(e.x[target] + sum(e.x[i] for i in members) / len(members) if members else e.x[target])
-    return np.stack(rows), [-1] * e.has_cls + dominant + targets
+        features.append(x[target] + sum(x[i] for i in members) / len(members) if members else x[target])
+    return np.stack(features), [-1] * cls + dominant + targets
