@@ -44,7 +44,7 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
 
 
 def shared_trace() -> Callable[[Source], Canonical]:
-    """Return a function that traces a model once, one layer beyond its features, and gives copies from then on.
+    """Return a function that traces a model once, one layer beyond its features if there is one, and gives copies.
 
     For many bundles of one model: a trace takes longer than all passes together.
     """
@@ -55,7 +55,7 @@ def shared_trace() -> Callable[[Source], Canonical]:
     def traced(source: Source) -> Canonical:
         key = (source.name, source.dummy, source.decoder.layers, source.tiles)
         if key not in done:
-            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=True)
+            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=source.vision.beyond)
         return done[key].clone()
 
     return traced

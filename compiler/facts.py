@@ -20,6 +20,7 @@ def facts_of(source: Source, *, decoder_layers: int | None = None) -> Facts:
         encoder_layers=vision.layers,
         decoder_layers=decoder_layers or source.decoder.layers,
         has_cls=vision.has_cls,
+        beyond=vision.beyond,
         tiles=vision.tiles,
         separators=vision.separators,
     )

@@ -19,6 +19,7 @@ class VisionSpec:
         has_cls: Whether row 0 of the encoder is a CLS token.
         grid: Patch rows and columns of one tower image; ``rows * columns * tiles + separators == N``.
         image_size: Height and width of one tower image in pixels.
+        beyond: Whether the tower has a layer behind the features.
         tiles: Tower images per picture (T): ``pixel_values`` is ``[B*T,3,H,W]``.
         separators: Tokens among the N that are no patches (newlines): they are never candidates and always stay.
         tiling: How pictures are cut, where T > 1.
@@ -29,6 +30,7 @@ class VisionSpec:
     has_cls: bool
     grid: tuple[int, int]
     image_size: tuple[int, int]
+    beyond: bool = True
     tiles: int = 1
     separators: int = 0
     tiling: Tiling | None = None

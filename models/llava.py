@@ -42,13 +42,15 @@ def vision_spec(config: Any) -> VisionSpec:
             " for square pictures and patches"
         )
     side = vision.image_size // vision.patch_size
+    # hidden[0] are the embeddings, so a negative index counts from layers + 1.
+    layers = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
     return VisionSpec(
-        # hidden[0] are the embeddings, so a negative index counts from layers + 1.
-        layers=layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
+        layers=layers,
         tokens=side * side,
         has_cls=has_cls,
         grid=(side, side),
         image_size=(vision.image_size, vision.image_size),
+        beyond=layers < vision.num_hidden_layers,
     )
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmmprune.errors import ModelError, require, suggestion
-from lmmprune.models import llava, llava_next
+from lmmprune.models import llava, llava_next, llava_onevision
 from lmmprune.models.family import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (llava.FAMILY, llava_next.FAMILY)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (llava.FAMILY, llava_next.FAMILY, llava_onevision.FAMILY)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ class Facts:
         encoder_layers: V, layers before the features.
         decoder_layers: L.
         has_cls: Whether the encoder has a CLS token.
+        beyond: Whether the encoder has a layer behind the features.
         tiles: Tower images per picture.
         separators: Tokens among the N that are no patches; they always stay.
     """
@@ -31,6 +32,7 @@ class Facts:
     encoder_layers: int
     decoder_layers: int
     has_cls: bool
+    beyond: bool = True
     tiles: int = 1
     separators: int = 0
 

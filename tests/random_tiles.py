@@ -50,7 +50,31 @@ def _llava_next() -> tuple[Any, Any]:
     return LlavaNextForConditionalGeneration(config), processor
 
 
-_FAMILIES = {"llava_next": _llava_next}
+def _llava_onevision() -> tuple[Any, Any]:
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        Qwen2Config,
+        SiglipVisionConfig,
+    )
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(**_tower(4), vision_use_head=False),
+        text_config=Qwen2Config(**_text(), tie_word_embeddings=True),
+        image_token_index=IMAGE_TOKEN,
+        image_grid_pinpoints=[*PINPOINTS, [SIDE, SIDE], [4 * SIDE, 4 * SIDE]],
+    )
+    processor = LlavaOnevisionImageProcessorPil(
+        size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        image_grid_pinpoints=config.image_grid_pinpoints,
+    )
+    return LlavaOnevisionForConditionalGeneration(config), processor
+
+
+_FAMILIES = {"llava_next": _llava_next, "llava_onevision": _llava_onevision}
 
 
 @functools.cache

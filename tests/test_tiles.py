@@ -16,7 +16,7 @@ from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.replay import Replay
 from lmmprune.compiler.verify import verify
 
-FAMILIES = ["llava_next"]
+FAMILIES = ["llava_next", "llava_onevision"]
 GRIDS = [(2, 2), (1, 3)]
 STEPS = 4
 
@@ -90,8 +90,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", METHODS)
+CLS = {"cls", "vtc-cls", "inflection", "prumerge", "prumerge+", "vispruner"}
+PRUNED = [("llava_next", method) for method in METHODS] + [
+    ("llava_onevision", method) for method in METHODS if method not in CLS
+]
+
+
+@pytest.mark.parametrize(("family", "method"), PRUNED)
 def test_pruned_bundles_equal_the_reference(family: str, method: str) -> None:
     path, report = exported(family, method=method, ratio=0.5, **METHODS[method])
     checks = {check.name: check for check in verify(path, samples=2, progress=lambda *_: None)}

@@ -150,6 +150,11 @@ class Method:
                 f"method '{self.name}' needs a CLS token and has no rule for an encoder without one:"
                 " use freepruner, ficoco-v, visionzip, divprune or tome"
             )
+        if self.beyond and not model.beyond:
+            raise Refused(
+                f"method '{self.name}' reads the encoder layer behind the features, which here come from the last one:"
+                " use another"
+            )
 
     @property
     def parameters(self) -> dict[str, Any]:
