@@ -143,6 +143,12 @@ class Manifest:
         return {"vision": self.vision, "decoder": self.decoder, **heads}
 
     @property
+    def raster(self) -> tuple[int, int]:
+        """Patches of the whole picture, rows and columns: those of all its tiles together."""
+        rows, columns = self.tiles or (1, 1)
+        return self.grid[0] * rows, self.grid[1] * columns
+
+    @property
     def tokens_before(self) -> int:
         """Visual tokens that the unpruned model would hand to the decoder (N)."""
         return self.schedule[0].tokens_in if self.schedule else self.image_tokens

@@ -1,9 +1,11 @@
-"""Cut a picture into tiles, bit for bit as transformers' 'anyres' image processors do, with pillow."""
+"""Cut a picture into tiles, bit for bit as transformers' 'anyres' image processors do, and find its tokens again."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -28,3 +30,22 @@ def cut(picture: Image.Image, rows: int, columns: int) -> list[Image.Image]:
         for row in range(rows)
         for column in range(columns)
     ]
+
+
+def on_raster(places: NDArray[np.int64], grid: tuple[int, int], tiles: tuple[int, int] | None) -> NDArray[np.int64]:
+    """Return which patch of the picture's raster each visual token shows.
+
+    Args:
+        places: ``[K]``, tokens of the unpruned picture; -1: none.
+        grid: Patches of one image, rows and columns.
+        tiles: Rows and columns of tiles; None: the picture is one image, and its tokens are the raster.
+
+    Returns:
+        ``[K]`` places in the raster of all tiles together; -1 for what isn't in it, the overview and newlines too.
+    """
+    if tiles is None:
+        return places
+    columns = tiles[1] * grid[1]
+    # The overview's patches come first, then every row with a newline behind it.
+    line, column = np.divmod(places - grid[0] * grid[1], columns + 1)
+    return np.where((line >= 0) & (column < columns), line * columns + column, -1)

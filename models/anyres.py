@@ -20,6 +20,13 @@ from lmmprune.models.tiles import Tiling
 
 _DEFAULT = (2, 2)
 
+LIMITS = (
+    "one picture per question, cut into one grid of tiles that --tiles chooses at export (2x2 where it is listed)",
+    "a picture of another shape is padded, and the patches of the padding stay as candidates: transformers drops them",
+    "newline tokens are no candidates: they always stay, and count as visual tokens",
+    "no method that works inside the encoder (ficoco-v, ficoco-vl, tome): it sees the tiles one by one",
+)
+
 
 def arrange(config: Any, tiles: tuple[int, int] | None) -> tuple[Any, tuple[int, int]]:
     """Fix the rows and columns of tiles: the only grid that the configuration lists from now on.

@@ -64,6 +64,9 @@ class Family:
         shrink: Reduces a configuration to so many decoder layers.
         vision_features: ``(model, pixel_values [B*tiles,3,H,W], False) -> [B,N,C]`` after the projector; with True also
             the hidden state of the encoder layer behind the features, whose q and k some methods read.
+        reference: The paper.
+        sites: Kinds of sites that tokens can be cut at.
+        limits: What isn't supported and why, one sentence each, for ``lmmprune models``.
         arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
             returns the configuration with it and the choice; None for families that take a picture as a whole.
     """
@@ -76,4 +79,7 @@ class Family:
     decoder: Callable[[Any], DecoderSpec]
     shrink: Callable[[Any, int], Any]
     vision_features: Callable[[Any, Any, bool], Any]
+    reference: str
+    sites: tuple[str, ...]
+    limits: tuple[str, ...]
     arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None

@@ -12,6 +12,10 @@ from typing import Any
 from lmmprune.errors import ModelError
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 
+ENCODER_SITES = ("vision_layer",)
+OTHER_SITES = ("vision_output", "projector_output", "llm_input", "llm_layer")
+NO_CLS = "no CLS token: the methods that need one are refused ('lmmprune methods' names them)"
+
 # Whether row 0 of a tower is CLS, by the tower's model_type.
 _HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False}
 # The strategy that hands over every patch and nothing else: 'default' drops row 0, 'full' drops nothing.
@@ -121,4 +125,10 @@ FAMILY = Family(
     decoder=decoder_spec,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2310.03744",
+    sites=(*ENCODER_SITES, *OTHER_SITES),
+    limits=(
+        "one picture per question, of the tower's own size",
+        "CLIP or SigLIP towers; with SigLIP there is " + NO_CLS,
+    ),
 )

@@ -17,5 +17,8 @@ FAMILY = Family(
     decoder=llava.decoder_spec,
     shrink=llava.shrink,
     vision_features=anyres.features,
+    reference="blog post",
+    sites=llava.OTHER_SITES,
+    limits=anyres.LIMITS,
     arrange=anyres.arrange,
 )

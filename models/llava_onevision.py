@@ -36,5 +36,8 @@ FAMILY = Family(
     decoder=llava.decoder_spec,
     shrink=llava.shrink,
     vision_features=anyres.features,
+    reference="arXiv 2408.03326",
+    sites=llava.OTHER_SITES,
+    limits=(*anyres.LIMITS, llava.NO_CLS, "pictures only, no videos"),
     arrange=_arrange,
 )

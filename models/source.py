@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,16 +93,14 @@ def resolve(
 
 
 def _architecture(alias: str) -> Any:
-    sizes: Any = ALIASES[alias].config
-    if sizes is None:
+    """Return the built-in configuration of an alias."""
+    known = ALIASES[alias]
+    if known.config is None:
         raise ModelError(f"'{alias}' has no built-in configuration: give a directory")
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import AutoConfig
 
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(**sizes["vision_config"]),
-        text_config=LlamaConfig(**sizes["text_config"]),
-        image_token_index=32000,
-    )
+    # A copy: configurations change the parts that they are made of.
+    return AutoConfig.for_model(known.family, **copy.deepcopy(dict(known.config)))
 
 
 def _maker(name: str, shape: tuple[int, ...]) -> Callable[[], Array]:
