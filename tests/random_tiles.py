@@ -21,7 +21,7 @@ IMAGE_TOKEN = 4  # tiny-llava's tokenizer
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE], [SIDE, 3 * SIDE]]
 
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tiles-")
-_TRACED = shared_trace()
+traced = shared_trace()
 
 
 def _tower(layers: int) -> dict[str, Any]:
@@ -111,4 +111,4 @@ def exported(family: str, **options: Any) -> tuple[Path, Report]:
     name = "-".join([family, *(f"{key}={value}" for key, value in sorted(options.items()))])
     folder = Path(_ROOT.name) / "bundles" / name
     given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(Request(model=str(checkpoint(family)), output=folder, **given), traced=_TRACED)
+    return folder, export(Request(model=str(checkpoint(family)), output=folder, **given), traced=traced)

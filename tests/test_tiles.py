@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from random_tiles import GRID, IMAGE_TOKEN, SIDE, exported, hugging_face
+from random_tiles import GRID, IMAGE_TOKEN, SIDE, checkpoint, exported, hugging_face, traced
 
 from lmmprune.compiler.bundle import PREPROCESSOR, Bundle
+from lmmprune.compiler.cli import main
+from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.facts import facts_of
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.replay import Replay
+from lmmprune.compiler.tiles import on_raster
 from lmmprune.compiler.verify import verify
+from lmmprune.errors import GraphRefusal, LmmpruneError
+from lmmprune.models.registry import ALIASES
+from lmmprune.models.source import resolve
+from lmmprune.passes.methods import get_method
+from lmmprune.passes.schedule import Facts
 
 FAMILIES = ["llava_next", "llava_onevision"]
 GRIDS = [(2, 2), (1, 3)]
@@ -58,7 +69,7 @@ def test_features_and_logits_are_transformers(family: str, tiles: tuple[int, int
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("tiles", [(2, 2), (2, 1)])
+@pytest.mark.parametrize("tiles", GRIDS)
 def test_any_picture_gets_the_processors_pixels(family: str, tiles: tuple[int, int], tmp_path: Path) -> None:
     path, _ = exported(family, tiles=tiles)
     ours = Preprocessor.load(path / PREPROCESSOR)
@@ -90,9 +101,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-CLS = {"cls", "vtc-cls", "inflection", "prumerge", "prumerge+", "vispruner"}
+# Without CLS, with another norm behind the tower's last layer and another decoder: what reads these things differently.
 PRUNED = [("llava_next", method) for method in METHODS] + [
-    ("llava_onevision", method) for method in METHODS if method not in CLS
+    ("llava_onevision", method) for method in ("freepruner", "visionzip", "divprune", "aim", "fastv", "ficoco-l")
 ]
 
 
@@ -110,3 +121,115 @@ def test_every_bucket_is_compared() -> None:
     checks = {check.name: check for check in verify(path, samples=2, progress=lambda *_: None)}
     assert all(check.passed for check in checks.values()), checks
     assert {"own counts", "kept indices", "logits"} <= set(checks)
+
+
+def places_of_newlines(rows: int, columns: int) -> list[int]:
+    return [GRID**2 + row * (columns * GRID + 1) + columns * GRID for row in range(rows * GRID)]
+
+
+@pytest.mark.parametrize("method", ["freepruner", "visionzip", "divprune"])
+def test_newlines_always_stay(method: str) -> None:
+    """Of 88 tokens 8 are newlines: whatever a method keeps of the others, they are there, in the picture's order."""
+    path, report = exported("llava_next", method=method, keep=20)
+    assert report.manifest.image_tokens == 20
+    looked = Replay(Bundle.open(path)).look(picture(70, 50))
+    assert looked.places is not None
+    places = looked.places.tolist()
+    assert places == sorted(places)
+    assert set(places_of_newlines(2, 2)) < set(places)
+    model, _ = hugging_face("llava_next", (2, 2))
+    rows = looked.features[0][np.isin(looked.places, places_of_newlines(2, 2))]
+    np.testing.assert_allclose(rows, np.tile(model.model.image_newline.detach().numpy(), (8, 1)), atol=1e-6)
+
+
+def test_a_pruned_bundle_answers_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = exported("llava_next", method="freepruner", keep=20)
+    picture(70, 50).save(tmp_path / "picture.png")
+    code, out = run("run", path, "--image", tmp_path / "picture.png", "--prompt", "what?", "--stats", capsys=capsys)
+    assert code == 0, out
+    drawing = tmp_path / "drawn.png"
+    code, out = run("show", path, "--image", tmp_path / "picture.png", "-o", drawing, "--json", capsys=capsys)
+    assert code == 0, out
+    assert len(json.loads(out)["kept_indices"]) == 20
+    assert drawing.is_file()
+
+
+def run(*words: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    return int(caught.value.code or 0), capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tiles", [(2, 2), (1, 3)])
+def test_tokens_are_found_again_on_the_raster(tiles: tuple[int, int]) -> None:
+    """The oracle walks through the picture: the overview, then line by line, each with a newline."""
+    expected = [-1] * GRID**2
+    for line in range(tiles[0] * GRID):
+        expected += [line * tiles[1] * GRID + column for column in range(tiles[1] * GRID)] + [-1]
+    places = np.array([-1, *range(len(expected))])
+    assert on_raster(places, (GRID, GRID), tiles).tolist() == [-1, *expected]
+    assert on_raster(places, (GRID, GRID), None).tolist() == places.tolist()
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("llava_next", {"tiles": (3, 3)}, "--tiles 3x3: the model was trained on 1x2, 2x1, 2x2, 1x3"),
+        ("llava_onevision", {"tiles": (4, 4)}, "--tiles 4x4: the model scales more than 9 tiles down"),
+        ("llava_next", {"keep": 8}, "8 of them are newlines, which always stay"),
+        ("llava_next", {"keep": 12, "method": "visionzip"}, "keeps a CLS token of each tile: keep 13 or more"),
+        ("llava_next", {"keep": 9, "method": "prumerge"}, "keep 10 or more"),
+        ("llava_next", {"method": "inflection", "buckets": (0.5, 0.95)}, "a head of 4 tokens: 8 are newlines"),
+        (
+            "llava_next",
+            {"ratio": 0.5, "method": "tome"},
+            "works inside the encoder, which sees this model's pictures as 5",
+        ),
+        ("llava_onevision", {"ratio": 0.5, "method": "cls"}, "needs a CLS token"),
+    ],
+)
+def test_what_cant_be_done_is_refused(family: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(LmmpruneError, match=re.escape(message)) as caught:
+        export(Request(model=str(checkpoint(family)), output=tmp_path / "out", **options), traced=traced)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_layer_behind_the_last_one_cant_be_read() -> None:
+    facts = Facts(tokens=16, grid=(4, 4), encoder_layers=3, decoder_layers=4, has_cls=True, beyond=False)
+    with pytest.raises(LmmpruneError, match="reads the encoder layer behind the features, which here come from the"):
+        get_method("prumerge").plan(facts, 8)
+
+
+@pytest.mark.parametrize("alias", [name for name, alias in ALIASES.items() if alias.config])
+def test_families_say_truly_where_they_can_be_cut(alias: str) -> None:
+    """A method that works inside the encoder is refused exactly where the family doesn't list that site."""
+    source = resolve(alias, weights="dummy")
+    listed = "vision_layer" in source.family.sites
+    try:
+        taken = bool(get_method("tome").plan(facts_of(source), source.vision.tokens // 2))
+    except GraphRefusal:
+        taken = False
+    assert taken == listed
+    assert get_method("fastv").plan(facts_of(source), source.vision.tokens // 2)
+
+
+def test_the_published_models_have_their_published_sizes() -> None:
+    vision = resolve("llava-v1.6-vicuna-7b", weights="dummy").vision
+    assert (vision.tokens - vision.separators, vision.tiles) == (2880, 5)
+    wide = resolve("llava-v1.6-vicuna-7b", weights="dummy", tiles=(1, 3)).vision
+    assert (wide.tokens - wide.separators, wide.separators) == (4 * 576, 24)
+    vision = resolve("llava-onevision-qwen2-0.5b", weights="dummy").vision
+    assert (vision.grid, vision.layers, vision.has_cls, vision.beyond) == ((27, 27), 26, False, False)
+
+
+def test_models_lists_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = run("models", "--json", capsys=capsys)
+    assert code == 0
+    families = {row["name"]: row for row in json.loads(out)["families"]}
+    assert set(families) >= {"llava", "llava_next", "llava_onevision"}
+    assert all(row["limits"] for row in families.values())
+    assert families["llava_next"]["tiles"]
+    code, out = run("models", capsys=capsys)
+    assert code == 0
+    assert "newline tokens" in out
