@@ -32,7 +32,7 @@ def _tower(layers: int) -> dict[str, Any]:
 def _text() -> dict[str, Any]:
     sizes = {"hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": 63}
-    return {**sizes, **ids, "num_hidden_layers": 4, "max_position_embeddings": 512}
+    return {**sizes, **ids, "num_hidden_layers": 3, "max_position_embeddings": 512}
 
 
 def _llava_next() -> tuple[Any, Any]:
@@ -40,7 +40,7 @@ def _llava_next() -> tuple[Any, Any]:
     from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
     config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(**_tower(5), projection_dim=12),
+        vision_config=CLIPVisionConfig(**_tower(4), projection_dim=12),
         text_config=LlamaConfig(**_text()),
         image_token_index=IMAGE_TOKEN,
         image_grid_pinpoints=PINPOINTS,
@@ -60,7 +60,7 @@ def _llava_onevision() -> tuple[Any, Any]:
     from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
     config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(**_tower(4), vision_use_head=False),
+        vision_config=SiglipVisionConfig(**_tower(3), vision_use_head=False),
         text_config=Qwen2Config(**_text(), tie_word_embeddings=True),
         image_token_index=IMAGE_TOKEN,
         image_grid_pinpoints=[*PINPOINTS, [SIDE, SIDE], [4 * SIDE, 4 * SIDE]],
