@@ -5,7 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
-.PHONY: demo test lint types setup browser clean
+# JetPack 6 has Python 3.10: the run-time's tests run on it too, where there is one (a pyenv shim may be an empty shell).
+PY310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
+  $$p -c 'import ssl, venv' 2>/dev/null && echo $$p && break; done)
+VENV310 := $(VENV)-310
+RUN_TIME := bench bundle cli_runtime doctor evaluate preprocess prompt runtime targets
+
+.PHONY: demo test test-py310 lint types setup browser triton clean
 
 setup: $(VENV)/.ready
 
@@ -34,8 +40,33 @@ browser:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	fi
 
-test: lint types browser
+# A repository is tested in a real Triton server, whose packages live apart: their pins aren't ours.
+triton: $(VENV)/triton/.ready
+
+$(VENV)/triton/.ready: tests/triton-requirements.txt | setup
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  echo "installing Triton's server for the tests"; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/triton -r $<; \
+	fi
+	@mkdir -p $(VENV)/triton
+	@touch $@
+
+$(VENV310)/.ready: pyproject.toml constraints-py310.txt
+	$(PY310) -m venv $(VENV310)
+	$(VENV310)/bin/pip install --quiet --disable-pip-version-check -c constraints-py310.txt -e '.[cpu]' \
+	  pytest hypothesis onnx matplotlib
+	touch $@
+
+test-py310:
+ifeq ($(PY310),)
+	@echo "no Python 3.10 here: the run-time's tests on JetPack 6's Python are left out"
+else
+	@$(MAKE) --no-print-directory $(VENV310)/.ready
+	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
+endif
+
+test: lint types browser triton test-py310
 	$(BIN)/pytest -q
 
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(VENV310) $(OUT)

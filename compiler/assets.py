@@ -12,7 +12,7 @@ from PIL import Image
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER
 from lmmprune.compiler.manifest import Prompt
 from lmmprune.errors import ModelError
-from lmmprune.models.registry import tiny_llava_dir
+from lmmprune.models.registry import FAMILIES, tiny_llava_dir
 from lmmprune.models.source import Source
 
 
@@ -28,13 +28,16 @@ def write_assets(source: Source, directory: Path) -> Prompt:
     if not (origin / TOKENIZER).is_file():
         raise ModelError(f"no {TOKENIZER} in '{origin}': save the processor's fast tokenizer into it")
     shutil.copyfile(origin / TOKENIZER, directory / TOKENIZER)
-    raw = _image_processor(origin)
-    if source.directory is None:
-        height, width = source.vision.image_size
+    raw = {**_image_processor(origin), **source.family.processor}
+    height, width = source.vision.image_size
+    if source.vision.any_size:
+        # The export has fixed the size: pictures of every shape are stretched to it.
+        raw |= {"size": {"height": height, "width": width}, "do_center_crop": False}
+    elif source.directory is None:
         raw |= {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
     steps = preprocessing(raw, source.vision.image_size, source.tiles)
     (directory / PREPROCESSOR).write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")
-    token = source.family.image_token
+    token = _image_token(source)
     return Prompt(
         template=_template(origin, source),
         image_token=token,
@@ -47,14 +50,22 @@ def image_token_id(source: Source) -> int:
     """Return the id of the image placeholder in the tokenizer that the bundle gets."""
     tokenizer = _json((source.directory or tiny_llava_dir()) / TOKENIZER)
     ids = {row["content"]: row["id"] for row in tokenizer.get("added_tokens", [])}
-    if source.family.image_token not in ids:
-        raise ModelError(f"the tokenizer has no token '{source.family.image_token}', which marks the picture's place")
-    return int(ids[source.family.image_token])
+    token = _image_token(source)
+    if token not in ids:
+        raise ModelError(f"the tokenizer has no token '{token}', which marks the picture's place")
+    return int(ids[token])
+
+
+def _image_token(source: Source) -> str:
+    """Return the text of the placeholder: the family's own, or that of the tokenizer which is borrowed."""
+    return source.family.image_token if source.directory else FAMILIES["llava"].image_token
 
 
 # The steps that ``preprocessor.json`` can express; a picture always becomes RGB before them.
 _STEPS = ("resize", "center_crop", "rescale", "normalize")
 _SIZES = ({"shortest_edge"}, {"height", "width"})
+# Above it Idefics3's processor makes pictures smaller once more.
+_LONGEST = 4096
 
 
 def preprocessing(
@@ -62,8 +73,9 @@ def preprocessing(
 ) -> dict[str, Any]:
     """Turn a Hugging Face image processor's settings into ``preprocessor.json``.
 
-    CLIP's processor (shortest edge, then a centre crop) and SigLIP's (straight to height and width) fit in, and LLaVA's
-    'anyres' ones with a fixed grid of tiles; others that pad or split pictures don't.
+    CLIP's processor (shortest edge, then a centre crop), SigLIP's (straight to height and width) and Idefics3's without
+    splitting (longest edge, then a square) fit in, and LLaVA's 'anyres' ones with a fixed grid of tiles; others that
+    pad or split pictures don't.
 
     Args:
         raw: Content of ``preprocessor_config.json`` (or the ``image_processor`` part of ``processor_config.json``).
@@ -82,6 +94,12 @@ def preprocessing(
     if lost := [key for key, used in needed.items() if used and raw.get(key) is None]:
         raise ModelError(f"{name} states no '{lost[0]}': save the processor again with save_pretrained")
     size = raw["size"] if isinstance(raw.get("size"), dict) else {"shortest_edge": raw.get("size")}
+    longest = None
+    if side := raw.get("max_image_size"):
+        longest = size.get("longest_edge") if on["resize"] else None
+        if longest is not None and longest > _LONGEST:
+            raise ModelError(f"{name} first makes the longest edge {longest} pixels: expected {_LONGEST} at most")
+        on["resize"], size = True, {"height": side["longest_edge"], "width": side["longest_edge"]}
     if on["resize"] and set(size) not in _SIZES:
         raise ModelError(f"{name} resizes to {sorted(size)}: expected shortest_edge, or height and width")
     crop = raw.get("crop_size")
@@ -95,6 +113,8 @@ def preprocessing(
         "mean": raw["image_mean"] if on["normalize"] else None,
         "std": raw["image_std"] if on["normalize"] else None,
     }
+    if longest is not None:
+        steps["longest_edge"] = longest
     final = steps["crop"] or [resize.get("height"), resize.get("width")]
     if list(final) != list(image_size):
         found = "pictures of no fixed size" if None in final else f"{final} pixels"
@@ -117,17 +137,18 @@ def _image_processor(origin: Path) -> dict[str, Any]:
 def _template(origin: Path, source: Source) -> str:
     """Render the checkpoint's own chat template around ``{prompt}``; without one, take the family's."""
     template = _chat_template(origin)
-    if template is None:
-        return source.family.template
+    if template is None or source.directory is None:
+        return source.family.template.replace(source.family.image_token, _image_token(source))
     from transformers.utils.chat_template_utils import render_jinja_template
 
     content = [{"type": "image"}, {"type": "text", "text": "{prompt}"}]
     render: Any = render_jinja_template  # annotated as str, but it returns the texts and their masks
     texts, _ = render([[{"role": "user", "content": content}]], chat_template=template, add_generation_prompt=True)
     text: str = texts[0]
-    if text.count("{prompt}") != 1 or text.count(source.family.image_token) != 1:
+    token = source.family.image_token
+    if text.count("{prompt}") != 1 or text.count(token) != 1:
         raise ModelError(f"the chat template renders to {text!r}: expected one picture and one question")
-    return text
+    return text.replace(token, source.family.picture or token)
 
 
 def _chat_template(origin: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from lmmprune.errors import BundleError
 
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor.json"
+ASSETS = (TOKENIZER, PREPROCESSOR)
 ENGINES = "engines"
 
 # Files up to this size are hashed whenever a bundle is opened (about 10 ms); `verify` hashes the larger ones too.
@@ -40,13 +42,29 @@ class Bundle:
             raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
         bundle = cls(path=path, manifest=Manifest.load(path / FILENAME))
         heads = [bucket.head.file for bucket in bundle.manifest.buckets]
-        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *heads, TOKENIZER, PREPROCESSOR)
+        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *heads, *ASSETS)
         for name in needed:
             if name not in bundle.manifest.files:
                 raise BundleError(f"the manifest of '{path}' doesn't list '{name}': export again")
         for name in bundle.manifest.files:
             bundle._check_size(name)
         bundle._check_hashes(limit=_CHECKED_AT_OPEN)
+        return bundle
+
+    @classmethod
+    def open_assets(cls, path: Path | str) -> Bundle:
+        """Open a directory with all of a bundle but its graphs, which somebody else runs.
+
+        Raises:
+            BundleError: The manifest, the tokenizer or the preprocessing steps are missing or edited.
+        """
+        manifest = Manifest.load(Path(path) / FILENAME)
+        try:
+            files = {name: manifest.files[name] for name in ASSETS}
+        except KeyError as error:
+            raise BundleError(f"the manifest of '{path}' doesn't list {error}: export again") from error
+        bundle = cls(path=Path(path), manifest=dataclasses.replace(manifest, files=files))
+        bundle.verify_checksums()
         return bundle
 
     def verify_checksums(self) -> None:

@@ -28,14 +28,14 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
     Args:
         source: The model.
         image_token_id: Id of the image placeholder.
-        beyond: Whether the vision graph shall go on one layer behind the features.
+        beyond: Whether the vision graph shall go on one layer behind the features, if the tower has one.
     """
     from lmmprune.models import trace
     from lmmprune.models.canonicalize import canonicalize
 
     model = trace.fake_model(source)
     readers = source.readers(model)
-    vision = trace.trace_vision(model, source, beyond=beyond)
+    vision = trace.trace_vision(model, source, beyond=beyond and source.vision.has_beyond)
     decoder = trace.trace_decoder(model, source, image_token_id=image_token_id)
     for graph in (vision, decoder):
         trace.bind(graph, readers)
@@ -50,12 +50,12 @@ def shared_trace() -> Callable[[Source], Canonical]:
     """
     from lmmprune.compiler.assets import image_token_id
 
-    done: dict[tuple[str, bool, int, tuple[int, int] | None], Canonical] = {}
+    done: dict[tuple[str, bool, int, tuple[int, int], tuple[int, int] | None], Canonical] = {}
 
     def traced(source: Source) -> Canonical:
-        key = (source.name, source.dummy, source.decoder.layers, source.tiles)
+        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles)
         if key not in done:
-            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=source.vision.beyond)
+            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=True)
         return done[key].clone()
 
     return traced

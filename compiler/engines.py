@@ -44,6 +44,7 @@ class EngineRecord:
         decomposed_attention: Attention layers without a fused kernel.
         weights: Type -> bytes of the graph's weights that went in; empty where nothing could count them.
         float16_bytes: What these weights would take in 16 bits each.
+        options: What was asked of the builder, where it isn't the default.
         layers: Type -> layers with weights that compute in it, from the engine's inspector; None without its GPU.
     """
 
@@ -63,6 +64,7 @@ class EngineRecord:
     decomposed_attention: int
     weights: Mapping[str, int] = field(default_factory=dict)
     float16_bytes: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, int] | None = None
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import os
 import resource
 import sys
 import time
@@ -26,7 +27,7 @@ from lmmprune.compiler.signature import signature
 from lmmprune.compiler.text_layout import text_layout
 from lmmprune.compiler.write_bundle import write_bundle
 from lmmprune.errors import require
-from lmmprune.models.source import Source, resolve
+from lmmprune.models.source import Source, refuse_damage, resolve
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 Progress = Callable[[str, int, int], None]
+
+STREAMS = ("write vision", "write decoder")
+"""Steps whose progress is in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +68,14 @@ class Request:
     positions: str | None = None
     weights: str = "auto"
     layers: int | None = None
+    image_size: tuple[int, int] | None = None
     tiles: tuple[int, int] | None = None
     method_file: Path | None = None
     auto: bool = False
     percentile: float = 90.0
     buckets: tuple[float, ...] = ()
+    share_weights: bool = False
+    resume: bool = False
 
     @property
     def quantizes(self) -> bool:
@@ -80,6 +87,7 @@ class Request:
 class Report:
     """What was done: the manifest, seconds, peak memory in bytes, and what the user should know.
 
+    ``steps`` are the seconds of each step, by the name that ``progress`` was given, in their order.
     ``counts`` are what the method itself would keep of each picture, with ``--ratio auto`` or ``--buckets``.
     """
 
@@ -87,6 +95,7 @@ class Report:
     seconds: float
     peak_bytes: int
     warnings: tuple[str, ...]
+    steps: Mapping[str, float]
     counts: OwnCounts | None = None
 
 
@@ -95,6 +104,7 @@ def export(
     progress: Progress = lambda what, done, of: None,
     *,
     traced: Callable[[Source], Canonical] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Export a model into a bundle.
 
@@ -103,6 +113,7 @@ def export(
         progress: Called with the step's name, what is done of it and how much there is.
         traced: Gives the model's canonical graphs, one layer beyond the features, where many bundles of one model are
             made (see ``canonical.shared_trace``); None traces.
+        announce: Told in one line what the export will take, before it starts.
 
     Raises:
         LmmpruneError: Anything that the user can mend; nothing is left behind then.
@@ -111,10 +122,13 @@ def export(
     from lmmprune.compiler.calibration.data import load_calibration
     from lmmprune.compiler.canonical import canonical_graphs
     from lmmprune.compiler.facts import facts_of
+    from lmmprune.compiler.fingerprint import fingerprint
     from lmmprune.compiler.heads import write_heads
     from lmmprune.compiler.lower import lower
     from lmmprune.compiler.own_counts import measure_counts, save_counts
+    from lmmprune.compiler.preflight import calibration_bytes, needs
     from lmmprune.compiler.quantize import quantize
+    from lmmprune.compiler.write_graphs import write_graphs
     from lmmprune.passes.cast_float import CastFloat
     from lmmprune.passes.count_flops import count_flops
     from lmmprune.passes.freeze_shapes import FreezeShapes
@@ -128,11 +142,19 @@ def export(
     from lmmprune.passes.split_vision import split_vision
 
     started = time.perf_counter()
+    clock = _Clock(progress)
+    progress = clock.report
     # Everything that can be refused is refused before the first slow step.
     target = targets.resolve(request.target)
     dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
-    source = resolve(request.model, weights=request.weights, layers=request.layers, tiles=request.tiles)
+    source = resolve(
+        request.model,
+        weights=request.weights,
+        layers=request.layers,
+        image_size=request.image_size,
+        tiles=request.tiles,
+    )
     facts = facts_of(source)
     if request.buckets:
         method = method.at_output_only()
@@ -143,10 +165,29 @@ def export(
     # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
     counts = counts_of(request, method, facts)
     stages = method.plan(facts, max(counts)) if counts else ()
-    positions, llm_positions = positions_of(request.positions, method, not stages or not stages[0].site.in_decoder)
+    positions, llm_positions = positions_of(
+        request.positions,
+        method,
+        not stages or not stages[0].site.in_decoder,
+        rows=source.decoder.position_rows,
+    )
     warnings: list[str] = []
 
-    with write_bundle(request.output) as writer:
+    calibration = (
+        calibration_bytes(source, len(data.samples), scan=int8.policy == "auto") if int8 is not None and data else 0
+    )
+    required = needs(
+        source,
+        request.output.resolve(),
+        dtype=dtype,
+        int8=int8 is not None,
+        shared=request.share_weights,
+        calibration=calibration,
+    )
+    announce(f"{source.name}: {required}")
+    required.check(request.output)
+
+    with write_bundle(request.output, resume=request.resume) as writer:
         prompt = write_assets(source, writer.path)
         likely = stages if counts else method.stages_for(facts, facts.tokens)
         text = text_layout(prompt, writer.path / TOKENIZER, in_decoder=any(s.site.in_decoder for s in likely))
@@ -235,10 +276,19 @@ def export(
             max_positions=source.decoder.max_positions,
             flops={part: {"before": before[part], "after": after[part]} for part in before},
             tools=_tools(),
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=_now(),
         )
         if int8:
-            found = quantize(graphs, manifest, writer.path, data, int8, progress)
+            found = quantize(
+                graphs,
+                manifest,
+                writer.path,
+                data,
+                int8,
+                progress,
+                weights=fingerprint(request, source, manifest.tools, data, None),
+                check=functools.partial(refuse_damage, source),
+            )
             record = int8.record(data, found) if data else {"policy": "all"}
             manifest = dataclasses.replace(
                 manifest, precision=Precision(dtype=dtype, int8=int8.scheme, calibration=record)
@@ -261,9 +311,10 @@ def export(
             manifest = dataclasses.replace(
                 manifest, buckets=tuple(Bucket(tokens=count, head=head) for count, head in sorted(stored.items()))
             )
-        for part, model in (("vision", graphs.vision), ("decoder", graphs.decoder)):
-            _save(model, writer.path / f"{part}.onnx", functools.partial(progress, f"write {part}"))
-        manifest = writer.finish(manifest)
+        key = fingerprint(request, source, manifest.tools, data, manifest.precision.calibration)
+        parts = {"vision": graphs.vision, "decoder": graphs.decoder}
+        streamed = write_graphs(parts, writer.path, source, key=key, shared=request.share_weights, progress=progress)
+        manifest = writer.finish(manifest, streamed)
     if source.dummy:
         warnings.append("the weights are synthetic: use the bundle for latency, memory and size, not for answers")
     return Report(
@@ -271,22 +322,34 @@ def export(
         seconds=time.perf_counter() - started,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         warnings=tuple(warnings),
+        steps=clock.seconds(),
         counts=own,
     )
 
 
-def _save(model: ir.Model, path: Path, progress: Callable[[int, int], None]) -> None:
-    """Stream a graph and its weights to disk, one tensor in memory at a time."""
-    import onnx_ir as ir
+class _Clock:
+    """Hands progress on, and takes the time at which each step begins."""
 
-    ir.save(
-        model,
-        path,
-        external_data=f"{path.name}.data",
-        callback=lambda tensor, info: progress(info.index + 1, info.total),
-        # A whole number of pages and of Windows' 64 KiB: runtimes map such tensors instead of copying them.
-        alignment=65536,
-    )
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._begun: dict[str, float] = {}
+
+    def report(self, what: str, done: int, of: int) -> None:
+        """Hand on."""
+        self._begun.setdefault(what, time.perf_counter())
+        self._progress(what, done, of)
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long each step took, until the next one began."""
+        times = [*self._begun.values(), time.perf_counter()]
+        return {what: round(times[i + 1] - times[i], 3) for i, what in enumerate(self._begun)}
+
+
+def _now() -> str:
+    """Return the time in UTC, or the one that reproducible builds set."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.fromtimestamp(int(given), timezone.utc) if given.isdigit() else datetime.now(timezone.utc)
+    return now.isoformat(timespec="seconds")
 
 
 def _tools() -> dict[str, str]:

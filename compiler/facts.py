@@ -20,7 +20,8 @@ def facts_of(source: Source, *, decoder_layers: int | None = None) -> Facts:
         encoder_layers=vision.layers,
         decoder_layers=decoder_layers or source.decoder.layers,
         has_cls=vision.has_cls,
-        beyond=vision.beyond,
+        merge=vision.merge,
+        has_beyond=vision.has_beyond,
         tiles=vision.tiles,
         separators=vision.separators,
     )

@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lmmprune.errors import GraphRefusal, InputError, require
+from lmmprune.compiler.load_onnx import load_onnx
+from lmmprune.errors import GraphRefusal, require
 
 # Whose node it is: lmmprune/<method>/<site>/... A graph that is split in two cuts at the vision output, too.
 _OURS = re.compile(r"lmmprune/(?P<method>[^/]+)/(?P<site>(vision|projector)_output|[a-z_]+_layer_\d+|llm_input_\d+)/")
@@ -31,16 +32,10 @@ def inspect_graph(path: Path, *, scheme: str | None = None) -> dict[str, Any]:
         InputError: It can't be read as ONNX.
     """
     require("onnx_ir", "export")
-    import onnx_ir as ir
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
-
     from lmmprune.compiler.inspection_int8 import describe_int8, has_float_weight
     from lmmprune.passes.blocks import weighted
 
-    try:
-        model = ir.load(path)
-    except (OSError, DecodeError, ValueError, TypeError) as error:
-        raise InputError(f"'{path}' isn't an ONNX file that can be read ({type(error).__name__})") from error
+    model = load_onnx(path)
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
     int8 = describe_int8(model, scheme)
@@ -98,12 +93,15 @@ def _vision_anchors(model: Any) -> dict[str, Any]:
     from lmmprune.passes.anchors import find_vision_anchors
 
     anchors = find_vision_anchors(model)
+    # Tokens of several patches need them all behind the encoder.
+    inside = [_range("vision_layer", 0, anchors.depth)] if anchors.members is None else []
     return {
         "tokens": anchors.tokens,
+        "patches_per_token": 1 if anchors.members is None else anchors.members.shape[1],
         "patches": anchors.patches.name,
         "has_cls": anchors.has_cls,
         "layers": anchors.depth,
-        "sites": [_range("vision_layer", 0, anchors.depth), "vision_output", "projector_output"],
+        "sites": [*inside, "vision_output", "projector_output"],
     }
 
 

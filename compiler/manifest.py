@@ -118,7 +118,7 @@ class Manifest:
     requested_tokens: int  # visual tokens per decoder layer that were asked for
     average_tokens: float  # visual tokens that a decoder layer hands on, on average
     prefix: int  # tokens of every prompt before the image
-    grid: tuple[int, int]  # patches of a tower image, rows x columns, before pruning
+    grid: tuple[int, int]  # visual tokens of a tower image, rows x columns, before pruning
     vision: Graph
     decoder: Graph
     cache: Cache
@@ -144,9 +144,15 @@ class Manifest:
 
     @property
     def raster(self) -> tuple[int, int]:
-        """Patches of the whole picture, rows and columns: those of all its tiles together."""
+        """Visual tokens of the whole picture, rows and columns: those of all its tiles together."""
         rows, columns = self.tiles or (1, 1)
         return self.grid[0] * rows, self.grid[1] * columns
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of ``position_ids``: 1, or 3 with M-RoPE (frame, row and column)."""
+        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == "position_ids")
+        return int(shape[0]) if len(shape) == 3 else 1
 
     @property
     def tokens_before(self) -> int:

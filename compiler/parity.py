@@ -121,6 +121,7 @@ class Reference:
             spoken.tail,
             positions={"vision": manifest.positions, "llm": manifest.llm_positions},
             patches=manifest.tokens_before,
+            grid=manifest.grid if manifest.position_rows > 1 else None,
             steps=len(spoken.tokens) - 1,
             special_ids=self._special_ids,
             forced=spoken.tokens,

@@ -5,13 +5,15 @@
     {"resize": {"shortest_edge": 336}, "resample": "bicubic", "crop": [336, 336],
      "rescale": 0.00392156862745098, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
 
-``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width. ``"tiles": [2, 2]``, if
-there, cuts a picture into so many rows and columns of tiles, each of the final size, and puts an overview of the whole
-picture before them, squeezed into one tile; each of these images then takes the steps.
+``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width. ``"longest_edge": n``,
+if there, comes first: it resizes the picture in its own shape to a longest edge of n pixels, and an even other one.
+``"tiles": [2, 2]``, if there, cuts a picture into so many rows and columns of tiles, each of the final size, and puts
+an overview of the whole picture before them, squeezed into one tile; each of these images then takes the steps.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import struct
@@ -51,6 +53,7 @@ class Preprocessor:
         rescale: factor on the 0..255 values.
         mean: subtracted per channel after rescaling.
         std: divided by per channel.
+        longest_edge: target of the longest edge in a resize before the other; None: there is none.
         tiles: rows and columns of tiles beside the overview; None: the picture goes in as a whole.
     """
 
@@ -60,6 +63,7 @@ class Preprocessor:
     rescale: float | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    longest_edge: int | None = None
     tiles: tuple[int, int] | None = None
 
     @classmethod
@@ -78,6 +82,7 @@ class Preprocessor:
                 rescale=raw["rescale"],
                 mean=raw["mean"] and tuple(raw["mean"]),
                 std=raw["std"] and tuple(raw["std"]),
+                longest_edge=raw.get("longest_edge"),
                 tiles=(raw["tiles"][0], raw["tiles"][1]) if raw.get("tiles") else None,
             )
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -119,6 +124,8 @@ class Preprocessor:
 
     def _steps(self, picture: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop an RGB picture."""
+        if self.longest_edge is not None:
+            picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
         if self.resize is not None:
             height, width = self._resized(picture.height, picture.width)
             picture = picture.resize((width, height), resample=self.resample)
@@ -158,6 +165,14 @@ def _channels_first(picture: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
+def _with_longest(edge: int, width: int, height: int) -> tuple[int, int]:
+    """Return width and height of about the same shape; both orders of operations are the reference's."""
+    shape = width / height
+    other = int(edge / shape) if width >= height else int(edge * shape)
+    other = max(other + other % 2, 1)
+    return (edge, other) if width >= height else (other, edge)
+
+
 def _size(raw: Any) -> int | tuple[int, int] | None:
     if raw is None:
         return None
@@ -178,29 +193,44 @@ def load_image(path: Path | str) -> Image.Image:
     Raises:
         InputError: The file is missing, isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
     """
-    path = Path(path)
     try:
-        with warnings.catch_warnings():
-            # Our own limit below is the stricter reading of the same warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        if not 0 < image.width * image.height <= MAX_PIXELS:
-            raise InputError(
-                f"picture '{path}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "
-                "scale it down"
-            )
-        image.load()
-        return ImageOps.exif_transpose(image)
+        return _open(Path(path), str(path))
     except FileNotFoundError as error:
         raise InputError(f"there is no picture '{path}'") from error
     except IsADirectoryError as error:
         raise InputError(f"'{path}' is a directory: give a picture") from error
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Read a picture from the bytes of its file, as ``load_image`` does; ``name`` is what messages call it.
+
+    Raises:
+        InputError: It isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
+    """
+    return _open(io.BytesIO(data), name)
+
+
+def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Our own limit below is the stricter reading of the same warning.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source)
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            raise InputError(
+                f"picture '{name}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "
+                "scale it down"
+            )
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (FileNotFoundError, IsADirectoryError):
+        raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"picture '{path}' has more than {MAX_PIXELS:,} pixels: scale it down") from error
+        raise InputError(f"picture '{name}' has more than {MAX_PIXELS:,} pixels: scale it down") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"'{path}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
+        raise InputError(f"'{name}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
     except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
-        raise InputError(f"picture '{path}' is damaged or can't be read ({error})") from error
+        raise InputError(f"picture '{name}' is damaged or can't be read ({error})") from error
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

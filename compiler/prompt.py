@@ -120,7 +120,9 @@ class Prompter:
         return ids
 
     def positions(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """Return the position ids of a prompt, int64 ``[1, n]``; decoding continues with the last one plus 1.
+        """Return the position ids of a prompt, int64 ``[1, n]``; with M-RoPE ``[3, 1, n]``, frame, row and column.
+
+        Decoding continues with the last one plus 1.
 
         Args:
             encoded: The prompt.
@@ -129,19 +131,41 @@ class Prompter:
         Raises:
             InputError: The prompt leaves no position for an answer.
         """
+        positions = self._rows(encoded, kept) if self._manifest.position_rows > 1 else self._numbers(encoded, kept)
+        if self.room(encoded, positions) < 1:
+            text = encoded.length - encoded.image_tokens
+            raise InputError(
+                f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens take "
+                f"{_used(encoded, positions)} positions, the model has {self._manifest.max_positions} and needs one for"
+                " the answer; shorten the prompt"
+            )
+        return positions
+
+    def _numbers(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """Number the tokens one after the other; with original positions, kept ones as among all patches."""
         positions = np.arange(encoded.length, dtype=np.int64)
         if self._manifest.positions == "original" and kept is not None:
             image = slice(encoded.image_start, encoded.image_start + encoded.image_tokens)
             positions[image] = encoded.image_start + kept
             positions[image.stop :] += self._manifest.tokens_before - encoded.image_tokens
-        if positions[-1] + 1 >= self._manifest.max_positions:
-            text = encoded.length - encoded.image_tokens
-            raise InputError(
-                f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens take "
-                f"{positions[-1] + 1} positions, the model has {self._manifest.max_positions} and needs one for the "
-                "answer; shorten the prompt"
-            )
         return positions[None]
+
+    def _rows(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """Give text one number three times, and a visual token its row and column in the whole picture.
+
+        The text behind the picture goes on after its longer side, whatever was dropped.
+        """
+        rows, columns = self._manifest.grid
+        start, stop = encoded.image_start, encoded.image_start + encoded.image_tokens
+        places = np.arange(encoded.image_tokens) if kept is None else kept
+        positions = np.tile(np.arange(encoded.length, dtype=np.int64), (3, 1))
+        positions[:, start:stop] = start + np.stack([np.zeros_like(places), *np.divmod(places, columns)])
+        positions[:, stop:] += start + max(rows, columns) - stop
+        return positions[:, None]
+
+    def room(self, encoded: Encoded, positions: NDArray[np.int64]) -> int:
+        """Return how many new tokens a prompt with these positions leaves room for."""
+        return self._manifest.max_positions - _used(encoded, positions)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return generated ids as text, without special tokens."""
@@ -150,6 +174,11 @@ class Prompter:
     def is_byte(self, token: int) -> bool:
         """Return whether a token stands for a single byte, as in tokenizers with byte fallback."""
         return bool(_BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""))
+
+
+def _used(encoded: Encoded, positions: NDArray[np.int64]) -> int:
+    """Return the positions that are taken; with M-RoPE a picture takes fewer than it puts into the cache."""
+    return max(int(positions[..., -1].max()) + 1, encoded.length)
 
 
 class TextStream:

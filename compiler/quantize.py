@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from lmmprune.compiler.calibration.by_layer import Plan as LayerPlan
+from lmmprune.compiler.calibration.by_layer import calibrate_by_layer
 from lmmprune.compiler.calibration.calibrators import Integers, get_calibrator
 from lmmprune.compiler.calibration.channels import observe_channels
 from lmmprune.compiler.calibration.data import CalibrationSet
@@ -19,8 +22,10 @@ from lmmprune.compiler.calibration.observe import Steps
 from lmmprune.compiler.canonical import Canonical
 from lmmprune.compiler.int8_plan import Int8Plan
 from lmmprune.compiler.manifest import Manifest
+from lmmprune.compiler.preflight import WHOLE_BYTES
 from lmmprune.compiler.sensitivity import scan
 from lmmprune.compiler.smooth import Smoothed, search
+from lmmprune.lazy import is_lazy, numbers
 from lmmprune.passes.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8 import SCHEMES
 from lmmprune.passes.smooth_quant import SmoothQuant, find_smoothable
@@ -38,6 +43,8 @@ def quantize(
     progress: Progress,
     *,
     cache: Path | None = None,
+    weights: str | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Quantize both graphs in place.
 
@@ -49,6 +56,8 @@ def quantize(
         plan: How.
         progress: Called with what is done, how much of it, and how much there is.
         cache: Directory of finished and stopped calibrations; None is the user's.
+        weights: Digest of what the weights are read from; with None, a calibration layer by layer can't be resumed.
+        check: Called when weights have been read.
 
     Returns:
         By part, what was found: smoothed activations, and blocks that stay in float.
@@ -58,15 +67,23 @@ def quantize(
         for part, model in parts:
             InsertQdq(scheme=plan.scheme, dtype=manifest.precision.dtype, keep_float=plan.kept(part))(model)
         return {}
-    # Beside the bundle in the making: a place with room for the weights, which /tmp need not be.
-    with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f"{assets.name}.calibration.") as name:
+    # Within the bundle in the making: a place with room for the weights, which /tmp need not be.
+    with tempfile.TemporaryDirectory(dir=assets, prefix="calibration.") as name:
         work = Path(name)
+        # The scan for blocks to keep in float compares outputs of the whole model.
+        by_layer = float_bytes(graphs.decoder) > WHOLE_BYTES and plan.policy != "auto"
         for part, model in parts:
+            if part == "decoder" and by_layer:
+                continue
             progress(f"write float {part}", 0, 1)
             _write(model, work / f"{part}.onnx")
+            check()
         feeds = SampleFeeds(manifest, assets, data, work / "vision.onnx")
         found = {}
         for part, model in parts:
+            if part == "decoder" and by_layer:
+                found[part] = _by_layer(model, manifest, feeds, plan, progress, cache, weights, check)
+                continue
             samples = feeds.vision() if part == "vision" else feeds.decoder()
             graph = work / f"{part}.onnx"
             record: dict[str, Any] = {}
@@ -105,6 +122,52 @@ def quantize(
             InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=manifest.precision.dtype, keep_float=keep)(model)
             found[part] = record
     return found
+
+
+def float_bytes(model: ir.Model) -> int:
+    """Return the size of a float32 graph's weights in bytes."""
+    return sum(4 * math.prod(numbers(value.shape)) for value in model.graph.initializers.values() if is_lazy(value))
+
+
+def _by_layer(
+    model: ir.Model,
+    manifest: Manifest,
+    feeds: SampleFeeds,
+    plan: Int8Plan,
+    progress: Progress,
+    cache: Path | None,
+    weights: str | None,
+    check: Callable[[], None],
+) -> dict[str, Any]:
+    """Quantize the decoder in place, with one layer of it in memory."""
+    layout = manifest.cache
+    pairs = zip(layout.past, layout.present, strict=True)
+    scheme = SCHEMES[plan.scheme]
+    names = activations(model, plan.scheme)
+    wanted = LayerPlan(
+        names=names,
+        calibrator=get_calibrator(plan.calibrator, dict(plan.options)),
+        integers=Integers.of(plan.scheme),
+        smooth=plan.smooth and scheme.activation is not None,
+        cache={name: out for past, present in pairs for name, out in zip(past, present, strict=True)},
+        empty=(1, layout.kv_heads, 0, layout.head_dim),
+    )
+    ranges, smoothed = calibrate_by_layer(
+        model,
+        feeds.script,
+        wanted,
+        origin=None if weights is None else f"{weights} {feeds.digest()} {manifest.schedule} {manifest.llm_positions}",
+        directory=cache,
+        check=check,
+        done=functools.partial(progress, "calibrate decoder, layers"),
+    )
+    SmoothQuant(factors={name: row.factors for name, row in smoothed.items() if row.factors is not None})(model)
+    keep = plan.kept("decoder")
+    InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=manifest.precision.dtype, keep_float=keep)(model)
+    record: dict[str, Any] = {"by_layer": True, "float": sorted(keep)}
+    if wanted.smooth:
+        record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}
+    return record
 
 
 def _smooth(

@@ -144,7 +144,7 @@ class Replay:
             # A picture's placeholder isn't a word: where one comes out on top, go on with the next best.
             words = np.delete(np.arange(len(logits[-1])), self._manifest.prompt.image_token_id)
             tokens.append(int(words[logits[-1][words].argmax()]))
-            ids, positions = np.array([tokens[-1:]], np.int64), positions[:, -1:] + 1
+            ids, positions = np.array([tokens[-1:]], np.int64), positions[..., -1:] + 1
         before, behind = prompt.image_start, prompt.image_start + prompt.image_tokens
         return Spoken(
             prefix=prompt.input_ids[0, :before].tolist(),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lmmprune.compiler.answer import Answer, Look, SiteTokens
-from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
+from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.preprocess import Preprocessor
@@ -29,29 +29,28 @@ class Runtime:
             print(piece, end="")
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        """Load both graphs in ONNX Runtime.
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, sessions: Mapping[str, Session] | None = None
+    ) -> None:
+        """Load the graphs in the back end of the bundle's target.
 
         Args:
             bundle: An opened bundle.
-            threads: Threads within an operator; None leaves it to the back end.
+            threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
+            sessions: Component -> its graph, where something else runs them.
 
         Raises:
-            TargetError: The bundle is for another back end, or for a device that isn't here.
-            BundleError: Its files can't be used.
-            MissingExtraError: onnxruntime isn't installed.
+            TargetError: The bundle is for a device that isn't here.
+            BundleError: Its files or its engines can't be used.
+            MissingExtraError: The back end isn't installed.
         """
         self.bundle = bundle
         manifest = bundle.manifest
-        provider_of(manifest.target)
+        sessions = open_sessions(bundle, threads=threads) if sessions is None else sessions
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
-        self._vision: Session = OrtSession(bundle.vision, target=manifest.target, threads=threads)
-        self._decoder: Session = OrtSession(bundle.decoder, target=manifest.target, threads=threads)
-        self._heads: dict[int, Session] = {
-            bucket.tokens: OrtSession(bundle.file(bucket.head.file), target=manifest.target, threads=threads)
-            for bucket in manifest.buckets
-        }
+        self._vision, self._decoder = sessions["vision"], sessions["decoder"]
+        self._heads = {bucket.tokens: sessions[f"head_{bucket.tokens}"] for bucket in manifest.buckets}
         self._checked: set[int] = set()
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
@@ -70,9 +69,17 @@ class Runtime:
                 f"preprocessor.json gives pictures of shape {list(pixels.shape)}, the vision graph takes "
                 f"{list(self._pixels.shape)}: export again"
             )
-        feeds = {self._pixels.name: self._vision.upload(pixels.astype(self._pixels.dtype, copy=False))}
-        middle = time.perf_counter()
-        outputs = self._vision.run(feeds)
+        uploaded = self._vision.upload(pixels.astype(self._pixels.dtype, copy=False))
+        return self.look_at(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
+
+    def look_at(self, pixels: Value, *, preprocess_ms: float) -> Look:
+        """Run the vision graph on ``pixel_values`` that are already a value of its session.
+
+        Raises:
+            BundleError: On the first call: the graph doesn't leave as many tokens as the manifest says.
+        """
+        start = time.perf_counter()
+        outputs = self._vision.run({self._pixels.name: pixels})
         own_count = None
         if self._heads:
             own_count = int(self._vision.download(outputs["own_count"])[0])
@@ -91,8 +98,8 @@ class Runtime:
             own_count=own_count,
             kept=kept,
             sites=self._sites(self._vision, outputs, in_decoder=False),
-            preprocess_ms=(middle - start) * 1e3,
-            vision_ms=(end - middle) * 1e3,
+            preprocess_ms=preprocess_ms,
+            vision_ms=(end - start) * 1e3,
         )
 
     def _size(self, own_count: int) -> int:
@@ -123,7 +130,7 @@ class Runtime:
 
     def room(self, look: Look, prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for."""
-        return self.bundle.manifest.max_positions - int(self.prompter.positions(prompt, look.kept)[0, -1]) - 1
+        return self.prompter.room(prompt, self.prompter.positions(prompt, look.kept))
 
     def prefill_sites(self, look: Look, prompt: Encoded) -> dict[str, SiteTokens]:
         """Run the prefill once and return what leaves each site in the decoder that removes visual tokens.
@@ -171,7 +178,7 @@ class Runtime:
             yield token, spent
             cache = self._next_cache(outputs)
             ids = np.array([[token]], np.int64)
-            positions = positions[:, -1:] + 1
+            positions = positions[..., -1:] + 1
 
     def _feeds(
         self, look: Look, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: Mapping[str, Value]

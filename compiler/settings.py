@@ -62,10 +62,30 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in request.buckets}))
 
 
-def positions_of(asked: str | None, method: Method, in_vision: bool) -> tuple[str, str]:
-    """Return the policy of the sequence that enters the decoder, and of the cuts inside it."""
+def positions_of(asked: str | None, method: Method, in_vision: bool, *, rows: int = 1) -> tuple[str, str]:
+    """Return the policy of the sequence that enters the decoder, and of the cuts inside it.
+
+    Args:
+        asked: ``--positions``.
+        method: The method.
+        in_vision: Whether it removes tokens before the decoder.
+        rows: Numbers that say where a token stands.
+    """
     if asked not in (None, "contiguous", "original"):
         raise InputError(f"--positions {asked}: expected 'contiguous' or 'original'")
+    if rows > 1:
+        # Row and column are what a token saw, not how many tokens came before it: there is nothing to renumber.
+        if asked == "contiguous":
+            raise InputError(
+                "--positions contiguous: this model numbers visual tokens by their row and column in the picture, which"
+                " stay what they are; leave it out"
+            )
+        if in_vision and not method.has_places:
+            raise InputError(
+                f"method '{method.name}' makes tokens that have the place of no patch, and this model needs each"
+                " token's row and column; choose another"
+            )
+        return "original", "original"
     if asked == "original" and in_vision and not method.has_places:
         raise InputError(
             f"--positions original: method '{method.name}' makes tokens that have the place of no patch; leave it out"

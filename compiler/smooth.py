@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lmmprune.compiler.calibration.channels import ChannelStats
-from lmmprune.lazy import Array
+from lmmprune.lazy import Array, values_of
 from lmmprune.passes.int8 import Range, quantization, quantize_weight, weight_scales
 from lmmprune.passes.smooth_quant import Smoothable
 
@@ -22,6 +22,7 @@ _LEAST_GAIN = 0.02
 """An error that shrinks by a smaller part is left alone: the rows are a sample."""
 _ROUNDING = 1e-5
 """So is one that shrinks by less than this: the products themselves are float32."""
+_COLUMNS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +58,19 @@ def search(groups: Sequence[Smoothable], stats: Mapping[str, ChannelStats], *, s
     """
     found = {}
     for group in groups:
-        name = str(group.value.name)
-        weights = [reader.inputs[1].const_value.numpy().astype(np.float32) for reader in group.readers]  # type: ignore[union-attr]  # weights
-        found[name] = _search(stats[name], np.concatenate(weights, axis=1), symmetric)
+        weights = [values_of(reader.inputs[1]) for reader in group.readers]
+        found[str(group.value.name)] = _search(stats[str(group.value.name)], weights, symmetric)
     return found
 
 
-def factors(maxima: Array, weight: Array, alpha: float) -> Array:
+def factors(maxima: Array, rows: Array, alpha: float) -> Array:
     """Return s ``[C] = max|x|^alpha / max|w|^(1-alpha)``, 1 where a channel or its weights are zero.
 
     Args:
         maxima: ``[C]``, the largest absolute value of each channel.
-        weight: ``[C,N]``, all weights that read the activation side by side.
+        rows: ``[C]``, the same of the rows of all weights that read the activation.
         alpha: Strength, 0..1.
     """
-    rows = np.abs(weight).max(axis=1)
     usable = (maxima > 0) & (rows > 0)
     result = np.ones_like(maxima, np.float32)
     result[usable] = maxima[usable] ** alpha / rows[usable] ** (1 - alpha)
@@ -80,24 +79,37 @@ def factors(maxima: Array, weight: Array, alpha: float) -> Array:
     return np.clip(result, 1e-4, 1e4).astype(np.float32)
 
 
-def _search(stats: ChannelStats, weight: Array, symmetric: bool) -> Smoothed:
-    rows, maxima = stats.rows, stats.maxima
-    exact = rows @ weight
-    norm = float(np.linalg.norm(exact)) or 1.0
-
-    def error(s: Array) -> float:
+def _search(stats: ChannelStats, weights: Sequence[Array], symmetric: bool) -> Smoothed:
+    maxima = stats.maxima
+    reach = np.max([np.abs(block).max(axis=1) for block in _blocks(weights)], axis=0)
+    tried: dict[float | None, Array] = {None: np.ones_like(maxima)}
+    tried |= {alpha: factors(maxima, reach, alpha) for alpha in STRENGTHS}
+    rows = {}
+    for alpha, s in tried.items():
         ends = (float((stats.lows / s).min()), float((stats.highs / s).max()))
-        product = _as_activation(rows / s, ends, symmetric) @ _as_weight(weight * s[:, None])
-        return float(np.linalg.norm(product - exact)) / norm
-
-    before = error(np.ones_like(maxima))
-    tried = {alpha: factors(maxima, weight, alpha) for alpha in STRENGTHS}
-    errors = {alpha: error(s) for alpha, s in tried.items()}
+        rows[alpha] = _as_activation(stats.rows / s, ends, symmetric)
+    squares = dict.fromkeys(tried, 0.0)
+    total = 0.0
+    for block in _blocks(weights):
+        exact = stats.rows @ block
+        total += float(np.square(exact, dtype=np.float64).sum())
+        for alpha, s in tried.items():
+            difference = rows[alpha] @ _as_weight(block * s[:, None]) - exact
+            squares[alpha] += float(np.square(difference, dtype=np.float64).sum())
+    errors = {alpha: float(np.sqrt(square / (total or 1.0))) for alpha, square in squares.items()}
+    before = errors.pop(None)
     best = min(errors, key=lambda alpha: errors[alpha])
     outlier = float(maxima.max() / max(float(np.median(maxima)), 1e-30))
     if before - errors[best] < max(_LEAST_GAIN * before, _ROUNDING):
         return Smoothed(alpha=None, factors=None, before=before, after=before, outlier=outlier)
     return Smoothed(alpha=best, factors=tried[best], before=before, after=errors[best], outlier=outlier)
+
+
+def _blocks(weights: Sequence[Array]) -> Iterator[Array]:
+    """Yield columns of weights ``[C,N]`` as float32, some at a time; each has its own scale, so they don't mix."""
+    for weight in weights:
+        for start in range(0, weight.shape[1], _COLUMNS):
+            yield weight[:, start : start + _COLUMNS].astype(np.float32)
 
 
 def _as_activation(values: Array, ends: Range, symmetric: bool) -> Array:

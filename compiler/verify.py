@@ -83,10 +83,12 @@ def _well_formed(graph: Path, manifest: Manifest) -> Check:
 def _source(manifest: Manifest) -> Source:
     dummy = manifest.weights == "dummy"
     where = manifest.model if dummy or manifest.model == "tiny-llava" else manifest.source
+    _, _, height, width = manifest.vision.inputs[0].shape
     return resolve(
         where,
         weights="dummy" if dummy else "auto",
         layers=len(manifest.cache.past) if dummy else None,
+        image_size=(int(height), int(width)),
         tiles=manifest.tiles,
     )
 

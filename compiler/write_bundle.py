@@ -1,26 +1,26 @@
-"""Write a bundle atomically: all of it appears under its name, or nothing does and what was there stays."""
+"""Write a bundle atomically: all of it appears under its name, or nothing does and what was there stays.
+
+It is made in ``.NAME.partial`` beside its place. A process that was killed leaves that directory; the next one goes on
+with the weights in it, or clears it away.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
+import fcntl
 import json
-import os
-import secrets
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lmmprune.compiler.atomic import make_parents, refusal, rename_over, terminable
 from lmmprune.compiler.bundle import ENGINES, file_sha256
 from lmmprune.compiler.manifest import FILENAME, File, Manifest
 from lmmprune.errors import InputError
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_LOCK = ".lock"
 
 
 @dataclass(kw_only=True)
@@ -30,71 +30,102 @@ class BundleWriter:
     path: Path
     manifest: Manifest | None = None
 
-    def finish(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, completed with size and SHA-256 of every file below ``path``, and return it."""
-        files = {
-            file.relative_to(self.path).as_posix(): File(bytes=file.stat().st_size, sha256=file_sha256(file))
-            for file in sorted(self.path.rglob("*"))
-            if file.is_file() and file != self.path / FILENAME
-        }
+    def finish(self, manifest: Manifest, known: Mapping[str, File] | None = None) -> Manifest:
+        """Write the manifest, completed with size and SHA-256 of every file below ``path``, and return it.
+
+        Args:
+            manifest: Without files.
+            known: Of files that were hashed while they were written.
+        """
+        names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
+        files = dict(known or {})
+        for name in names:
+            if name not in (FILENAME, _LOCK) and name not in files:
+                file = self.path / name
+                files[name] = File(bytes=file.stat().st_size, sha256=file_sha256(file))
+        files = dict(sorted(files.items()))
         self.manifest = dataclasses.replace(manifest, files=files)
         (self.path / FILENAME).write_text(self.manifest.to_json(), encoding="utf-8")
         return self.manifest
 
 
 @contextlib.contextmanager
-def write_bundle(destination: Path | str) -> Iterator[BundleWriter]:
-    """Open a temporary sibling of ``destination`` for writing; rename it over ``destination`` on success.
+def write_bundle(destination: Path | str, *, resume: bool = False) -> Iterator[BundleWriter]:
+    """Open a sibling of ``destination`` for writing; rename it over ``destination`` on success.
 
-    The destination must be absent, an empty directory, or a bundle, which is replaced. On any exception, Ctrl-C
-    included, the temporary directory goes away and the destination is as it was.
+    The destination must be absent, an empty directory, or a bundle, which is replaced. On any exception the sibling
+    goes away and the destination is as it was.
 
     Before: ``out/`` absent, empty, or a bundle
     After:  ``out/`` is the new bundle
 
     Args:
         destination: Directory that the bundle shall have; missing parents are made.
+        resume: Leave the sibling if the process is interrupted (Ctrl-C, SIGTERM), and find in it the weights that an
+            interrupted or killed process wrote.
 
     Raises:
-        InputError: The destination holds something else, can't be written, or the disk is full.
+        InputError: The destination holds something else, can't be written, is being written by another process, or the
+            disk is full.
     """
     destination = Path(destination).resolve()
     _check_replaceable(destination)
-    made = _make_parents(destination)
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
+    made = make_parents(destination)
+    temporary = destination.with_name(f".{destination.name}.partial")
     try:
-        with _terminable():
-            temporary.mkdir()
+        with terminable(), _claim(temporary, destination):
+            _clear(temporary, resume=resume)
             writer = BundleWriter(path=temporary)
-            yield writer
-            if writer.manifest is None:
-                raise RuntimeError("finish() was not called on the bundle writer")
-            _replace(temporary, destination)
+            try:
+                yield writer
+                if writer.manifest is None:
+                    raise RuntimeError("finish() was not called on the bundle writer")
+                (temporary / _LOCK).unlink()
+                rename_over(temporary, destination)
+            except BaseException as error:
+                if not (resume and isinstance(error, KeyboardInterrupt | SystemExit)):
+                    shutil.rmtree(temporary, ignore_errors=True)
+                raise
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        if (refusal := _refusal(error, destination)) is not None:
-            raise refusal from error
+        if (refused := refusal(error, destination)) is not None:
+            raise refused from error
         raise
 
 
+def journal_of(file: Path) -> Path:
+    """Return where it stands how far a file of weights is written."""
+    return file.with_name(f".{file.name}.journal")
+
+
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM (``timeout``, a machine shutting down) clean up as Ctrl-C does, where handlers can be set."""
-    if threading.current_thread() is not threading.main_thread():
+def _claim(temporary: Path, destination: Path) -> Iterator[None]:
+    """Make the directory, or take one that was left, for as long as this process lives."""
+    temporary.mkdir(exist_ok=True)
+    with (temporary / _LOCK).open("w") as lock:
+        try:
+            # The kernel lets go of it when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another export is writing '{destination}': wait for it, or give another directory"
+            ) from error
         yield
-        return
 
-    def stop(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _clear(temporary: Path, *, resume: bool) -> None:
+    """Remove what an earlier process left, but for the weights to go on with."""
+    weights = [file for file in temporary.iterdir() if resume and journal_of(file).is_file()]
+    kept = {temporary / _LOCK, *weights, *(journal_of(file) for file in weights)}
+    for path in temporary.iterdir():
+        if path in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _check_replaceable(destination: Path) -> None:
@@ -125,52 +156,3 @@ def _listed_files(path: Path) -> set[str] | None:
     if not isinstance(raw, dict) or not {"format", "vision", "decoder", "files"} <= raw.keys():
         return None
     return set(raw["files"]) if isinstance(raw["files"], dict) else None
-
-
-def _make_parents(destination: Path) -> list[Path]:
-    """Make missing parent directories; return those made, the deepest first."""
-    made: list[Path] = []
-    missing = [parent for parent in destination.parents if not parent.exists()]
-    try:
-        for parent in reversed(missing):
-            parent.mkdir()
-            made.insert(0, parent)
-    except OSError as error:
-        for parent in made:
-            parent.rmdir()
-        raise InputError(f"can't make the directory '{destination.parent}' ({error.strerror})") from error
-    return made
-
-
-def _replace(temporary: Path, destination: Path) -> None:
-    """Rename over the destination; a bundle that was there is only deleted when the new one has its name."""
-    if not destination.exists():
-        os.rename(temporary, destination)
-        return
-    old = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.old")
-    os.rename(destination, old)
-    try:
-        os.rename(temporary, destination)
-    except BaseException:
-        os.rename(old, destination)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _refusal(error: BaseException, destination: Path) -> InputError | None:
-    """Return the one-line refusal for a full or unwritable disk, None for everything else."""
-    # Writers in Rust or C++ (safetensors, protobuf) report a full disk in words only.
-    full = isinstance(error, OSError) and error.errno in _NO_SPACE
-    if full or "No space left on device" in str(error):
-        free = shutil.disk_usage(_existing(destination)).free
-        return InputError(
-            f"the disk of '{destination}' is full ({free / 2**20:.0f} MiB left): nothing was written; "
-            "free some space or give another directory"
-        )
-    if isinstance(error, OSError) and error.errno in _NO_WAY:
-        return InputError(f"can't write below '{destination.parent}' ({error.strerror}): give another directory")
-    return None
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())

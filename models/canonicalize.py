@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
+import dataclasses
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript import optimizer
 from onnxscript.rewriter import onnx_fusions
 
-from lmmprune.lazy import derive, is_lazy, numbers
+from lmmprune.lazy import derive, is_lazy, numbers, stored_of, weights_out_of_sight
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -20,7 +18,7 @@ def canonicalize(model: ir.Model) -> ir.Model:
     Weights bound by ``trace.bind`` are never read: their transposes are composed into the reader.
     """
     transpose_weights(model)
-    with _weights_out_of_sight(model):
+    with weights_out_of_sight(model):
         optimizer.optimize_ir(model)
         onnx_fusions.fuse(model)
     ir.passes.Sequential(
@@ -67,29 +65,15 @@ def transpose_weights(model: ir.Model) -> None:
 
 def _transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
     shape = numbers(weight.shape)
+    stored = stored_of(weight)
+    if stored is not None:
+        before = stored.perm or tuple(range(len(perm)))
+        stored = dataclasses.replace(stored, perm=tuple(before[axis] for axis in perm))
     return derive(
         weight,
         lambda array: array.transpose(perm),
         dtype=ir.DataType.FLOAT,
         shape=[shape[axis] for axis in perm],
         name=f"{weight.name}.T",
+        stored=stored,
     )
-
-
-@contextlib.contextmanager
-def _weights_out_of_sight(model: ir.Model) -> Iterator[None]:
-    """Hide the weights' values: folding and some rewrite rules would read whatever they can see."""
-    hidden = {value: value.const_value for value in model.graph.initializers.values() if is_lazy(value)}
-    for value in hidden:
-        value.const_value = None
-    # Both warn at each value that they can't read, which is the point here.
-    levels = {name: logging.getLogger(name).level for name in ("onnx_ir", "onnxscript")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        for value, tensor in hidden.items():
-            value.const_value = tensor

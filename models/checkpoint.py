@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from lmmprune.errors import ModelError, require
@@ -16,23 +19,46 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
 
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+}
+"""Types of safetensors that are read; 8-bit ones belong to checkpoints that are quantized already."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies: its file, its name in there, its shape and its safetensors dtype (``F16``, ...)."""
+    """Where a tensor lies: its file, its name in there, its shape, its type (in ``DTYPES``) and its first byte."""
 
     file: Path
     key: str
     shape: tuple[int, ...]
     dtype: str
+    offset: int
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
 
     def read(self) -> np.ndarray[Any, Any]:
-        """Read the tensor as float32 (integers as they are); nothing is kept."""
-        from safetensors import safe_open
+        """Read the tensor in its own type; nothing is kept.
 
-        # NumPy has no bfloat16, and torch is there whenever a checkpoint is read.
-        with safe_open(self.file, framework="pt") as handle:
-            tensor = handle.get_tensor(self.key)
-        return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
+        Raises:
+            ModelError: The file is gone or shorter than it was.
+        """
+        # A plain read: pages of a mapping would count as this process's memory until all of the file is unmapped.
+        try:
+            array = np.fromfile(self.file, DTYPES[self.dtype], self.count, offset=self.offset)
+        except OSError as error:
+            raise ModelError(f"'{self.file}' can't be read ({error.strerror or error})") from error
+        if array.size != self.count:
+            raise ModelError(f"'{self.file}' became shorter while it was read: '{self.key}' is cut off")
+        return array.reshape(self.shape)
 
 
 def read_config(directory: Path) -> Any:
@@ -68,7 +94,7 @@ def entries(directory: Path) -> dict[str, Entry]:
         ModelError: No safetensors (pickles are refused), a missing or damaged shard, an index that disagrees.
     """
     if (directory / _INDEX).is_file():
-        index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+        index = _read_index(directory / _INDEX)
         found: dict[str, Entry] = {}
         for shard in sorted(set(index.values())):
             found.update(_scan(directory / shard))
@@ -89,20 +115,41 @@ def entries(directory: Path) -> dict[str, Entry]:
     raise ModelError(f"no {_SINGLE} or {_INDEX} in '{directory}': not a checkpoint, or use --weights dummy")
 
 
+def _read_index(file: Path) -> dict[str, str]:
+    """Return which shard holds each tensor."""
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        if all(Path(shard).name == shard for shard in index.values()):
+            return dict(index)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"'{file}' isn't an index of shards ({error!r}): download it again") from error
+    raise ModelError(f"'{file}' names shards outside of '{file.parent}': expected plain file names")
+
+
 def _scan(file: Path) -> dict[str, Entry]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as handle:
-            result = {}
-            for key in handle.keys():  # noqa: SIM118 - not a mapping, it has no iterator
-                view = handle.get_slice(key)
-                result[key] = Entry(file, key, tuple(view.get_shape()), view.get_dtype())
-            return result
+            keys = list(handle.keys())
     except FileNotFoundError as error:
         raise ModelError(f"the shard '{file.name}' is missing in '{file.parent}': download it again") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"'{file}' is truncated or not safetensors ({error}): download it again") from error
+    # The library has checked the header; it doesn't tell where the tensors begin.
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    result = {}
+    for key in keys:
+        row = header[key]
+        if row["dtype"] not in DTYPES:
+            raise ModelError(
+                f"'{key}' in '{file}' is {row['dtype']}: expected a floating-point checkpoint"
+                f" ({', '.join(DTYPES)}), not one that is quantized already"
+            )
+        result[key] = Entry(file, key, tuple(row["shape"]), row["dtype"], 8 + length + row["data_offsets"][0])
+    return result
 
 
 def by_module_name(model: Any, tensors: Mapping[str, Entry]) -> dict[str, Entry]:

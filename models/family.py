@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmmprune.models.tiles import Tiling
+
+# Kinds of sites that every family has, and those that need each token to be one patch of one image.
+OTHER_SITES = ("vision_output", "projector_output", "llm_input", "llm_layer")
+ENCODER_SITES = ("vision_layer",)
+GROUPED = "no method that works inside the encoder (ficoco-v, ficoco-vl, tome): a token is several patches behind it"
+NO_CLS = "no CLS token: the methods that need one are refused ('lmmprune methods' names them)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +23,12 @@ class VisionSpec:
         layers: Encoder layers that lie before the features (layers behind them are dead weight).
         tokens: Visual tokens N that the decoder gets of a picture, CLS not counted.
         has_cls: Whether row 0 of the encoder is a CLS token.
-        grid: Patch rows and columns of one tower image; ``rows * columns * tiles + separators == N``.
+        grid: Rows and columns of the tokens of one tower image; ``rows * columns * tiles + separators == N``.
         image_size: Height and width of one tower image in pixels.
-        beyond: Whether the tower has a layer behind the features.
+        merge: Patches on each side of the block that a pixel shuffle or a merger makes a token of; 1: each token is a
+            patch, and the encoder sees as many of them (else ``merge**2`` times as many).
+        has_beyond: Whether the tower has a layer behind the features, which some methods read.
+        any_size: Whether the tower takes pictures of any size; the export fixes it to ``image_size``.
         tiles: Tower images per picture (T): ``pixel_values`` is ``[B*T,3,H,W]``.
         separators: Tokens among the N that are no patches (newlines): they are never candidates and always stay.
         tiling: How pictures are cut, where T > 1.
@@ -30,7 +39,9 @@ class VisionSpec:
     has_cls: bool
     grid: tuple[int, int]
     image_size: tuple[int, int]
-    beyond: bool = True
+    merge: int = 1
+    has_beyond: bool = True
+    any_size: bool = False
     tiles: int = 1
     separators: int = 0
     tiling: Tiling | None = None
@@ -38,7 +49,22 @@ class VisionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSpec:
-    """The language model: the numbers that the cache, the FLOPs formula and the run-time need."""
+    """The language model: the numbers that the cache, the FLOPs formula and the run-time need.
+
+    Attributes:
+        layers: L.
+        width: C', channels of the residual stream.
+        mlp_width: Channels inside the MLP.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of a head.
+        vocabulary: V.
+        max_positions: Positions that the model was made for.
+        rotary_rows: With M-RoPE, where a token has the numbers of its frame, row and column: by which of the three
+            (0, 1, 2) each of the D/2 frequencies turns. Empty: a token has one number.
+        deepstack: First layers behind which further features of the image tokens are added to the stream; they lie
+            beside the token's own in ``image_features [B,K,(1+deepstack)*C']``.
+    """
 
     layers: int
     width: int
@@ -48,6 +74,13 @@ class DecoderSpec:
     head_dim: int
     vocabulary: int
     max_positions: int
+    rotary_rows: tuple[int, ...] = ()
+    deepstack: int = 0
+
+    @property
+    def position_rows(self) -> int:
+        """Numbers that say where a token stands: 1, or 3 with M-RoPE."""
+        return 3 if self.rotary_rows else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,27 +92,34 @@ class Family:
         title: What people call it.
         template: Prompt with ``<image>`` and ``{prompt}``, used where the checkpoint brings no chat template.
         image_token: Text of the image placeholder.
+        picture: What the processor writes for one picture around the placeholder's repetitions, with ``image_token``
+            once; empty: nothing else.
+        processor: Settings that override the image processor's, so that a picture is one image of the tower's size.
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
         shrink: Reduces a configuration to so many decoder layers.
         vision_features: ``(model, pixel_values [B*tiles,3,H,W], False) -> [B,N,C]`` after the projector; with True also
             the hidden state of the encoder layer behind the features, whose q and k some methods read.
+        prepare: Puts constants into a module that its own code can compute, but a trace can't.
+        arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
+            returns the configuration with it and the choice; None for families that take a picture as a whole.
         reference: The paper.
         sites: Kinds of sites that tokens can be cut at.
         limits: What isn't supported and why, one sentence each, for ``lmmprune models``.
-        arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
-            returns the configuration with it and the choice; None for families that take a picture as a whole.
     """
 
     name: str
     title: str
     template: str
     image_token: str
+    picture: str = ""
+    processor: Mapping[str, Any] = field(default_factory=dict)
     vision: Callable[[Any], VisionSpec]
     decoder: Callable[[Any], DecoderSpec]
     shrink: Callable[[Any, int], Any]
     vision_features: Callable[[Any, Any, bool], Any]
-    reference: str
-    sites: tuple[str, ...]
-    limits: tuple[str, ...]
+    prepare: Callable[[Any], None] | None = None
     arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None
+    reference: str = ""
+    sites: tuple[str, ...] = OTHER_SITES
+    limits: tuple[str, ...] = ()

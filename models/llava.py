@@ -10,11 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmmprune.errors import ModelError
-from lmmprune.models.family import DecoderSpec, Family, VisionSpec
-
-ENCODER_SITES = ("vision_layer",)
-OTHER_SITES = ("vision_output", "projector_output", "llm_input", "llm_layer")
-NO_CLS = "no CLS token: the methods that need one are refused ('lmmprune methods' names them)"
+from lmmprune.models.family import ENCODER_SITES, NO_CLS, OTHER_SITES, DecoderSpec, Family, VisionSpec
 
 # Whether row 0 of a tower is CLS, by the tower's model_type.
 _HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False}
@@ -54,7 +50,7 @@ def vision_spec(config: Any) -> VisionSpec:
         has_cls=has_cls,
         grid=(side, side),
         image_size=(vision.image_size, vision.image_size),
-        beyond=layers < vision.num_hidden_layers,
+        has_beyond=layers < vision.num_hidden_layers,
     )
 
 

@@ -18,7 +18,6 @@ FAMILY = Family(
     shrink=llava.shrink,
     vision_features=anyres.features,
     reference="blog post",
-    sites=llava.OTHER_SITES,
     limits=anyres.LIMITS,
     arrange=anyres.arrange,
 )

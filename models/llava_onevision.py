@@ -9,7 +9,7 @@ from typing import Any
 
 from lmmprune.errors import ModelError
 from lmmprune.models import anyres, llava
-from lmmprune.models.family import Family
+from lmmprune.models.family import NO_CLS, Family
 
 # Up to this stretch of its sides a picture's raster stays as it is.
 _SLACK = 1.1
@@ -37,7 +37,6 @@ FAMILY = Family(
     shrink=llava.shrink,
     vision_features=anyres.features,
     reference="arXiv 2408.03326",
-    sites=llava.OTHER_SITES,
-    limits=(*anyres.LIMITS, llava.NO_CLS, "pictures only, no videos"),
+    limits=(*anyres.LIMITS, NO_CLS, "pictures only, no videos"),
     arrange=_arrange,
 )

@@ -5,18 +5,50 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from lmmprune.errors import ModelError, require
+from lmmprune.lazy import Array, Stored
 from lmmprune.models import checkpoint
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.registry import ALIASES, family_of, fetch, locate
 
-Array = np.ndarray[Any, Any]
+# Bits of the exponent: all of them are set in NaN and infinity, and nowhere else.
+_EXPONENTS = {"F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80), "F32": (np.uint32, 0x7F800000)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads one tensor of a checkpoint, and counts what isn't a number in it.
+
+    Attributes:
+        entry: Where it lies.
+        damage: Name in the checkpoint -> how many NaN and infinities were seen there; shared by all readers.
+    """
+
+    entry: checkpoint.Entry
+    damage: dict[str, int]
+
+    def __call__(self) -> Array:
+        """Return the values in the checkpoint's own type."""
+        array = self.entry.read()
+        if self.entry.dtype in _EXPONENTS:
+            bits, exponent = _EXPONENTS[self.entry.dtype]
+            count = int(np.count_nonzero((array.view(bits) & bits(exponent)) == exponent))
+            if count:
+                self.damage[self.entry.key] = count
+        return array
+
+    @property
+    def stored(self) -> Stored:
+        """Where the values lie."""
+        dtype = ir.DataType.from_numpy(checkpoint.DTYPES[self.entry.dtype])
+        return Stored(file=self.entry.file, offset=self.entry.offset, dtype=dtype, shape=self.entry.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +61,7 @@ class Source:
         config: The transformers configuration.
         directory: Local checkpoint, or None for an architecture without one.
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
+        damage: Tensors of the checkpoint with NaN or infinity, as far as they have been read, and how many each.
         tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
     """
 
@@ -38,6 +71,7 @@ class Source:
     directory: Path | None
     dummy: bool
     tiles: tuple[int, int] | None = None
+    damage: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def vision(self) -> VisionSpec:
@@ -49,16 +83,52 @@ class Source:
         """The decoder's numbers."""
         return self.family.decoder(self.config)
 
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shape of every weight, by its name on disk or in the module; no weight is read."""
+        if not self.dummy:
+            assert self.directory is not None
+            return {name: entry.shape for name, entry in checkpoint.entries(self.directory).items()}
+        import torch
+        import transformers
+
+        auto: Any = transformers.AutoModelForImageTextToText
+        with torch.device("meta"):
+            model = auto.from_config(self.config)
+        return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
     def readers(self, model: Any) -> Mapping[str, Callable[[], Array]]:
         """Return for every parameter name of a (fake) module the function that reads or makes its values."""
         if not self.dummy:
             assert self.directory is not None
-            return {n: e.read for n, e in checkpoint.by_module_name(model, checkpoint.entries(self.directory)).items()}
+            found = checkpoint.by_module_name(model, checkpoint.entries(self.directory))
+            return {name: Reader(entry=entry, damage=self.damage) for name, entry in found.items()}
         return {name: _maker(name, tuple(p.shape)) for name, p in model.named_parameters(remove_duplicate=False)}
 
 
+def refuse_damage(source: Source) -> None:
+    """Refuse a checkpoint in which something was read that isn't a number.
+
+    Raises:
+        ModelError: Names and counts.
+    """
+    if not source.damage:
+        return
+    rows = sorted(source.damage.items())
+    named = ", ".join(f"'{name}' ({count})" for name, count in rows[:5])
+    more = f" and {len(rows) - 5} more tensors" if len(rows) > 5 else ""
+    raise ModelError(
+        f"the checkpoint '{source.directory}' holds NaN or infinity: {sum(source.damage.values())} values in"
+        f" {named}{more}; download it again, or repair these weights"
+    )
+
+
 def resolve(
-    model: str, *, weights: str = "auto", layers: int | None = None, tiles: tuple[int, int] | None = None
+    model: str,
+    *,
+    weights: str = "auto",
+    layers: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    tiles: tuple[int, int] | None = None,
 ) -> Source:
     """Resolve a ``--model`` argument.
 
@@ -66,6 +136,7 @@ def resolve(
         model: Alias, hub id or local directory.
         weights: ``auto`` (the checkpoint's) or ``dummy`` (synthetic).
         layers: Keep only so many decoder layers; with synthetic weights only.
+        image_size: Height and width of the pictures in pixels, for towers that take any; None: the family's own choice.
         tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
 
     Raises:
@@ -89,25 +160,40 @@ def resolve(
         config, tiles = family.arrange(config, tiles)
     elif tiles is not None:
         raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
+    if image_size is not None:
+        _fix_size(family, config, image_size)
     return Source(name=model, family=family, config=config, directory=directory, dummy=dummy, tiles=tiles)
+
+
+def _fix_size(family: Family, config: Any, image_size: tuple[int, int]) -> None:
+    spec = family.vision(config)
+    if spec.any_size:
+        config.vision_config.image_size = list(image_size)
+        # Refuses a size that the tower can't take.
+        family.vision(config)
+    elif image_size != spec.image_size:
+        height, width = spec.image_size
+        raise ModelError(f"--image-size: {family.title} takes {height} x {width} pixels; leave it out")
 
 
 def _architecture(alias: str) -> Any:
     """Return the built-in configuration of an alias."""
-    known = ALIASES[alias]
-    if known.config is None:
+    entry = ALIASES[alias]
+    if entry.config is None:
         raise ModelError(f"'{alias}' has no built-in configuration: give a directory")
     from transformers import AutoConfig
 
     # A copy: configurations change the parts that they are made of.
-    return AutoConfig.for_model(known.family, **copy.deepcopy(dict(known.config)))
+    return AutoConfig.for_model(entry.family, **copy.deepcopy(dict(entry.config)))
 
 
 def _maker(name: str, shape: tuple[int, ...]) -> Callable[[], Array]:
     def make() -> Array:
         if len(shape) == 1:
-            # Norm gains of one and zero biases keep activations in a realistic range through any depth.
-            return np.full(shape, float("norm" in name and name.endswith("weight")), np.float32)
+            # Gains of one (of norms, and of InternViT's layers) and zero biases keep activations in a realistic range
+            # through any depth.
+            gain = ("norm" in name and name.endswith("weight")) or "lambda" in name
+            return np.full(shape, float(gain), np.float32)
         generator = np.random.default_rng(zlib.crc32(name.encode()))
         return generator.standard_normal(shape, dtype=np.float32) * np.float32(1 / np.sqrt(shape[-1]))
 

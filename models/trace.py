@@ -8,18 +8,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmmprune.errors import ModelError
-from lmmprune.lazy import lazy, numbers
-from lmmprune.models.source import Source
+from lmmprune.lazy import Array, lazy, numbers
+from lmmprune.models.source import Reader, Source
 from lmmprune.models.wrappers import Decoder, Vision
 
 OPSET = 23
-Readers = Mapping[str, Callable[[], np.ndarray[Any, Any]]]
+Readers = Mapping[str, Callable[[], Array]]
 
 
 def fake_model(source: Source) -> Any:
@@ -40,6 +39,8 @@ def fake_model(source: Source) -> Any:
             owner = module
         if module._buffers:
             _fill_buffers(owner, module, name)
+    if source.family.prepare is not None:
+        source.family.prepare(model)
     return model
 
 
@@ -85,16 +86,17 @@ def trace_decoder(model: Any, source: Source, *, image_token_id: int) -> ir.Mode
     seq, past, image_tokens = 23, 7, 17
     with FakeTensorMode(allow_non_fake_inputs=True):
         ids = torch.zeros(1, seq, dtype=torch.int64)
-        positions = torch.zeros(1, seq, dtype=torch.int64)
-        features = torch.zeros(1, image_tokens, spec.width)
+        positions = torch.zeros(*([spec.position_rows] if spec.position_rows > 1 else []), 1, seq, dtype=torch.int64)
+        features = torch.zeros(1, image_tokens, spec.width * (1 + spec.deepstack))
         cache = [
             (torch.zeros(1, spec.kv_heads, past, spec.head_dim), torch.zeros(1, spec.kv_heads, past, spec.head_dim))
             for _ in range(spec.layers)
         ]
     names = cache_names(spec.layers)
-    dynamic: Any = ({1: "seq"}, {1: "image_tokens"}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
+    along = {positions.ndim - 1: "seq"}
+    dynamic: Any = ({1: "seq"}, {1: "image_tokens"}, along, [({2: "past"}, {2: "past"})] * spec.layers)
     traced = _export(
-        Decoder(model, image_token_id),
+        Decoder(model, spec, image_token_id),
         (ids, features, positions, cache),
         ["input_ids", "image_features", "position_ids", *(n for pair in names[0] for n in pair)],
         ["logits", *(n for pair in names[1] for n in pair)],
@@ -117,7 +119,10 @@ def bind(model: ir.Model, readers: Readers) -> None:
     """
     for name, value in model.graph.initializers.items():
         if name in readers:
-            value.const_value = lazy(readers[name], dtype=ir.DataType.FLOAT, shape=numbers(value.shape), name=name)
+            read = readers[name]
+            stored = read.stored if isinstance(read, Reader) else None
+            shape = numbers(value.shape)
+            value.const_value = lazy(read, dtype=ir.DataType.FLOAT, shape=shape, name=name, stored=stored)
         else:
             assert value.const_value is not None
             value.const_value = ir.Tensor(value.const_value.numpy(), name=name)

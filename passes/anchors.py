@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.passes.groups import is_move, trace_groups
 from lmmprune.passes.refusals import Refused
 from lmmprune.passes.shapes import reached, static_shape
 
@@ -44,13 +45,16 @@ class VisionAnchors:
         layers: Layers before the features, first to last, then those behind them that the graph still has.
         depth: V, the layers before the features.
         hidden: The encoder's output at the feature layer, ``[B*tiles,T,C]``, CLS included.
-        patches: Tokens that enter the projector, ``[B,N,C]``, CLS already dropped, tiles put together.
-        features: The projector's output ``[B,N,C']``.
+        patches: Tokens that enter the projector, ``[B,N,g*C]``, CLS already dropped, g patches side by side in each.
+        features: The graph's output ``[B,N,C']``.
+        own: What the projector makes of ``patches``: the features, or, with DeepStack, the first of those side by side.
+        deeper: With DeepStack the tokens of other depths before their projectors, like ``patches``.
         has_cls: Whether the layers see a CLS token at row 0.
         tiles: Tower images per picture.
-        order: ``[N]`` int64, the place of each patch among those of all tiles as the tower sees them.
         woven: The graph's output, where tokens that are no patches are set between the features; else ``features``.
-        lines: ``[N']`` int64, the output's tokens: places among the patches, and N for a token that is none.
+        lines: ``[N']`` int64, the output's tokens: places among the features, and N for a token that is no patch.
+        members: ``[N,g]`` int64, the patches of each token (CLS not counted, those of all tiles one after the other);
+            None: a picture is one image, and each token is the patch of its own number.
     """
 
     layers: tuple[Layer, ...]
@@ -58,11 +62,13 @@ class VisionAnchors:
     hidden: ir.Value
     patches: ir.Value
     features: ir.Value
+    own: ir.Value
+    deeper: tuple[ir.Value, ...]
     has_cls: bool
     tiles: int
-    order: np.ndarray
     woven: ir.Value
     lines: np.ndarray
+    members: np.ndarray | None = None
 
     @property
     def tokens(self) -> int:
@@ -77,7 +83,17 @@ class VisionAnchors:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderAnchors:
-    """What a decoder graph offers: its layers, the stream into layer 0, its token inputs, and every layer's cache."""
+    """What a decoder graph offers.
+
+    Attributes:
+        layers: All layers.
+        embeds: The stream into layer 0.
+        input_ids: ``[B,T]``.
+        position_ids: ``[B,T]``, or ``[3,B,T]`` with M-RoPE.
+        image_features: ``[B,N,C]``, with DeepStack several of them side by side.
+        past: Every layer's cache, keys and values.
+        deeper: Layer -> what DeepStack adds to the stream behind it, ``[B,T,C]``.
+    """
 
     layers: tuple[Layer, ...]
     embeds: ir.Value
@@ -85,6 +101,7 @@ class DecoderAnchors:
     position_ids: ir.Value
     image_features: ir.Value
     past: tuple[tuple[ir.Value, ir.Value], ...]
+    deeper: Mapping[int, ir.Value]
 
 
 def find_vision_anchors(model: ir.Model) -> VisionAnchors:
@@ -93,36 +110,40 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     Raises:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
-    nodes = _attention_nodes(model, "vision")
+    layers = find_layers(model, "vision")
     woven = _named(model.graph.outputs, "image_features", "vision")
     features, lines = _unwoven(woven)
-    patches = _patches(features)
-    layers = tuple(_layer(node) for node in nodes)
-    tiled, order = _unpacked(patches)
-    producer = tiled.producer()
-    hidden = producer.inputs[0] if producer is not None and producer.op_type == "Slice" else tiled
-    assert hidden is not None
+    own, *others = _levels(features)
+    patches, deeper = _patches(own), tuple(_patches(value) for value in others)
+    hidden, members = trace_groups(patches)
+    for tokens in deeper:
+        if not np.array_equal(trace_groups(tokens)[1], members):
+            raise Refused(f"'{tokens.name}' has its patches in other tokens than '{patches.name}': expected the same")
     before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
     if not before:
         raise Refused("no Attention node lies before 'image_features'")
-    inside, outside = static_shape(before[-1].q)[2], static_shape(tiled)[1]
-    if inside - outside not in (0, 1):
+    tiles = static_shape(hidden)[0] // static_shape(patches)[0]
+    inside, outside = static_shape(before[-1].q)[2], members.size // tiles
+    lead = inside - outside
+    if members.size % tiles or lead not in (0, 1) or (members % inside).min() < lead:
         raise Refused(
-            f"the tower's attention sees {inside} tokens but '{tiled.name}' hands over {outside}:"
-            " expected the same number, or one more for CLS"
+            f"the tower's attention sees {inside} tokens but '{patches.name}' hands over {outside}:"
+            " expected the same number, or one more for CLS at row 0"
         )
-    tokens = static_shape(patches)[1]
+    members = members // inside * outside + members % inside - lead
     return VisionAnchors(
         layers=layers,
         depth=len(before),
         hidden=hidden,
         patches=patches,
         features=features,
-        has_cls=inside == outside + 1,
-        tiles=tokens // outside,
-        order=np.arange(tokens, dtype=np.int64) if order is None else order,
+        own=own,
+        deeper=deeper,
+        has_cls=bool(lead),
+        tiles=tiles,
         woven=woven,
-        lines=np.arange(tokens, dtype=np.int64) if lines is None else lines,
+        lines=np.arange(len(members), dtype=np.int64) if lines is None else lines,
+        members=None if tiles == 1 and np.array_equal(members[:, 0], np.arange(outside)) else members,
     )
 
 
@@ -138,19 +159,6 @@ def _unwoven(woven: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
     return features, lines
 
 
-def _unpacked(patches: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
-    """Walk over what puts the patches of several tiles together; return them tile by tile, and their order."""
-    node = patches.producer()
-    order = _picked(node)
-    if order is not None:
-        assert node is not None
-        patches = _stream(node)
-        node = patches.producer()
-    if node is not None and node.op_type == "Reshape":
-        return _stream(node), order
-    return patches, order
-
-
 def _picked(node: ir.Node | None) -> np.ndarray | None:
     """Return the constant indices of a Gather of tokens; None for any other node."""
     if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
@@ -159,18 +167,13 @@ def _picked(node: ir.Node | None) -> np.ndarray | None:
     return None if indices is None or indices.const_value is None else indices.const_value.numpy()
 
 
-def _stream(node: ir.Node) -> ir.Value:
-    assert node.inputs[0] is not None
-    return node.inputs[0]
-
-
 def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
     """Find the anchors of a canonical decoder graph.
 
     Raises:
         Refused: No ``Attention`` node, an input is missing, or a layer has no cache of its own.
     """
-    layers = tuple(_layer(node) for node in _attention_nodes(model, "decoder"))
+    layers = find_layers(model, "decoder")
     inputs = model.graph.inputs
     past = []
     for index in range(len(layers)):
@@ -187,14 +190,33 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
         position_ids=_named(inputs, "position_ids", "decoder"),
         image_features=_named(inputs, "image_features", "decoder"),
         past=tuple(past),
+        deeper={index: value for index, layer in enumerate(layers) for value in _added(layer.out, attended)},
     )
 
 
-def _attention_nodes(model: ir.Model, what: str) -> list[ir.Node]:
+def _added(stream: ir.Value, attended: Container[ir.Value]) -> list[ir.Value]:
+    """Return what is added to a stream that no attention has seen."""
+    sums = [node for node, _ in stream.uses() if node.op_type == "Add" and len(_streams(node)) == 2]
+    return [value for node in sums for value in _streams(node) if value is not stream and value not in attended]
+
+
+def find_layers(model: ir.Model, what: str) -> tuple[Layer, ...]:
+    """Find the layer around every ``Attention`` node, first to last.
+
+    Args:
+        model: A graph in canonical form.
+        what: What to call it in a refusal.
+
+    Raises:
+        Refused: There is none, or no residual sum around one.
+    """
     nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
     if not nodes:
-        raise Refused(f"no Attention node in the {what} graph: export at opset 23, or use a family that is listed")
-    return nodes
+        raise Refused(
+            f"no Attention node in the {what} graph: export at opset 23, use a family that is listed, or prune another"
+            " exporter's vision tower with 'lmmprune rewrite'"
+        )
+    return tuple(_layer(node) for node in nodes)
 
 
 def _named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
@@ -288,25 +310,36 @@ def _streams(node: ir.Node) -> list[ir.Value]:
 
 
 # Operators that treat each token by itself: walking back through them stays within the projector.
-_TOKENWISE = {"MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"}
+_TOKENWISE = {
+    *("MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"),
+    # What other exporters write a Gelu with, and a name for an output.
+    *("Tanh", "Pow", "Gemm", "Identity"),
+}
 
 
-# What lies between tower and projector: CLS is dropped, tiles are put together.
-_HANDS_OVER = {"Slice", "Gather", "Reshape"}
+def _levels(features: ir.Value) -> list[ir.Value]:
+    """Return the features that stand side by side in the channels: with DeepStack those of several depths."""
+    node = features.producer()
+    if node is None or node.op_type != "Concat" or node.attributes.get_int("axis") not in (-1, 2):
+        return [features]
+    return _streams(node)
 
 
 def _patches(value: ir.Value) -> ir.Value:
-    """Walk from the features back through the projector to the value that enters it, or to the tower's end."""
+    """Walk from the features back through the projector to the value that enters it, or to the tower's end.
+
+    That is what drops CLS, puts several patches into a token, or the tiles of a picture together.
+    """
     while True:
         node = value.producer()
         if node is None:
             raise Refused("no attention before 'image_features': the projector's input could not be found")
-        if node.op_type in _HANDS_OVER:
+        if is_move(node):
             return value
         if node.op_type not in _TOKENWISE:
             raise Refused(
                 f"'{node.name}' ({node.op_type}) lies between the tower and 'image_features':"
-                " expected token-wise operators, then the Slice that drops CLS"
+                " expected token-wise operators, then the Slice that drops CLS or a pixel shuffle"
             )
         # A residual sum has two token inputs: that is the tower's last layer, and it has no CLS to drop.
         streams = _streams(node)

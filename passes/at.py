@@ -1,6 +1,8 @@
 """What a rule sees at a site: the tokens that arrive, the attention that is scored, and the spans of the sequence.
 
 Shapes: B batch, T tokens of the sequence, n visual tokens among them, H heads, Hk key heads, G = H / Hk, D head width.
+Where a visual token is a group of g patches (behind a pixel shuffle), the encoder's sequence has n*g rows for them, and
+what is read off it for a token is the mean over its patches.
 In the decoder T isn't known when the graph is written, and a decode step has T = 1: spans are cut at its end there, so
 that a step computes one row instead of n (what it computes is not used; see ``cut_decoder``).
 """
@@ -18,12 +20,13 @@ import onnx_ir as ir
 from lmmprune.passes.anchors import Layer
 from lmmprune.passes.builder import Builder
 from lmmprune.passes.refusals import Refused
+from lmmprune.passes.shapes import static_shape
 
 FLOAT = int(ir.DataType.FLOAT)
 INT64 = int(ir.DataType.INT64)
 END = np.iinfo(np.int64).max
 
-Rows = Literal["all", "cls", "visual", "text", "last"]
+Rows = Literal["all", "cls", "visual", "patches", "text", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,13 @@ class At:
         visual: ``[B,n,C]`` the visual tokens (in a decode step: one row).
         batch: B.
         tokens: n.
-        first: Row of the first visual token.
-        tiles: Tower images per picture: what the layers hold has B * tiles rows, each with its own n / tiles patches.
-        order: ``[n]`` int64, with several tiles: the place of each visual token among those of all tiles in a row.
+        first: Row of the first visual token, or of the first patch.
+        tiles: Tower images per picture: what the layers hold has B * tiles rows, each with patches of its own.
         has_cls: Whether row 0 is a CLS token.
-        grid: Patches, rows and columns, before any cut.
-        origin: ``[B,n]`` int64: the patch (in the decoder: the image token) whose place a token has.
+        grid: Tokens, rows and columns, before any cut.
+        members: ``[n,g]``, the patches of each token, those of all tiles one after the other; None: each token is the
+            patch of its own number.
+        origin: ``[B,n]`` int64: the place in the grid (in the decoder: the image token) that a token has.
         sizes: ``[B,n]`` float32, how many patches a token stands for; None: one each.
         embeds: In the decoder: the stream into layer 0 and the row of its first and behind its last visual token.
         alive: In the decoder: scalar bool, whether this is the prefill; None: always.
@@ -63,12 +67,12 @@ class At:
     first: int
     has_cls: bool = False
     grid: tuple[int, int]
+    members: np.ndarray | None = None
     origin: ir.Value
     sizes: ir.Value | None = None
     embeds: tuple[ir.Value, int, int] | None = None
     alive: ir.Value | None = None
     tiles: int = 1
-    order: np.ndarray | None = None
 
     @property
     def images(self) -> int:
@@ -77,28 +81,48 @@ class At:
 
     @property
     def per_image(self) -> int:
-        """Visual tokens of one tower image."""
-        return self.tokens // self.tiles
+        """Patches of one tower image."""
+        return self.patches // self.tiles
+
+    @property
+    def group(self) -> int:
+        """Patches of a visual token, g."""
+        return self.patches // self.tokens
 
     @property
     def in_decoder(self) -> bool:
         """Whether the sequence is prompt and picture, not the picture alone."""
         return self.alive is not None
 
+    @property
+    def patches(self) -> int:
+        """Patches that the visual tokens are made of, n*g, those of all tiles."""
+        return self.tokens if self.members is None else self.members.size
+
     def at_layer(self, index: int) -> At:
         """Return the same site, seen by another layer of the graph.
+
+        In an encoder of which most layers attend within windows, that is the next one that sees the whole picture.
 
         Raises:
             Refused: There is no such layer in the graph.
         """
         if not 0 <= index < len(self.layers):
             raise Refused(f"{self.name}: layer {index} isn't in the graph, which has 0..{len(self.layers) - 1}")
-        return dataclasses.replace(self, layer=self.layers[index])
+        whole = (layer for layer in self.layers[index:] if self.in_decoder or static_shape(layer.q)[0] == self.images)
+        return dataclasses.replace(self, layer=next(whole, self.layer))
 
     def rows(self, value: ir.Value, which: Rows, axis: int, *, stream: bool = False) -> ir.Value:
-        """Return some tokens of a value whose ``axis`` counts the sequence's tokens."""
+        """Return some tokens of a value whose ``axis`` counts the sequence's tokens.
+
+        Visual tokens of several patches each are the means over them, in float32; ``patches`` returns the patches.
+        """
         if which == "all":
             return value
+        if which == "visual" and self.members is not None:
+            assert self.tiles == 1, "see visual_scores and visual_rows"
+            groups = self.b.op("Gather", value, self.members + self.first, axis=axis)
+            return self.b.op("ReduceMean", self.b.op("Cast", groups, to=FLOAT), [axis + 1], keepdims=0)
         begin, end = self._span(which)
         move = self.b.stream if stream else self.b.op
         if self.in_decoder and which in ("visual", "text"):
@@ -114,23 +138,29 @@ class At:
             if not self.has_cls:
                 raise Refused(f"{self.name}: this encoder has no CLS token")
             return 0, 1
-        if which == "visual":
+        if which in ("visual", "patches"):
             return self.first, self.first + self.per_image
         if not self.in_decoder:
             raise Refused(f"{self.name}: there is no text in the encoder")
         return (self.first + self.tokens, END) if which == "text" else (-1, END)
 
-    def together(self, value: ir.Value, rank: int = 2) -> ir.Value:
-        """Put the visual rows ``[images,n/tiles]`` of all tiles together, ``[B,n]``; with rank 3 each has channels."""
-        if self.tiles == 1:
-            return value
-        assert self.order is not None
-        joined = self.b.op("Reshape", value, [self.batch, self.tokens, -1][:rank])
-        return self.b.op("Gather", joined, self.b.constant(self.order), axis=1)
-
     def visual_scores(self, value: ir.Value) -> ir.Value:
         """Return the visual tokens' entries ``[B,n]`` of scores of whole sequences ``[images,T]``."""
-        return self.together(self.rows(value, "visual", 1))
+        return self.rows(value, "visual", 1) if self.tiles == 1 else self._together(value, rank=2)
+
+    def visual_rows(self, value: ir.Value) -> ir.Value:
+        """Return the visual tokens' rows ``[B,n,C]`` of whole sequences ``[images,T,C]``."""
+        return self.rows(value, "visual", 1) if self.tiles == 1 else self._together(value, rank=3)
+
+    def _together(self, value: ir.Value, rank: int) -> ir.Value:
+        """Put the patches of all tiles together, then those of each token."""
+        b = self.b
+        assert self.members is not None
+        joined = b.op("Reshape", self.rows(value, "patches", 1), [self.batch, self.patches, -1][:rank])
+        if self.group == 1:
+            return b.op("Gather", joined, b.constant(self.members[:, 0]), axis=1)
+        groups = b.op("Gather", joined, b.constant(self.members), axis=1)
+        return b.op("ReduceMean", b.op("Cast", groups, to=FLOAT), [2], keepdims=0)
 
     def queries(self, which: Rows) -> ir.Value:
         """Return ``[images,H,rows,D]`` float32, the scale applied to them."""
@@ -211,9 +241,18 @@ class At:
         turned = self.b.op("Transpose", value, perm=[0, 2, 1, 3])
         return self.b.op("Reshape", turned, [0, 0, key_heads * width])
 
+    def patches_of(self, tokens: ir.Value, count: int) -> ir.Value:
+        """Return the patches ``[B,count*g]`` of tokens ``[B,count]``."""
+        if self.members is None:
+            return tokens
+        groups = self.b.op("Gather", self.members, tokens, axis=0)
+        return self.b.op("Reshape", groups, [self.batch, count * self.members.shape[1]])
+
     def mean_keys(self) -> ir.Value:
         """Return the head-mean keys of the visual tokens ``[B,n,D]``, float32."""
-        return self.together(self.b.op("ReduceMean", self.keys("visual"), [1], keepdims=0), rank=3)
+        if self.tiles > 1:
+            return self.visual_rows(self.b.op("ReduceMean", self.keys("all"), [1], keepdims=0))
+        return self.b.op("ReduceMean", self.keys("visual"), [1], keepdims=0)
 
     def gather(self, value: ir.Value, indices: ir.Value, count: int) -> ir.Value:
         """Return the rows ``indices [B,count]`` of ``value [B,n,C]``.

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.lazy import derive, numbers
+from lmmprune.lazy import derive, numbers, stored_of
 from lmmprune.passes.builder import SCORE
 from lmmprune.passes.refusals import Broken, Refused
 from lmmprune.passes.shapes import infer_shapes
@@ -47,12 +47,15 @@ class CastFloat(ir.passes.InPlacePass):
         for value in inputs:
             value.type = ir.TensorType(half)
         for value in streamed:
+            stored = stored_of(value)
             new = derive(
                 value,
-                lambda array: array.astype(array_type),
+                lambda array: array.astype(array_type, copy=False),
                 dtype=half,
                 shape=numbers(value.shape),
                 name=f"{value.name}.{self.dtype}",
+                # A checkpoint of this very type holds the result already.
+                stored=stored if stored and stored.dtype == half else None,
             )
             model.graph.register_initializer(new)
             for node, index in list(value.uses()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 from onnx import defs, helper
 
@@ -12,6 +13,12 @@ from lmmprune.passes.refusals import Broken, Refused
 # Operators that kept their form but not their meaning between the opset before and this one.
 _CHANGED_MEANING = {
     ("GroupNormalization", 21): "scale and bias count channels instead of groups",
+    ("GridSample", 20): "its modes have other names",
+}
+# An attribute that is an input since this opset; only the way up is written.
+_NOW_INPUTS = {
+    (f"Reduce{what}", 18): "axes"
+    for what in ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
 }
 
 
@@ -22,6 +29,8 @@ class ConvertOpset(ir.passes.InPlacePass):
     Before: opset 23, ``DequantizeLinear(x, scale, zero, axis=1, block_size=0)``
     After: opset 20, ``DequantizeLinear(x, scale, zero, axis=1)``: attributes that the version doesn't know are dropped
     where they say what it does anyway
+
+    Before: opset 17, ``ReduceMean(x, axes=[-1])``   After: opset 23, ``ReduceMean(x, [-1])``
 
     Every node is compared with its operator's schema in ``onnx.defs``: that it exists, attributes, number of inputs and
     outputs, and the types of both.
@@ -44,6 +53,8 @@ class ConvertOpset(ir.passes.InPlacePass):
         if _opset(model) == self.version:
             return ir.passes.PassResult(model, modified=False)
         for node in _standard(model):
+            if (name := _becomes_input(node, _opset(model), self.version)) is not None:
+                _move_to_input(model, node, name)
             for name in set(node.attributes) - set(_schema(node, self.version).attributes):
                 node.attributes.pop(name)
         model.graph.opset_imports[""] = self.version
@@ -80,7 +91,9 @@ def _check(node: ir.Node, before: int, after: int) -> None:
     for (op_type, since), what in _CHANGED_MEANING.items():
         if op_type == node.op_type and min(before, after) < since <= max(before, after):
             raise Refused(f"{name} means something else in {where}: {what}")
-    for key in set(node.attributes) - set(new.attributes):
+    if node.op_type == "Split" and before < 18 <= after and len(node.inputs) < 2:
+        raise Refused(f"{name} states no sizes, which {where} asks for: simplify the graph, or export at opset 18")
+    for key in set(node.attributes) - set(new.attributes) - {_becomes_input(node, before, after)}:
         default = old.attributes[key].default_value
         if node.attributes[key].value != (helper.get_attribute_value(default) if default.name else None):
             raise Refused(f"{name} has {key}={node.attributes[key].value}, which {where} doesn't know")
@@ -96,6 +109,25 @@ def _check(node: ir.Node, before: int, after: int) -> None:
                     f"{name} has '{value.name}' of type {value.dtype.name.lower()}, which {where} doesn't take there:"
                     " export with --dtype float16 or float32"
                 )
+
+
+def _becomes_input(node: ir.Node, before: int, after: int) -> str | None:
+    """Return the attribute of a node that is an input in the later opset."""
+    for (op_type, since), name in _NOW_INPUTS.items():
+        if op_type == node.op_type and before < since <= after and name in node.attributes:
+            return name
+    return None
+
+
+def _move_to_input(model: ir.Model, node: ir.Node, name: str) -> None:
+    numbers = np.array(node.attributes.pop(name).as_ints(), np.int64)
+    tensor = ir.Tensor(numbers, name=f"{node.outputs[0].name}/{name}")
+    value = ir.Value(
+        name=tensor.name, shape=ir.Shape(numbers.shape), type=ir.TensorType(ir.DataType.INT64), const_value=tensor
+    )
+    model.graph.register_initializer(value)
+    node.resize_inputs(2)
+    node.replace_input_with(1, value)
 
 
 def _type_name(dtype: ir.DataType) -> str:

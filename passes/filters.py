@@ -22,7 +22,7 @@ def cls_attention(at: At) -> ir.Value:
 
 
 def received_attention(at: At) -> ir.Value:
-    """Return ``mean_h sum_{i != j} A[h,i,j]``, what patch j receives from all other tokens.
+    """Return ``mean_h sum_{i != j} A[h,i,j]``, what patch j receives from all other rows of the sequence.
 
     Row sums of a softmax are constant, so the columns carry the signal.
     """
@@ -49,40 +49,43 @@ def total_attention(at: At) -> ir.Value:
     return at.visual_scores(at.b.op("ReduceSum", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0))
 
 
-def attention_from(at: At, patches: ir.Value, count: int) -> ir.Value:
-    """Return ``mean_h mean_{p in P} A[h,p,j]`` for a set P of patches; a patch of another tile gives j nothing.
+def attention_from(at: At, tokens: ir.Value, count: int) -> ir.Value:
+    """Return ``mean_h mean_{p in P} A[h,p,j]`` for the patches P of some tokens; one of another tile gives j nothing.
 
     Args:
         at: An encoder's site.
-        patches: P, ``[B,count]`` int64 places among the n patches.
-        count: Size of P.
+        tokens: ``[B,count]`` int64 places among the n tokens.
+        count: How many.
     """
     if at.tiles > 1:
-        return _attention_within_tiles(at, patches, count)
+        return _attention_within_tiles(at, tokens, count)
     b, (heads, _, width) = at.b, at.layer.heads
-    rows = b.op("Transpose", at.queries("visual"), perm=[0, 2, 1, 3])
-    flat = b.op("Reshape", rows, [at.batch, at.tokens, heads * width])
-    chosen = at.gather(flat, patches, count)
+    rows = b.op("Transpose", at.queries("patches"), perm=[0, 2, 1, 3])
+    flat = b.op("Reshape", rows, [at.batch, at.patches, heads * width])
+    patches, count = at.patches_of(tokens, count), count * at.patches // at.tokens
+    chosen = at.gather_rows(flat, patches, at.patches, count)
     queries = b.op("Transpose", b.op("Reshape", chosen, [at.batch, count, heads, width]), perm=[0, 2, 1, 3])
     attention = at.attention_of(queries)
     return at.rows(b.op("ReduceMean", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0), "visual", 1)
 
 
-def _attention_within_tiles(at: At, patches: ir.Value, count: int) -> ir.Value:
-    """Write ``attention_from`` as ``sum_p w_p A[h,p,j]``, w_p = 1 / count for the patches of P, else 0.
+def _attention_within_tiles(at: At, tokens: ir.Value, count: int) -> ir.Value:
+    """Write ``attention_from`` as ``sum_p w_p A[h,p,j]``, w_p = 1 / |P| for the patches of P, else 0.
 
     How many of a tile's patches are in P differs from picture to picture, so they can't be gathered tile by tile.
     """
     b = at.b
-    assert at.order is not None
-    # Where each patch, tile by tile, comes in the decoder's order.
-    place = np.argsort(at.order)
-    hit = b.op("Equal", b.op("Unsqueeze", patches, [2]), place.reshape(1, 1, -1))
+    assert at.members is not None
+    # Which token each patch is in, tile by tile.
+    token = np.empty(at.patches, np.int64)
+    token[at.members] = np.arange(at.tokens).reshape(-1, 1)
+    hit = b.op("Equal", b.op("Unsqueeze", tokens, [2]), token.reshape(1, 1, -1))
     chosen = b.op("ReduceMax", b.op("Cast", hit, to=FLOAT), [1], keepdims=0)
-    weights = b.op("Reshape", b.op("Mul", chosen, np.float32(1 / count)), [at.images, 1, 1, at.per_image])
+    shares = b.op("Mul", chosen, np.float32(1 / (count * at.group)))
+    weights = b.op("Reshape", shares, [at.images, 1, 1, at.per_image])
     if len(at.head_axes) == 2:
         weights = b.op("Unsqueeze", weights, [1])
-    given = b.op("MatMul", weights, at.attention("visual"))
+    given = b.op("MatMul", weights, at.attention("patches"))
     return at.visual_scores(b.op("ReduceMean", given, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0))
 
 
@@ -161,8 +164,8 @@ def similarity_to_cls(at: At) -> ir.Value:
     """
     b = at.b
     unit = normalized(at, at.stream)
-    mine, cls = at.rows(unit, "visual", 1), at.rows(unit, "cls", 1)
-    return at.together(b.op("Squeeze", b.op("MatMul", mine, b.op("Transpose", cls, perm=[0, 2, 1])), [2]))
+    cosine = b.op("MatMul", unit, b.op("Transpose", at.rows(unit, "cls", 1), perm=[0, 2, 1]))
+    return at.visual_scores(b.op("Squeeze", cosine, [2]))
 
 
 def normalized(at: At, value: ir.Value) -> ir.Value:

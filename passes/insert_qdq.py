@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.lazy import Array, derive, numbers
+from lmmprune.lazy import Array, derive, lazy, numbers
 from lmmprune.passes.blocks import find_blocks
-from lmmprune.passes.int8 import SCHEMES, Range, Scheme, output_axis, quantization, quantize_weight, weight_scales
+from lmmprune.passes.int8 import SCHEMES, Range, Scheme, output_axis, quantization, quantize_in_blocks
 from lmmprune.passes.refusals import Broken, Refused
 from lmmprune.passes.shapes import infer_shapes
 
@@ -195,24 +195,14 @@ class _Weight:
         if f"{prefix}/int8" in model.graph.initializers:  # one weight, read along two axes
             prefix = f"{prefix}.axis{axis}"
         self._prefix = prefix
-        self.scale = derive(
-            weight,
-            lambda array: weight_scales(array, axis, dtype),
-            dtype=ir.DataType.FLOAT,
-            shape=[shape[axis]],
-            name=f"{prefix}/scale",
-        )
-        self.values = derive(
-            weight,
-            lambda array: quantize_weight(array, axis, dtype),
-            dtype=ir.DataType.INT8,
-            shape=shape,
-            name=f"{prefix}/int8",
-        )
+        # Written before its scales, so that these are known by then and the weight is read once.
+        once = _Once(axis=axis, dtype=dtype)
+        self.values = derive(weight, once.integers, dtype=ir.DataType.INT8, shape=shape, name=f"{prefix}/int8")
+        self.scale = _computed(lambda: once.scales(weight), shape=[shape[axis]], name=f"{prefix}/scale")
         self.zero = _initializer(model, np.zeros(shape[axis], np.int8), f"{prefix}/zero_point")
         self._result: ir.Value | None = None
-        model.graph.register_initializer(self.scale)
         model.graph.register_initializer(self.values)
+        model.graph.register_initializer(self.scale)
 
     def dequantized(self, model: ir.Model, node: ir.Node) -> ir.Value:
         """Return the weight behind a DequantizeLinear, for a node that comes first or later."""
@@ -231,6 +221,32 @@ class _Weight:
         name = str(self._float.name)
         if not self._float.uses() and name in model.graph.initializers:
             del model.graph.initializers[name]
+
+
+@dataclass(kw_only=True)
+class _Once:
+    """Quantizes a weight, and remembers its scales, which are few."""
+
+    axis: int
+    dtype: str
+    known: Array | None = None
+
+    def integers(self, weight: Array) -> Array:
+        """Return the weight as int8."""
+        integers, self.known = quantize_in_blocks(weight, self.axis, self.dtype)
+        return integers
+
+    def scales(self, weight: ir.Value) -> Array:
+        """Return its scales; it is read only if it hasn't been."""
+        if self.known is None:
+            assert weight.const_value is not None
+            self.known = quantize_in_blocks(weight.const_value.numpy(), self.axis, self.dtype)[1]
+        return self.known
+
+
+def _computed(read: Callable[[], Array], *, shape: list[int], name: str) -> ir.Value:
+    tensor = lazy(read, dtype=ir.DataType.FLOAT, shape=shape, name=name)
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
 
 
 def _widen_bias(model: ir.Model, node: ir.Node) -> None:

@@ -106,8 +106,29 @@ def quantize_weight(weight: Array, axis: int, dtype: str = "float32") -> Array:
     spread = [1] * weight.ndim
     spread[axis] = weight.shape[axis]
     scaled = weight.astype(np.float32) / weight_scales(weight, axis, dtype).reshape(spread)
-    integers: Array = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
+    np.rint(scaled, out=scaled)
+    integers: Array = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
     return integers
+
+
+_BLOCK = 2**20
+"""Values that are float32 at a time: few enough for a cache."""
+
+
+def quantize_in_blocks(weight: Array, axis: int, dtype: str = "float32") -> tuple[Array, Array]:
+    """Return what ``quantize_weight`` and ``weight_scales`` do, some slices along the axis at a time.
+
+    A weight of a checkpoint in half precision never is float32 as a whole.
+    """
+    integers = np.empty(weight.shape, np.int8)
+    scales = np.empty(weight.shape[axis], np.float32)
+    step = max(_BLOCK * weight.shape[axis] // max(weight.size, 1), 1)
+    for start in range(0, weight.shape[axis], step):
+        part = tuple(slice(start, start + step) if i == axis else slice(None) for i in range(weight.ndim))
+        block = weight[part].astype(np.float32)
+        scales[start : start + step] = weight_scales(block, axis, dtype)
+        integers[part] = quantize_weight(block, axis, dtype)
+    return integers, scales
 
 
 def output_axis(node: ir.Node) -> int:

@@ -71,6 +71,11 @@ class ReduceDecoder(ir.passes.InPlacePass):
             if last is not None and stage.site.scored_layer == last and stage.keep < self.image_tokens:
                 raise Refused(f"{stage.site}: layer {last} is already cut, and its scores are of the longer sequence")
             last = stage.site.scored_layer
+        if self._mine and self.positions != "original" and _last_axis(anchors.position_ids) > 1:
+            raise Refused(
+                "position_ids has a row for each of frame, row and column: a token keeps the place that it has in the"
+                f" picture; use positions 'original' instead of '{self.positions}'"
+            )
         if self._mine and anchors.input_ids.shape is not None and anchors.input_ids.shape[0] != 1:
             raise Refused(f"'input_ids' has shape {anchors.input_ids.shape}: sites in the decoder need a batch of 1")
 
@@ -125,6 +130,7 @@ class _Rewriting:
         self._alive: ir.Value | None = None
         self._length: ir.Value | None = None
         self._streams: dict[Site, ir.Value] = {}
+        self._deeper = dict(anchors.deeper)
         shape = anchors.embeds.shape
         assert shape is not None
         self._width = shape[2]
@@ -261,12 +267,16 @@ class _Rewriting:
         """Return what stands for ids, positions and the cache's length behind the cut."""
         ids = b.op("Gather", self._ids, rows, axis=1)
         if self._options.positions == "original":
-            positions = b.op("Gather", self._positions, rows, axis=1)
+            positions = b.op("Gather", self._positions, rows, axis=_last_axis(self._anchors.position_ids))
         else:
             # The prompt is numbered anew; a decode step's number counts the tokens that were dropped in the prefill.
             first = b.op("Slice", self._positions, [0], shorter, [1])
             positions = b.op("Sub", first, b.op("Where", self._alive, b.constant([0]), b.constant([removed])))
         rebind = {self._ids: ids, self._positions: positions, old: new}
+        for index, value in self._deeper.items():
+            # Behind the cut the j-th placeholder isn't the j-th feature any more: the rows themselves are cut.
+            if index >= stage.site.scored_layer:
+                self._deeper[index] = rebind[value] = b.stream("Gather", value, rows, axis=1)
         behind = stage.site.scored_layer + 1
         if behind < len(self._anchors.past):
             # Layers of the stretch that lie before the cut tell the wrong length behind it.
@@ -300,3 +310,9 @@ class _Rewriting:
             for value in pair:
                 assert value.shape is not None
                 value.shape = ir.Shape([value.shape[0], value.shape[1], f"past_{behind}", value.shape[3]])
+
+
+def _last_axis(positions: ir.Value) -> int:
+    """Return the axis of ``[B,T]`` or ``[3,B,T]`` that counts the tokens."""
+    assert positions.shape is not None
+    return len(positions.shape) - 1

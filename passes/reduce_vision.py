@@ -42,7 +42,7 @@ class ReduceVision(ir.passes.InPlacePass):
     Attributes:
         method: Name, for the new nodes' names.
         stages: In any order; those in the decoder are left to ``ReduceDecoder``.
-        grid: Patches of a tower image, rows and columns.
+        grid: Tokens of a tower image, rows and columns.
         tiles: Tower images per picture.
         separators: Tokens that are no patches and always stay (see ``weave``); the stages count them.
     """
@@ -71,7 +71,7 @@ class ReduceVision(ir.passes.InPlacePass):
             raise Refused(f"the graph already has an output '{KEPT}': it is pruned; start from the unpruned graph")
         anchors = find_vision_anchors(model)
         if anchors.tokens != self.grid[0] * self.grid[1] * self.tiles:
-            raise Refused(f"the graph hands over {anchors.tokens} patches, expected a grid of {self.grid}{self._times}")
+            raise Refused(f"the graph hands over {anchors.tokens} tokens, expected a grid of {self.grid}{self._times}")
         if (anchors.tiles, anchors.separators) != (self.tiles, self.separators):
             raise Refused(
                 f"the graph has pictures of {anchors.tiles} images and {anchors.separators} tokens that are no patches,"
@@ -79,8 +79,11 @@ class ReduceVision(ir.passes.InPlacePass):
             )
         check_counts(self._mine, self._all, least=self.separators + 1)
         for stage in self._mine:
-            if stage.site.kind == "vision_layer" and anchors.tiles > 1:
-                raise Refused(f"{stage.site}: no reduction inside the encoder of a picture of {anchors.tiles} tiles")
+            if stage.site.kind == "vision_layer" and anchors.members is not None:
+                raise Refused(
+                    f"no site '{stage.site}': the graph makes tokens of {anchors.members.shape[1]} patches, of"
+                    f" {anchors.tiles} images together, behind the encoder, and needs them all"
+                )
             if stage.site.kind == "vision_layer" and stage.site.layer >= anchors.depth:
                 raise Refused(
                     f"no site '{stage.site}': the encoder has layers 0..{anchors.depth - 1} before its features"
@@ -175,9 +178,9 @@ def vision_output(b: Builder, anchors: VisionAnchors, grid: tuple[int, int]) -> 
         first=int(anchors.has_cls),
         has_cls=anchors.has_cls,
         grid=grid,
+        members=anchors.members,
         origin=b.constant(places),
         tiles=anchors.tiles,
-        order=anchors.order,
     )
 
 
@@ -221,7 +224,9 @@ class _Rewriting:
         keep = stage.keep - self._separators
         lead = int(anchors.has_cls and inside)
         users = list(old.uses())
+        readers = {value: list(value.uses()) for value in anchors.deeper if old is anchors.patches}
         b = Builder(f"lmmprune/{self._method}/{stage.site}")
+        visual = b.stream("Slice", old, [lead], [lead + self._tokens], [1]) if lead else old
         stream = anchors.hidden if stage.site.kind == "vision_output" else old
         if self._origin is None:
             places = np.arange(self._tokens, dtype=np.int64)
@@ -233,19 +238,25 @@ class _Rewriting:
             layers=anchors.layers,
             depth=anchors.depth,
             stream=stream,
-            visual=b.stream("Slice", old, [lead], [lead + self._tokens], [1]) if lead else old,
+            # Rules compare a token's own features, not what DeepStack puts beside them.
+            visual=anchors.own if old is anchors.features else visual,
             batch=self._batch,
             tokens=self._tokens,
             first=int(anchors.has_cls),
             has_cls=anchors.has_cls,
             grid=self._grid,
+            members=anchors.members,
             origin=self._origin,
             sizes=self._sizes,
             tiles=anchors.tiles,
-            order=anchors.order,
         )
         outcome = stage.rule(at, keep)
-        tokens, kept = self._tokens_of(at, outcome, keep)
+        if anchors.deeper and (outcome.tokens is not None or outcome.merge is not None):
+            raise Refused(
+                f"{stage.site}: method '{self._method}' makes new tokens, and this model's decoder also gets the old"
+                f" ones from {len(anchors.deeper)} other depths (DeepStack): use a method that only drops"
+            )
+        tokens, kept = self._tokens_of(at, visual, outcome, keep)
         tokens.name = tokens_name(stage.site)
         self._origin = self._follow(at, outcome, kept, keep)
         self._sizes = outcome.sizes
@@ -256,31 +267,34 @@ class _Rewriting:
         if outcome.sizes is not None and inside:
             bias = self._bias_later_layers(b, index, outcome.sizes, keep)
             rebind[bias] = bias
+        sizes = (self._batch, self._tokens, keep)
+        beside = [(gather_tokens(b, value, kept, sizes, stream=True), uses) for value, uses in readers.items()]
         after = b.insert_after(graph, old.producer())
         if old is anchors.woven:
             new = replace_features(self._model, old, new)
-        rewire(graph, old, new, users, rebind, after=after, prefix=str(stage.site))
+        rewire(graph, old, new, users, rebind, beside=beside, after=after, prefix=str(stage.site))
+        if beside:
+            # The other depths' projectors may stand before the selection.
+            graph.sort()
         if old is anchors.patches:
             self._anchors = dataclasses.replace(anchors, patches=new)
         self._tokens = keep
         self._outputs[stage.site] = self._origin
 
-    def _tokens_of(self, at: At, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
-        """Return the tokens ``[B,K,C]`` that leave and their places ``[B,K]``."""
+    def _tokens_of(self, at: At, visual: ir.Value, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
+        """Return those of the visual tokens ``[B,n,C]`` that leave, ``[B,K,C]``, and their places ``[B,K]``."""
         b = at.b
         if outcome.tokens is not None:
             return outcome.tokens, outcome.kept
         kept = outcome.kept if outcome.ordered else ascending(b, outcome.kept, keep)
-        rows = gather_tokens(b, at.visual, kept, (at.batch, at.tokens, keep), stream=True)
+        rows = gather_tokens(b, visual, kept, (at.batch, at.tokens, keep), stream=True)
         if outcome.merge is None:
             return rows, kept
-        dropped = gather_tokens(
-            b, at.visual, outcome.merge.dropped, (at.batch, at.tokens, at.tokens - keep), stream=True
-        )
+        dropped = gather_tokens(b, visual, outcome.merge.dropped, (at.batch, at.tokens, at.tokens - keep), stream=True)
         return merged(b, rows, dropped, outcome.merge), kept
 
     def _follow(self, at: At, outcome: Outcome, kept: ir.Value, keep: int) -> ir.Value:
-        """Return the patches ``[B,K]`` whose places the tokens have now; -1 stays -1."""
+        """Return the places of the grid ``[B,K]`` that the tokens have now; -1 stays -1."""
         b = at.b
         if outcome.tokens is None and not self._outputs:
             return kept

@@ -28,6 +28,7 @@ def rewire(
     users: Sequence[tuple[ir.Node, int]],
     rebind: Mapping[ir.Value, ir.Value],
     *,
+    beside: Sequence[tuple[ir.Value, Sequence[tuple[ir.Node, int]]]] = (),
     after: ir.Node,
     prefix: str,
 ) -> int:
@@ -42,6 +43,7 @@ def rewire(
         new: What takes its place.
         users: Who read ``old`` before the selection was written.
         rebind: Sources with a token axis (ids, positions, the cache that tells the length) -> the same behind the cut.
+        beside: Values of the shorter length that take the places of others, and who read those: streams cut alike.
         after: Clones are put behind this node.
         prefix: Of the clones' names.
 
@@ -51,11 +53,14 @@ def rewire(
     Raises:
         Refused: Something other than index arithmetic reaches across the boundary.
     """
-    for node, index in users:
-        node.replace_input_with(index, new)
+    cut = [(new, users), *beside]
+    shorter = {stream for stream, _ in cut}
+    for stream, readers in cut:
+        for node, index in readers:
+            node.replace_input_with(index, stream)
     cloner = _Cloner(rebind, prefix, str(old.name))
     behind: dict[ir.Node, None] = {}
-    work = [node for node, _ in users]
+    work = [node for _, readers in cut for node, _ in readers]
     while work:
         node = work.pop()
         if node not in behind:
@@ -63,7 +68,7 @@ def rewire(
             work.extend(user for output in node.outputs for user, _ in output.uses())
     for node in behind:
         for index, value in enumerate(node.inputs):
-            if value is None or value is new or value.is_initializer() or value.producer() in behind:
+            if value is None or value in shorter or value.is_initializer() or value.producer() in behind:
                 continue
             bound = cloner.bound(value)
             if bound is not value:
@@ -149,7 +154,7 @@ def _relax_reshape(model: ir.Model, node: ir.Node) -> None:
         tail += 1
     middle = after[lead : len(after) - tail]
     target = [0] * lead + (list(middle) if len(middle) != 1 else [-1]) + list(after[len(after) - tail :])
-    node.replace_input_with(1, _constant(model, f"{node.outputs[0].name}/shape", target))
+    node.replace_input_with(1, _constant(model, f"{node.outputs[0].name}/relaxed_shape", target))
     node.attributes.pop("allowzero", None)
 
 
@@ -167,7 +172,7 @@ def _relax_slice(model: ir.Model, node: ir.Node) -> None:
         int(np.iinfo(np.int64).max) if int(end) >= source[axis] else int(end)
         for end, axis in zip(ends.numpy(), places, strict=False)
     ]
-    node.replace_input_with(2, _constant(model, f"{node.outputs[0].name}/ends", relaxed))
+    node.replace_input_with(2, _constant(model, f"{node.outputs[0].name}/relaxed_ends", relaxed))
 
 
 def _input(node: ir.Node, index: int) -> ir.Value:

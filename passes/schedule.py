@@ -18,11 +18,12 @@ class Facts:
 
     Attributes:
         tokens: N, visual tokens that the decoder gets.
-        grid: Patches of a tower image, rows and columns.
+        grid: Rows and columns of those of one tower image.
         encoder_layers: V, layers before the features.
         decoder_layers: L.
         has_cls: Whether the encoder has a CLS token.
-        beyond: Whether the encoder has a layer behind the features.
+        merge: Patches on each side of the block that makes a token, behind the encoder; 1: a token is a patch.
+        has_beyond: Whether the encoder has a layer behind the features.
         tiles: Tower images per picture.
         separators: Tokens among the N that are no patches; they always stay.
     """
@@ -32,7 +33,8 @@ class Facts:
     encoder_layers: int
     decoder_layers: int
     has_cls: bool
-    beyond: bool = True
+    merge: int = 1
+    has_beyond: bool = True
     tiles: int = 1
     separators: int = 0
 

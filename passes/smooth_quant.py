@@ -113,7 +113,7 @@ def _scale(model: ir.Model, node: ir.Node, index: int, factor: Array) -> None:
         name += "'"
     new = derive(
         weight,
-        lambda array: (array.astype(np.float32) * factor).astype(array.dtype),
+        lambda array: array.astype(np.float32) * factor,
         dtype=ir.DataType.FLOAT,
         shape=numbers(weight.shape),
         name=name,

@@ -15,8 +15,8 @@ from lmmprune.passes.methods import Method
 class Picture:
     """One picture of a tower's batch; heads first, float64.
 
-    ``attention``: per layer ``[H,T,T]``; ``key``: head-mean keys of the patches ``[N,D]`` in the last layer before the
-    features; ``x``: patches ``[N,C]``; ``first``: row of the first patch.
+    ``attention``: per layer ``[H,T,T]``; ``key``: head-mean keys of the tokens ``[N,D]`` in the last layer before the
+    features; ``x``: tokens ``[N,C]``; ``first``: row of the first patch; ``members``: the patches of each token.
     """
 
     attention: list[np.ndarray]
@@ -25,7 +25,16 @@ class Picture:
     x: np.ndarray
     features: np.ndarray
     first: int
+    members: list[list[int]]
     beyond: tuple[np.ndarray, np.ndarray] | None
+
+    def rows(self, token: int) -> list[int]:
+        """Rows of the sequence that make a token."""
+        return [self.first + patch for patch in self.members[token]]
+
+    def pooled(self, values: np.ndarray) -> np.ndarray:
+        """From one value or row per row of the sequence to means per token."""
+        return np.array([values[self.rows(j)].mean(axis=0) for j in range(len(self.members))])
 
 
 # The places of the tokens in the order that the graph shall give them, -1 for none; and the tokens, if they are new.
@@ -37,6 +46,7 @@ def pictures(tower: Tower) -> list[Picture]:
     layers, hidden = tower.forward()
     first, last = int(tower.has_cls), layers[tower.layers - 1]
     features = tower.features()
+    tokens = tower.shuffled(hidden[:, first:])
 
     def joined(heads: np.ndarray) -> np.ndarray:
         return heads.transpose(1, 0, 2).reshape(heads.shape[1], -1)
@@ -44,11 +54,12 @@ def pictures(tower: Tower) -> list[Picture]:
     return [
         Picture(
             attention=[seen.attention[i] for seen in layers[: tower.layers]],
-            key=last.k[i].mean(axis=0)[first:],
+            key=np.array([last.k[i].mean(axis=0)[first:][square].mean(axis=0) for square in tower.members]),
             hidden=hidden[i],
-            x=hidden[i, first:],
+            x=tokens[i],
             features=features[i],
             first=first,
+            members=tower.members,
             beyond=(joined(layers[-1].q[i]), joined(layers[-1].k[i])) if tower.beyond else None,
         )
         for i in range(tower.batch)
@@ -69,7 +80,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def given_by_cls(p: Picture, layer: int) -> np.ndarray:
-    return np.array([p.attention[layer][:, 0, j].mean() for j in range(1, len(p.x) + 1)])
+    return np.array([p.attention[layer][:, 0, p.rows(j)].mean() for j in range(len(p.x))])
 
 
 def cls(p: Picture, keep: int, method: Method) -> Choice:
@@ -92,16 +103,17 @@ def uniform(p: Picture, keep: int, method: Method) -> Choice:
 
 def freepruner(p: Picture, keep: int, method: Method) -> Choice:
     last, shallow = p.attention[-1], p.attention[method.parameters["shallow_layer"]]
-    n, f = len(p.x), p.first
-    received = [sum(last[:, i, j + f].mean() for i in range(n + f) if i != j + f) for j in range(n)]
-    pivots = top(np.array(received), max(1, round(method.parameters["pivot_fraction"] * keep)))
-    rest = np.array([np.mean([shallow[:, p + f, j + f].mean() for p in pivots]) for j in range(n)])
+    n, rows = len(p.x), range(last.shape[1])
+    received = p.pooled(np.array([sum(last[:, i, j].mean() for i in rows if i != j) for j in rows]))
+    pivots = top(received, max(1, round(method.parameters["pivot_fraction"] * keep)))
+    looking = [row for pivot in pivots for row in p.rows(pivot)]
+    rest = np.array([np.mean([shallow[:, i, j].mean() for i in looking for j in p.rows(t)]) for t in range(n)])
     rest[pivots] = -np.inf
     return sorted(pivots + top(rest, keep - len(pivots))), None
 
 
 def inflection(p: Picture, keep: int, method: Method) -> Choice:
-    return sorted(top(cosines(p.x, p.hidden[:1])[:, 0], keep)), None
+    return sorted(top(p.pooled(cosines(p.hidden, p.hidden[:1])[:, 0]), keep)), None
 
 
 def divprune(p: Picture, keep: int, method: Method) -> Choice:
@@ -118,17 +130,19 @@ def divprune(p: Picture, keep: int, method: Method) -> Choice:
 def visionzip(p: Picture, keep: int, method: Method) -> Choice:
     dominant = max(1, half_up(method.parameters["dominant_fraction"] * keep))
     dominant = min(dominant, keep - 1) if keep >= 2 else dominant
-    score = p.attention[-1][:, 0 if p.first else slice(None), p.first :].sum(axis=0)
-    chosen = sorted(top(score if p.first else score.sum(axis=0), dominant - p.first))
+    score = p.attention[-1][:, 0 if p.first else slice(None)].sum(axis=0)
+    # CLS is one row: where a token is made of several, it can't be one.
+    keeps_cls = int(p.first and len(p.members[0]) == 1)
+    chosen = sorted(top(p.pooled(score if p.first else score.sum(axis=0)), dominant - keeps_cls))
     others = [j for j in range(len(p.x)) if j not in chosen]
     targets = others[:: max(1, len(others) // max(1, keep - dominant))][: keep - dominant]
     joined: dict[int, list[int]] = {target: [] for target in targets}
     for j in others:
         if targets and j not in targets:
             joined[targets[top(cosines(p.key[[j]], p.key[targets])[0], 1)[0]]].append(j)
-    tokens = [p.hidden[0]] * p.first + [p.x[j] for j in chosen]
+    tokens = [p.hidden[0]] * keeps_cls + [p.x[j] for j in chosen]
     tokens += [p.x[t] + (p.x[members].mean(axis=0) if members else 0) for t, members in joined.items()]
-    return [-1] * p.first + chosen + targets, np.array(tokens)
+    return [-1] * keeps_cls + chosen + targets, np.array(tokens)
 
 
 def vispruner(p: Picture, keep: int, method: Method) -> Choice:
@@ -148,14 +162,14 @@ def prumerge(p: Picture, keep: int, method: Method) -> Choice:
     q, k = p.beyond
     n, count = len(p.x), keep - 1
     weights = np.exp(q[0] @ k.T / np.sqrt(k.shape[1]))
-    a = (weights / weights.sum())[1:]
+    a, keys = p.pooled(weights / weights.sum()), p.pooled(k)
     chosen = top(a, count)
     if method.name == "prumerge+":
         chosen = top(a, max(1, half_up(method.parameters["important_fraction"] * count)))
         grid = {int(np.floor((i + 0.5) * n / (count - len(chosen)))) for i in range(count - len(chosen))}
         bonus = np.array([-np.inf if j in chosen else a[j] + 2 * (j in grid) for j in range(n)])
         chosen = sorted(chosen + top(bonus, count - len(chosen)), key=lambda j: (-a[j], j))
-    similarity = cosines(k[1:], k[1:])
+    similarity = cosines(keys, keys)
     np.fill_diagonal(similarity, -np.inf)
     near = [top(similarity[i], min(method.parameters["neighbours"], n - 1)) for i in chosen]
     tokens = [p.x[i] + sum(a[j] * p.x[j] for j in nn) for i, nn in zip(chosen, near, strict=True)]

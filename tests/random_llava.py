@@ -95,4 +95,5 @@ def fill(model: Any, generator: torch.Generator) -> None:
                 gain = 1.5**0.5 if "q_proj" in name or "k_proj" in name else 1.0
                 drawn = gain * noise / math.sqrt(parameter[0].numel())
             parameter.copy_(drawn)
-        model.lm_head.weight[:NEVER_GENERATED] = 0
+        if hasattr(model, "lm_head"):
+            model.lm_head.weight[:NEVER_GENERATED] = 0

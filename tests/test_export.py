@@ -221,12 +221,12 @@ def test_ctrl_c_leaves_no_bundle(tmp_path: Path) -> None:
     """SIGINT in the middle of the weights: nothing under the name, nothing beside it, exit code 130."""
     program = (
         "import os, signal, sys\n"
-        "from lmmprune.compiler import export as module\n"
-        "save = module._save\n"
-        "def stop(model, path, progress):\n"
-        "    save(model, path, progress)\n"
+        "from lmmprune.compiler import write_graphs as module\n"
+        "stream = module.stream_weights\n"
+        "def stop(*arguments, **options):\n"
+        "    stream(*arguments, **options)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "module._save = stop\n"
+        "module.stream_weights = stop\n"
         "from lmmprune.compiler.cli import main\n"
         f"main(['export', '--model', 'tiny-llava', '-o', {str(tmp_path / 'out')!r}])\n"
     )

@@ -48,7 +48,7 @@ def test_schedules_that_dont_fit_are_refused(stages: list[tuple[Site, int]], mes
 
 
 def test_another_grid_is_refused() -> None:
-    with pytest.raises(GraphRefusal, match=r"hands over 12 patches, expected a grid of \(3, 5\)"):
+    with pytest.raises(GraphRefusal, match=r"hands over 12 tokens, expected a grid of \(3, 5\)"):
         ReduceVision(method="cls", stages=(), grid=(3, 5))(Tower().graph())
 
 

@@ -217,8 +217,8 @@ def test_what_cant_be_done_is_refused(family: str, options: dict[str, Any], mess
 
 
 def test_the_layer_behind_the_last_one_cant_be_read() -> None:
-    facts = Facts(tokens=16, grid=(4, 4), encoder_layers=3, decoder_layers=4, has_cls=True, beyond=False)
-    with pytest.raises(LmmpruneError, match="reads the encoder layer behind the features, which here come from the"):
+    facts = Facts(tokens=16, grid=(4, 4), encoder_layers=3, decoder_layers=4, has_cls=True, has_beyond=False)
+    with pytest.raises(LmmpruneError, match="reads the encoder layer behind the features"):
         get_method("prumerge").plan(facts, 8)
 
 
@@ -241,7 +241,7 @@ def test_the_published_models_have_their_published_sizes() -> None:
     wide = resolve("llava-v1.6-vicuna-7b", weights="dummy", tiles=(1, 3)).vision
     assert (wide.tokens - wide.separators, wide.separators) == (4 * 576, 24)
     vision = resolve("llava-onevision-qwen2-0.5b", weights="dummy").vision
-    assert (vision.grid, vision.layers, vision.has_cls, vision.beyond) == ((27, 27), 26, False, False)
+    assert (vision.grid, vision.layers, vision.has_cls, vision.has_beyond) == ((27, 27), 26, False, False)
 
 
 def test_models_lists_the_limits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Tower:
-    """B pictures, N patches (and CLS), H heads of width D, some layers; embeddings come in, features go out."""
+    """B pictures, some patches (and CLS), H heads of width D, some layers; embeddings come in, features go out.
+
+    With ``merge`` a pixel shuffle before the projector puts every square of so many patches a side into one token.
+    """
 
     batch: int = 1
     patches: int = 12
@@ -40,22 +43,36 @@ class Tower:
     seed: int = 0
     # One layer more, behind the features, whose output is ``beyond_features``.
     beyond: bool = False
+    merge: int = 1
+
+    @property
+    def visual(self) -> int:
+        """N, the visual tokens."""
+        return self.patches // self.merge**2
 
     @property
     def grid(self) -> tuple[int, int]:
-        """As square as the number of patches allows."""
-        rows = max(n for n in range(1, self.patches + 1) if self.patches % n == 0 and n * n <= self.patches)
-        return rows, self.patches // rows
+        """As square as the number of tokens allows."""
+        rows = max(n for n in range(1, self.visual + 1) if self.visual % n == 0 and n * n <= self.visual)
+        return rows, self.visual // rows
+
+    @property
+    def members(self) -> list[list[int]]:
+        """The patches of each token, row by row of its square."""
+        (rows, columns), m = self.grid, self.merge
+        squares = [(row * m, column * m) for row in range(rows) for column in range(columns)]
+        return [[(y + i) * columns * m + x + j for i in range(m) for j in range(m)] for y, x in squares]
 
     @property
     def facts(self) -> Facts:
         """A tower before a decoder of four layers."""
         return Facts(
-            tokens=self.patches,
+            tokens=self.visual,
             grid=self.grid,
             encoder_layers=self.layers,
             decoder_layers=4,
             has_cls=self.has_cls,
+            merge=self.merge,
         )
 
     @property
@@ -74,7 +91,7 @@ class Tower:
             for name in ("q", "k", "v", "o", "fc"):
                 # Small enough that no softmax saturates: probabilities of exactly zero would tie.
                 result[f"{name}{layer}"] = rng.standard_normal((c, c)).astype(np.float32) * np.float32(0.5 / np.sqrt(c))
-        result["projector"] = rng.standard_normal((c, 5)).astype(np.float32)
+        result["projector"] = rng.standard_normal((c * self.merge**2, 5)).astype(np.float32)
         return result
 
     def inputs(self) -> np.ndarray:
@@ -113,8 +130,18 @@ class Tower:
         if self.has_cls:
             nodes.append(helper.make_node("Slice", [x, "one", "end", "one"], ["patches"]))
             x = "patches"
+        if self.merge > 1:
+            (rows, columns), m = self.grid, self.merge
+            constants["squares"] = np.array([self.batch, rows, m, columns, m * self.channels], np.int64)
+            constants["tokens"] = np.array([self.batch, self.visual, m * m * self.channels], np.int64)
+            nodes += [
+                helper.make_node("Reshape", [x, "squares"], ["parted"]),
+                helper.make_node("Transpose", ["parted"], ["turned"], perm=[0, 1, 3, 2, 4]),
+                helper.make_node("Reshape", ["turned", "tokens"], ["shuffled"]),
+            ]
+            x = "shuffled"
         nodes.append(helper.make_node("MatMul", [x, "projector"], ["image_features"], name="projector_mm"))
-        outputs = [helper.make_tensor_value_info("image_features", TensorProto.FLOAT, [self.batch, self.patches, 5])]
+        outputs = [helper.make_tensor_value_info("image_features", TensorProto.FLOAT, [self.batch, self.visual, 5])]
         if self.beyond:
             nodes.append(helper.make_node("Identity", [f"hidden{self.layers}"], ["beyond_features"]))
             beyond = [self.batch, self.tokens, self.channels]
@@ -146,7 +173,14 @@ class Tower:
 
     def features(self) -> np.ndarray:
         """[B,N,5], float64."""
-        return self.project(self.hidden()[:, self.has_cls :])
+        return self.project(self.shuffled(self.hidden()[:, self.has_cls :]))
+
+    def shuffled(self, patches: np.ndarray) -> np.ndarray:
+        """[B,P,C] -> [B,N,m*m*C]."""
+        tokens = [
+            [np.concatenate([picture[patch] for patch in square]) for square in self.members] for picture in patches
+        ]
+        return np.array(tokens)
 
     def project(self, patches: np.ndarray) -> np.ndarray:
         """[B,K,C] -> [B,K,5]."""

@@ -12,6 +12,8 @@ from lmmprune.compiler.calibration.observe import FETCHED_BYTES, Steps, drive, w
 from lmmprune.errors import InputError
 from lmmprune.lazy import Array
 
+ROWS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelStats:
@@ -38,7 +40,7 @@ def observe_channels(
     names: Sequence[str],
     samples: Sequence[Callable[[], Steps]],
     *,
-    rows: int = 64,
+    rows: int = ROWS,
     limit: int = FETCHED_BYTES,
     done: Callable[[int], None] = lambda finished: None,
 ) -> dict[str, ChannelStats]:
@@ -57,7 +59,7 @@ def observe_channels(
     """
     if not names:
         return {}
-    seen = {name: _Channels(name, rows) for name in names}
+    seen = {name: ChannelRows(name, rows) for name in names}
     run = watch_values(graph, names, lambda name, array: seen[name].update(array), limit=limit)
     for index, sample in enumerate(samples):
         drive(sample(), run)
@@ -65,10 +67,11 @@ def observe_channels(
     return {name: channels.result() for name, channels in seen.items()}
 
 
-class _Channels:
-    """Keeps every s-th row of a stream; s doubles whenever there are too many."""
+class ChannelRows:
+    """The stream of one value: the ends of each channel, and every s-th row, where s doubles if there are too many."""
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int = ROWS) -> None:
+        """Start with nothing seen of the value ``name``; keep ``limit`` rows at most."""
         self._name = name
         self._limit = limit
         self._stride = 1
@@ -78,6 +81,11 @@ class _Channels:
         self._rows: list[Array] = []
 
     def update(self, values: Array) -> None:
+        """See an array ``[..., C]``.
+
+        Raises:
+            InputError: It holds NaN or infinity.
+        """
         table = values.reshape(-1, values.shape[-1]).astype(np.float32, copy=False)
         if not len(table):
             return
@@ -99,6 +107,11 @@ class _Channels:
         self._rows += [row.copy() for row in table[first :: self._stride]]
 
     def result(self) -> ChannelStats:
+        """Return what was seen.
+
+        Raises:
+            InputError: Nothing was.
+        """
         if self._lows is None or self._highs is None:
             raise InputError(f"nothing was seen of '{self._name}': calibrate with one sample or more")
         return ChannelStats(lows=self._lows, highs=self._highs, rows=np.stack(self._rows))

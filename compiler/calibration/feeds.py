@@ -62,6 +62,13 @@ class SampleFeeds:
         """Return the runs of the decoder per sample, prefill and decode steps."""
         return [functools.partial(self._converse, sample) for sample in self._data.samples]
 
+    def script(self) -> list[list[dict[str, Array]]]:
+        """Return for every sample the decoder's inputs without the cache: of the prefill, then of each decode step.
+
+        What a step is fed with must be known before any ran, so a sample without an answer is its prefill alone.
+        """
+        return [self._steps(sample) for sample in self._data.samples]
+
     def digest(self) -> str:
         """Return the SHA-256 of everything that the runs depend on, apart from the graph that runs them."""
         manifest = self._manifest
@@ -89,7 +96,7 @@ class SampleFeeds:
         ids = prompt.input_ids
         positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
-        room = self._manifest.max_positions - int(positions[0, -1]) - 1
+        room = self._prompter.room(prompt, positions)
         cache = self._empty_cache()
         for step in range(min(room, len(answer) or OWN_TOKENS, ANSWER_TOKENS) + 1):
             outputs = yield {
@@ -102,8 +109,21 @@ class SampleFeeds:
             if not answer and token[0] in self._manifest.prompt.eos_token_ids:
                 return
             ids = np.array([token], np.int64)
-            positions = positions[:, -1:] + 1
+            positions = positions[..., -1:] + 1
             cache = self._next_cache(outputs)
+
+    def _steps(self, sample: Sample) -> list[dict[str, Array]]:
+        names = [output.name for output in self._session.get_outputs()]
+        found = dict(zip(names, self._session.run(names, self._pixels(sample)), strict=True))
+        prompt = self._prompter.encode(sample.prompt)
+        positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
+        answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
+        room = self._manifest.max_positions - int(positions[0, -1]) - 1
+        steps = [{"input_ids": prompt.input_ids, "position_ids": positions}]
+        for token in answer[: min(room, ANSWER_TOKENS)]:
+            positions = positions[:, -1:] + 1
+            steps.append({"input_ids": np.array([[token]], np.int64), "position_ids": positions})
+        return [{**step, "image_features": found["image_features"]} for step in steps]
 
     @functools.cached_property
     def _session(self) -> Any:

@@ -47,16 +47,13 @@ def watch_extremes(graph: Path, names: Sequence[str], take: Callable[[str, float
         names: Values to watch.
         take: Called with name, minimum and maximum; NaN and NaN where the value holds NaN or infinity.
     """
-    parts = ("min", "max", "finite")
-    session = _session(graph, functools.partial(_add_reductions, names=names))
-    own = [output.name for output in session.get_outputs()][: -len(parts) * len(names) or None]
-    outputs = own + [f"{name}/{part}" for name in names for part in parts]
+    session = _session(graph, functools.partial(add_reductions, names=names))
+    outputs = [output.name for output in session.get_outputs()]
 
     def run(feeds: Feeds) -> Outputs:
         found = dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
         for name in names:
-            low, high, check = (float(found.pop(f"{name}/{part}")) for part in parts)
-            take(name, low + check, high + check)
+            take(name, *ends_of(found, name))
         return found
 
     return run
@@ -85,7 +82,7 @@ def watch_values(
         own.extend(str(output.name) for output in model.graph.outputs)
         groups = _groups(model, names, feeds, limit)
         for group in groups:
-            change = functools.partial(_add_outputs, names=group)
+            change = functools.partial(add_outputs, names=group)
             sessions.append((_session(graph, change, shared=len(groups) > 1), group))
 
     def run(feeds: Feeds) -> Outputs:
@@ -136,7 +133,14 @@ def _values(model: ir.Model) -> dict[str, ir.Value]:
     return {str(value.name): value for value in (*model.graph.inputs, *inner)}
 
 
-def _add_reductions(model: ir.Model, names: Sequence[str]) -> None:
+def ends_of(found: dict[str, Array], name: str) -> tuple[float, float]:
+    """Take what ``add_reductions`` added out of a run's outputs; NaN and NaN stands for a value that isn't finite."""
+    low, high, check = (float(found.pop(f"{name}/{part}")) for part in ("min", "max", "finite"))
+    return low + check, high + check
+
+
+def add_reductions(model: ir.Model, names: Sequence[str]) -> None:
+    """Let a graph find the ends of some values, as outputs."""
     values = _values(model)
     for name in names:
         difference = ir.node("Sub", [values[name], values[name]], name=f"{name}/zero")
@@ -154,7 +158,8 @@ def _add_reductions(model: ir.Model, names: Sequence[str]) -> None:
             model.graph.outputs.append(output)
 
 
-def _add_outputs(model: ir.Model, names: Sequence[str]) -> None:
+def add_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    """Make some values of a graph outputs, but for its inputs, which the caller has."""
     values = _values(model)
     there = {output.name for output in model.graph.outputs}
     for name in names:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
@@ -27,9 +27,14 @@ def _number(option: str, text: str | None) -> float:
         ) from error
 
 
-def _tiles(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
+def _pixels(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(f"--image-size {text}: expected pixels, such as 448, or height x width, such as 448x672")
+    return int(sides[0]), int(sides[-1])
+
+
+def _tiles(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text)
     if not found:
         raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
@@ -62,8 +67,12 @@ def _tiles(context: click.Context, option: click.Parameter, text: str | None) ->
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
-@click.option("--tiles", callback=_tiles, metavar="RxC", help="Rows and columns that pictures are cut into, e.g. 2x2.")
+@click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
+@click.option("--tiles", metavar="RxC", help="Rows and columns that pictures are cut into, where they are  [2x2]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
+@click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
+@triton_options
 @json_option
 def command(
     *,
@@ -72,6 +81,10 @@ def command(
     buckets: str | None,
     calib: Path | None,
     calib_samples: int,
+    image_size: str | None,
+    tiles: str | None,
+    triton: Path | None,
+    triton_backend: str,
     as_json: bool,
     **request: object,
 ) -> None:
@@ -80,14 +93,16 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
-    from lmmprune.compiler.export import Request, export
+    from lmmprune.compiler.export import STREAMS, Request, export
 
+    output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
+    check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same
     with progress() as bar:
         tasks: dict[str, object] = {}
 
         def step(what: str, done: int, of: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
+                tasks[what] = bar.add_task(what, total=of, bytes=what in STREAMS)
             bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
 
         report = export(
@@ -98,11 +113,19 @@ def command(
                 buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),
                 calibration=calib,
                 calibration_samples=calib_samples,
+                image_size=_pixels(image_size) if image_size else None,
+                tiles=_tiles(tiles) if tiles else None,
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,
+            announce=note,
         )
     manifest = report.manifest
+    if triton is not None:
+        from lmmprune.compiler.bundle import Bundle
+        from lmmprune.compiler.triton.repository import write_repository
+
+        repository = write_repository(Bundle.open(output), triton, backend=triton_backend)
     for warning in report.warnings:
         note(f"warning: {warning}")
     if stayed := _in_float(manifest):
@@ -110,7 +133,7 @@ def command(
     if report.counts:
         note(_own_counts(report.counts, manifest))
     data = {
-        "bundle": str(request["output"]),
+        "bundle": str(output),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
         "tokens_before": manifest.tokens_before,
@@ -121,10 +144,12 @@ def command(
         "flops": {part: dict(row) for part, row in manifest.flops.items()},
         "bytes": {name: entry.bytes for name, entry in manifest.files.items()},
         "seconds": round(report.seconds, 3),
+        "steps": dict(report.steps),
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
         "own_counts": list(report.counts.counts) if report.counts else None,
+        "triton": None if triton is None else str(triton),
     }
     if as_json:
         print_json(data)
@@ -142,9 +167,11 @@ def command(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
         f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}; {human_bytes(size)}"
-        f" in '{request['output']}';"
+        f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
     )
+    if triton is not None:
+        show(repository.line)
 
 
 # More sites than this are shown as the first, some dots and the last.

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
 from lmmprune.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def set_options(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -15,3 +24,61 @@ def set_options(pairs: tuple[str, ...]) -> dict[str, str]:
         if "=" not in pair:
             raise InputError(f"--set {pair}: expected name=value")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def triton_options(function: F) -> F:
+    """Add ``--triton`` and ``--triton-backend`` to a command; they arrive as ``triton`` and ``triton_backend``."""
+    directory = click.option(
+        "--triton", type=click.Path(path_type=Path), metavar="DIR", help="Also write a model repository for Triton."
+    )
+    backend = click.option(
+        "--triton-backend",
+        type=click.Choice(["default", "python"]),
+        default="default",
+        show_default=True,
+        help="What runs the graphs: the target's backend, or onnxruntime in Python models.",
+    )
+    decorated: F = directory(backend(function))
+    return decorated
+
+
+def check_triton(bundle: Path, triton: Path | None, triton_backend: str, target: str, dtype: str | None) -> None:
+    """Refuse what ``--triton`` can't do before anything slow begins.
+
+    Args:
+        bundle: The bundle, which may not be there yet.
+        triton: Directory of the repository, None if none is wanted.
+        triton_backend: As ``--triton-backend`` takes it.
+        target: Name or alias of the bundle's target.
+        dtype: Its floating-point type; None: the target's own.
+
+    Raises:
+        LmmpruneError: The directory isn't free, or Triton can't serve such a bundle.
+    """
+    from lmmprune.compiler.settings import dtype_of
+    from lmmprune.compiler.targets import resolve
+
+    if triton is None:
+        if triton_backend != "default":
+            raise InputError("--triton-backend says how a repository serves: add --triton DIR")
+        return
+    from lmmprune.compiler.triton.models import backend_of
+    from lmmprune.compiler.triton.repository import check_destination
+
+    check_destination(triton, bundle)
+    backend_of(resolve(target), dtype_of(resolve(target), dtype), triton_backend)
+
+
+def size(value: str) -> int:
+    """Return a size such as ``8GiB``, ``512MiB`` or ``1000000`` as bytes; for ``type=`` of an option.
+
+    Raises:
+        click.BadParameter: It isn't one, or is 0.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?B?|B)?", value.strip(), re.IGNORECASE)
+    power = " KMGT".index(match[2].upper()) if match and match[2] else 0
+    # People and vendors write GB for what the system counts in GiB: 8GB is 8GiB here.
+    found = int(float(match[1]) * 1024**power) if match else 0
+    if found <= 0:
+        raise click.BadParameter(f"'{value}' isn't a size: write 8GiB, 512MiB or a number of bytes")
+    return found

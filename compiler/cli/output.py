@@ -57,14 +57,35 @@ def note(message: str) -> None:
 
 
 def progress() -> Progress:
-    """Return a progress bar on stderr that disappears when it is done; it is silent when stderr isn't a terminal."""
+    """Return a progress bar on stderr that disappears when it is done; it is silent when stderr isn't a terminal.
+
+    A task with the field ``bytes`` set shows how much was written and how fast, the others how many of how many.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.text import Text
+
+    class Amount(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            if not task.fields.get("bytes"):
+                return MofNCompleteColumn().render(task)
+            written, speed = DownloadColumn(binary_units=True), TransferSpeedColumn()
+            return Text.assemble(written.render(task), " ", speed.render(task))
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        Amount(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,

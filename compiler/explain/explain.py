@@ -144,6 +144,6 @@ def _decoder(
                 for into, out in zip(past, present, strict=True)
             }
             token = np.array([[int(outputs["logits"][0, -1].argmax())]], np.int64)
-            decode = {"input_ids": token, "image_features": features, "position_ids": positions[:, -1:] + 1, **cache}
+            decode = {"input_ids": token, "image_features": features, "position_ids": positions[..., -1:] + 1, **cache}
             session.run(decode, None if number < 0 else "decode")
         return graph_rows("decoder", bundle.decoder, session)

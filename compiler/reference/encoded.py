@@ -12,20 +12,20 @@ from lmmprune.compiler.reference.look import Look
 
 @dataclass
 class Tile:
-    """One image of the tower: C channels, T tokens, V layers were run."""
+    """One image that the tower saw: T = CLS and all its patches, C channels; V layers were run."""
 
     y: np.ndarray  # [T,C] output at the feature layer, CLS first
-    looks: list[Look]  # of layers 0..V-1; the last is lp
+    looks: list[Look]  # of layers 0..V-1 or, for one of windows, of the next without; the last is lp
     behind: Look | None  # of layer V, for prumerge; None if the tower ends before
 
 
 @dataclass
 class Encoded:
-    """All images of a picture; N patches in the decoder's order."""
+    """N tokens in the decoder's order, each made of one patch or of several, and the images that they are from."""
 
     tiles: list[Tile]
-    where: Sequence[tuple[int, int]]  # [N], the tile of each patch and its place there, CLS not counted
     has_cls: bool
+    squares: Sequence[Sequence[tuple[int, int]]]  # [N], the tile and the patch of each patch of a token
 
     @property
     def layers(self) -> int:
@@ -34,32 +34,40 @@ class Encoded:
 
     @property
     def x(self) -> np.ndarray:
-        """[N,C], the patches."""
-        return self.gathered([tile.y for tile in self.tiles])
+        """[N,C], the tokens; of several patches side by side."""
+        return np.stack([np.concatenate([self.tiles[t].y[row] for t, row in self.rows(j)]) for j in range(self.n)])
 
     @property
     def n(self) -> int:
-        """N."""
-        return len(self.where)
+        """Tokens."""
+        return len(self.squares)
 
-    def token(self, j: int) -> tuple[int, int]:
-        """Tile and token, CLS counted, of patch j."""
-        tile, place = self.where[j]
-        return tile, place + self.has_cls
+    @property
+    def keeps_cls(self) -> bool:
+        """Whether there is a CLS token, one per tile, that fits among the others."""
+        return self.has_cls and len(self.squares[0]) == 1
 
-    def gathered(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """[N,any], the patches' rows of what each tile has for its tokens, [T,any]."""
-        return np.stack([rows[tile][token] for tile, token in map(self.token, range(self.n))])
+    def rows(self, token: int) -> list[tuple[int, int]]:
+        """Tile and row there of the patches of a token."""
+        return [(tile, patch + self.has_cls) for tile, patch in self.squares[token]]
+
+    def pooled(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """[T,...] of each tile -> [N,...], means over the patches of each token."""
+        squares = [self.rows(j) for j in range(self.n)]
+        return np.stack([sum(values[tile][row] for tile, row in square) / len(square) for square in squares])
+
+    def scores(self, values: Sequence[np.ndarray]) -> dict[int, float]:
+        """[T] of each tile -> the mean over the patches of each token."""
+        return {j: float(value) for j, value in enumerate(self.pooled(values))}
 
     def keys(self) -> np.ndarray:
-        """[N,D], head-mean keys of the patches at lp."""
-        return self.gathered([tile.looks[-1].mean_keys for tile in self.tiles])
+        """[N,D], head-mean keys at lp, mean over the patches of each token."""
+        return self.pooled([tile.looks[-1].mean_keys for tile in self.tiles])
 
     def attention(self, layer: int = -1) -> list[np.ndarray]:
-        """Head-mean attention of each tile's tokens on each other, [T,T]; none reaches into another tile."""
+        """Head-mean attention within each tile, [T,T]; none reaches into another tile."""
         return [tile.looks[layer].mean_attention for tile in self.tiles]
 
     def cls_score(self, layer: int = -1) -> dict[int, float]:
-        """Head-mean attention on each patch of its own tile's CLS."""
-        rows = [attention[0] for attention in self.attention(layer)]
-        return {j: float(rows[tile][token]) for j, (tile, token) in enumerate(map(self.token, range(self.n)))}
+        """Head-mean attention of the tile's CLS."""
+        return self.scores([attention[0] for attention in self.attention(layer)])

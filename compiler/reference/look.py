@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from lmmprune.compiler.reference.sequence import Position
 
 
 @dataclass
@@ -72,11 +75,15 @@ def attend(
 
 
 def vision_attention(module: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
-    """Attention of a CLIP or SigLIP layer on normalized x [T,C]; log(size) of each key's token joins the logits."""
-    q, k, v = (split(project(x), module.head_dim) for project in (module.q_proj, module.k_proj, module.v_proj))
+    """Attention of a ViT's layer on normalized x [T,C]; log(size) of each key's token joins the logits."""
+    q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)
+    if hasattr(module, "q_norm"):
+        q, k = module.q_norm(q), module.k_norm(k)
+    q, k, v = (split(rows, module.head_dim) for rows in (q, k, v))
     added = torch.tensor([math.log(size) for size in sizes], dtype=x.dtype).expand(len(sizes), -1)
     mixed, look = attend(q, k, v, module.scale, added)
-    return module.out_proj(mixed), look
+    out = module.out_proj if hasattr(module, "out_proj") else module.projection_layer
+    return out(mixed), look
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -86,11 +93,17 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return x * cos + turned * sin
 
 
-def llama_attention(module: Any, rotary: Any, x: torch.Tensor, positions: list[int]) -> tuple[torch.Tensor, Look]:
-    """Causal attention of a Llama layer on normalized x [T,C] whose tokens have these position numbers."""
-    cos, sin = (table[0] for table in rotary(x, torch.tensor([positions])))
-    q = rotate(split(module.q_proj(x), module.head_dim), cos, sin)
-    k = rotate(split(module.k_proj(x), module.head_dim), cos, sin)
+def llama_attention(
+    module: Any, rotary: Any, x: torch.Tensor, positions: Sequence[Position]
+) -> tuple[torch.Tensor, Look]:
+    """Causal attention of a Llama or Qwen layer on normalized x [T,C] whose tokens have these position numbers."""
+    numbers = torch.tensor([positions])
+    # With three numbers each, the rotation takes them as [3,B,T].
+    cos, sin = (table[0] for table in rotary(x, numbers.permute(2, 0, 1) if numbers.ndim == 3 else numbers))
+    q, k = split(module.q_proj(x), module.head_dim), split(module.k_proj(x), module.head_dim)
+    if hasattr(module, "q_norm"):
+        q, k = rms_norm(module.q_norm, q), rms_norm(module.k_norm, k)
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     v = split(module.v_proj(x), module.head_dim)
     group = len(q) // len(k)
     # Query head h reads key head h // group.

@@ -31,16 +31,13 @@ class Packing:
         return [place for place, token in enumerate(self.tokens) if token == NEWLINE]
 
 
-def packing(model: Any) -> Packing:
-    """Return the packing of a model; one with 'anyres' pictures must list a single grid of tiles."""
-    vision = model.config.vision_config
+def anyres(config: Any) -> Packing:
+    """Return the packing of LLaVA's 'anyres' pictures; the configuration must list a single grid of tiles."""
+    vision = config.vision_config
     side = vision.image_size // vision.patch_size
-    overview = [(0, patch) for patch in range(side * side)]
-    if not hasattr(model.model, "image_newline"):
-        return Packing(tiles=1, tokens=overview)
-    ((height, width),) = model.config.image_grid_pinpoints
+    tokens = [(0, patch) for patch in range(side * side)]
+    ((height, width),) = config.image_grid_pinpoints
     rows, columns = height // vision.image_size, width // vision.image_size
-    tokens = list(overview)
     for y in range(rows * side):
         for x in range(columns * side):
             tile = 1 + (y // side) * columns + x // side

@@ -14,12 +14,12 @@ from lmmprune.compiler.reference.look import Look
 from lmmprune.compiler.reference.select import uniform_places
 
 
-def one_head_attention(look: Look) -> tuple[dict[int, float], np.ndarray]:
-    """Return a_j of each patch of a tile and the keys [N,C] with heads concatenated; CLS is token 0 of the look."""
+def one_head_attention(look: Look) -> tuple[np.ndarray, np.ndarray]:
+    """Return the attention of CLS [T] and the keys [T,C] with heads concatenated; CLS is row 0 of the look."""
     q, k = (np.concatenate(list(heads), axis=-1) for heads in (look.q, look.k))
     logits = [float(q[0] @ key) / math.sqrt(q.shape[-1]) for key in k]
     raised = [math.exp(value - max(logits)) for value in logits]
-    return {j: raised[j + 1] / sum(raised) for j in range(len(k) - 1)}, k[1:]
+    return np.array(raised) / sum(raised), k
 
 
 def choose(chooser: Chooser, a: dict[int, float], keep: int, important_fraction: float | None) -> list[int]:
@@ -54,10 +54,9 @@ def prumerge(
         raise Refused("prumerge needs the layer behind the features")
     if keep < 2:
         raise Refused("prumerge keeps at least 2")
-    found = [one_head_attention(look) for look in looks]
-    a = {j: found[tile][0][place] for j, (tile, place) in enumerate(e.where)}
-    keys = np.stack([found[tile][1][place] for tile, place in e.where])
-    x = e.x
+    # CLS and softmax are the tile's own.
+    attention, all_keys = zip(*(one_head_attention(look) for look in looks), strict=True)
+    a, keys, x = e.scores(attention), e.pooled(all_keys), e.x
     chosen = choose(chooser, a, keep, important_fraction)
     order = chooser.ranked({j: a[j] for j in chosen})
     rows = []

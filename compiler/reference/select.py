@@ -45,27 +45,26 @@ def select(method: str, options: dict[str, Any], e: Encoded, keep: int, chooser:
 
 def freepruner(e: Encoded, keep: int, chooser: Chooser, *, pivot_fraction: float, shallow_layer: int) -> list[int]:
     """Pivots by attention received at lp, complements by the pivots' attention at a shallow layer."""
-    last, shallow = e.attention(), e.attention(shallow_layer)
-    received = {}
-    for j in range(e.n):
-        tile, token = e.token(j)
-        received[j] = sum(float(row[token]) for i, row in enumerate(last[tile]) if i != token)
+    received = e.scores([_columns(last) for last in e.attention()])
     pivots = chooser.largest(received, max(1, round(pivot_fraction * keep)))
-    looked_at = {}
-    for j in range(e.n):
-        if j not in pivots:
-            tile, token = e.token(j)
-            mine = [row for home, row in map(e.token, pivots) if home == tile]
-            looked_at[j] = sum(float(shallow[tile][row, token]) for row in mine) / len(pivots)
-    return pivots + chooser.largest(looked_at, keep - len(pivots))
+    looking = [row for pivot in pivots for row in e.rows(pivot)]
+    given = []
+    for tile, shallow in enumerate(e.attention(shallow_layer)):
+        mine = [row for home, row in looking if home == tile]
+        given.append(np.array([sum(float(shallow[i, j]) for i in mine) / len(looking) for j in range(len(shallow))]))
+    looked_at = e.scores(given)
+    return pivots + chooser.largest({j: u for j, u in looked_at.items() if j not in pivots}, keep - len(pivots))
+
+
+def _columns(attention: np.ndarray) -> np.ndarray:
+    """[T,T] -> [T], what each token receives from the others."""
+    rows = range(len(attention))
+    return np.array([sum(float(attention[i, j]) for i in rows if i != j) for j in rows])
 
 
 def cls_similarity(e: Encoded) -> dict[int, float]:
-    """Cosine of each patch's feature with its tile's CLS token."""
-    return {
-        j: cosine(e.tiles[tile].y[token], e.tiles[tile].y[0])
-        for j, (tile, token) in enumerate(map(e.token, range(e.n)))
-    }
+    """Cosine of each row's feature with its tile's CLS token's, mean over the patches of each token."""
+    return e.scores([np.array([cosine(row, tile.y[0]) for row in tile.y]) for tile in e.tiles])
 
 
 def knee_count(scores: list[float], chooser: Chooser) -> int:
@@ -78,12 +77,12 @@ def knee_count(scores: list[float], chooser: Chooser) -> int:
 
 def vispruner(e: Encoded, keep: int, chooser: Chooser, *, important_fraction: float = 0.5) -> list[int]:
     """Important patches by CLS attention; of the rest, near duplicates go until enough are left."""
-    x = e.x
     important = chooser.largest(e.cls_score(), max(1, round_half_up(important_fraction * keep)))
     wanted = keep - len(important)
     left = [j for j in range(e.n) if j not in important]
     if wanted == 0:
         return important
+    x = e.x
     while len(left) > wanted:
         a, b = left[0::2], left[1::2]
         nearest = {i: max(cosine(x[i], x[j]) for j in b) for i in a}

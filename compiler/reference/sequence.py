@@ -8,6 +8,9 @@ import numpy as np
 
 from lmmprune.compiler.reference.cut import Refused
 
+# With M-RoPE the numbers of frame, row and column.
+Position = int | tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class Token:
@@ -15,7 +18,7 @@ class Token:
 
     kind: str  # 'prefix', 'image', 'tail', 'generated'
     index: int  # within its kind, in the sequence that entered the decoder
-    position: int  # its number in the layer at hand
+    position: Position  # its number in the layer at hand
     id: int = -1  # vocabulary id, -1 for an image token
 
 
@@ -57,6 +60,42 @@ def sequence(
     tokens += [Token("tail", i, start + i, word) for i, word in enumerate(tail)]
     start += len(tail)
     tokens += [Token("generated", i, start + i, word) for i, word in enumerate(generated)]
+    return tokens
+
+
+def places(
+    image: int,
+    kept: np.ndarray | None,
+    prefix: list[int],
+    tail: list[int],
+    generated: list[int],
+    grid: tuple[int, int],
+) -> list[Token]:
+    """Return the sequence that enters a decoder with M-RoPE: visual tokens stand at their row and column.
+
+    Args:
+        image: Visual tokens.
+        kept: [image], the place in the grid of each; None: every place in order.
+        prefix: Ids before the image.
+        tail: Ids behind it.
+        generated: Ids that follow.
+        grid: Rows and columns of the whole picture.
+
+    Raises:
+        Refused: A token has no place in the picture.
+    """
+    rows, columns = grid
+    spots = list(range(image)) if kept is None else [int(place) for place in kept]
+    if len(spots) != image or min(spots) < 0 or max(spots) >= rows * columns:
+        raise Refused("a token that is no patch has no row and column")
+    start = len(prefix)
+    tokens = [Token("prefix", i, (i, i, i), word) for i, word in enumerate(prefix)]
+    tokens += [Token("image", i, (start, start + s // columns, start + s % columns)) for i, s in enumerate(spots)]
+    # The text goes on behind the largest number that the whole picture would have.
+    start += max(rows, columns)
+    for kind, words in (("tail", tail), ("generated", generated)):
+        tokens += [Token(kind, i, (start + i,) * 3, word) for i, word in enumerate(words)]
+        start += len(words)
     return tokens
 
 

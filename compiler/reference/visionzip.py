@@ -20,17 +20,13 @@ def target_places(rest: int, targets: int) -> list[int]:
 def visionzip(
     e: Encoded, keep: int, chooser: Chooser, *, dominant_fraction: float = 54 / 64
 ) -> tuple[np.ndarray, list[int]]:
-    """Return the features [K,C] and their places, -1 for the CLS token of each tile."""
-    cls = len(e.tiles) if e.has_cls else 0
+    """Return the features [K,C] and their places, -1 for a tile's CLS token; tokens of several patches rule it out."""
+    cls = len(e.tiles) if e.keeps_cls else 0
     d = max(1, cls, round_half_up(dominant_fraction * keep))
     if keep >= 2:
         d = max(cls, min(d, keep - 1))
     attention = [tile.looks[-1].attention.sum(axis=0) for tile in e.tiles]
-    rows = [[0] if e.has_cls else range(len(looked)) for looked in attention]
-    score = {}
-    for j in range(e.n):
-        tile, token = e.token(j)
-        score[j] = sum(float(attention[tile][row, token]) for row in rows[tile])
+    score = e.scores([one[0] if e.has_cls else one.sum(axis=0, dtype=np.float64) for one in attention])
     dominant = sorted(chooser.largest(score, d - cls))
     rest = [j for j in range(e.n) if j not in dominant]
     targets = [rest[place] for place in target_places(len(rest), keep - d)]
@@ -43,9 +39,9 @@ def visionzip(
                 near = {target: cosine(keys[i], keys[target]) for target in targets}
                 joined[chooser.largest(near, 1, scale=1.0)[0]].append(i)
     x = e.x
-    features = [tile.y[0] for tile in e.tiles] if e.has_cls else []
-    features += [x[j] for j in dominant]
+    rows = [tile.y[0] for tile in e.tiles] if cls else []
+    rows += [x[j] for j in dominant]
     for target in targets:
         members = joined[target]
-        features.append(x[target] + sum(x[i] for i in members) / len(members) if members else x[target])
-    return np.stack(features), [-1] * cls + dominant + targets
+        rows.append(x[target] + sum(x[i] for i in members) / len(members) if members else x[target])
+    return np.stack(rows), [-1] * cls + dominant + targets

@@ -21,7 +21,7 @@ from lmmprune.errors import InputError
 STUDY = "study.json"
 _FORMAT = 1
 # What write_bundle and write_bytes leave when they are killed.
-_TEMPORARY = (".*.tmp", "*/.*.tmp", "*/.*.old", "cells/*/.*.tmp")
+_TEMPORARY = (".*.tmp", "*/.*.tmp", "*/.*.old", "*/.*.partial", "cells/*/.*.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,12 @@ class Method:
         found, tokens = [], model.tokens
         for stage in sorted(self.stages(model, target), key=lambda stage: stage.site.depth):
             if stage.keep < tokens or stage.prune_text:
+                if stage.site.kind == "vision_layer" and model.merge > 1:
+                    raise Refused(
+                        f"method '{self.name}' cuts inside the encoder, and this model makes each token of"
+                        f" {model.merge} x {model.merge} patches behind it, which must all be there:"
+                        " use a method that cuts at the vision output, behind the projector, or in the decoder"
+                    )
                 found.append(stage)
             tokens = stage.keep
         _check_tiles(self.name, found, model)
@@ -148,12 +154,12 @@ class Method:
         if self.needs_cls and not model.has_cls:
             raise Refused(
                 f"method '{self.name}' needs a CLS token and has no rule for an encoder without one:"
-                " use freepruner, ficoco-v, visionzip, divprune or tome"
+                " use freepruner, visionzip, divprune or aim"
             )
-        if self.beyond and not model.beyond:
+        if self.beyond and not model.has_beyond:
             raise Refused(
-                f"method '{self.name}' reads the encoder layer behind the features, which here come from the last one:"
-                " use another"
+                f"method '{self.name}' reads the encoder layer behind the features, and this model's features come"
+                " from the last one: use cls, freepruner, visionzip or divprune"
             )
 
     @property

@@ -91,7 +91,7 @@ class PruMerge(Method):
         scaled = b.op("Mul", query, np.float32((heads * width) ** -0.5))
         logits = b.op("MatMul", scaled, b.op("Transpose", keys, perm=[0, 2, 1]))
         attention = b.op("Squeeze", b.op("Softmax", logits, axis=-1), [1])
-        return at.together(at.rows(keys, "visual", 1), rank=3), at.visual_scores(attention)
+        return at.visual_rows(keys), at.visual_scores(attention)
 
 
 @dataclass(frozen=True, kw_only=True)

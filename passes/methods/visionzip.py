@@ -21,8 +21,9 @@ class VisionZip(Method):
     """Keep CLS, dominant patches, and contextual targets that each other patch joins by similarity of keys.
 
     ``sum_h A^lp[h,CLS,j]``; of the K tokens the share ``dominant_fraction`` is dominant, CLS among them; targets are
-    every so many of the others; ``x_target + mean(joined)``. Without CLS: attention received, no CLS token. In a
-    picture of several tiles each has a CLS token, and all of them stay [our reading].
+    every so many of the others; ``x_target + mean(joined)``. Without CLS: attention received, no CLS token. Where a
+    token is a group of patches, CLS, which is one row, is looked at but not kept [ours]. In a picture of several tiles
+    each has a CLS token, and all of them stay [ours].
 
     Reference: Yang et al., VisionZip, 2024, arXiv 2412.04467 (released code).
     """
@@ -42,7 +43,7 @@ class VisionZip(Method):
     def counts(self, model: Facts, target: int) -> Counts:
         """K, the CLS tokens of all tiles among them."""
         least = model.separators + model.tiles
-        if model.has_cls and target < least:
+        if model.has_cls and model.merge == 1 and target < least:
             raise InputError(f"method '{self.name}' keeps a CLS token of each tile: keep {least} or more")
         return super().counts(model, target)
 
@@ -52,14 +53,14 @@ class VisionZip(Method):
 
     def _zip(self, at: At, keep: int) -> Outcome:
         b = at.b
-        cls = at.tiles if at.has_cls else 0
+        cls = at.tiles if at.has_cls and at.group == 1 else 0
         dominant = max(1, cls, round_half_up(self.dominant_fraction * keep))
         dominant = max(cls, min(dominant, keep - 1)) if keep >= 2 else dominant
         patches = dominant - cls
         kept: list[ir.Value] = []
         tokens: list[ir.Value] = []
         received: ir.Value | None = None
-        if at.has_cls:
+        if cls:
             kept.append(b.constant(np.full((at.batch, cls), -1, np.int64)))
             rows = at.rows(at.stream, "cls", 1, stream=True)
             if cls > 1:

@@ -1,8 +1,12 @@
-"""Tensors that stay on disk until the bundle is written: a reader, and what is to be done to its values on the way."""
+"""Weights that stay on disk until the bundle is written: a reader, and what is to be done to its values on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,23 +15,108 @@ import onnx_ir as ir
 Array = np.ndarray[Any, Any]
 
 
-def lazy(read: Callable[[], Array], *, dtype: ir.DataType, shape: Sequence[int], name: str) -> ir.LazyTensor:
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Where the very values of a weight lie in a file, but for the order of their axes.
+
+    Attributes:
+        file: A safetensors file.
+        offset: Where they begin, in bytes.
+        dtype: Their type there.
+        shape: Their shape there.
+        perm: Axes of the file that the weight's axes are, as in ``Transpose``; None leaves them.
+    """
+
+    file: Path
+    offset: int
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    perm: tuple[int, ...] | None = None
+
+
+class Weight(ir.LazyTensor):
+    """A tensor whose values are read when they are needed, and not kept.
+
+    Attributes:
+        read: Returns the values in whatever type they lie in; ``numpy()`` gives them in ``dtype``.
+        stored: Where a file holds them; None where they are computed.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Array],
+        *,
+        dtype: ir.DataType,
+        shape: Sequence[int],
+        name: str,
+        stored: Stored | None = None,
+    ) -> None:
+        super().__init__(self._evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
+        self.read = read
+        self.stored = stored
+
+    def _evaluate(self) -> ir.Tensor[Any]:
+        return ir.Tensor(contiguous(self.read(), self.dtype.numpy()), dtype=self.dtype, name=self.name)
+
+
+def lazy(
+    read: Callable[[], Array], *, dtype: ir.DataType, shape: Sequence[int], name: str, stored: Stored | None = None
+) -> Weight:
     """Return a tensor whose values are read when they are needed, and not kept."""
-
-    def evaluate() -> ir.Tensor[Any]:
-        return ir.Tensor(np.ascontiguousarray(read()), dtype=dtype, name=name)
-
-    return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
+    return Weight(read, dtype=dtype, shape=shape, name=name, stored=stored)
 
 
 def derive(
-    value: ir.Value, change: Callable[[Array], Array], *, dtype: ir.DataType, shape: Sequence[int], name: str
+    value: ir.Value,
+    change: Callable[[Array], Array],
+    *,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    name: str,
+    stored: Stored | None = None,
 ) -> ir.Value:
-    """Return a new initializer whose values are computed from another one's while they are streamed."""
+    """Return a new initializer whose values are computed from another one's while they are streamed.
+
+    Args:
+        value: The other initializer.
+        change: Gets its values in the type of the checkpoint, as a view where possible.
+        dtype: Type of the result, to which it is converted last.
+        shape: Its shape.
+        name: Its name.
+        stored: Where a file holds the result.
+    """
     source = value.const_value
     assert source is not None
-    tensor = lazy(lambda: change(source.numpy()), dtype=dtype, shape=shape, name=name)
+    read = source.read if isinstance(source, Weight) else source.numpy
+    tensor = lazy(lambda: change(read()), dtype=dtype, shape=shape, name=name, stored=stored)
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
+
+
+def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return values in a type, row by row in memory; a copy is made only where it must be."""
+    if array.dtype != dtype:
+        # Converted as it lies: a transposed view stays one.
+        array = array.astype(dtype)
+    if array.flags.c_contiguous:
+        return array
+    if array.dtype.itemsize == 2 and array.ndim == 2:
+        # Transposing in blocks is five times as fast as NumPy's row by row, and torch does it; any 16 bits will do.
+        import torch
+
+        return np.asarray(torch.from_numpy(array.view(np.int16)).contiguous().numpy().view(dtype))
+    return np.ascontiguousarray(array)
+
+
+def stored_of(value: ir.Value) -> Stored | None:
+    """Return where a file holds the values of an initializer, None where they are computed."""
+    return value.const_value.stored if isinstance(value.const_value, Weight) else None
+
+
+def values_of(value: ir.Value | None) -> Array:
+    """Return the values of an initializer in the type in which they lie, which takes the least memory."""
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.read() if isinstance(value.const_value, Weight) else value.const_value.numpy()
 
 
 def is_lazy(value: ir.Value | None) -> bool:
@@ -39,3 +128,22 @@ def numbers(shape: ir.Shape | None) -> tuple[int, ...]:
     """Return a static shape as plain numbers."""
     assert shape is not None
     return tuple(int(dim) for dim in shape)  # type: ignore[arg-type]  # a symbol here is our own mistake
+
+
+@contextlib.contextmanager
+def weights_out_of_sight(model: ir.Model) -> Iterator[None]:
+    """Hide the weights' values: folding and some rewrite rules would read whatever they can see."""
+    hidden = {value: value.const_value for value in model.graph.initializers.values() if is_lazy(value)}
+    for value in hidden:
+        value.const_value = None
+    # Both warn at each value that they can't read, which is the point here.
+    levels = {name: logging.getLogger(name).level for name in ("onnx_ir", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for value, tensor in hidden.items():
+            value.const_value = tensor

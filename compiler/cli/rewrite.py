@@ -1,0 +1,91 @@
+"""``lmmprune rewrite``: prune a graph that another exporter made."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
+from lmmprune.errors import InputError
+
+
+@click.command()
+@click.argument("source", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option("--method", default="freepruner", show_default=True, help="Selection method (see 'lmmprune methods').")
+@click.option("--method-file", type=click.Path(path_type=Path), help="Python file that defines the method.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method.")
+@click.option("--ratio", type=float, help="Fraction of visual tokens removed, 0 <= R < 1  [default: 0, not pruned]")
+@click.option("--keep", type=int, help="Number of visual tokens that stay, instead of --ratio.")
+@click.option("--layer", type=int, help="Hidden state for the output, e.g. -2 as in LLaVA  [default: what it holds]")
+@click.option("--features", help="Output that holds the features  [default: the last one with tokens]")
+@click.option("--image-size", metavar="PX|HxW", help="Pixels of the picture, where the graph leaves them open.")
+@click.option("--batch", type=click.IntRange(min=1), help="Pictures per call, where that is open  [default: 1]")
+@click.option("--grid", metavar="RxC", help="Patches, rows and columns  [default: those of the patch embedding]")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: the graph's]")
+@click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@json_option
+def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None, as_json: bool, **request: Any) -> None:
+    r"""Prune the vision tower in an ONNX file of another exporter: CLIP or SigLIP, opset 13 or newer.
+
+    \b
+    lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o pruned.onnx
+    """
+    from lmmprune.compiler.rewrite import Request, rewrite
+
+    with progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def step(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=of)
+            bar.update(tasks[what], completed=done, total=of)
+
+        report = rewrite(
+            Request(
+                options=set_options(pairs),
+                image_size=_pair("--image-size", image_size, single=True),
+                grid=_pair("--grid", grid),
+                **request,
+            ),
+            step,
+        )
+    for name, why in report.dropped.items():
+        note(f"dropped the output '{name}': {why}")
+    if report.picture_dtype != report.dtype[1]:
+        note(f"the picture is read as {report.dtype[1]}, it was {report.picture_dtype}")
+    before, after = report.tokens
+    if as_json:
+        document = {"output": str(request["output"]), "tokens_before": before, "tokens_after": after}
+        print_json(document | dataclasses.asdict(report))
+        return
+    rows = [[f"tokens at {site}", str(n), str(k), f"{k / n:.3f}"] for site, n, k in report.schedule]
+    for label, (n, k), text in (
+        ("FLOPs", report.flops, human_si),
+        ("nodes", (report.nodes[0], report.nodes[2]), str),
+    ):
+        rows.append([label, text(n), text(k), f"{k / n:.3f}"])
+    (name, shape), (depth, layers) = report.features, report.layer
+    cls = ", row 0 is CLS" if report.has_cls else ""
+    show(
+        table(["", "before", "after", "ratio"], rows, title=f"{report.method or 'not pruned'}, {report.target}"),
+        f"'{name}' {list(shape)} of layer {depth} of {layers}{cls}",
+        f"{before} -> {after} visual tokens; {human_bytes(report.bytes)} in '{request['output']}';"
+        f" {report.seconds:.1f} s",
+    )
+
+
+def _pair(option: str, text: str | None, *, single: bool = False) -> tuple[int, int] | None:
+    """Return ``24x24`` as numbers, ``336`` as a square."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None or not (single or match[2]):
+        raise InputError(f"{option} {text}: expected {'a number, or ' * single}two numbers such as 24x24")
+    return int(match[1]), int(match[2] or match[1])

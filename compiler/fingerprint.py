@@ -1,0 +1,44 @@
+"""Tell whether an interrupted export was of the same thing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lmmprune.models.checkpoint import entries
+from lmmprune.models.source import Source
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.calibration.data import CalibrationSet
+    from lmmprune.compiler.export import Request
+
+_NOT_CONTENT = ("output", "resume")
+
+
+def fingerprint(
+    request: Request,
+    source: Source,
+    tools: Mapping[str, str],
+    data: CalibrationSet | None,
+    found: Mapping[str, Any] | None,
+) -> str:
+    """Return a digest of everything that the weights of a bundle depend on.
+
+    Args:
+        request: What the user asked for.
+        source: The model; its files count by path, size and time of change.
+        tools: Versions.
+        data: What was calibrated on.
+        found: What the calibration said.
+    """
+    asked = {key: value for key, value in dataclasses.asdict(request).items() if key not in _NOT_CONTENT}
+    files = []
+    if source.directory and not source.dummy:
+        for file in sorted({entry.file for entry in entries(source.directory).values()}):
+            status = file.stat()
+            files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
+    parts = [asked, files, dict(tools), data.digest() if data else None, found]
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()

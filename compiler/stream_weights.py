@@ -1,0 +1,180 @@
+"""Stream a graph's weights into a file: one is read and computed while the one before it is written and hashed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+
+from lmmprune.compiler.manifest import File
+from lmmprune.compiler.write_bundle import journal_of
+from lmmprune.errors import ModelError
+from lmmprune.lazy import Array, numbers
+
+INLINE_BYTES = 256
+"""Smaller tensors stay in the graph."""
+ALIGNMENT = 65536
+"""Of tensors of a MiB and more: whole pages, and Windows' 64 KiB. Runtimes map such tensors instead of copying them."""
+_ALIGNED_BYTES = 2**20
+_PIECE = 2**24
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A weight and its place in the file, in bytes."""
+
+    value: ir.Value
+    offset: int
+    bytes: int
+
+
+def layout(model: ir.Model, *, taken: frozenset[str] = frozenset()) -> list[Placed]:
+    """Return where each weight goes, in the order of the graph's initializers.
+
+    Args:
+        model: The graph.
+        taken: Names of weights that lie in another file already.
+    """
+    placed = []
+    end = 0
+    for name, value in model.graph.initializers.items():
+        assert value.dtype is not None
+        size = value.dtype.itemsize * int(np.prod(numbers(value.shape), dtype=np.int64))
+        if name in taken or size < INLINE_BYTES:
+            continue
+        offset = -(-end // ALIGNMENT) * ALIGNMENT if size >= _ALIGNED_BYTES else end
+        placed.append(Placed(value=value, offset=offset, bytes=int(size)))
+        end = offset + int(size)
+    return placed
+
+
+def stream_weights(
+    placed: Sequence[Placed], file: Path, *, key: str = "", progress: Progress = lambda done, of: None
+) -> File:
+    """Write the weights and make the graph refer to the file.
+
+    Beside the file a journal says how far it is right: a later call with the same key, after this one was killed, goes
+    on from there. It is gone when all is written.
+
+    Args:
+        placed: From ``layout``.
+        file: What to write; its folder is the graph's.
+        key: Digest of everything that the weights depend on; a journal of another key counts as nothing.
+        progress: Called with the bytes written and how many there are.
+
+    Returns:
+        Size and SHA-256.
+
+    Raises:
+        ModelError: A value became infinite in the type that it is written in.
+    """
+    total = placed[-1].offset + placed[-1].bytes if placed else 0
+    journal = journal_of(file)
+    digest, done = _intact(file, journal, key)
+    overflowed: dict[str, int] = {}
+    todo = [place for place in placed if place.offset + place.bytes > done]
+    with file.open("r+b" if done else "wb") as stream, journal.open("a" if done else "w") as notes:
+        if not done:
+            notes.write(json.dumps({"key": key}) + "\n")
+        stream.truncate(done)
+        stream.seek(done)
+        progress(done, total)
+        for place, array in zip(todo, _ahead([place.value for place in todo]), strict=True):
+            if count := _infinite(array, place.value.dtype):
+                overflowed[str(place.value.name)] = count
+            _write(stream, bytes(place.offset - done), digest)
+            _write(stream, array, digest)
+            done = place.offset + place.bytes
+            stream.flush()
+            notes.write(json.dumps({"done": done, "sha256": digest.hexdigest()}) + "\n")
+            notes.flush()
+            progress(done, total)
+    if overflowed:
+        name, count = next(iter(overflowed.items()))
+        raise ModelError(
+            f"{len(overflowed)} weights have values that {placed[0].value.dtype} can't hold or that aren't numbers, "
+            f"the first is '{name}' ({count} values): export with --dtype float32 or bfloat16"
+        )
+    for place in placed:
+        value = place.value
+        assert value.dtype is not None
+        assert value.name is not None
+        value.const_value = ir.ExternalTensor(
+            location=file.name,
+            offset=place.offset,
+            length=place.bytes,
+            dtype=value.dtype,
+            shape=ir.Shape(numbers(value.shape)),
+            name=value.name,
+            base_dir=file.parent,
+        )
+    journal.unlink()
+    return File(bytes=total, sha256=digest.hexdigest())
+
+
+def _ahead(values: Sequence[ir.Value]) -> Iterator[Array]:
+    """Yield the values of the weights; the next one is made meanwhile, so that two are in memory."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(_evaluate, values[0]) if values else None
+        for following in [*values[1:], None][: len(values)]:
+            assert coming is not None
+            array = coming.result()
+            coming = pool.submit(_evaluate, following) if following is not None else None
+            yield array
+
+
+def _evaluate(value: ir.Value) -> Array:
+    assert value.const_value is not None
+    return np.ascontiguousarray(value.const_value.numpy())
+
+
+def _infinite(array: Array, dtype: ir.DataType | None) -> int:
+    """Return how many values aren't finite; only half precision, whose range is short, is looked through."""
+    if dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return 0
+    exponent = np.uint16(0x7C00 if dtype == ir.DataType.FLOAT16 else 0x7F80)
+    return int(np.count_nonzero((array.view(np.uint16) & exponent) == exponent))
+
+
+def _write(stream: BinaryIO, data: Array | bytes, digest: Any) -> None:
+    flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
+    view: Any = memoryview(flat)  # type: ignore[arg-type]  # NumPy's stubs don't call arrays buffers
+    for start in range(0, len(view), _PIECE):
+        piece = view[start : start + _PIECE]
+        digest.update(piece)
+        stream.write(piece)
+
+
+def _intact(file: Path, journal: Path, key: str) -> tuple[Any, int]:
+    """Return the running SHA-256 and the number of bytes that a journal vouches for, and that are still so."""
+    fresh = hashlib.sha256()
+    try:
+        lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    except (OSError, ValueError):
+        return fresh, 0
+    if not lines or lines[0] != {"key": key}:
+        return fresh, 0
+    digest = hashlib.sha256()
+    done = 0
+    good: tuple[Any, int] = fresh, 0
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        for line in lines[1:]:
+            left = line["done"] - done
+            while left > 0 and (piece := stream.read(min(left, _PIECE))):
+                digest.update(piece)
+                left -= len(piece)
+            done = line["done"]
+            if left > 0 or digest.hexdigest() != line["sha256"]:
+                break
+            good = digest.copy(), done
+    return good

@@ -1,0 +1,1 @@
+"""Triton Inference Server: the model repository of a bundle, and the code that its Python models run."""

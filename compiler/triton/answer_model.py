@@ -1,0 +1,90 @@
+"""The Triton model ``lmmprune``: a picture and a question become text, streamed as it is generated.
+
+It holds no weights. The other models of the repository run the graphs; tokenizer, positions, the greedy loop and the
+text's pieces are those of ``lmmprune run``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton
+
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.triton.bls_session import BlsSession
+from lmmprune.compiler.triton.errors import refusal
+from lmmprune.compiler.triton.models import PREPROCESS
+from lmmprune.errors import InputError, LmmpruneError
+
+
+class TritonPythonModel:
+    """Answer one request after the other; the server runs several instances. The backend calls it by this name."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Read manifest and tokenizer; Triton tells where they lie."""
+        bundle = Bundle.open_assets(Path(args["model_repository"]) / args["model_version"])
+        parameters = json.loads(args["model_config"])["parameters"]
+        options = {name: row["string_value"] for name, row in parameters.items()}
+        self._limit = int(options["max_new_tokens"])
+        on_gpu = options["tensors"] == "gpu"
+        graphs = bundle.manifest.graphs
+        self._runtime = Runtime(
+            bundle,
+            sessions={
+                name: BlsSession(name, [tensor.name for tensor in graph.outputs], on_gpu=on_gpu)
+                for name, graph in graphs.items()
+            },
+        )
+        self._pixels = graphs["vision"].inputs[0].name
+        self._preprocess = BlsSession(PREPROCESS, [self._pixels], on_gpu=on_gpu)
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Stream the answer to each request: pieces of text, then an empty final response, or an error."""
+        for request in requests:
+            self._respond(request)
+
+    def _respond(self, request: Any) -> None:
+        sender = request.get_response_sender()
+        # What isn't ours goes on to Triton's log; the client must not take the text so far for a whole answer.
+        failed = triton.TritonError("lmmprune failed; the server's log says more", triton.TritonError.INTERNAL)
+        try:
+            for text, stopped in self._answer(request):
+                if sender.is_cancelled():
+                    break
+                outputs = [_string("text", text), _string("stopped", stopped)]
+                sender.send(triton.InferenceResponse(outputs))
+            failed = None
+        except LmmpruneError as error:
+            failed = refusal(error)
+        finally:
+            if failed is not None:
+                sender.send(triton.InferenceResponse(error=failed))
+            sender.send(flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _answer(self, request: Any) -> Iterator[tuple[str, str]]:
+        """Yield text with why it stopped, which is empty for all pieces but the last."""
+        limit = triton.get_input_tensor_by_name(request, "max_new_tokens")
+        tokens = self._limit if limit is None else int(limit.as_numpy().reshape(-1)[0])
+        if tokens < 1:
+            raise InputError(f"max_new_tokens is {tokens}: expected 1 or more")
+        prompt = bytes(triton.get_input_tensor_by_name(request, "prompt").as_numpy().reshape(-1)[0])
+        try:
+            question = prompt.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"the prompt isn't UTF-8 ({error.reason} at byte {error.start})") from error
+        image = triton.get_input_tensor_by_name(request, "image").as_numpy()
+        pixels = self._preprocess.run({"image": image})[self._pixels]
+        answer = self._runtime.answer(self._runtime.look_at(pixels, preprocess_ms=0.0), question, tokens)
+        for piece in answer:
+            yield piece, ""
+        assert answer.stats is not None
+        yield "", answer.stats.stopped
+
+
+def _string(name: str, text: str) -> Any:
+    return triton.Tensor(name, np.array([text.encode()], np.object_))

@@ -1,0 +1,76 @@
+"""Ask a Triton server that serves an lmmprune model repository; needs ``pip install 'tritonclient[grpc]'``.
+
+python client.py --image cat.jpg --prompt "What is this?" [--url localhost:8001] [--max-new-tokens 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def ask(url: str, image: bytes, prompt: str, max_new_tokens: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the pieces of an answer as the server sends them, the last one with why it ended.
+
+    Args:
+        url: Host and gRPC port, such as ``localhost:8001``.
+        image: The picture's file (PNG, JPEG, WebP, ...).
+        prompt: The bare question.
+        max_new_tokens: Stop after so many tokens; None: the server's default.
+
+    Raises:
+        tritonclient.utils.InferenceServerException: The server refuses the request; its message says why.
+    """
+    import tritonclient.grpc as grpc
+
+    inputs = [_input(grpc, "image", "BYTES", np.array([image], np.object_))]
+    inputs.append(_input(grpc, "prompt", "BYTES", np.array([prompt.encode()], np.object_)))
+    if max_new_tokens is not None:
+        inputs.append(_input(grpc, "max_new_tokens", "INT32", np.array([max_new_tokens], np.int32)))
+    responses: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+    with grpc.InferenceServerClient(url) as client:
+        client.start_stream(lambda result, error: responses.put((result, error)))
+        client.async_stream_infer("lmmprune", inputs, enable_empty_final_response=True)
+        while True:
+            result, error = responses.get()
+            if error is not None:
+                raise error
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return
+            yield result.as_numpy("text")[0].decode(), result.as_numpy("stopped")[0].decode()
+
+
+def _input(grpc: Any, name: str, kind: str, values: np.ndarray[Any, Any]) -> Any:
+    tensor = grpc.InferInput(name, list(values.shape), kind)
+    tensor.set_data_from_numpy(values)
+    return tensor
+
+
+def main() -> None:
+    """Ask once and print the answer as it comes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="localhost:8001")
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--max-new-tokens", type=int)
+    options = parser.parse_args()
+    from tritonclient.utils import InferenceServerException
+
+    try:
+        for piece, stopped in ask(options.url, options.image.read_bytes(), options.prompt, options.max_new_tokens):
+            print(piece, end="", flush=True)
+            if stopped not in ("", "eos"):
+                print(f"... (stopped: {stopped})", end="", file=sys.stderr)
+    except (InferenceServerException, OSError) as error:
+        sys.exit(f"error: {error}")
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The models of a repository as their ``config.pbtxt`` states them, derived from a bundle's manifest.
+
+No model batches (``max_batch_size: 0``). The vision graph is frozen at one picture, because the counts that pruning
+promises are numbers in it; the decoder takes one sequence, because prompts and caches of several differ in length and
+it has no mask for padding. Requests of several clients take turns at the one decoder, a token at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lmmprune.compiler.manifest import Graph, Manifest, Tensor
+from lmmprune.compiler.profiles import decoder_profiles, vision_profiles
+from lmmprune.compiler.targets import Target, resolve
+from lmmprune.compiler.triton.text_format import Enum
+from lmmprune.errors import InputError, TargetError
+
+Backend = Literal["onnxruntime", "python", "tensorrt"]
+
+DEFAULT = "default"
+ANSWER = "lmmprune"
+PREPROCESS = "preprocess"
+VERSION = "1"
+PLAN = "model.plan"
+
+ANSWERS_AT_ONCE = 4
+"""Instances of the answering model: processes of some tens of MiB, without weights."""
+NEW_TOKENS = 128
+"""Length of an answer where the request names none."""
+
+_TYPES = {
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "int64": "TYPE_INT64",
+    "int32": "TYPE_INT32",
+    "bool": "TYPE_BOOL",
+}
+_STRING = Enum("TYPE_STRING")
+
+
+def backend_of(target: Target, dtype: str, asked: str = DEFAULT) -> Backend:
+    """Return the Triton backend that runs a bundle's graphs.
+
+    Args:
+        target: What the bundle was exported for.
+        dtype: Its floating-point type.
+        asked: ``python``: onnxruntime inside of a Python model; ``default``: the target's own backend.
+
+    Raises:
+        TargetError: Triton has no backend for the bundle's target, or not the one that was asked for.
+        InputError: A type that tensors between the models can't have.
+    """
+    if dtype not in _TYPES:
+        raise InputError(
+            f"Triton's Python models can't hold {dtype}, NumPy has no such type: export with --dtype float16"
+        )
+    if target.backend == "tensorrt_rtx":
+        raise TargetError(
+            f"Triton Inference Server has no backend for '{target.name}': export with --target tensorrt-11, or the "
+            "version of TensorRT in your server, or --target ort-cuda"
+        )
+    if asked == "python":
+        if target.name != "ort-cpu":
+            raise TargetError(
+                f"Python models run graphs on the CPU, this bundle is for '{target.name}': leave --triton-backend out"
+            )
+        return "python"
+    return "tensorrt" if target.backend == "tensorrt" else "onnxruntime"
+
+
+def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
+    """Return model -> the fields of its ``config.pbtxt``.
+
+    Raises:
+        TargetError: The vision graph takes more than pixel values, which ``preprocess`` doesn't make.
+    """
+    target = resolve(manifest.target)
+    if len(manifest.vision.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in manifest.vision.inputs)
+        raise TargetError(f"Triton repositories serve vision graphs with one input, this one takes {names}: use run")
+    (pixels,) = manifest.vision.inputs
+    found = {
+        PREPROCESS: {
+            "name": PREPROCESS,
+            "backend": "python",
+            "max_batch_size": 0,
+            "input": [_tensor("image", _STRING, [1])],
+            "output": _tensors([pixels]),
+            "instance_group": [{"kind": Enum("KIND_CPU"), "count": 2}],
+        }
+    }
+    for name, graph in manifest.graphs.items():
+        found[name] = _graph(name, graph, backend, _instances(manifest, target, name))
+    found[ANSWER] = {
+        "name": ANSWER,
+        "backend": "python",
+        "max_batch_size": 0,
+        "model_transaction_policy": {"decoupled": True},
+        "input": [
+            _tensor("image", _STRING, [1]),
+            _tensor("prompt", _STRING, [1]),
+            {**_tensor("max_new_tokens", Enum("TYPE_INT32"), [1]), "optional": True},
+        ],
+        "output": [_tensor("text", _STRING, [1]), _tensor("stopped", _STRING, [1])],
+        "instance_group": [{"kind": Enum("KIND_CPU"), "count": ANSWERS_AT_ONCE}],
+        "parameters": [
+            _parameter("max_new_tokens", str(NEW_TOKENS)),
+            _parameter("tensors", "cpu" if target.name == "ort-cpu" else "gpu"),
+        ],
+    }
+    return found
+
+
+def _graph(name: str, graph: Graph, backend: Backend, instances: dict[str, Any]) -> dict[str, Any]:
+    files = {"onnxruntime": graph.file, "tensorrt": PLAN}
+    return {
+        "name": name,
+        "backend": backend,
+        "max_batch_size": 0,
+        **({"default_model_filename": files[backend]} if backend in files else {}),
+        "input": _tensors(graph.inputs),
+        "output": _tensors(graph.outputs),
+        "instance_group": [instances],
+    }
+
+
+def _instances(manifest: Manifest, target: Target, component: str) -> dict[str, Any]:
+    """Return where a graph runs: one instance, so that its weights are resident once."""
+    if target.name == "ort-cpu":
+        return {"kind": Enum("KIND_CPU"), "count": 1}
+    group: dict[str, Any] = {"kind": Enum("KIND_GPU"), "count": 1, "gpus": [0]}
+    profiles = graph_profiles(manifest, target, component) if target.compiled else []
+    # The backend takes for each request the profile that its shapes fit: prefill or decode.
+    return {**group, "profile": [str(index) for index in range(len(profiles))]} if profiles else group
+
+
+def graph_profiles(manifest: Manifest, target: Target, component: str) -> list[Any]:
+    """Return the optimisation profiles that a component's engine is built with."""
+    return decoder_profiles(manifest, target) if component == "decoder" else vision_profiles(manifest)
+
+
+def _tensors(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
+    return [
+        _tensor(
+            tensor.name, Enum(_TYPES[tensor.dtype]), [-1 if isinstance(size, str) else size for size in tensor.shape]
+        )
+        for tensor in tensors
+    ]
+
+
+def _tensor(name: str, kind: Enum, dims: Sequence[int]) -> dict[str, Any]:
+    return {"name": name, "data_type": kind, "dims": list(dims)}
+
+
+def _parameter(key: str, text: str) -> Mapping[str, Any]:
+    return {"key": key, "value": {"string_value": text}}

@@ -1,0 +1,106 @@
+"""The README of a model repository: what is in it, how to start it, how to ask it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lmmprune.compiler.manifest import Manifest
+from lmmprune.compiler.triton.models import ANSWERS_AT_ONCE, NEW_TOKENS, Backend
+
+_TEXT = """# {model} for Triton Inference Server
+
+Made by `lmmprune` for target `{target}`: {tokens} visual tokens, {precision}. Ask the model **`lmmprune`**: it takes
+`image` (the bytes of a PNG, JPEG, WebP, ... file), `prompt` (UTF-8) and, optionally, `max_new_tokens` (INT32, {limit}
+unless given), and streams `text`, a piece per response; `stopped` of the last one says why it ended: `eos`, `length` or
+`positions`. A mistake of the caller (no picture, a prompt that is too long) is an error in one line.
+
+| model | backend | does |
+|---|---|---|
+| `preprocess` | python | picture -> `pixel_values` |
+| {graphs} | {backend} | the graphs, with shapes and types of the bundle |
+| `lmmprune` | python | calls the others: tokenizes, prefills, decodes greedily with the key/value cache, streams |
+
+## Start
+{needs}
+```
+{build}docker run --rm {gpus}--shm-size={shm}g -p 8000:8000 -p 8001:8001 -v "$PWD":/models $TRITON_IMAGE \\
+  sh -c "pip install {package} && tritonserver --model-repository /models"
+```
+`$TRITON_IMAGE` is NVIDIA's `tritonserver:YY.MM-py3`. Without docker: `tritonserver --model-repository DIR`. The Python
+models need `{package}` in the server's Python, neither torch nor transformers. Servers up to 2.52 (24.11), whose Python
+backend can't read NumPy 2's arrays, also need `pip install 'numpy<2'`.
+
+## Ask
+```
+pip install 'tritonclient[grpc]'
+python client.py --url localhost:8001 --image cat.jpg --prompt "What is this?"
+```
+
+## Batching, instances, many machines
+* No model batches (`max_batch_size: 0`): the vision graph is frozen at one picture, and sequences of several clients
+  have caches of different lengths. Instead requests take turns at the decoder, a token at a time: `count` of `lmmprune`
+  ({instances}) is how many answers grow at once, the next ones wait in Triton's queue.
+* Each graph has one instance, so its weights are in memory once. More `instance_group` instances of `vision` or
+  `decoder` run in parallel and hold their weights again.
+* {memory}
+* One server per {device}; put any gRPC load balancer in front of several. An answer needs nothing from earlier ones.
+"""
+
+
+def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
+    """Return the README in Markdown.
+
+    Args:
+        manifest: The bundle's manifest.
+        backend: What runs the graphs.
+        missing: Whether TensorRT engines are yet to be built.
+    """
+    cpu = manifest.target == "ort-cpu"
+    cache = _cache_bytes(manifest)
+    average = f"{manifest.average_tokens:.1f}".removesuffix(".0")
+    return _TEXT.format(
+        model=manifest.model,
+        target=manifest.target,
+        tokens=f"{manifest.tokens_before} -> {average}",
+        precision=" + int8 ".join(filter(None, (manifest.precision.dtype, manifest.precision.int8))),
+        limit=NEW_TOKENS,
+        graphs=", ".join(f"`{name}`" for name in manifest.graphs),
+        backend=backend,
+        needs=_needs(manifest, backend),
+        build="sh build_engines.sh   # once, on the GPU that will serve\n" if missing else "",
+        gpus="" if cpu else "--gpus device=0 ",
+        # A cache on its way is in shared memory as a request, as its answer, and once more while it is copied.
+        shm=math.ceil(1 + 3 * ANSWERS_AT_ONCE * cache / 2**30) if cpu else 2,
+        package="'lmmprune[cpu]'" if backend == "python" else "lmmprune",
+        instances=ANSWERS_AT_ONCE,
+        memory=_memory(cpu, cache),
+        device="machine" if cpu else "GPU",
+    )
+
+
+def _needs(manifest: Manifest, backend: Backend) -> str:
+    if backend == "tensorrt":
+        return f"The server's TensorRT must be that of the engines ({manifest.target}), on the same kind of GPU.\n"
+    if backend == "onnxruntime":
+        return f"The server's onnxruntime must read opset {manifest.opset} (23: 1.23 or newer).\n"
+    return "onnxruntime comes with the Python package, so any server with a Python backend will do.\n"
+
+
+def _memory(cpu: bool, cache: int) -> str:
+    size = f"{cache / 2**20:.0f} MiB at the longest" if cache >= 2**20 else f"{cache / 2**10:.0f} KiB at the longest"
+    if cpu:
+        return f"An answer's cache ({size}) travels through shared memory between the models with every token."
+    return (
+        f"An answer's cache ({size}) stays in the GPU's memory; `tensors: cpu` among the parameters of `lmmprune` "
+        "takes it through the host instead."
+    )
+
+
+def _cache_bytes(manifest: Manifest) -> int:
+    """Return the size of one answer's key/value cache when every position is taken."""
+    cache = manifest.cache
+    types = {tensor.name: tensor.dtype for tensor in manifest.decoder.inputs}
+    each = sum(np.dtype(types[name]).itemsize for pair in cache.past for name in pair)
+    return each * cache.kv_heads * cache.head_dim * manifest.max_positions

@@ -1,0 +1,193 @@
+"""Write the model repository of a bundle for Triton Inference Server.
+
+DIR/README.md, client.py                 how to start it, how to ask
+DIR/preprocess/  config.pbtxt, 1/        picture -> pixel values (Python)
+DIR/vision/      config.pbtxt, 1/        the bundle's graphs (onnxruntime, tensorrt or python)
+DIR/decoder/, DIR/head_K/
+DIR/lmmprune/    config.pbtxt, 1/        picture and question -> text (Python, calls the others)
+DIR/build_engines.sh, */graph/           where TensorRT engines are yet to be built
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmmprune.compiler import engines, trtexec
+from lmmprune.compiler.atomic import rename_over, temporary_sibling
+from lmmprune.compiler.bundle import ASSETS, PREPROCESSOR, Bundle
+from lmmprune.compiler.manifest import FILENAME
+from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.triton.models import (
+    ANSWER,
+    DEFAULT,
+    PLAN,
+    PREPROCESS,
+    VERSION,
+    Backend,
+    backend_of,
+    configs,
+    graph_profiles,
+)
+from lmmprune.compiler.triton.readme import readme
+from lmmprune.compiler.triton.text_format import to_text
+from lmmprune.errors import InputError
+
+GRAPH = "graph"
+BUILD = "build_engines.sh"
+_CLIENT = "client.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """What was written: the backend of the graphs, the models, and whether TensorRT engines are yet to be built."""
+
+    path: Path
+    backend: Backend
+    models: tuple[str, ...]
+    engines_missing: bool
+
+    @property
+    def line(self) -> str:
+        """What a person wants to know of it."""
+        then = (
+            f"; build the engines on the GPU that will serve: sh '{self.path / BUILD}'" if self.engines_missing else ""
+        )
+        return f"Triton model repository in '{self.path}' ({', '.join(self.models)}; {self.backend} backend){then}"
+
+
+def check_engines(
+    bundle: Bundle, *, target: str | None, arch: str | None, components: Sequence[str], max_prompt: int | None
+) -> None:
+    """Refuse options of ``build`` whose engines a repository can't take.
+
+    Raises:
+        InputError: Engines for another target than the bundle's, or not for every graph.
+    """
+    own = bundle.manifest.target
+    if target is not None and resolve(target).name != own:
+        raise InputError(
+            f"--triton serves engines of the bundle's own target '{own}', not of '{target}': export for it"
+        )
+    if components and set(components) != set(bundle.manifest.graphs):
+        raise InputError("--triton needs an engine of every graph: leave --component out")
+    for option, value in (("--arch", arch), ("--max-prompt", max_prompt)):
+        if value is not None and not resolve(own).compiled:
+            raise InputError(f"{option} is for engines, '{own}' has none: leave it out")
+
+
+def check_destination(destination: Path, bundle: Path) -> Path:
+    """Return the absolute path of a repository to be.
+
+    Args:
+        destination: Where it shall go.
+        bundle: The bundle that it is made from; it may not exist yet.
+
+    Raises:
+        InputError: Something is there already, or one would lie inside of the other.
+    """
+    destination, bundle = destination.resolve(), bundle.resolve()
+    if destination == bundle or bundle in destination.parents or destination in bundle.parents:
+        raise InputError(f"--triton '{destination}' and the bundle '{bundle}' lie inside of each other: take another")
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise InputError(
+            f"--triton '{destination}' isn't empty: give another directory (a repository is never overwritten, its "
+            "configuration may have been edited)"
+        )
+    return destination
+
+
+def write_repository(
+    bundle: Bundle, destination: Path, *, backend: str = DEFAULT, arch: str | None = None
+) -> Repository:
+    """Write a model repository that serves a bundle; all of it appears, or nothing.
+
+    Graphs and weights are copies; engines are hard links to the bundle's where the file system allows it.
+
+    Args:
+        bundle: What to serve.
+        destination: Directory of the repository: absent or empty.
+        backend: ``python`` runs the graphs inside of Python models; ``default``: the target's own backend.
+        arch: GPU architecture whose engines of the bundle are taken; None: a script that builds them is written.
+
+    Raises:
+        InputError: The destination isn't empty or can't be written.
+        TargetError: Triton can't serve the bundle's target that way.
+        BundleError: An engine is missing or stale.
+    """
+    destination = check_destination(destination, bundle.path)
+    manifest = bundle.manifest
+    chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)
+    models = configs(manifest, chosen)
+    missing = chosen == "tensorrt" and arch is None
+    with temporary_sibling(destination) as root:
+        for name, config in models.items():
+            (root / name / VERSION).mkdir(parents=True)
+            (root / name / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
+        _copy(bundle.file(PREPROCESSOR), root / PREPROCESS / VERSION)
+        for asset in ASSETS:
+            _copy(bundle.file(asset), root / ANSWER / VERSION)
+        _copy(bundle.path / FILENAME, root / ANSWER / VERSION)
+        _write_model(root / PREPROCESS, "preprocess_model")
+        _write_model(root / ANSWER, "answer_model")
+        for component in manifest.graphs:
+            if chosen == "tensorrt" and arch is not None:
+                plan = engines.open_engine(bundle, manifest.target, arch, component)
+                _link(plan, root / component / VERSION / PLAN)
+                continue
+            folder = root / component / (GRAPH if missing else VERSION)
+            folder.mkdir(exist_ok=True)
+            for file in engines.sources(bundle, component):
+                _copy(bundle.file(file), folder)
+            if chosen == "python":
+                _write_model(root / component, "graph_model")
+        if missing:
+            (root / BUILD).write_text(_build_script(bundle), encoding="utf-8")
+        shutil.copyfile(Path(__file__).with_name(_CLIENT), root / _CLIENT)
+        (root / "README.md").write_text(readme(manifest, chosen, missing=missing), encoding="utf-8")
+        rename_over(root, destination)
+    return Repository(path=destination, backend=chosen, models=tuple(models), engines_missing=missing)
+
+
+def _write_model(folder: Path, module: str) -> None:
+    """Write the file that the Python backend imports; the code is lmmprune's own."""
+    text = (
+        f'"""Runs lmmprune\'s {module}; the server\'s Python needs lmmprune (see README.md)."""\n\n'
+        f"from lmmprune.compiler.triton.{module} import TritonPythonModel\n\n"
+        '__all__ = ["TritonPythonModel"]\n'
+    )
+    (folder / VERSION / "model.py").write_text(text, encoding="utf-8")
+
+
+def _build_script(bundle: Bundle) -> str:
+    target = resolve(bundle.manifest.target)
+    lines = [
+        "#!/bin/sh",
+        f"# Builds the engines with trtexec. Run it on the GPU that will serve, with {target.summary}",
+        "# as it is in the server's container; TensorRT's container of the same month has both.",
+        "set -eu",
+        'cd "$(dirname "$0")"',
+    ]
+    for component, graph in bundle.manifest.graphs.items():
+        folder, plan = Path(component), f"{component}/{VERSION}/{PLAN}"
+        profiles = graph_profiles(bundle.manifest, target, component)
+        words = trtexec.build_command(target, folder / GRAPH / graph.file, Path(f"{plan}.part"), profiles)
+        lines.append(shlex.join(words))
+        lines.append(f"mv {plan}.part {plan}")
+    return "\n".join(lines) + "\n"
+
+
+def _copy(source: Path, folder: Path) -> None:
+    # No hard link: onnx's checker refuses weights with several names (seen in 1.23), in the bundle too.
+    shutil.copyfile(source, folder / source.name)
+
+
+def _link(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system, or one without hard links; a full disk shows in the copy
+        shutil.copyfile(source, destination)

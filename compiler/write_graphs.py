@@ -1,0 +1,122 @@
+"""Write the graphs of a bundle: their weights streamed beside them, or linked from the checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from lmmprune.compiler.manifest import File
+from lmmprune.compiler.stream_weights import layout, stream_weights
+from lmmprune.errors import InputError
+from lmmprune.lazy import numbers, stored_of
+from lmmprune.models.source import Source, refuse_damage
+from lmmprune.passes.restore_transposes import RestoreTransposes
+
+SHARED = "weights"
+"""Folder of the bundle with links to the checkpoint's files."""
+
+
+def write_graphs(
+    parts: Mapping[str, ir.Model],
+    directory: Path,
+    source: Source,
+    *,
+    key: str,
+    shared: bool,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, File]:
+    """Write ``PART.onnx`` and its weights, ``PART.onnx.data``, for every part.
+
+    Args:
+        parts: Finished graphs by name; they refer to the files afterwards.
+        directory: The bundle in the making.
+        source: Where the weights come from.
+        key: Digest of everything that the weights depend on (see ``stream_weights``).
+        shared: Whether weights that the checkpoint holds as they are needed are linked, not copied.
+        progress: Called with what is written, how many bytes of it, and how many there are.
+
+    Returns:
+        Size and SHA-256 of the files of weights that were streamed.
+
+    Raises:
+        ModelError: The checkpoint holds NaN or infinity, or values that the bundle's type can't hold.
+        InputError: Weights are to be shared, and can't be.
+    """
+    files = {}
+    for part, model in parts.items():
+        taken = share_weights(model, directory) if shared else frozenset[str]()
+        placed = layout(model, taken=taken)
+        weights = directory / f"{part}.onnx.data"
+        if placed:
+            files[weights.name] = stream_weights(
+                placed,
+                weights,
+                key=_digest(key, part, [(str(p.value.name), str(p.value.dtype), p.offset, p.bytes) for p in placed]),
+                progress=lambda done, of, part=part: progress(f"write {part}", done, of),  # type: ignore[misc]  # mypy: default of a lambda
+            )
+        refuse_damage(source)
+        ir.save(model, directory / f"{part}.onnx")
+    return files
+
+
+def share_weights(model: ir.Model, directory: Path) -> frozenset[str]:
+    """Make a graph refer to the checkpoint's files, which become hard links in the bundle.
+
+    Links, because runtimes take no external data from outside of the graph's folder, not even through a symbolic link;
+    and removing the checkpoint doesn't harm them. Transposes stay in the graph.
+
+    Returns:
+        The names of the weights that lie in the checkpoint.
+
+    Raises:
+        InputError: No weight lies there as it is needed, or the bundle is on another disk.
+    """
+    RestoreTransposes()(model)
+    names = []
+    for value in model.graph.initializers.values():
+        stored = stored_of(value)
+        if stored is None or stored.dtype != value.dtype or stored.perm is not None:
+            continue
+        link = directory / SHARED / stored.file.name
+        _link(stored.file, link)
+        assert value.name is not None
+        value.const_value = ir.ExternalTensor(
+            location=link.relative_to(directory).as_posix(),
+            offset=stored.offset,
+            length=math.prod(stored.shape) * int(stored.dtype.itemsize),
+            dtype=stored.dtype,
+            shape=ir.Shape(numbers(value.shape)),
+            name=value.name,
+            base_dir=directory,
+        )
+        names.append(value.name)
+    if not names:
+        raise InputError(
+            "--share-weights: the checkpoint holds no weight in the type of the bundle; give the --dtype of the"
+            " checkpoint, without --int8"
+        )
+    return frozenset(names)
+
+
+def _link(file: Path, link: Path) -> None:
+    if link.exists():
+        return
+    link.parent.mkdir(exist_ok=True)
+    try:
+        # A hub's cache holds links to the files.
+        os.link(file.resolve(), link)
+    except OSError as error:
+        raise InputError(
+            f"--share-weights: '{file}' can't be linked into '{link.parent.parent.parent}' ({error.strerror}): give an"
+            " output directory on the checkpoint's own disk"
+        ) from error
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""InternVL: a tiny checkpoint against transformers, pruned ones against the PyTorch reference."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from random_shuffles import PATCH, save_internvl
+from whole_models import check_against_transformers
+
+from lmmprune.compiler.assets import write_assets
+from lmmprune.compiler.canonical import Canonical, shared_trace
+from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.inspection import inspect_graph
+from lmmprune.compiler.verify import verify
+from lmmprune.errors import GraphRefusal, ModelError
+from lmmprune.models import internvl
+from lmmprune.models.source import Source, resolve
+from lmmprune.passes.anchors import find_vision_anchors
+
+Saved = tuple[Path, Any, Any, Callable[[Source], Canonical]]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    path = tmp_path_factory.mktemp("internvl")
+    return path, *save_internvl(path, use_qk_norm=True), shared_trace()
+
+
+def test_the_tower_has_cls_and_whole_squares(saved: Saved) -> None:
+    source = resolve(str(saved[0]))
+    vision = source.vision
+    assert (vision.tokens, vision.grid, vision.merge, vision.layers, vision.has_cls) == (9, (3, 3), 2, 2, True)
+    anchors = find_vision_anchors(saved[3](source).vision)
+    assert (anchors.has_cls, anchors.tokens, anchors.depth) == (True, 9, 2)
+    assert anchors.members is not None
+    assert anchors.members[:4].tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11], [12, 13, 18, 19]]
+
+
+def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path) -> None:
+    path, model, processor, traced = saved
+    export(Request(model=str(path), output=tmp_path / "out", ratio=0.0), traced=traced)
+    check_against_transformers(tmp_path / "out", model, processor, crop_to_patches=False)
+    offered = inspect_graph(tmp_path / "out" / "vision.onnx")["anchors"]
+    assert (offered["tokens"], offered["patches_per_token"], offered["has_cls"]) == (9, 4, True)
+    assert offered["sites"] == ["vision_output", "projector_output"]
+
+
+@pytest.mark.parametrize(
+    ("method", "keep"),
+    [
+        ("freepruner", 4),
+        ("cls", 3),
+        ("vtc-cls", 5),
+        # CLS is looked at but not kept, and others join.
+        ("visionzip", 4),
+        ("vispruner", 5),
+        ("inflection", 5),
+        ("divprune", 5),
+        ("aim", 4),
+    ],
+)
+def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str, keep: int, tmp_path: Path) -> None:
+    export(Request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=keep), traced=saved[3])
+    checks = verify(tmp_path / "out", samples=2, progress=lambda *_: None)
+    assert all(check.passed for check in checks), checks
+    worst = [float(x) for check in checks for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
+    assert len(worst) == 2
+    assert max(worst) < 1e-5
+    assert any("kept in" in check.name for check in checks)
+
+
+def test_every_bucket_is_compared(saved: Saved, tmp_path: Path) -> None:
+    export(
+        Request(model=str(saved[0]), output=tmp_path / "out", method="inflection", buckets=(0.3, 0.6)), traced=saved[3]
+    )
+    checks = {check.name: check for check in verify(tmp_path / "out", samples=2, progress=lambda *_: None)}
+    assert all(check.passed for check in checks.values()), checks
+    assert checks["kept counts"].found == "visual tokens 9 -> 4 or 6"
+    assert "own counts" in checks
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("ficoco-v", "cuts inside the encoder, and this model makes each token of 2 x 2 patches"),
+        ("prumerge", "reads the encoder layer behind the features, and this model's features come from the last one"),
+    ],
+)
+def test_methods_that_dont_fit_are_refused(saved: Saved, method: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(GraphRefusal, match=message):
+        export(Request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=5), traced=saved[3])
+    assert not list(tmp_path.iterdir())
+
+
+def test_norms_and_text_models_of_other_sizes(tmp_path: Path) -> None:
+    """InternViT-6B's RMS norms, a last norm behind the layers, Llama text, squares of 4 x 4."""
+    model, _ = save_internvl(tmp_path, "llama", side=8, merge=4, norm_type="rms_norm", use_mean_pooling=False)
+    pixels = torch.randn(2, 3, 8 * PATCH, 8 * PATCH, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = internvl._features(model, pixels, False)
+        expected = model.get_image_features(pixels, return_dict=True).pooler_output
+    torch.testing.assert_close(found, expected)
+    source = resolve(str(tmp_path))
+    assert (source.vision.tokens, source.vision.merge) == (4, 4)
+    assert source.config.text_config.model_type == "llama"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vision_feature_layer": -2}, "vision_feature_layer is -2: InternVL is supported with -1"),
+        ({"vision_feature_select_strategy": "full"}, "is 'full': InternVL is supported with 'default'"),
+        ({"downsample_ratio": 1 / 3}, "24 x 24 pixels in patches of 4 x 4, and downsample_ratio is 0.33"),
+        ({"downsample_ratio": 0.25}, "24 x 24 pixels in patches of 4 x 4, and downsample_ratio is 0.25"),
+    ],
+)
+def test_other_features_are_refused(saved: Saved, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    raw = json.loads((saved[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | changes))
+    with pytest.raises(ModelError, match=message):
+        _ = resolve(str(tmp_path), weights="dummy").vision
+
+
+def test_the_alias_has_a_configuration(tmp_path: Path) -> None:
+    source = resolve("internvl3-1b", weights="dummy")
+    assert source.family is internvl.FAMILY
+    assert (source.vision.tokens, source.vision.merge, source.vision.layers) == (256, 2, 24)
+    assert (source.decoder.layers, source.decoder.width, source.decoder.kv_heads) == (24, 896, 2)
+    # The borrowed tokenizer has another placeholder.
+    prompt = write_assets(source, tmp_path)
+    assert (prompt.image_token, prompt.template.count("<image>")) == ("<image>", 1)

@@ -1,0 +1,262 @@
+"""Weights streamed from a checkpoint in its own type: resumed, shared, checked, and refused in time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.testing import assert_array_equal
+from safetensors.numpy import load_file, save_file
+
+from lmmprune.compiler import machine, preflight
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.canonical import Canonical, shared_trace
+from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.write_graphs import SHARED
+from lmmprune.errors import InputError, ModelError
+from lmmprune.models.registry import tiny_llava_dir
+from lmmprune.models.source import Source
+
+WEIGHT = "language_model.model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return tiny-llava with float16 weights in two shards."""
+    folder = tmp_path_factory.mktemp("half") / "model"
+    shutil.copytree(tiny_llava_dir(), folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    tensors = {n: t.astype(np.float16) for n, t in load_file(tiny_llava_dir() / "model.safetensors").items()}
+    places = {}
+    for number, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in names}, folder / file)
+        places |= dict.fromkeys(names, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def traced() -> Callable[[Source], Canonical]:
+    return shared_trace()
+
+
+def answers(bundle: Path) -> list[str]:
+    runtime = Runtime(Bundle.open(bundle))
+    rows = (tiny_llava_dir() / "examples" / "examples.jsonl").read_text().splitlines()[:3]
+    found = []
+    for row in map(json.loads, rows):
+        found.append(runtime.answer(load_image(tiny_llava_dir() / "examples" / row["image"]), row["prompt"], 4).text())
+    return found
+
+
+def stored(graph: Path) -> dict[str, ir.ExternalTensor]:
+    tensors = {name: value.const_value for name, value in ir.load(graph).graph.initializers.items()}
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, ir.ExternalTensor)}
+
+
+def test_weights_arrive_bit_for_bit(half: Path, traced: Callable[[Source], Canonical], tmp_path: Path) -> None:
+    export(Request(model=str(half), output=tmp_path / "out", dtype="float16"), traced=traced)
+    expected = load_file(half / "model-00001-of-00002.safetensors") | load_file(
+        half / "model-00002-of-00002.safetensors"
+    )
+    found = {name.removesuffix(".float16"): t.numpy() for name, t in stored(tmp_path / "out" / "decoder.onnx").items()}
+    names = {"model.language_model" + n.removeprefix("language_model.model"): n for n in expected}
+    compared = [name for name in found if name.removesuffix(".T") in names and name.endswith(".T")]
+    assert len(compared) == 4 * 7
+    for name in compared:
+        assert_array_equal(found[name], expected[names[name.removesuffix(".T")]].T)
+    Bundle.open(tmp_path / "out").verify_checksums()
+
+
+def test_a_killed_export_is_resumed_to_the_same_bytes(
+    half: Path, traced: Callable[[Source], Canonical], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It kills itself, as nothing but the kernel can, behind 40 weights of the decoder."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    request = {"model": str(half), "int8": True, "calibration_samples": 1, "resume": True}
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from lmmprune.compiler import stream_weights, write_graphs\n"
+        "from lmmprune.compiler.export import Request, export\n"
+        "infinite, stream, left = stream_weights._infinite, write_graphs.stream_weights, [10 ** 9]\n"
+        "def stop(array, dtype):\n"
+        "    left[0] -= 1\n"
+        "    if left[0] == 0:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return infinite(array, dtype)\n"
+        "def begin(placed, file, **options):\n"
+        "    if file.name == 'decoder.onnx.data':\n"
+        "        left[0] = 40\n"
+        "    return stream(placed, file, **options)\n"
+        "stream_weights._infinite, write_graphs.stream_weights = stop, begin\n"
+        f"export(Request(output=Path(sys.argv[1]), **{request!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert os.listdir(tmp_path) == [".out.partial"]
+    written = tmp_path / ".out.partial" / "decoder.onnx.data"
+    assert written.stat().st_size > 10**4
+    # The last bytes that a killed machine wrote need not be right: they are read and hashed before they count.
+    with written.open("r+b") as stream:
+        stream.seek(-3, os.SEEK_END)
+        stream.write(b"abc")
+    export(Request(output=tmp_path / "straight", **request), traced=traced)  # type: ignore[arg-type]  # a mixed bag
+    first: dict[str, int] = {}
+
+    def note(what: str, done: int, of: int) -> None:
+        first.setdefault(what, done)
+
+    export(
+        Request(output=tmp_path / "out", **request),  # type: ignore[arg-type]  # a mixed bag
+        note,
+        traced=traced,
+    )
+    total = (tmp_path / "out" / "decoder.onnx.data").stat().st_size
+    assert first["write vision"] > 0.9 * (tmp_path / "out" / "vision.onnx.data").stat().st_size
+    assert 0 < first["write decoder"] < total
+    assert sorted(os.listdir(tmp_path)) == ["out", "straight"]
+    for file in (tmp_path / "straight").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_shared_weights_are_links_and_answer_the_same(half: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(half, model)
+    export(Request(model=str(model), output=tmp_path / "copied", dtype="float16", ratio=0.5))
+    report = export(Request(model=str(model), output=tmp_path / "out", dtype="float16", ratio=0.5, share_weights=True))
+    shards = sorted(model.glob("*.safetensors"))
+    links = sorted((tmp_path / "out" / SHARED).iterdir())
+    assert [link.stat().st_ino for link in links] == [shard.stat().st_ino for shard in shards]
+    own = sum(entry.bytes for name, entry in report.manifest.files.items() if name.endswith(".data"))
+    assert own < 0.01 * sum(shard.stat().st_size for shard in shards)
+    # Removing the checkpoint takes its names away, not the files; losing one in the bundle is said at opening.
+    shutil.rmtree(model)
+    assert answers(tmp_path / "out") == answers(tmp_path / "copied")
+    Bundle.open(tmp_path / "out").verify_checksums()
+    links[0].unlink()
+    with pytest.raises(Exception, match="is missing from the bundle"):
+        Bundle.open(tmp_path / "out")
+
+
+def test_sharing_what_cannot_be_shared_is_refused(half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no weight in the type of the bundle"):
+        export(Request(model=str(half), output=tmp_path / "out", share_weights=True))
+
+    def other_disk(*arguments: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", other_disk)
+    with pytest.raises(InputError, match=r"Invalid cross-device link.*checkpoint's own disk"):
+        export(Request(model=str(half), output=tmp_path / "out", dtype="float16", share_weights=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_weights_that_are_no_numbers_are_counted_and_named(half: Path, int8: bool, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(half, model)
+    file = next(file for file in model.glob("*.safetensors") if WEIGHT in load_file(file))
+    tensors = load_file(file)
+    tensors[WEIGHT][0, :3] = [np.nan, np.inf, -np.inf]
+    save_file(tensors, file)
+    with pytest.raises(ModelError, match=rf"3 values in '{WEIGHT}' \(3\)"):
+        export(Request(model=str(model), output=tmp_path / "out", int8=int8, calibration_samples=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llava_dir(), model)
+    tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(model / "model.safetensors").items()}
+    tensors[WEIGHT][5, 7] = 1e6
+    save_file(tensors, model / "model.safetensors")
+    with (
+        pytest.raises(ModelError, match=r"up_proj.*\(1 values\).*--dtype float32"),
+        np.errstate(over="ignore"),
+    ):
+        export(Request(model=str(model), output=tmp_path / "out", dtype="float16"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"disk_usage": 2**20}, r"needs about .*, the disk of .* has 1 MiB free", id="disk"),
+        pytest.param({"free_memory": 2**29}, r"needs about 0\.9 GiB of memory, 0\.5 GiB are free", id="memory"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_starts(
+    change: dict[str, int], message: str, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "disk_usage" in change:
+        usage = shutil.disk_usage(tmp_path)._replace(free=change["disk_usage"])
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    else:
+        monkeypatch.setattr(machine, "free_memory", lambda: change["free_memory"])
+    steps: list[str] = []
+    with pytest.raises(InputError, match=message):
+        export(Request(model=str(half), output=tmp_path / "out"), lambda what, done, of: steps.append(what))
+    assert steps == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_needed_is_said_and_true(half: Path, tmp_path: Path, traced: Callable[[Source], Canonical]) -> None:
+    said: list[str] = []
+    report = export(
+        Request(model=str(half), output=tmp_path / "out", dtype="float16"), traced=traced, announce=said.append
+    )
+    (line,) = said
+    assert f"{half}: needs about" in line
+    needs = preflight.needs(_source(half), tmp_path / "x", dtype="float16", int8=False, shared=False, calibration=0)
+    size = sum(entry.bytes for entry in report.manifest.files.values())
+    assert size <= needs.disk <= size + 2 * preflight._GRAPHS
+
+
+def _source(model: Path) -> Source:
+    from lmmprune.models.source import resolve
+
+    return resolve(str(model))
+
+
+def test_two_exports_to_one_place_do_not_mix(half: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    with (partial / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another export is writing"):
+            export(Request(model=str(half), output=tmp_path / "out"))
+    assert partial.is_dir()
+
+
+def test_quantizing_in_blocks_is_quantizing() -> None:
+    from lmmprune.passes import int8
+
+    weight = np.random.default_rng(0).standard_normal((70, 50)).astype(np.float16)
+    for axis in (0, 1):
+        integers, scales = int8.quantize_in_blocks(weight, axis)
+        assert_array_equal(integers, int8.quantize_weight(weight, axis))
+        assert_array_equal(scales, int8.weight_scales(weight, axis))
+    assert math.prod(weight.shape) < int8._BLOCK  # one block
+    small = int8._BLOCK
+    int8._BLOCK = 128
+    try:
+        for axis in (0, 1):
+            assert_array_equal(int8.quantize_in_blocks(weight, axis)[0], int8.quantize_weight(weight, axis))
+    finally:
+        int8._BLOCK = small

@@ -1,0 +1,110 @@
+"""A repository in NVIDIA's Triton server on the CPU: answers of ``lmmprune run``, one line for mistakes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runtime_fixtures as fx
+from exports import exported_again
+from triton_server import in_client, serving
+
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.triton.repository import write_repository
+from lmmprune.models.registry import tiny_llava_dir
+
+PICTURES = sorted((tiny_llava_dir() / "examples").glob("*.png"))[:3]
+QUESTIONS = ("which digit is bottommost?", "What digit is in the image?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A repository, its server, and the bundle that it was made from in a run-time of this process."""
+
+    url: str
+    repository: Path
+    runtime: Runtime
+
+    def ask(self, *requests: tuple[bytes, str, int | None], together: bool = False) -> list[Any]:
+        rows = [(base64.b64encode(image).decode(), prompt, tokens) for image, prompt, tokens in requests]
+        options = ["--together"] if together else []
+        answers: list[Any] = in_client("ask_triton.py", self.url, self.repository / "client.py", *options, payload=rows)
+        return answers
+
+
+def serve(bundle: Bundle, scratch: Path) -> Iterator[Served]:
+    repository = write_repository(bundle, scratch / "repository", backend="python")
+    with serving(repository.path, scratch) as url:
+        yield Served(url=url, repository=repository.path, runtime=Runtime(bundle, threads=1))
+
+
+@pytest.fixture(scope="module")
+def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Hand-written graphs whose answers are long and whose tokens are bytes."""
+    scratch = tmp_path_factory.mktemp("triton")
+    yield from serve(fx.make_bundle(scratch / "bundle", keep=4, positions="original"), scratch)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fx.save_picture(tmp_path_factory.mktemp("pictures") / "p.png", 3, 5, 9, 15)
+
+
+def test_pieces_are_those_of_the_run_time(bytewise: Served, picture: Path) -> None:
+    image = load_image(picture)
+    found = bytewise.ask((picture.read_bytes(), "hi?", 24), (picture.read_bytes(), "x" * 60, None))
+    for pieces, prompt, tokens, stopped in zip(
+        found, ("hi?", "x" * 60), (24, 128), ("length", "positions"), strict=True
+    ):
+        expected = list(bytewise.runtime.answer(image, prompt, tokens))
+        assert len(expected) > 5
+        assert pieces == [*([piece, ""] for piece in expected), ["", stopped]]
+
+
+def test_answers_at_once_do_not_disturb_each_other(bytewise: Served, picture: Path) -> None:
+    prompts = [f"{letter}?" for letter in "abcdef"]  # more than the instances that answer
+    found = bytewise.ask(*((picture.read_bytes(), prompt, 12) for prompt in prompts), together=True)
+    alone = [bytewise.runtime.answer(load_image(picture), prompt, 12).text() for prompt in prompts]
+    assert ["".join(piece for piece, _ in pieces) for pieces in found] == alone
+    assert len(set(alone)) == len(alone)
+
+
+def test_mistakes_are_one_line_and_the_server_lives(bytewise: Served, picture: Path) -> None:
+    good = picture.read_bytes()
+    mistakes = {
+        "'image' isn't a picture that pillow can read": (b"no picture", "hi?", 3),
+        "picture 'image' is damaged": (good[:60], "hi?", 3),
+        "picture 'image' has more than 100,000,000 pixels": (fx.png_header(40_000, 40_000), "hi?", 3),
+        "the prompt is too long": (good, "x" * 300, 3),
+        "max_new_tokens is 0: expected 1 or more": (good, "hi?", 0),
+    }
+    # A good request behind each mistake.
+    found = bytewise.ask(*(request for mistake in mistakes.values() for request in (mistake, (good, "hi?", 3))))
+    expected = bytewise.runtime.answer(load_image(picture), "hi?", 3).text()
+    for message, refused, answered in zip(mistakes, found[::2], found[1::2], strict=True):
+        assert message in refused["error"]
+        assert "\n" not in refused["error"]
+        assert "".join(piece for piece, _ in answered) == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "fastv", "ratio": 0.5}, {"method": "inflection", "buckets": (0.5, 0.75)}]
+)
+def test_answers_of_tiny_llava(options: dict[str, Any], tmp_path: Path) -> None:
+    """Caches of other lengths behind a cut in the decoder; several counts behind one encoder."""
+    bundle = Bundle.open(exported_again(**options)[0])
+    for served in serve(bundle, tmp_path):
+        asked = [(path, question) for path in PICTURES for question in QUESTIONS]
+        found = served.ask(*((path.read_bytes(), question, 8) for path, question in asked))
+        for (path, question), pieces in zip(asked, found, strict=True):
+            answer = served.runtime.answer(load_image(path), question, 8)
+            assert "".join(piece for piece, _ in pieces) == answer.text()
+            assert answer.stats is not None
+            assert pieces[-1] == ["", answer.stats.stopped]
+            assert answer.stats.stopped == "eos"
