@@ -79,10 +79,15 @@ class ReduceVision(ir.passes.InPlacePass):
             )
         check_counts(self._mine, self._all, least=self.separators + 1)
         for stage in self._mine:
+            if stage.site.kind == "vision_layer" and anchors.tiles > 1:
+                raise Refused(
+                    f"no site '{stage.site}': the encoder sees a picture as {anchors.tiles} images, which are put"
+                    " together behind it"
+                )
             if stage.site.kind == "vision_layer" and anchors.members is not None:
                 raise Refused(
-                    f"no site '{stage.site}': the graph makes tokens of {anchors.members.shape[1]} patches, of"
-                    f" {anchors.tiles} images together, behind the encoder, and needs them all"
+                    f"no site '{stage.site}': the graph makes each token of {anchors.members.shape[1]} patches behind"
+                    " the encoder, and needs them all"
                 )
             if stage.site.kind == "vision_layer" and stage.site.layer >= anchors.depth:
                 raise Refused(
