@@ -10,10 +10,10 @@ from typing import Any
 from lmmprune.compiler import parity, promises
 from lmmprune.compiler.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.calibration.data import load_calibration
+from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.replay import Looked, Replay, Spoken
 from lmmprune.compiler.text_layout import text_layout
-from lmmprune.compiler.write_graphs import SHARED
 from lmmprune.errors import BundleError, InputError, require
 from lmmprune.models.source import Source, resolve
 
@@ -102,6 +102,7 @@ def _source(manifest: Manifest) -> Source:
         weights="dummy" if dummy else "auto",
         layers=len(manifest.cache.past) if dummy else None,
         image_size=(int(height), int(width)),
+        tiles=manifest.tiles,
     )
 
 

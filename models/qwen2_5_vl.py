@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from lmmprune.models import qwen
-from lmmprune.models.family import DecoderSpec, Family, VisionSpec
+from lmmprune.models.family import GROUPED, NO_CLS, DecoderSpec, Family, VisionSpec
 from lmmprune.models.llava import decoder_spec, shrink
 
 
@@ -63,4 +63,6 @@ FAMILY = Family(
     decoder=_decoder,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2502.13923",
+    limits=("one picture per question, no videos, of one size that --image-size chooses at export", GROUPED, NO_CLS),
 )

@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from lmmprune.models import qwen
-from lmmprune.models.family import DecoderSpec, Family, VisionSpec
+from lmmprune.models.family import GROUPED, NO_CLS, DecoderSpec, Family, VisionSpec
 from lmmprune.models.llava import decoder_spec, shrink
 
 
@@ -62,4 +62,11 @@ FAMILY = Family(
     decoder=_decoder,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2511.21631",
+    limits=(
+        "one picture per question, no videos, of one size that --image-size chooses at export",
+        GROUPED,
+        NO_CLS,
+        "no method that makes new tokens before the decoder, which also gets the old ones of other depths (DeepStack)",
+    ),
 )

@@ -22,11 +22,11 @@ from safetensors.numpy import load_file, save_file
 from lmmprune.compiler import machine, preflight
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import Canonical, shared_trace
+from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.verify import verify
-from lmmprune.compiler.write_graphs import SHARED
 from lmmprune.errors import InputError, ModelError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source

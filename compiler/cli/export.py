@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,13 @@ def _pixels(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def _tiles(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text)
+    if not found:
+        raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
+    return int(found[1]), int(found[2])
+
+
 @click.command()
 @click.option("--model", required=True, help="Alias (see 'lmmprune models'), hub id, or local directory.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory for the bundle.")
@@ -60,6 +68,7 @@ def _pixels(text: str) -> tuple[int, int]:
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
 @click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
+@click.option("--tiles", metavar="RxC", help="Rows and columns that pictures are cut into, where they are  [2x2]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
 @click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
@@ -73,6 +82,7 @@ def command(
     calib: Path | None,
     calib_samples: int,
     image_size: str | None,
+    tiles: str | None,
     triton: Path | None,
     triton_backend: str,
     as_json: bool,
@@ -97,6 +107,7 @@ def command(
                 calibration=calib,
                 calibration_samples=calib_samples,
                 image_size=_pixels(image_size) if image_size else None,
+                tiles=_tiles(tiles) if tiles else None,
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,
