@@ -1,5 +1,6 @@
 """Folders for boards: what is in them, what they take of the memory, and that the run-time in them runs."""
 
+import dataclasses
 import json
 import os
 import re
@@ -118,28 +119,29 @@ def test_wheel_runs_without_the_source_tree(tmp_path, monkeypatch):
 
 
 def test_cache_is_counted_by_hand(tmp_path):
-    bundle = make_bundle(tmp_path / "b", keep=8, dtype="float16", target="tensorrt-10.3")
-    plan = plan_memory(bundle, resolve("tensorrt-10.3"), max_prompt=20, workspace=5, system=7)
+    bundle = make_bundle(tmp_path / "b", keep=8, dtype="float16", target="tensorrt-10.3", max_positions=2**14)
+    plan = plan_memory(bundle, resolve("tensorrt-10.3"), max_prompt=2**14 - 500, workspace=5, system=7)
     parts = {part.name: part.bytes for part in plan.parts}
-    # 128 positions end the answer before its 512 tokens do.
-    assert plan.length == 128
-    # Past and present x 2 layers x keys and values x 2 heads x 4 numbers x 2 bytes each.
-    assert parts["key/value cache"] == 2 * 2 * 2 * 2 * 4 * 2 * 128
+    # The model's positions end the answer before its 512 tokens do.
+    assert plan.length == 2**14
+    assert plan_memory(bundle, resolve("tensorrt-10.3"), max_prompt=20).length == 532
+    # Past and present x 2 layers x keys and values x 2 heads x 4 numbers x 2 bytes each; 2**20 leaves no room to grow.
+    assert parts["key/value cache"] == 2 * 2 * 2 * 2 * 4 * 2 * 2**14
     sizes = (bundle.path / name for name in ("vision.onnx", "decoder.onnx", "decoder.data"))
     assert parts["weights"] == sum(path.stat().st_size for path in sizes)
     assert (parts["workspace"], parts["system"]) == (5, 7)
     assert plan.total == sum(parts.values())
-    with pytest.raises(InputError, match="--max-prompt 8 must be more than the image's 8 tokens and at most 128"):
+    with pytest.raises(InputError, match="--max-prompt 8 must be more than the image's 8 tokens and at most 16384"):
         plan_memory(bundle, resolve("tensorrt-10.3"), max_prompt=8)
 
 
 def test_caches_behind_cuts_are_shorter(tmp_path):
-    whole = make_bundle(tmp_path / "whole", dtype="float16", target="tensorrt-10.3")
-    cut = make_bundle(tmp_path / "cut", dtype="float16", target="tensorrt-10.3", cache=whole.manifest.cache.__class__(
-        **{**vars(whole.manifest.cache), "length_offsets": (0, -8)}
-    ))  # fmt: skip
-    caches = [plan_memory(b, resolve("tensorrt-10.3")).parts[1].bytes for b in (whole, cut)]
-    assert caches[0] - caches[1] == 2 * 2 * 2 * 4 * 2 * 8
+    limits = {"dtype": "float16", "target": "tensorrt-10.3", "max_positions": 2**14}
+    whole = make_bundle(tmp_path / "whole", **limits)
+    cut = dataclasses.replace(whole.manifest.cache, length_offsets=(0, -(2**13)))
+    behind = make_bundle(tmp_path / "cut", **limits, cache=cut)
+    caches = [plan_memory(b, resolve("tensorrt-10.3")).parts[1].bytes for b in (whole, behind)]
+    assert caches[1] / caches[0] == 3 / 4
 
 
 def test_values_that_live_at_once():

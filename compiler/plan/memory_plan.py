@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lmmprune.compiler.backends.pool import roomy
 from lmmprune.compiler.boards import BOARDS, Board
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.plan.activations import activation_bytes
@@ -93,7 +94,8 @@ def plan_memory(
             Part(name="weights", bytes=bundle.bytes, how="files of the graphs; shared memory holds them once"),
             Part(
                 name="key/value cache",
-                bytes=copies * cache,
+                # The run-time's buffers have room to grow.
+                bytes=copies * roomy(cache),
                 how=f"{length} tokens" + (", past and present of a step side by side" if copies == 2 else ""),
             ),
             Part(name="between layers", bytes=values, how=f"prompt of {prompt} tokens, before the compiler fuses"),
