@@ -93,12 +93,15 @@ def _vision_anchors(model: Any) -> dict[str, Any]:
     from lmmprune.passes.anchors import find_vision_anchors
 
     anchors = find_vision_anchors(model)
+    # Tokens of several patches need them all behind the encoder.
+    inside = [_range("vision_layer", 0, anchors.depth)] if anchors.members is None else []
     return {
         "tokens": anchors.tokens,
+        "patches_per_token": 1 if anchors.members is None else anchors.members.shape[1],
         "patches": anchors.patches.name,
         "has_cls": anchors.has_cls,
         "layers": anchors.depth,
-        "sites": [_range("vision_layer", 0, anchors.depth), "vision_output", "projector_output"],
+        "sites": [*inside, "vision_output", "projector_output"],
     }
 
 

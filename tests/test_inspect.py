@@ -37,6 +37,7 @@ def test_an_unpruned_bundle_says_what_it_offers(capsys: pytest.CaptureFixture[st
     assert vision["sites"] == decoder["sites"] == vision["cache"] == []
     assert vision["anchors"] | {"patches": ""} == {
         "tokens": 144,
+        "patches_per_token": 1,
         "patches": "",
         "has_cls": True,
         "layers": 5,

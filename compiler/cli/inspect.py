@@ -118,7 +118,9 @@ def _offer(anchors: dict[str, Any]) -> str:
     sites = f"not pruned; sites {', '.join(anchors['sites'])}"
     if "patches" in anchors:
         cls = "after CLS was dropped" if anchors["has_cls"] else "no CLS"
-        return f"{sites}; {anchors['tokens']} tokens at '{anchors['patches']}', {cls}"
+        many = anchors["patches_per_token"]
+        made = f" of {many} patches each" if many > 1 else ""
+        return f"{sites}; {anchors['tokens']} tokens{made} at '{anchors['patches']}', {cls}"
     heads = f"{anchors['heads']} heads on {anchors['kv_heads']} key heads of width {anchors['head_dim']}"
     return f"{sites}; {anchors['layers']} layers of {heads}"
 
