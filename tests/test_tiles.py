@@ -22,6 +22,7 @@ from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.facts import facts_of
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.replay import Replay
+from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.tiles import on_raster
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import GraphRefusal, LmmpruneError
@@ -161,6 +162,16 @@ def test_newlines_always_stay(method: str) -> None:
     model, _ = hugging_face("llava_next", (2, 2))
     rows = looked.features[0][np.isin(looked.places, places_of_newlines(2, 2))]
     np.testing.assert_allclose(rows, np.tile(model.model.image_newline.detach().numpy(), (8, 1)), atol=1e-6)
+
+
+def test_what_took_in_others_is_told_in_the_pictures_order() -> None:
+    """visionzip's targets are patches, neither CLS tokens nor newlines, between which they are set."""
+    path, _ = exported("llava_next", method="visionzip", keep=40)
+    site = Runtime(Bundle.open(path)).look(picture(70, 50)).sites["vision_output"]
+    taking = site.kept[site.received]
+    assert len(taking)
+    assert (taking >= 0).all()
+    assert not set(taking.tolist()) & set(places_of_newlines(2, 2))
 
 
 def test_a_pruned_bundle_answers_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
