@@ -9,7 +9,8 @@ OUT ?= demo
 PY310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
   $$p -c 'import ssl, venv' 2>/dev/null && echo $$p && break; done)
 VENV310 := $(VENV)-310
-RUN_TIME := bench bundle cli_runtime doctor evaluate preprocess prompt runtime targets
+RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
+  targets
 
 .PHONY: demo test test-py310 lint types setup browser triton clean
 

@@ -40,7 +40,8 @@ def import_result(path: Path) -> Imported:
     raw = _read(path)
     try:
         plan, runs = raw["plan"], raw["runs"]
-        missing = tuple(_failures(runs))
+        stopped = [f"measure.sh was {raw['problem']}"] if raw["status"] == "interrupted" else []
+        missing = (*stopped, *_failures(runs))
         found = {one["name"]: _rounds(one, runs) for one in plan["variants"]}
         timed = [one for one in plan["variants"] if len(found[one["name"]]) >= _LEAST_ROUNDS]
         # Ratios are taken within a round: one that failed for any of them says nothing.
@@ -51,7 +52,7 @@ def import_result(path: Path) -> Imported:
         samples = [_samples([found[one["name"]][number] for number in common]) for one in timed]
         rows = tuple(_row(one, own, samples[0], plan["target"]) for one, own in zip(timed, samples, strict=True))
         report = Report(
-            settings={"rounds": raw["rounds"], "seconds": raw["seconds"], "created": plan["created"]},
+            settings={"rounds": len(common), "seconds": raw["seconds"], "created": plan["created"]},
             machine={
                 "processor": raw["device"] or "unknown GPU",
                 "engine": f"TensorRT {raw['version']}",

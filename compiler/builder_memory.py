@@ -5,6 +5,7 @@ from __future__ import annotations
 from lmmprune.compiler import machine
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.engines import sources
+from lmmprune.compiler.explain.engine import graph_weights
 
 # Seen in TensorRT-RTX 1.7.1, 128 to 512 MiB of float16 weights: 3.0 times the weights and 80 MiB more (the graph's, the
 # builder's and the engine's copy). Believed for TensorRT, whose kernels' scratch memory comes on top.
@@ -14,8 +15,10 @@ _FIXED = 256 * 2**20
 
 def builder_bytes(bundle: Bundle, component: str) -> int:
     """Return the host memory in bytes that building a component takes at its peak."""
-    files = bundle.manifest.files
-    return _COPIES * sum(files[name].bytes for name in sources(bundle, component)) + _FIXED
+    weights = graph_weights(bundle.file(bundle.manifest.graphs[component].file))
+    if weights is not None and weights.bytes:
+        return _COPIES * sum(weights.bytes.values()) + _FIXED
+    return _COPIES * sum(bundle.manifest.files[name].bytes for name in sources(bundle, component)) + _FIXED
 
 
 def lacking_memory(bundle: Bundle, component: str) -> str | None:

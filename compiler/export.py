@@ -168,6 +168,7 @@ def export(
     positions, llm_positions = positions_of(
         request.positions,
         method,
+        facts,
         not stages or not stages[0].site.in_decoder,
         rows=source.decoder.position_rows,
     )

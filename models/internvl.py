@@ -1,4 +1,4 @@
-"""InternVL in transformers' own port: InternViT with CLS, pixel shuffle, two-layer projector, Qwen2 or Llama decoder.
+"""InternVL in transformers' own port: InternViT with CLS, pixel shuffle, two-layer projector, Qwen or Llama decoder.
 
 A picture goes in as one tile of the tower's size, as with ``crop_to_patches=False``.
 

@@ -211,6 +211,25 @@ ALIASES: dict[str, Alias] = {
             },
         },
     ),
+    "internvl3.5-1b": Alias(
+        hub_id="OpenGVLab/InternVL3_5-1B-HF",
+        family="internvl",
+        note="InternVL3.5 with Qwen3 0.6B, pictures as one tile",
+        config={
+            "vision_config": {"attention_bias": True},
+            "text_config": {
+                "model_type": "qwen3",
+                "hidden_size": 1024,
+                "intermediate_size": 3072,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "max_position_embeddings": 40960,
+                "vocab_size": 151936,
+            },
+        },
+    ),
     "qwen2.5-vl-3b": Alias(
         hub_id="Qwen/Qwen2.5-VL-3B-Instruct",
         family="qwen2_5_vl",

@@ -46,6 +46,7 @@ def add_engines(
     version: str = "1.7.1.116",
     target: str = "tensorrt-rtx",
     max_prompt: int | None = None,
+    options: dict[str, Any] | None = None,
     **plan: Any,
 ) -> Path:
     """Write engine files for the fake TensorRT beside a bundle's graphs; return their directory."""
@@ -70,6 +71,7 @@ def add_engines(
             int8=None,
             profiles=profiles,
             decomposed_attention=0,
+            options=options or {},
         )
         engines.write_engine(folder, make_plan(bundle.file(graph.file).resolve(), profiles, **plan), record)
     return folder

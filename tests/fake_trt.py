@@ -45,7 +45,12 @@ class ExecutionContextAllocationStrategy(Enum):
 
 
 class FakeTrt:
-    """The module; ``version`` is what engines are checked against. Counts the engines that it was handed."""
+    """The module; ``version`` is what engines are checked against. Counts the engines that it was handed.
+
+    A plan may hold ``alias`` (outputs that share an input's memory), ``host`` (tensors that live there),
+    ``uncapturable``, ``refusal`` (what loading it says), ``host_code`` (it brings a runtime along) and ``weights_from``
+    (the end of the name of the graph that it needs its weights from).
+    """
 
     ILogger, TensorIOMode, TensorLocation = ILogger, TensorIOMode, TensorLocation
     ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
@@ -58,12 +63,30 @@ class FakeTrt:
         self.fail_execution = False
 
     def Runtime(self, log: Any) -> Any:
-        return SimpleNamespace(deserialize_cuda_engine=lambda plan: self._deserialize(log, bytes(plan)))
+        runtime = SimpleNamespace(engine_host_code_allowed=False)
+        runtime.deserialize_cuda_engine = lambda plan: self._deserialize(log, runtime, bytes(plan))
+        return runtime
 
-    def _deserialize(self, log: Any, data: bytes) -> FakeEngine | None:
+    def Refitter(self, engine: FakeEngine, log: Any) -> Any:
+        return SimpleNamespace(engine=engine, refit_cuda_engine=lambda: engine.has_weights)
+
+    def OnnxParserRefitter(self, refitter: Any, log: Any) -> Any:
+        def refit_from_file(path: str) -> bool:
+            fits = path.endswith(refitter.engine.plan["weights_from"])
+            if not fits:
+                log.log(ILogger.ERROR, "the names of the weights differ")
+            refitter.engine.has_weights = fits
+            return fits
+
+        return SimpleNamespace(refit_from_file=refit_from_file)
+
+    def _deserialize(self, log: Any, runtime: Any, data: bytes) -> FakeEngine | None:
         self.deserialized += 1
         log.log(ILogger.INFO, "Loaded engine size: 0 MiB")
         plan = json.loads(data)
+        if plan.get("host_code") and not runtime.engine_host_code_allowed:
+            log.log(ILogger.ERROR, "host code isn't allowed")
+            return None
         if refusal := plan.get("refusal"):
             log.log(ILogger.ERROR, refusal)
             log.log(ILogger.ERROR, "a consequence of the first error")
@@ -72,7 +95,7 @@ class FakeTrt:
 
 
 def make_plan(graph: Any, profiles: Any, **more: Any) -> bytes:
-    """Return the engine file of a graph; ``alias`` maps outputs to inputs, ``refusal`` is what loading it says."""
+    """Return the engine file of a graph; see ``FakeTrt`` for what ``more`` may hold."""
     return json.dumps({"graph": str(graph), "profiles": profiles, **more}).encode()
 
 
@@ -86,6 +109,7 @@ class FakeEngine:
         self.num_io_tensors = len(self.values)
         self.num_optimization_profiles = max(1, len(plan["profiles"]))
         self.device_memory_size_v2 = SCRATCH
+        self.has_weights = "weights_from" not in plan
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.values)[index]
@@ -162,6 +186,7 @@ class FakeContext:
         if trt.fail_execution:
             self.engine.log.log(ILogger.ERROR, "Cuda Runtime (out of memory)")
             return False
+        assert self.engine.has_weights, "an engine without weights computes nothing"
         address, size = self.scratch
         assert trt.cuda.inside(address, max(size, SCRATCH)), "scratch memory"
         names = list(self.engine.plan["profiles"]) or ["only"]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +20,9 @@ from lmmprune.compiler.plan.activations import activation_bytes, peak_bytes
 from lmmprune.compiler.plan.deploy import deploy, requirements
 from lmmprune.compiler.plan.memory_plan import GIB, plan_memory
 from lmmprune.compiler.plan.wheel import write_wheel
+from lmmprune.compiler.plan.write_plan import write_plan
 from lmmprune.compiler.targets import TARGETS, resolve
+from lmmprune.compiler.write_bundle import write_bundle
 from lmmprune.errors import InputError, TargetError
 
 
@@ -53,12 +57,33 @@ def test_folder_holds_a_whole_bundle_and_the_run_time(folder, bundle):
     assert "--memPoolSize=workspace:1024M" in (folder / "steps.tsv").read_text()
 
 
-@pytest.mark.parametrize(("board", "cuda"), [("jetson-orin-jp6", ">=12.6,<13"), ("jetson-thor-jp7", ">=13.2,<14")])
-def test_requirements_are_the_run_times(board, cuda):
-    lines = requirements(JETPACKS[board])
-    names = {line.split(">")[0] for line in lines}
-    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "cuda-python"}
-    assert f"cuda-python{cuda}" in lines
+@pytest.mark.parametrize(("board", "major"), [("jetson-orin-jp6", 12), ("jetson-thor-jp7", 13)])
+def test_requirements_are_the_run_times(board, major):
+    *base, cuda = requirements(JETPACKS[board])
+    names = {line.split(">")[0] for line in base}
+    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich"}
+    assert re.fullmatch(rf"cuda-(python|bindings)>={major}\.\d+,<{major + 1}", cuda)
+
+
+def test_weights_shared_with_a_checkpoint_go_along(bundle, tmp_path):
+    with write_bundle(tmp_path / "shared") as writer:
+        (writer.path / "weights").mkdir()
+        for name in ("vision.onnx", "tokenizer.json", "preprocessor.json"):
+            shutil.copy(bundle.path / name, writer.path)
+        onnx.save(
+            onnx.load(bundle.decoder),
+            writer.path / "decoder.onnx",
+            save_as_external_data=True,
+            location="weights/model.safetensors",
+            size_threshold=0,
+        )
+        os.link(writer.path / "weights" / "model.safetensors", tmp_path / "checkpoint")
+        writer.finish(bundle.manifest)
+    made = deploy(tmp_path / "shared", "jetson-orin-jp6", tmp_path / "out")
+    assert Bundle.open(made.folder / "shared").decoder.is_file()
+    assert (made.folder / "shared" / "weights" / "model.safetensors").stat().st_nlink == 1
+    plan = write_plan([tmp_path / "shared"], "tensorrt-10.3", tmp_path / "plan")
+    assert (plan.folder / "shared" / "weights" / "model.safetensors").is_file()
 
 
 def test_every_board_has_its_jetpack():

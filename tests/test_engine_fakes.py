@@ -24,7 +24,9 @@ def test_tensorrts_names() -> None:
     for real, names in (
         (trt.ICudaEngine, engine),
         (trt.IExecutionContext, public(fake_trt.FakeContext)),
-        (trt.Runtime, {"deserialize_cuda_engine"}),
+        (trt.Runtime, {"deserialize_cuda_engine", "engine_host_code_allowed"}),
+        (trt.Refitter, {"refit_cuda_engine"}),
+        (trt.OnnxParserRefitter, {"refit_from_file"}),
         (trt.ILogger, public(fake_trt.ILogger)),
         (trt, public(fake_trt.FakeTrt) - {"cuda"}),
     ):

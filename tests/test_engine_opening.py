@@ -54,8 +54,40 @@ def test_tampered_engine_never_reaches_tensorrt(bundle: Bundle) -> None:
 
 def test_engine_of_another_version(bundle: Bundle) -> None:
     message = refusal(bundle, TargetError, version="1.8.0.5")
-    assert "the vision engine was built by tensorrt_rtx 1.7.1.116, installed is 1.8.0.5" in message
+    assert "the vision engine was built by tensorrt_rtx 1.7.1.116, installed is 1.8.0.5, which can't" in message
     assert message.endswith(f"lmmprune build {bundle.path} --target tensorrt-rtx --component vision --force")
+
+
+@pytest.mark.parametrize(("installed", "runs"), [("1.8.0.5", True), ("1.7.0.9", False), ("2.7.1.116", False)])
+def test_engine_for_several_versions(bundle: Bundle, installed: str, runs: bool) -> None:
+    add_engines(bundle, options={"version_compatible": True})
+    if runs:
+        cuda = FakeCudart()
+        with fake_gpu(cuda, FakeTrt(cuda, installed)):
+            assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text()
+    else:
+        assert f"installed is {installed}, which can't run it" in refusal(bundle, TargetError, version=installed)
+
+
+def test_engine_with_a_runtime_of_its_own(tmp_path: Path) -> None:
+    bundle = fx.make_bundle(tmp_path / "out", keep=4, target="tensorrt-11")
+    add_engines(bundle, target="tensorrt-11", options={"version_compatible": True}, host_code=True)
+    with fake_gpu():
+        assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text()
+    add_engines(bundle, target="tensorrt-11", host_code=True)
+    with fake_gpu(), pytest.raises(TargetError, match="host code isn't allowed: lmmprune build"):
+        Runtime(bundle)
+
+
+def test_engine_without_weights_gets_them_from_its_graph(bundle: Bundle) -> None:
+    add_engines(bundle, options={"strip_weights": True}, weights_from=".onnx")
+    with fake_gpu():
+        assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text()
+    add_engines(bundle, options={"strip_weights": True}, weights_from="decoder.onnx")
+    with fake_gpu(), pytest.raises(TargetError) as e:
+        Runtime(bundle)
+    assert "doesn't take its weights from" in one_line(e.value)
+    assert "vision.onnx': the names of the weights differ: lmmprune build" in str(e.value)
 
 
 def test_engines_of_another_architecture(bundle: Bundle) -> None:

@@ -79,6 +79,7 @@ TINY: dict[str, dict[str, Any]] = {
     "baseline": {},
     "pruned before the decoder": {"ratio": 0.5},
     "pruned inside the decoder": {"ratio": 0.5, "method": "fastv"},
+    "pictures choose their count": {"method": "inflection", "buckets": (0.5, 0.75)},
 }
 
 

@@ -19,12 +19,14 @@ from fake_cuda import FakeCudart, Kind
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from gpu_check import driver, layers, roofline, stages, table, timing  # noqa: E402  # found through the line before
-from gpu_check.settings import LLAVA_7B, Settings, length, variant_name  # noqa: E402  # as above
+from gpu_check import driver, layers, roofline, stages, table, timing, torch_layers  # noqa: E402  # found through the line before
+from gpu_check.settings import LLAVA_7B, TEXT_TOKENS, Settings, length, variant_name  # noqa: E402  # as above
 
 from lmmprune.compiler.backends.cuda import CudaDevice  # noqa: E402  # as above
 from lmmprune.compiler.backends.open_sessions import open_sessions  # noqa: E402  # as above
 from lmmprune.errors import InputError, TargetError  # noqa: E402  # as above
+from lmmprune.models.family import DecoderSpec  # noqa: E402  # as above
+from lmmprune.passes.methods import keep_count  # noqa: E402  # as above
 
 
 def test_prefill_operations_by_hand() -> None:
@@ -53,6 +55,7 @@ def test_known_gpus_are_found_by_whole_words() -> None:
 
 def test_lengths_and_names() -> None:
     assert [length(ratio) for ratio in (0.0, 0.5, 0.9)] == [636, 348, 118]
+    assert length(0.9) - TEXT_TOKENS == keep_count(576, ratio=0.9)
     names = [variant_name(ratio, int8=int8) for int8 in (False, True) for ratio in (0.0, 0.5)]
     assert names == ["baseline", "pruned 0.5", "int8", "pruned 0.5 + int8"]
 
@@ -125,6 +128,7 @@ def test_report_says_what_is_missing() -> None:
     for block in text.split("\n\n"):
         bars = {line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")}
         assert len(bars) <= 1, block
+    assert "* Peaks of this GPU, measured: 800 TFLOP/s float16, 1600 TFLOP/s int8, 4000 GB/s." in text
     # Without peaks and without torch the times are still there.
     alone = table.report({"rtx-7b": FOUND["rtx-7b"]})
     assert "| rtx-7b | 4 | baseline | 636 | 8.000 | 1.00 | - |" in alone
@@ -191,7 +195,7 @@ def test_decoders_are_timed_through_either_back_end(tmp_path: Path) -> None:
 
 
 def test_the_drivers_layer_passes_on_the_stand_in(tmp_path: Path) -> None:
-    cuda = FakeCudart()
+    cuda = FakeCudart(total=2**27)
     with fake_gpu(cuda):
         data = driver.check(Settings(work=tmp_path), lambda _: None)
     assert data["checks"] == {"copies": True, "out of memory": True, "graph": True, "freed": True}
@@ -209,6 +213,33 @@ def test_the_drivers_check_notices_half_a_copy(broken: Kind, monkeypatch: pytest
     monkeypatch.setattr(cuda, "cudaMemcpyAsync", half)
     with fake_gpu(cuda):
         assert not driver.copies(CudaDevice())
+
+
+def test_torchs_layers_prefill_and_step_at_a_fixed_length() -> None:
+    spec = DecoderSpec(
+        layers=2, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8, vocabulary=50, max_positions=64
+    )
+    model = torch_layers.make_model(spec, "cpu")
+    weights = {name: tensor.numel() for name, tensor in model.named_parameters() if "norm" not in name}
+    read = sum(weights.values()) - weights["model.embed_tokens.weight"]
+    assert roofline.read_per_step(spec, 2) == 2 * read, "the formula counts what the model has"
+    prefill, decode = torch_layers.make_runs(model, spec, 12)
+    first: Any = prefill()
+    assert tuple(first.logits.shape) == (1, 1, 50)
+    assert first.past_key_values.get_seq_length() == 12
+    for _ in range(3):
+        step: Any = decode()
+        assert step.past_key_values.get_seq_length() == 12, "cut back after every step"
+        assert tuple(step.logits.shape) == (1, 1, 50)
+
+
+def test_stages_load_without_the_export_packages() -> None:
+    code = (
+        "import sys; import gpu_check.tiny, gpu_check.layers, gpu_check.driver; "
+        "print({name.split('.')[0] for name in sys.modules} & {'torch', 'transformers', 'onnx_ir', 'sklearn'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()", "a Jetson has bundles from elsewhere"
 
 
 def test_command_merges_and_exits_with_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +276,7 @@ def test_command_merges_and_exits_with_0(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_real_command_here_is_honest(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--quick", "--stages", "rtx-7b,ort-tiny"]
+    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--quick", "--stages", "rtx-7b,cuda"]
     output = tmp_path / "out.json"
     done = subprocess.run(
         [*command, "--work", str(tmp_path / "w"), "-o", str(output)],
@@ -258,6 +289,6 @@ def test_the_real_command_here_is_honest(tmp_path: Path) -> None:
     found = json.loads(output.read_text())["stages"]
     assert {name: stage["status"] for name, stage in found.items()} == {
         "rtx-7b": "unavailable",
-        "ort-tiny": "unavailable",
+        "cuda": "unavailable",
     }
     assert all(stage["reason"] for stage in found.values())

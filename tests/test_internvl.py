@@ -75,6 +75,15 @@ def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str,
     assert any("kept in" in check.name for check in checks)
 
 
+def test_a_text_model_that_normalizes_queries_and_keys(tmp_path: Path) -> None:
+    """InternVL3.5 has Qwen3's decoder."""
+    save_internvl(tmp_path / "model", "qwen3")
+    export(Request(model=str(tmp_path / "model"), output=tmp_path / "out", method="fastv", keep=5))
+    checks = verify(tmp_path / "out", samples=1, progress=lambda *_: None)
+    assert all(check.passed for check in checks), checks
+    assert "kept in the decoder" in [check.name for check in checks]
+
+
 def test_every_bucket_is_compared(saved: Saved, tmp_path: Path) -> None:
     export(
         Request(model=str(saved[0]), output=tmp_path / "out", method="inflection", buckets=(0.3, 0.6)), traced=saved[3]
@@ -127,11 +136,14 @@ def test_other_features_are_refused(saved: Saved, changes: dict[str, Any], messa
         _ = resolve(str(tmp_path), weights="dummy").vision
 
 
-def test_the_alias_has_a_configuration(tmp_path: Path) -> None:
-    source = resolve("internvl3-1b", weights="dummy")
+@pytest.mark.parametrize(
+    ("alias", "layers", "width", "head_dim"), [("internvl3-1b", 24, 896, 64), ("internvl3.5-1b", 28, 1024, 128)]
+)
+def test_aliases_have_a_configuration(alias: str, layers: int, width: int, head_dim: int, tmp_path: Path) -> None:
+    source = resolve(alias, weights="dummy")
     assert source.family is internvl.FAMILY
     assert (source.vision.tokens, source.vision.merge, source.vision.layers) == (256, 2, 24)
-    assert (source.decoder.layers, source.decoder.width, source.decoder.kv_heads) == (24, 896, 2)
+    assert (source.decoder.layers, source.decoder.width, source.decoder.head_dim) == (layers, width, head_dim)
     # The borrowed tokenizer has another placeholder.
     prompt = write_assets(source, tmp_path)
     assert (prompt.image_token, prompt.template.count("<image>")) == ("<image>", 1)

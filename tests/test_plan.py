@@ -156,6 +156,24 @@ def test_sizes_of_the_stages(tmp_path):
     assert decode.shapes["past_key_1"] == decode.shapes["past_value_1"] == (1, 2, length - 3, 4)
 
 
+def test_positions_of_rows_and_columns(tmp_path):
+    """With M-RoPE, the text behind a 4 x 4 picture goes on 4 after the picture's first place."""
+    bundle = make_bundle(tmp_path / "rope", dtype="float16", target="tensorrt-10.3")
+    inputs = tuple(
+        dataclasses.replace(tensor, shape=(3, 1, "seq")) if tensor.name == "position_ids" else tensor
+        for tensor in bundle.manifest.decoder.inputs
+    )
+    decoder = dataclasses.replace(bundle.manifest.decoder, inputs=inputs)
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, decoder=decoder))
+    profiles = {"decoder": decoder_profiles(bundle.manifest, resolve("tensorrt-10.3"))}
+    _, prefill, decode = stages_of(bundle, profiles, "what?")
+    start, tail = 1 + len("USER: "), len("\nwhat? ASSISTANT:")
+    assert prefill.shapes["position_ids"] == prefill.inputs["position_ids"].shape == (3, 1, start + 16 + tail)
+    assert prefill.inputs["position_ids"][1, 0, start : start + 5].tolist() == [start + row for row in (0, 0, 0, 0, 1)]
+    assert decode.inputs["position_ids"].ravel().tolist() == [start + 4 + tail] * 3
+    assert decode.shapes["past_key_1"] == (1, 2, start + 16 + tail, 4)
+
+
 def test_question_that_does_not_fit(tmp_path):
     bundle = make_bundle(tmp_path / "b", dtype="float16", target="tensorrt-10.3")
     with pytest.raises(InputError, match=r"prompt of \d+ tokens, the prefill takes 1 to 20: give another --prompt"):
@@ -188,6 +206,11 @@ def test_program_of_another_name(plan, program):
     done, _ = measure(plan, None, TRTEXEC="/bin/true")
     assert done.returncode == 1
     assert "'/bin/true --help' doesn't say which TensorRT it belongs to" in done.stderr
+    done, _ = measure(plan, program, TRTEXEC="/no/such/trtexec")
+    assert (done.returncode, done.stderr.strip()) == (2, "measure.sh: TRTEXEC=/no/such/trtexec isn't a program")
+    (plan.parent / "mine").symlink_to(program / "trtexec")
+    done, _ = measure(plan, None, TRTEXEC="./mine")
+    assert done.returncode == 0, done.stderr
 
 
 def test_changed_file(plan, program):
@@ -266,6 +289,25 @@ def test_interrupted_script_says_so(plan, program):
     raw = json.loads((plan.parent / "result.json").read_text())
     assert raw["status"] == "interrupted"
     assert {run["kind"] for run in raw["runs"] if run["ok"]} == {"build"}
+    with pytest.raises(InputError, match="no variant that was timed in full: interrupted"):
+        import_result(plan.parent / "result.json")
+
+
+def test_only_rounds_that_all_variants_have_are_compared(plan, program):
+    _, result = measure(plan, program, "-r", "4")
+    raw = json.loads(result.read_text())
+    raw["status"], raw["problem"] = "interrupted", "interrupted"
+    last = [run for run in raw["runs"] if run.get("round") == 4 and run["variant"] == "pruned"]
+    raw["runs"] = [run for run in raw["runs"] if run not in last]
+    for run in raw["runs"]:
+        if run["kind"] == "time":
+            run["gpu_ms"] *= run["round"]
+    result.write_text(json.dumps(raw))
+    found = import_result(result)
+    assert found.missing == ("measure.sh was interrupted",)
+    assert found.report.settings["rounds"] == 3
+    assert found.report.rows[0].samples["prefill_ms"] == (100, 200, 300)
+    assert found.report.rows[1].speedup["ttft_ms"].median == 2.0
 
 
 def test_options_of_the_script(plan, program, tmp_path):

@@ -22,10 +22,11 @@ from safetensors.numpy import load_file, save_file
 from lmmprune.compiler import machine, preflight
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import Canonical, shared_trace
+from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.runtime import Runtime
-from lmmprune.compiler.write_graphs import SHARED
+from lmmprune.compiler.verify import verify
 from lmmprune.errors import InputError, ModelError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source
@@ -143,6 +144,8 @@ def test_shared_weights_are_links_and_answer_the_same(half: Path, tmp_path: Path
     assert [link.stat().st_ino for link in links] == [shard.stat().st_ino for shard in shards]
     own = sum(entry.bytes for name, entry in report.manifest.files.items() if name.endswith(".data"))
     assert own < 0.01 * sum(shard.stat().st_size for shard in shards)
+    checked = {check.name: check for check in verify(tmp_path / "out", samples=1, progress=lambda what, done, of: None)}
+    assert all(check.passed for check in checked.values()), checked
     # Removing the checkpoint takes its names away, not the files; losing one in the bundle is said at opening.
     shutil.rmtree(model)
     assert answers(tmp_path / "out") == answers(tmp_path / "copied")

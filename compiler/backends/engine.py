@@ -105,7 +105,15 @@ class LoadedEngine:
     runtime: Any
 
 
-def load_engine(trt: ModuleType, path: Path, *, profile_names: tuple[str, ...], rebuild: str) -> LoadedEngine:
+def load_engine(
+    trt: ModuleType,
+    path: Path,
+    *,
+    profile_names: tuple[str, ...],
+    rebuild: str,
+    weights: Path | None = None,
+    host_code: bool = False,
+) -> LoadedEngine:
     """Deserialize an engine whose checksum was verified.
 
     Args:
@@ -113,6 +121,8 @@ def load_engine(trt: ModuleType, path: Path, *, profile_names: tuple[str, ...], 
         path: The file.
         profile_names: What its profiles are called in messages.
         rebuild: The command that builds it again.
+        weights: The ONNX file from which an engine without weights gets them; None: they are in the engine.
+        host_code: Whether it brings a runtime of its own along, as engines for several versions of TensorRT do.
 
     Raises:
         TargetError: TensorRT refuses it; the message holds TensorRT's first reason.
@@ -122,11 +132,17 @@ def load_engine(trt: ModuleType, path: Path, *, profile_names: tuple[str, ...], 
         trt.init_libnvinfer_plugins(log, "")
     log.clear()
     runtime = trt.Runtime(log)
+    if host_code:
+        runtime.engine_host_code_allowed = True
     # Mapped, not read: on a Jetson the host's memory is the GPU's.
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise TargetError(f"{trt.__name__} {trt.__version__} can't load '{path}': {explain(log.errors())}: {rebuild}")
+    if weights is not None:
+        refitter = trt.Refitter(engine, log)
+        if not trt.OnnxParserRefitter(refitter, log).refit_from_file(str(weights)) or not refitter.refit_cuda_engine():
+            raise TargetError(f"'{path}' doesn't take its weights from '{weights}': {explain(log.errors())}: {rebuild}")
     inputs: dict[str, Binding] = {}
     outputs: dict[str, Binding] = {}
     for binding, is_input in _bindings(trt, engine, path):

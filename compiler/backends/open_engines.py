@@ -49,7 +49,15 @@ def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
         path = engines.open_engine(bundle, target.name, device.arch, component)
         record = records[component]
         _check_builder(record, trt.__version__, device, rebuild)
-        loaded[component] = load_engine(trt, path, profile_names=tuple(record.profiles), rebuild=rebuild)
+        loaded[component] = load_engine(
+            trt,
+            path,
+            profile_names=tuple(record.profiles),
+            rebuild=rebuild,
+            weights=bundle.file(graph.file) if record.options.get("strip_weights") else None,
+            # TensorRT-RTX's engines are built without a runtime of their own.
+            host_code=bool(record.options.get("version_compatible")) and target.backend == "tensorrt",
+        )
         _check_signature(loaded[component], graph)
     scratch = device.allocate(max(1, *(engine.scratch for engine in loaded.values())), "what engines compute with")
     return {component: EngineSession(engine, device, scratch) for component, engine in loaded.items()}
@@ -71,15 +79,23 @@ def _with_engines(bundle: Bundle, target: Target, device: Device) -> Target:
 
 
 def _check_builder(record: EngineRecord, version: str, device: Device, rebuild: str) -> None:
-    if record.version != version:
+    suits = record.version == version
+    if record.options.get("version_compatible"):
+        built, installed = _numbers(record.version), _numbers(version)
+        suits = built[:1] == installed[:1] and built <= installed
+    if not suits:
         raise TargetError(
             f"the {record.component} engine was built by {record.builder} {record.version}, installed is {version}, "
-            f"and engines don't move between versions: {rebuild}"
+            f"which can't run it: {rebuild}"
         )
     if record.arch != device.arch:
         raise TargetError(
             f"the {record.component} engine is for {record.arch}, this GPU ({device.name}) is {device.arch}: {rebuild}"
         )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _check_signature(engine: LoadedEngine, graph: Graph) -> None:

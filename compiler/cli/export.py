@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, steps, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
 
@@ -97,14 +97,7 @@ def command(
 
     output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
     check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same
-    with progress() as bar:
-        tasks: dict[str, object] = {}
-
-        def step(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of, bytes=what in STREAMS)
-            bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
-
+    with steps(streams=STREAMS) as step:
         report = export(
             Request(
                 options=set_options(pairs),

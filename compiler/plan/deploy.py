@@ -87,10 +87,12 @@ def deploy(
 
 def requirements(software: JetPack) -> list[str]:
     """Return the packages that the run-time needs on a board, without torch and transformers."""
-    major = int(software.cuda.split(".")[0])
-    base = [f"{package.name}{package.wanted}" for package in packages()[BASE]]
+    found = packages()
     # TensorRT's own module comes with JetPack; CUDA's must be of the board's CUDA.
-    return [*base, f"cuda-python>={software.cuda},<{major + 1}"]
+    cuda = next(package for package in found["gpu"] if package.name.startswith("cuda-"))
+    major = int(software.cuda.split(".")[0])
+    least = cuda.wanted if f">={major}." in cuda.wanted else f">={major}.0"
+    return [*(f"{package.name}{package.wanted}" for package in found[BASE]), f"{cuda.name}{least},<{major + 1}"]
 
 
 def _readme(

@@ -28,12 +28,22 @@ case $result in
   /*) ;;
   *) result=$PWD/$result ;;
 esac
+trtexec=${TRTEXEC:-}
+case $trtexec in
+  /* | "") ;;
+  */*) trtexec=$PWD/$trtexec ;;
+  *) trtexec=$(command -v "$trtexec" || true) ;;
+esac
+if [ -n "${TRTEXEC:-}" ] && [ ! -x "$trtexec" ]; then
+  echo "measure.sh: TRTEXEC=$TRTEXEC isn't a program" >&2
+  exit 2
+fi
 cd "$(dirname "$0")"
 tab=$(printf '\t')
 mkdir -p engines logs
 runs=logs/runs.json
 : > "$runs"
-status=complete problem='' trtexec='' release='' device=''
+status=complete problem='' release='' device=''
 
 # dash's echo would read backslashes.
 warn() {
@@ -102,7 +112,7 @@ if ! sha256sum -c SHA256SUMS > logs/sums.log 2>&1; then
 fi
 IFS=$tab read -r _ program least below decompose < steps.tsv
 
-for candidate in "${TRTEXEC:-}" "$(command -v "$program" || true)" "/usr/src/tensorrt/bin/$program"; do
+for candidate in "$(command -v "$program" || true)" "/usr/src/tensorrt/bin/$program"; do
   if [ -z "$trtexec" ] && [ -n "$candidate" ] && [ -x "$candidate" ]; then trtexec=$candidate; fi
 done
 [ -n "$trtexec" ] || stop refused "$program was not found on PATH nor in /usr/src/tensorrt/bin: install TensorRT's \

@@ -66,19 +66,19 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
             )
         )
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
-    ids = prompter.encode(question).input_ids
-    length = ids.shape[1]
+    encoded = prompter.encode(question)
     (low, _, high) = profiles["decoder"][0].shapes["input_ids"]
-    if not low[1] <= length <= high[1]:
+    if not low[1] <= encoded.length <= high[1]:
         raise InputError(
-            f"the question makes a prompt of {length} tokens, the prefill takes {low[1]} to {high[1]}: give another "
-            "--prompt or --max-prompt"
+            f"the question makes a prompt of {encoded.length} tokens, the prefill takes {low[1]} to {high[1]}: give "
+            "another --prompt or --max-prompt"
         )
-    places = np.arange(length + 1, dtype=np.int64)[None]
-    last = np.full((1, 1), ids[0, -1], np.int64)
+    ids, positions = encoded.input_ids, prompter.positions(encoded, None)
     stages += [
-        _decoder(manifest, PREFILL, 0, 0, {"input_ids": ids, "position_ids": places[:, :-1]}),
-        _decoder(manifest, DECODE, 1, length, {"input_ids": last, "position_ids": places[:, -1:]}),
+        _decoder(manifest, PREFILL, 0, 0, {"input_ids": ids, "position_ids": positions}),
+        _decoder(
+            manifest, DECODE, 1, encoded.length, {"input_ids": ids[:, -1:], "position_ids": positions[..., -1:] + 1}
+        ),
     ]
     return tuple(stages)
 
@@ -87,10 +87,11 @@ def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dic
     offsets = zip(manifest.cache.past, manifest.cache.length_offsets, strict=True)
     # Behind cuts inside the decoder the caches are shorter; before the first token, all are empty.
     lengths = {cache: past + offset if past else 0 for pair, offset in offsets for cache in pair}
-    sizes = {tensor: array.shape[1] for tensor, array in inputs.items()}
+    sizes = {"seq": inputs["input_ids"].shape[1], "image_tokens": manifest.image_tokens}
     shapes = {
+        # What isn't named so is the length of that cache: behind cuts, "past_12".
         tensor.name: tuple(
-            size if isinstance(size, int) else _size(tensor.name, size, {**sizes, **lengths}, manifest)
+            size if isinstance(size, int) else sizes[size] if size in sizes else lengths[tensor.name]
             for size in tensor.shape
         )
         for tensor in _dynamic(manifest.decoder)
@@ -100,7 +101,3 @@ def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dic
 
 def _dynamic(graph: Graph) -> list[Tensor]:
     return [tensor for tensor in graph.inputs if any(isinstance(size, str) for size in tensor.shape)]
-
-
-def _size(tensor: str, dimension: str, lengths: Mapping[str, int], manifest: Manifest) -> int:
-    return manifest.image_tokens if dimension == "image_tokens" else lengths[tensor]

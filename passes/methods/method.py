@@ -49,7 +49,6 @@ class Method:
         epsilon: With ``correlate``: quantile of the affinities that a dropped token gives itself to.
         needs_cls: Whether the encoder must have a CLS token.
         beyond: Whether it reads the encoder layer behind the features.
-        has_places: Whether every token that it leaves at the vision output has the place of one patch.
     """
 
     name: ClassVar[str]
@@ -64,7 +63,6 @@ class Method:
     epsilon: ClassVar[float] = 1.0
     needs_cls: ClassVar[bool] = False
     beyond: ClassVar[bool] = False
-    has_places: ClassVar[bool] = True
 
     def filter(self, at: At) -> ir.Value:
         """Return the score of each visual token, ``[B,n]`` float32."""
@@ -73,6 +71,10 @@ class Method:
     def count(self, at: At) -> ir.Value:
         """Return how many patches of each picture the method itself would keep, ``[B]`` int64, at the vision output."""
         raise NotImplementedError(f"method '{self.name}' has no count of its own")
+
+    def has_places(self, model: Facts) -> bool:
+        """Return whether every token that it leaves at the vision output has a place of its own in the picture."""
+        return True
 
     @property
     def counts_itself(self) -> bool:

@@ -34,7 +34,10 @@ class PruMerge(Method):
     exactness = "a fixed count in place of the paper's outlier count; the rest as released"
     needs_cls = True
     beyond = True
-    has_places = False
+
+    def has_places(self, model: Facts) -> bool:
+        """Its last token is the sum of what was dropped."""
+        return False
 
     def check(self, model: Facts) -> None:
         """Check the neighbourhood."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler import machine
@@ -11,12 +13,8 @@ from lmmprune.compiler.backends.onnxruntime import provider_of
 from lmmprune.compiler.backends.open_sessions import import_backend
 from lmmprune.compiler.build import build
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.canonical import shared_trace
-from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.targets import TARGETS, Target
 from lmmprune.errors import LmmpruneError, TargetError, require
-
-_TRACED = shared_trace()  # of one model's variants
 
 # Name of the back end -> its targets, of which the first that the installed version serves is taken. "cpu" is no GPU
 # check: it runs the same code where there is none.
@@ -55,11 +53,26 @@ def usable(backend: str) -> Target:
     raise refused
 
 
-def bundle_of(request: Request) -> Bundle:
-    """Return the bundle of a request: the one that is there, or a new export."""
-    if not request.output.is_dir():
-        export(request, traced=_TRACED)
-    return Bundle.open(request.output)
+def bundle_of(output: Path, **request: Any) -> Bundle:
+    """Return the bundle that is there, or export what ``request`` (fields of ``Request``) says.
+
+    Raises:
+        LmmpruneError: It can't be exported here, for one because this machine lacks what that takes.
+    """
+    if not output.is_dir():
+        require("onnx_ir", "export")
+        from lmmprune.compiler.export import Request, export
+
+        export(Request(output=output, **request), traced=trace())
+    return Bundle.open(output)
+
+
+@functools.cache
+def trace() -> Any:
+    """Return what the variants of a model share of their export."""
+    from lmmprune.compiler.canonical import shared_trace
+
+    return shared_trace()
 
 
 def built(bundle: Bundle, target: Target) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from lmmprune.compiler.backends.engine_session import EngineSession
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.export import Request
 from lmmprune.compiler.manifest import Tensor
 from lmmprune.errors import LmmpruneError
 
@@ -31,19 +30,18 @@ def check(settings: Settings, save: Save, backend: str, model: str = MODEL) -> d
     data: dict[str, Any] = {"target": target.name, "versions": versions(target), "engines": {}, "reasons": {}}
     sessions: dict[str, tuple[Bundle, dict[str, Session]]] = {}
     for name, ratio, int8 in (("float", 0.0, False), ("int8", 0.0, True), ("float pruned", RATIOS[1], False)):
-        request = Request(
-            model=model,
-            # Of the pruned one only the tower is run.
-            layers=1 if ratio else settings.layers,
-            output=settings.work / f"{model}-{target.name}-{settings.layers}-{name.replace(' ', '-')}",
-            ratio=ratio,
-            int8=int8,
-            weights="dummy",
-            calibration_samples=2,
-            target=target.name,
-        )
         try:
-            bundle = bundle_of(request)
+            bundle = bundle_of(
+                settings.work / f"{model}-{target.name}-{settings.layers}-{name.replace(' ', '-')}",
+                model=model,
+                # Of the pruned one only the tower is run.
+                layers=1 if ratio else settings.layers,
+                ratio=ratio,
+                int8=int8,
+                weights="dummy",
+                calibration_samples=2,
+                target=target.name,
+            )
             data["engines"][name] = built(bundle, target)
             sessions[name] = (bundle, open_sessions(bundle))
         except LmmpruneError as error:

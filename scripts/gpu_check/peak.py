@@ -7,8 +7,7 @@ from typing import Any
 from gpu_check import roofline
 from gpu_check.settings import Save, Settings
 from gpu_check.timing import interleaved
-from lmmprune.compiler.backends.cuda import CudaDevice
-from lmmprune.errors import LmmpruneError, TargetError, require
+from lmmprune.errors import TargetError, require
 
 _COPY = 2**30  # bytes; more than any cache holds
 
@@ -21,10 +20,6 @@ def measure(settings: Settings, save: Save) -> dict[str, Any]:
     data: dict[str, Any] = {"gpu": torch.cuda.get_device_name(0), "tera": {}}
     found = roofline.known(data["gpu"])
     data["known"] = None if found is None else {"tera": dict(found.tera), "giga_bytes": found.giga_bytes}
-    try:
-        data["free_bytes"] = CudaDevice().memory()[0]
-    except LmmpruneError as error:
-        data["cuda_bindings"] = str(error)
     save(data)
     size = 4096 if settings.quick else 8192
     operations = 2 * size**3

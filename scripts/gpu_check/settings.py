@@ -10,7 +10,6 @@ from typing import Any
 
 from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.models.family import DecoderSpec
-from lmmprune.passes.methods import keep_count
 
 RATIOS = (0.0, 0.5, 0.9)
 VISUAL_TOKENS = 576
@@ -52,7 +51,7 @@ LLAVA_7B = DecoderSpec(
 
 def length(ratio: float, visual: int = VISUAL_TOKENS) -> int:
     """Return the tokens of a prompt of which this part of the visual tokens was removed."""
-    return keep_count(visual, ratio=ratio) + TEXT_TOKENS
+    return visual - round(ratio * visual) + TEXT_TOKENS
 
 
 def variant_name(ratio: float, *, int8: bool) -> str:

@@ -131,11 +131,20 @@ def _layers(stages: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"| {' | '.join(map(str, cells))} |"
     yield ""
+    yield from _peaks(_data(stages, "peak"))
     for product in products(rows):
         yield (
             f"* {product['stage']}, ratio {product['ratio']:g}: pruning x int8 = {product['expected']:.2f} expected, "
             f"{product['measured']:.2f} measured ({product['measured'] / product['expected']:.2f} of it)."
         )
+
+
+def _peaks(peak: Mapping[str, Any]) -> Iterator[str]:
+    for source, found in (("measured", peak), ("data sheet", peak.get("known"))):
+        if found:
+            tera = ", ".join(f"{value:.0f} TFLOP/s {kind}" for kind, value in found.get("tera", {}).items())
+            memory = _number(found.get("giga_bytes"), 0)
+            yield f"* Peaks of {peak.get('gpu', 'this GPU')}, {source}: {tera}, {memory} GB/s."
 
 
 def _number(value: float | None, digits: int) -> str:

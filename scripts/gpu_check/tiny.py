@@ -13,7 +13,6 @@ from gpu_check.settings import Save, Settings, variant_name
 from lmmprune.compiler.bench import bench
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.export import Request
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.questions import TINY_LLAVA, load_questions
 from lmmprune.compiler.runtime import Runtime
@@ -32,23 +31,24 @@ def check(settings: Settings, save: Save, backend: str) -> dict[str, Any]:
     bundles = []
     for ratio, int8 in VARIANTS:
         name = variant_name(ratio, int8=int8)
-        request = Request(
-            model=TINY_LLAVA,
-            output=settings.work / f"tiny-{target.name}-{name.replace(' + ', '-').replace(' ', '-')}",
-            ratio=ratio,
-            int8=int8,
-            target=target.name,
-        )
         entry: dict[str, Any] = {}
         data["variants"][name] = entry
         try:
-            bundle = bundle_of(request)
+            bundle = bundle_of(
+                settings.work / f"tiny-{target.name}-{name.replace(' + ', '-').replace(' ', '-')}",
+                model=TINY_LLAVA,
+                ratio=ratio,
+                int8=int8,
+                target=target.name,
+            )
             entry["engines"] = built(bundle, target)
-            entry["parity"] = parity(bundle, 4 if settings.quick else 16)
             save(data)
+            # A broken engine shows itself here.
+            Runtime(bundle).answer(load_image(_examples()[0][0]), "?", 1).text()
+            bundles.append(bundle)
+            entry["parity"] = parity(bundle, 4 if settings.quick else 16)
             questions = load_questions(TINY_LLAVA)[: 40 if settings.quick else 400]
             entry["accuracy"] = evaluate(Runtime(bundle), questions, max_new_tokens=_NEW_TOKENS).overall.as_dict()
-            bundles.append(bundle)
         except LmmpruneError as error:
             entry["reason"] = str(error)
         save(data)

@@ -8,6 +8,7 @@ from gpu_check.roofline import read_per_step
 from gpu_check.settings import RATIOS, Save, Settings, length, variant_name
 from gpu_check.timing import Run, interleaved
 from lmmprune.errors import TargetError, require
+from lmmprune.models.family import DecoderSpec
 
 
 def sdpa(settings: Settings, save: Save) -> dict[str, Any]:
@@ -25,13 +26,13 @@ def measure(settings: Settings, save: Save, *, compiled: bool) -> dict[str, Any]
     torch: Any = require("torch", "export")
     if not torch.cuda.is_available():
         raise TargetError("torch sees no GPU: install a build of torch for the CUDA of the driver")
-    model = make_model(settings)
+    model = make_model(settings.spec, "cuda")
     if compiled:
         model = torch.compile(model, dynamic=False)
     data: dict[str, Any] = {"versions": {"torch": torch.__version__}, "rows": []}
     for ratio in RATIOS:
         tokens = length(ratio)
-        prefill, decode = make_runs(torch, model, settings, tokens)
+        prefill, decode = make_runs(model, settings.spec, tokens)
         times = interleaved({"prefill": prefill}, settings.rounds) | interleaved({"decode": decode}, settings.rounds)
         row = {"variant": variant_name(ratio, int8=False), "ratio": ratio, "int8": False, "tokens": tokens}
         data["rows"].append(
@@ -46,11 +47,10 @@ def measure(settings: Settings, save: Save, *, compiled: bool) -> dict[str, Any]
     return data
 
 
-def make_model(settings: Settings) -> Any:
+def make_model(spec: DecoderSpec, device: str) -> Any:
     """Return the decoder with random weights in half precision; attention is torch's scaled dot product."""
     torch: Any = require("torch", "export")
     transformers: Any = require("transformers", "export")
-    spec = settings.spec
     config = transformers.LlamaConfig(
         hidden_size=spec.width,
         intermediate_size=spec.mlp_width,
@@ -62,30 +62,29 @@ def make_model(settings: Settings) -> Any:
         attn_implementation="sdpa",
     )
     torch.manual_seed(0)
-    with torch.device("cuda"):
+    with torch.device(device):
         return transformers.LlamaForCausalLM(config).half().eval()
 
 
-def make_runs(torch: Any, model: Any, settings: Settings, tokens: int) -> tuple[Run, Run]:
+def make_runs(model: Any, spec: DecoderSpec, tokens: int) -> tuple[Run, Run]:
     """Return a prefill and a decode step behind it; the step's cache is cut back, so that all are equally long."""
+    import torch
     from transformers import DynamicCache
 
-    spec = settings.spec
-    embeds = torch.randn(1, tokens, spec.width, device="cuda", dtype=torch.float16)
+    device = next(model.parameters()).device
+    embeds = torch.randn(1, tokens, spec.width, device=device, dtype=torch.float16)
     cache = DynamicCache()
     for layer in range(spec.layers):
-        past = torch.randn(1, spec.kv_heads, tokens, spec.head_dim, device="cuda", dtype=torch.float16)
+        past = torch.randn(1, spec.kv_heads, tokens, spec.head_dim, device=device, dtype=torch.float16)
         cache.update(past, past, layer)
 
-    def prefill() -> None:
+    def run(part: Any, past: Any) -> Any:
         with torch.inference_mode():
-            model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
-        torch.cuda.synchronize()
+            outputs = model(inputs_embeds=part, past_key_values=past, use_cache=True, logits_to_keep=1)
+        if past is not None:
+            past.crop(-1)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return outputs
 
-    def decode() -> None:
-        with torch.inference_mode():
-            model(inputs_embeds=embeds[:, :1], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.crop(tokens)
-        torch.cuda.synchronize()
-
-    return prefill, decode
+    return lambda: run(embeds, None), lambda: run(embeds[:, :1], cache)
