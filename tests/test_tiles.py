@@ -227,6 +227,22 @@ def test_what_cant_be_done_is_refused(family: str, options: dict[str, Any], mess
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rule_that_reads_the_rows_of_one_image_is_refused(tmp_path: Path) -> None:
+    """A method from outside, written before there were tiles."""
+    (tmp_path / "longest.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from lmmprune.passes.methods import Method\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Longest(Method):\n"
+        "    name, reference, exactness = 'longest', 'an example', 'exact'\n"
+        "    def filter(self, at):\n"
+        "        return at.rows(at.b.op('ReduceL2', at.stream, [2], keepdims=0), 'visual', 1)\n"
+    )
+    options = {"method": "longest", "method_file": tmp_path / "longest.py", "keep": 20}
+    with pytest.raises(GraphRefusal, match="reads rows of one image, a picture has 5 here"):
+        export(Request(model=str(checkpoint("llava_next")), output=tmp_path / "out", **options), traced=traced)
+
+
 def test_the_layer_behind_the_last_one_cant_be_read() -> None:
     facts = Facts(tokens=16, grid=(4, 4), encoder_layers=3, decoder_layers=4, has_cls=True, has_beyond=False)
     with pytest.raises(LmmpruneError, match="reads the encoder layer behind the features"):
