@@ -46,7 +46,7 @@ class VisionAnchors:
         depth: V, the layers before the features.
         hidden: The encoder's output at the feature layer, ``[B*tiles,T,C]``, CLS included.
         patches: Tokens that enter the projector, ``[B,N,g*C]``, CLS already dropped, g patches side by side in each.
-        features: The graph's output ``[B,N,C']``.
+        features: What the projector hands over, ``[B,N,C']``, with DeepStack all depths side by side.
         own: What the projector makes of ``patches``: the features, or, with DeepStack, the first of those side by side.
         deeper: With DeepStack the tokens of other depths before their projectors, like ``patches``.
         has_cls: Whether the layers see a CLS token at row 0.

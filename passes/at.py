@@ -116,11 +116,18 @@ class At:
         """Return some tokens of a value whose ``axis`` counts the sequence's tokens.
 
         Visual tokens of several patches each are the means over them, in float32; ``patches`` returns the patches.
+
+        Raises:
+            Refused: No such rows, or visual tokens of several images (see ``visual_scores`` and ``visual_rows``).
         """
         if which == "all":
             return value
         if which == "visual" and self.members is not None:
-            assert self.tiles == 1, "see visual_scores and visual_rows"
+            if self.tiles > 1:
+                raise Refused(
+                    f"{self.name}: the rule reads rows of one image, a picture has {self.tiles} here:"
+                    " write it with visual_scores or visual_rows"
+                )
             groups = self.b.op("Gather", value, self.members + self.first, axis=axis)
             return self.b.op("ReduceMean", self.b.op("Cast", groups, to=FLOAT), [axis + 1], keepdims=0)
         begin, end = self._span(which)

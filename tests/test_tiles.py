@@ -22,6 +22,7 @@ from lmmprune.compiler.export import Request, export
 from lmmprune.compiler.facts import facts_of
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.replay import Replay
+from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.tiles import on_raster
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import GraphRefusal, LmmpruneError
@@ -163,6 +164,16 @@ def test_newlines_always_stay(method: str) -> None:
     np.testing.assert_allclose(rows, np.tile(model.model.image_newline.detach().numpy(), (8, 1)), atol=1e-6)
 
 
+def test_what_took_in_others_is_told_in_the_pictures_order() -> None:
+    """visionzip's targets are patches, neither CLS tokens nor newlines, between which they are set."""
+    path, _ = exported("llava_next", method="visionzip", keep=40)
+    site = Runtime(Bundle.open(path)).look(picture(70, 50)).sites["vision_output"]
+    taking = site.kept[site.received]
+    assert len(taking)
+    assert (taking >= 0).all()
+    assert not set(taking.tolist()) & set(places_of_newlines(2, 2))
+
+
 def test_a_pruned_bundle_answers_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, _ = exported("llava_next", method="freepruner", keep=20)
     picture(70, 50).save(tmp_path / "picture.png")
@@ -214,6 +225,22 @@ def test_what_cant_be_done_is_refused(family: str, options: dict[str, Any], mess
         export(Request(model=str(checkpoint(family)), output=tmp_path / "out", **options), traced=traced)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rule_that_reads_the_rows_of_one_image_is_refused(tmp_path: Path) -> None:
+    """A method from outside, written before there were tiles."""
+    (tmp_path / "longest.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from lmmprune.passes.methods import Method\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Longest(Method):\n"
+        "    name, reference, exactness = 'longest', 'an example', 'exact'\n"
+        "    def filter(self, at):\n"
+        "        return at.rows(at.b.op('ReduceL2', at.stream, [2], keepdims=0), 'visual', 1)\n"
+    )
+    options = {"method": "longest", "method_file": tmp_path / "longest.py", "keep": 20}
+    with pytest.raises(GraphRefusal, match="reads rows of one image, a picture has 5 here"):
+        export(Request(model=str(checkpoint("llava_next")), output=tmp_path / "out", **options), traced=traced)
 
 
 def test_the_layer_behind_the_last_one_cant_be_read() -> None:
