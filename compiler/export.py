@@ -113,7 +113,7 @@ def export(
         progress: Called with the step's name, what is done of it and how much there is.
         traced: Gives the model's canonical graphs, one layer beyond the features, where many bundles of one model are
             made (see ``canonical.shared_trace``); None traces.
-        announce: Told in one line what the export will take, before it starts.
+        announce: Told in one line what a large export will take, before it starts.
 
     Raises:
         LmmpruneError: Anything that the user can mend; nothing is left behind then.
@@ -185,7 +185,8 @@ def export(
         shared=request.share_weights,
         calibration=calibration,
     )
-    announce(f"{source.name}: {required}")
+    if required.notable:
+        announce(f"{source.name}: {required}")
     required.check(request.output)
 
     with write_bundle(request.output, resume=request.resume) as writer:

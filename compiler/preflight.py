@@ -24,6 +24,9 @@ _LOADED = 2
 WHOLE_BYTES = 2 * 2**30
 """Float32 weights up to which a decoder is calibrated as a whole; a larger one layer by layer."""
 
+NOTABLE_BYTES = 2**30
+"""Smaller bundles need no announcement."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
@@ -48,6 +51,11 @@ class Needs:
             f"needs about {_gib(self.disk)} on disk ({_gib(self.disk_free)} free)"
             f" and {_gib(self.memory)} of memory{free}"
         )
+
+    @property
+    def notable(self) -> bool:
+        """Whether it is worth a line before the export starts."""
+        return self.disk >= NOTABLE_BYTES
 
     def check(self, destination: Path) -> None:
         """Refuse what doesn't fit.

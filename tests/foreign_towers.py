@@ -163,6 +163,7 @@ def as_llava(kind: str, layer: int) -> Any:
             vision_tower=model, multi_modal_projector=model.post_layernorm if norm else torch.nn.Identity()
         ),
         config=SimpleNamespace(
+            model_type="llava",
             vision_config=model.config,
             vision_feature_layer=layer or -1,
             vision_feature_select_strategy="default" if kind == "clip" else "full",

@@ -217,8 +217,11 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_needed_is_said_and_true(half: Path, tmp_path: Path, traced: Callable[[Source], Canonical]) -> None:
+def test_what_is_needed_is_said_and_true(
+    half: Path, tmp_path: Path, traced: Callable[[Source], Canonical], monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
+    monkeypatch.setattr(preflight, "NOTABLE_BYTES", 2**20)
     report = export(
         Request(model=str(half), output=tmp_path / "out", dtype="float16"), traced=traced, announce=said.append
     )
