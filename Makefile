@@ -5,7 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
-.PHONY: demo test lint types setup browser triton clean
+# JetPack 6 has Python 3.10: the run-time's tests run on it too, where there is one (a pyenv shim may be an empty shell).
+PY310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
+  $$p -c 'import ssl, venv' 2>/dev/null && echo $$p && break; done)
+VENV310 := $(VENV)-310
+RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
+  targets
+
+.PHONY: demo test test-py310 lint types setup browser triton clean
 
 setup: $(VENV)/.ready
 
@@ -45,8 +52,22 @@ $(VENV)/triton/.ready: tests/triton-requirements.txt | setup
 	@mkdir -p $(VENV)/triton
 	@touch $@
 
-test: lint types browser triton
+$(VENV310)/.ready: pyproject.toml constraints-py310.txt
+	$(PY310) -m venv $(VENV310)
+	$(VENV310)/bin/pip install --quiet --disable-pip-version-check -c constraints-py310.txt -e '.[cpu]' \
+	  pytest hypothesis onnx matplotlib
+	touch $@
+
+test-py310:
+ifeq ($(PY310),)
+	@echo "no Python 3.10 here: the run-time's tests on JetPack 6's Python are left out"
+else
+	@$(MAKE) --no-print-directory $(VENV310)/.ready
+	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
+endif
+
+test: lint types browser triton test-py310
 	$(BIN)/pytest -q
 
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(VENV310) $(OUT)

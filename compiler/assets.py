@@ -35,7 +35,7 @@ def write_assets(source: Source, directory: Path) -> Prompt:
         raw |= {"size": {"height": height, "width": width}, "do_center_crop": False}
     elif source.directory is None:
         raw |= {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
-    steps = preprocessing(raw, source.vision.image_size)
+    steps = preprocessing(raw, source.vision.image_size, source.tiles)
     (directory / PREPROCESSOR).write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")
     token = _image_token(source)
     return Prompt(
@@ -68,21 +68,25 @@ _SIZES = ({"shortest_edge"}, {"height", "width"})
 _LONGEST = 4096
 
 
-def preprocessing(raw: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+def preprocessing(
+    raw: dict[str, Any], image_size: tuple[int, int], tiles: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Turn a Hugging Face image processor's settings into ``preprocessor.json``.
 
     CLIP's processor (shortest edge, then a centre crop), SigLIP's (straight to height and width) and Idefics3's without
-    splitting (longest edge, then a square) fit in; one that also pads or splits pictures doesn't.
+    splitting (longest edge, then a square) fit in, and LLaVA's 'anyres' ones with a fixed grid of tiles; others that
+    pad or split pictures don't.
 
     Args:
         raw: Content of ``preprocessor_config.json`` (or the ``image_processor`` part of ``processor_config.json``).
         image_size: Height and width that the tower takes, in pixels.
+        tiles: Rows and columns of tiles; None: the picture goes in as a whole.
 
     Raises:
         ModelError: A step that can't be expressed, a setting that is missing, or a result of another size.
     """
     name = raw.get("image_processor_type", "the image processor")
-    known = {"do_convert_rgb", *(f"do_{step}" for step in _STEPS)}
+    known = {"do_convert_rgb", *(f"do_{step}" for step in _STEPS), *(["do_pad"] if tiles else ())}
     if other := [key for key, value in raw.items() if key.startswith("do_") and value and key not in known]:
         raise ModelError(f"{name} has '{other[0]}' on, which the run-time doesn't do: it takes {', '.join(_STEPS)}")
     on = {step: raw.get(f"do_{step}", True) for step in _STEPS}
@@ -115,7 +119,9 @@ def preprocessing(raw: dict[str, Any], image_size: tuple[int, int]) -> dict[str,
     if list(final) != list(image_size):
         found = "pictures of no fixed size" if None in final else f"{final} pixels"
         raise ModelError(f"{name} makes {found}, the vision tower takes {list(image_size)}")
-    return steps
+    if tiles and not on["resize"]:
+        raise ModelError(f"{name} doesn't resize: expected 'do_resize', for the overview of a picture of tiles")
+    return steps | {"tiles": list(tiles)} if tiles else steps
 
 
 def _image_processor(origin: Path) -> dict[str, Any]:

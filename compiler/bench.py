@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler import machine
+from lmmprune.compiler.backends.open_sessions import import_backend
 from lmmprune.compiler.bench_report import METRICS, Report, Row, Spread, find_products, paired_speedup
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.memory import Memory, measure_memory
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.runtime import Runtime
-from lmmprune.errors import InputError, require
+from lmmprune.errors import InputError
 
 WARM_UP_ROUNDS = 2
 _SEED = 0
@@ -89,7 +90,7 @@ def bench(
         "new_tokens": new_tokens,
         "threads": threads,
     }
-    return Report(settings=settings, machine=_machine(), rows=rows, products=find_products(rows))
+    return Report(settings=settings, machine=_machine(bundles), rows=rows, products=find_products(rows))
 
 
 def steps(variants: int, rounds: int, *, memory: bool = True) -> int:
@@ -127,5 +128,6 @@ def _row(
     )
 
 
-def _machine() -> dict[str, Any]:
-    return {**dataclasses.asdict(machine.look()), "onnxruntime": require("onnxruntime", "cpu").__version__}
+def _machine(bundles: Sequence[Bundle]) -> dict[str, Any]:
+    backends = dict(import_backend(bundle.manifest.target) for bundle in bundles)
+    return {**dataclasses.asdict(machine.look()), "backends": backends}

@@ -57,9 +57,8 @@ def draw_chart(report: Report, path: Path) -> None:
     first.set_yticks(range(len(rows)), [_label(row) for row in rows])
     first.invert_yaxis()
     lines = "\n".join(product.line() for product in report.products)
-    machine = f"{report.machine['processor']}, {report.machine['cores']} cores, ONNX Runtime"
     figure.supxlabel(
-        f"{lines}\n{machine}; median and quartiles of {report.settings['rounds']} rounds".strip(), fontsize=8
+        f"{lines}\n{report.where}; median and quartiles of {report.settings['rounds']} rounds".strip(), fontsize=8
     )
     try:
         figure.savefig(path)

@@ -87,6 +87,14 @@ class Report:
     rows: tuple[Row, ...]
     products: tuple[Product, ...]
 
+    @property
+    def where(self) -> str:
+        """What it was measured on: the processor or GPU, and what ran the graphs."""
+        cores = f", {self.machine['cores']} cores" if "cores" in self.machine else ""
+        gpus = "".join(f", {gpu['name']}" for gpu in self.machine.get("gpus", ()))
+        backends = ", ".join(f"{name} {version}" for name, version in self.machine.get("backends", {}).items())
+        return f"{self.machine['processor']}{cores}{gpus}, {self.machine.get('engine', backends)}"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
         return dataclasses.asdict(self)

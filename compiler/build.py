@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lmmprune.compiler import engines, machine, trtexec
 from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.builder_memory import lacking_memory
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.engines import EngineRecord
 from lmmprune.compiler.explain.engine import count_precisions, graph_weights, inspect_engine
@@ -38,6 +40,7 @@ def build(
     components: Sequence[str] | None = None,
     max_prompt: int | None = None,
     force: bool = False,
+    options: BuildOptions | None = None,
     say: Say = lambda _: None,
 ) -> list[Built]:
     """Compile a bundle's graphs into engines beside them.
@@ -51,6 +54,7 @@ def build(
         components: Which graphs; None: all of them.
         max_prompt: Longest prompt in tokens (None: as many as the model has positions).
         force: Build even what is up to date.
+        options: What to ask of the builder.
         say: Called with one line of progress at a time.
 
     Raises:
@@ -59,13 +63,14 @@ def build(
         TargetError: The bundle doesn't suit the target, or this machine can't build for it.
         MissingExtraError: The builder isn't installed; the message holds the commands for another machine.
     """
-    bundle, chosen = Bundle.open(bundle_dir), resolve(target)
+    bundle, chosen, options = Bundle.open(bundle_dir), resolve(target), options or BuildOptions()
     check_suits(bundle, chosen)
+    options.check(chosen, gpu=bool(machine.gpus()))
     components = components or tuple(bundle.manifest.graphs)
     for component in components:
         if component not in bundle.manifest.graphs:
             raise InputError(f"no component '{component}'{suggestion(component, bundle.manifest.graphs)}")
-    profiles = {component: _profiles(bundle.manifest, chosen, component, max_prompt) for component in components}
+    profiles = {component: profiles_of(bundle.manifest, chosen, component, max_prompt) for component in components}
     wanted = arch or chosen.boards.get(target)
     try:
         trt = tensorrt.load(chosen)
@@ -77,14 +82,23 @@ def build(
     for component in components:
         folder = engines.directory(bundle, chosen.name, wanted)
         old = engines.read_records(folder).get(component)
-        if old is not None and not force and (reason := _outdated(bundle, old, folder, trt, profiles[component])):
+        if (
+            old is not None
+            and not force
+            and (reason := _outdated(bundle, old, folder, trt, profiles[component], options))
+        ):
             say(f"{component}: the engine in '{folder}' is stale ({reason}); building it again")
         elif old is not None and not force:
             say(f"{component}: '{folder / old.file}' is up to date")
             built.append(Built(record=old, fresh=False, path=folder / old.file))
             continue
+        if lack := lacking_memory(bundle, component):
+            # What TensorRT takes was measured of TensorRT-RTX only: elsewhere it is a warning.
+            if chosen.backend == "tensorrt_rtx":
+                raise TargetError(lack)
+            say(lack)
         say(f"{component}: building for {chosen.name} on {wanted} with {trt.__name__} {trt.__version__}")
-        record = _build_one(bundle, chosen, wanted, component, profiles[component], trt.__version__, say)
+        record = _build_one(bundle, chosen, wanted, component, profiles[component], options, trt.__version__, say)
         built.append(Built(record=record, fresh=True, path=folder / record.file))
     return built
 
@@ -144,7 +158,13 @@ def _export_command(bundle: Bundle, target: Target) -> str:
     return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
 
 
-def _profiles(manifest: Manifest, target: Target, component: str, max_prompt: int | None) -> list[Profile]:
+def profiles_of(manifest: Manifest, target: Target, component: str, max_prompt: int | None) -> list[Profile]:
+    """Return the optimisation profiles of one component; none if every shape is static.
+
+    Raises:
+        InputError: ``max_prompt`` doesn't suit the model.
+        TargetError: A dimension has an unknown meaning.
+    """
     if component == "decoder":
         return decoder_profiles(manifest, target, max_prompt)
     return vision_profiles(manifest)
@@ -183,17 +203,22 @@ def _elsewhere(bundle: Bundle, target: Target, arch: str | None, profiles: dict[
     lines = []
     for component, ranges in profiles.items():
         graph = Path(bundle.path.name) / bundle.manifest.graphs[component].file
-        lines.append(trtexec.build_command(target, graph, graph.with_suffix(".engine"), ranges))
+        lines.append(shlex.join(trtexec.build_command(target, graph, graph.with_suffix(".engine"), ranges)))
     # JetPack brings TensorRT and its Python module along.
     package = "lmmprune" if arch in target.boards.values() else f"'lmmprune[{target.extra}]'"
     return (
         f"Copy '{bundle.path}' to {where} and run: pip install {package} && {shlex.join(ours)} "
-        f"-- or without lmmprune: {' && '.join(lines)}"
+        f"-- or without Python: {' && '.join(lines)} (build --plan-only -o FOLDER writes all that, with a script)"
     )
 
 
 def _outdated(
-    bundle: Bundle, record: EngineRecord, folder: Path, trt: object, profiles: Sequence[Profile]
+    bundle: Bundle,
+    record: EngineRecord,
+    folder: Path,
+    trt: object,
+    profiles: Sequence[Profile],
+    options: BuildOptions,
 ) -> str | None:
     if reason := record.stale(bundle):
         return reason
@@ -202,6 +227,8 @@ def _outdated(
         return f"built by version {record.version}, here is {version}"
     if record.profiles != _ranges(profiles):
         return "built for other shapes"
+    if record.options != options.recorded():
+        return "built with other options"
     path = folder / record.file
     return None if path.is_file() and path.stat().st_size == record.bytes else "its file is missing or truncated"
 
@@ -214,11 +241,18 @@ def _ranges(profiles: Sequence[Profile]) -> dict[str, dict[str, list[list[int]]]
 
 
 def _build_one(
-    bundle: Bundle, target: Target, arch: str, component: str, profiles: Sequence[Profile], version: str, say: Say
+    bundle: Bundle,
+    target: Target,
+    arch: str,
+    component: str,
+    profiles: Sequence[Profile],
+    options: BuildOptions,
+    version: str,
+    say: Say,
 ) -> EngineRecord:
     precision, graph = bundle.manifest.precision, bundle.file(bundle.manifest.graphs[component].file)
     start = time.perf_counter()
-    engine = tensorrt.build_engine(target, graph, profiles=profiles, arch=arch, say=say)
+    engine = tensorrt.build_engine(target, graph, profiles=profiles, arch=arch, options=options, say=say)
     seconds = round(time.perf_counter() - start, 3)
     weights = graph_weights(graph)
     here = any(gpu.arch == arch for gpu in machine.gpus())
@@ -238,6 +272,7 @@ def _build_one(
         int8=precision.int8,
         profiles=_ranges(profiles),
         decomposed_attention=engine.decomposed,
+        options=options.recorded(),
         weights=weights.bytes if weights else {},
         float16_bytes=weights.float16_bytes if weights else 0,
         layers=None if layers is None else count_precisions(layers),

@@ -44,16 +44,16 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
 
 
 def shared_trace() -> Callable[[Source], Canonical]:
-    """Return a function that traces a model once, one layer beyond its features, and gives copies from then on.
+    """Return a function that traces a model once, one layer beyond its features if there is one, and gives copies.
 
     For many bundles of one model: a trace takes longer than all passes together.
     """
     from lmmprune.compiler.assets import image_token_id
 
-    done: dict[tuple[str, bool, int, tuple[int, int]], Canonical] = {}
+    done: dict[tuple[str, bool, int, tuple[int, int], tuple[int, int] | None], Canonical] = {}
 
     def traced(source: Source) -> Canonical:
-        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size)
+        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles)
         if key not in done:
             done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=True)
         return done[key].clone()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.machine import Gpu, Machine, look
 from lmmprune.compiler.packages import Package, install_command, packages, twins
 from lmmprune.compiler.targets import TARGETS, Target
-from lmmprune.errors import LmmpruneError, require
+from lmmprune.errors import LmmpruneError, MissingExtraError, require
 
 _FAST_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 # Writing engines, weights and temporary copies of a small model; a 7B model needs about 15 GB.
@@ -98,7 +99,12 @@ def _builds(target: Target, machine: Machine) -> Ability:
 
 def _runs(target: Target, machine: Machine) -> Ability:
     if target.compiled:
-        return Ability(can=False, why="lmmprune doesn't run engines yet: use trtexec or your own program")
+        try:
+            tensorrt.load(target)
+            return Ability(can=True, why=CudaDevice(target.extra).arch)
+        except LmmpruneError as error:
+            fix = install_command(target.extra) if isinstance(error, MissingExtraError) else ""
+            return Ability(can=False, why=_short(error), fix=fix)
     try:
         ort = require("onnxruntime", target.extra)
     except LmmpruneError as error:

@@ -21,6 +21,8 @@ from lmmprune.compiler.bundle import ENGINES, Bundle, file_sha256
 from lmmprune.errors import BundleError, InputError
 
 RECORD = "engine.json"
+# Folder of a bundle with files of the checkpoint that its graphs read (see write_graphs.py).
+SHARED = "weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class EngineRecord:
         decomposed_attention: Attention layers without a fused kernel.
         weights: Type -> bytes of the graph's weights that went in; empty where nothing could count them.
         float16_bytes: What these weights would take in 16 bits each.
+        options: What was asked of the builder, where it isn't the default.
         layers: Type -> layers with weights that compute in it, from the engine's inspector; None without its GPU.
     """
 
@@ -63,6 +66,7 @@ class EngineRecord:
     decomposed_attention: int
     weights: Mapping[str, int] = field(default_factory=dict)
     float16_bytes: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, int] | None = None
 
     @property
@@ -83,13 +87,13 @@ def directory(bundle: Bundle, target: str, arch: str) -> Path:
 
 
 def sources(bundle: Bundle, component: str) -> dict[str, str]:
-    """Return the checksums of a component's graph and of its weight files (heads share one)."""
+    """Return the checksums of a component's graph and of its weight files (heads share one, all the checkpoint's)."""
     graph = bundle.manifest.graphs[component].file
     stem = "heads" if component.startswith("head_") else PurePosixPath(graph).name.split(".")[0]
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()
-        if name == graph or PurePosixPath(name).name.split(".")[0] == stem
+        if name == graph or PurePosixPath(name).name.split(".")[0] == stem or PurePosixPath(name).parts[0] == SHARED
     }
 
 

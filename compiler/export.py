@@ -69,6 +69,7 @@ class Request:
     weights: str = "auto"
     layers: int | None = None
     image_size: tuple[int, int] | None = None
+    tiles: tuple[int, int] | None = None
     method_file: Path | None = None
     auto: bool = False
     percentile: float = 90.0
@@ -147,7 +148,13 @@ def export(
     target = targets.resolve(request.target)
     dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
-    source = resolve(request.model, weights=request.weights, layers=request.layers, image_size=request.image_size)
+    source = resolve(
+        request.model,
+        weights=request.weights,
+        layers=request.layers,
+        image_size=request.image_size,
+        tiles=request.tiles,
+    )
     facts = facts_of(source)
     if request.buckets:
         method = method.at_output_only()
@@ -161,6 +168,7 @@ def export(
     positions, llm_positions = positions_of(
         request.positions,
         method,
+        facts,
         not stages or not stages[0].site.in_decoder,
         rows=source.decoder.position_rows,
     )
@@ -196,7 +204,7 @@ def export(
             own = measure_counts(
                 graphs.vision,
                 method,
-                facts.grid,
+                facts,
                 data,
                 writer.path,
                 percentile=request.percentile,
@@ -219,7 +227,13 @@ def export(
             graphs = dataclasses.replace(graphs, vision=encoder)
         else:
             bind_dims(graphs.decoder, {"image_tokens": image_tokens})
-            ReduceVision(method=method.name, stages=stages, grid=facts.grid)(graphs.vision)
+            ReduceVision(
+                method=method.name,
+                stages=stages,
+                grid=facts.grid,
+                tiles=facts.tiles,
+                separators=facts.separators,
+            )(graphs.vision)
         FreezeShapes()(graphs.vision)
         reduce_decoder = ReduceDecoder(
             method=method.name,
@@ -255,6 +269,7 @@ def export(
             average_tokens=average([(stage.site, stage.keep) for stage in stages], facts),
             prefix=text.prefix,
             grid=source.vision.grid,
+            tiles=source.tiles,
             vision=signature("vision.onnx", graphs.vision),
             decoder=signature("decoder.onnx", graphs.decoder),
             cache=cache_of(source, reduce_decoder.removed_before(source.decoder.layers)),

@@ -22,4 +22,6 @@ def facts_of(source: Source, *, decoder_layers: int | None = None) -> Facts:
         has_cls=vision.has_cls,
         merge=vision.merge,
         has_beyond=vision.has_beyond,
+        tiles=vision.tiles,
+        separators=vision.separators,
     )

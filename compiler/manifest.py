@@ -118,7 +118,7 @@ class Manifest:
     requested_tokens: int  # visual tokens per decoder layer that were asked for
     average_tokens: float  # visual tokens that a decoder layer hands on, on average
     prefix: int  # tokens of every prompt before the image
-    grid: tuple[int, int]  # visual tokens, rows x columns, before pruning
+    grid: tuple[int, int]  # visual tokens of a tower image, rows x columns, before pruning
     vision: Graph
     decoder: Graph
     cache: Cache
@@ -127,6 +127,7 @@ class Manifest:
     flops: Mapping[str, Mapping[str, float]]  # {"vision": {"before": .., "after": ..}, "prefill": {..}}
     tools: Mapping[str, str]
     created: str
+    tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     files: Mapping[str, File] = field(default_factory=dict)
     format: int = FORMAT
@@ -140,6 +141,12 @@ class Manifest:
         """Every graph of the bundle by the name of its component: ``vision``, ``decoder``, ``head_K``."""
         heads = {f"head_{bucket.tokens}": bucket.head for bucket in self.buckets}
         return {"vision": self.vision, "decoder": self.decoder, **heads}
+
+    @property
+    def raster(self) -> tuple[int, int]:
+        """Visual tokens of the whole picture, rows and columns: those of all its tiles together."""
+        rows, columns = self.tiles or (1, 1)
+        return self.grid[0] * rows, self.grid[1] * columns
 
     @property
     def position_rows(self) -> int:
@@ -191,6 +198,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
         "buckets": tuple(Bucket(tokens=row["tokens"], head=_graph(row["head"])) for row in raw["buckets"]),
         "precision": Precision(**raw["precision"]),
         "grid": tuple(raw["grid"]),
+        "tiles": tuple(raw["tiles"]) if raw.get("tiles") else None,
         "vision": _graph(raw["vision"]),
         "decoder": _graph(raw["decoder"]),
         "cache": Cache(

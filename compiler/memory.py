@@ -14,10 +14,14 @@ from lmmprune.errors import BundleError
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Host memory of a process in bytes: the peak, and what it had before it loaded the bundle."""
+    """Host memory of a process in bytes: the peak, and what it had before it loaded the bundle.
+
+    ``device`` is what the GPU had less of after the answer than before, where engines run; None elsewhere.
+    """
 
     peak: int
     base: int
+    device: int | None = None
 
 
 def measure_memory(bundle: Path, image: Path, prompt: str, *, threads: int | None = None) -> Memory:
@@ -57,17 +61,24 @@ def peak_bytes() -> int:
 
 
 def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
+    from lmmprune.compiler.backends.cuda import CudaDevice
+    from lmmprune.compiler.backends.open_sessions import import_backend
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.preprocess import load_image
     from lmmprune.compiler.runtime import Runtime
-    from lmmprune.errors import require
+    from lmmprune.compiler.targets import TARGETS
 
-    require("onnxruntime", "cpu")
+    opened = Bundle.open(bundle)
+    import_backend(opened.manifest.target)
     picture = load_image(image)
+    known = TARGETS.get(opened.manifest.target)
+    device = CudaDevice(known.extra) if known is not None and known.compiled else None
+    free = device.memory()[0] if device is not None else 0
     base = peak_bytes()
-    runtime = Runtime(Bundle.open(bundle), threads=int(threads) or None)
+    runtime = Runtime(opened, threads=int(threads) or None)
     runtime.answer(picture, prompt, 4, stop_at_eos=False).text()
-    print(json.dumps({"peak": peak_bytes(), "base": base}))
+    used = free - device.memory()[0] if device is not None else None
+    print(json.dumps({"peak": peak_bytes(), "base": base, "device": used}))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from lmmprune.compiler.calibration.data import CalibrationSet
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.errors import require
 from lmmprune.passes.methods import Method
+from lmmprune.passes.schedule import Facts
 from lmmprune.passes.split_vision import COUNT, CountTokens
 
 COUNTS = "token_counts.json"
@@ -43,7 +44,7 @@ class OwnCounts:
 def measure_counts(
     vision: ir.Model,
     method: Method,
-    grid: tuple[int, int],
+    facts: Facts,
     data: CalibrationSet,
     assets: Path,
     *,
@@ -55,7 +56,7 @@ def measure_counts(
     Args:
         vision: The canonical vision graph; stays as it is.
         method: A method with a count of its own.
-        grid: Patches, rows and columns.
+        facts: The model's numbers.
         data: The pictures.
         assets: Directory with the preprocessor; the graph is written beside it for a moment.
         percentile: 0 < p <= 100.
@@ -63,7 +64,7 @@ def measure_counts(
     """
     ort = require("onnxruntime", "export")
     graph = vision.clone()
-    CountTokens(method=method, grid=grid)(graph)
+    CountTokens(method=method, grid=facts.grid)(graph)
     preprocess = Preprocessor.load(assets / PREPROCESSOR)
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -79,7 +80,7 @@ def measure_counts(
     return OwnCounts(
         method=method.name,
         source=data.source,
-        tokens=grid[0] * grid[1],
+        tokens=facts.tokens,
         percentile=percentile,
         counts=tuple(counts),
     )

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmmprune.compiler import machine
 from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.errors import InputError
 from lmmprune.models.source import Source
@@ -32,7 +33,7 @@ class Needs:
         disk: Of the bundle.
         disk_free: On its disk; what an interrupted export wrote there counts as free.
         memory: Peak of the process.
-        memory_free: What the system can give without swapping; None where it doesn't say.
+        memory_free: What programs may still take; None where it doesn't say.
     """
 
     disk: int
@@ -92,7 +93,7 @@ def needs(source: Source, destination: Path, *, dtype: str, int8: bool, shared: 
         disk=(0 if shared else sum(sizes)) + _GRAPHS,
         disk_free=shutil.disk_usage(place).free + written,
         memory=_LIBRARIES + (0 if shared else _COPIES * largest * width) + calibration,
-        memory_free=_memory_free(),
+        memory_free=machine.free_memory(),
     )
 
 
@@ -115,15 +116,6 @@ def calibration_bytes(source: Source, samples: int, *, scan: bool) -> int:
     tokens = source.vision.tokens + TEXT_TOKENS
     held = 4 * tokens * (3 * samples * spec.width + 4 * spec.mlp_width)
     return max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held)
-
-
-def _memory_free() -> int | None:
-    """Return what Linux estimates that a new process can use; None on other systems."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _gib(size: int) -> str:

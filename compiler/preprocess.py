@@ -7,6 +7,8 @@
 
 ``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width. ``"longest_edge": n``,
 if there, comes first: it resizes the picture in its own shape to a longest edge of n pixels, and an even other one.
+``"tiles": [2, 2]``, if there, cuts a picture into so many rows and columns of tiles, each of the final size, and puts
+an overview of the whole picture before them, squeezed into one tile; each of these images then takes the steps.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lmmprune.compiler.tiles import cut, letterbox
 from lmmprune.errors import BundleError, InputError
 
 MAX_PIXELS = 100_000_000
@@ -51,6 +54,7 @@ class Preprocessor:
         mean: subtracted per channel after rescaling.
         std: divided by per channel.
         longest_edge: target of the longest edge in a resize before the other; None: there is none.
+        tiles: rows and columns of tiles beside the overview; None: the picture goes in as a whole.
     """
 
     resize: int | tuple[int, int] | None
@@ -60,6 +64,7 @@ class Preprocessor:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     longest_edge: int | None = None
+    tiles: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, path: Path) -> Preprocessor:
@@ -78,35 +83,36 @@ class Preprocessor:
                 mean=raw["mean"] and tuple(raw["mean"]),
                 std=raw["std"] and tuple(raw["std"]),
                 longest_edge=raw.get("longest_edge"),
+                tiles=(raw["tiles"][0], raw["tiles"][1]) if raw.get("tiles") else None,
             )
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise BundleError(f"'{path}' can't be used ({type(error).__name__}: {error}): export again") from error
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Convert to RGB, resize and crop.
+        """Return the picture as the model sees it, with all tiles side by side.
 
         Returns:
             uint8 ``[3, H, W]``.
         """
         picture = to_rgb(image)
-        if self.longest_edge is not None:
-            picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
-        if self.resize is not None:
-            height, width = self._resized(picture.height, picture.width)
-            picture = picture.resize((width, height), resample=self.resample)
-        pixels: NDArray[np.uint8] = np.moveaxis(np.asarray(picture), -1, 0)
-        return pixels if self.crop is None else _center_crop(pixels, *self.crop)
+        return _channels_first(self._whole(picture)) if self.tiles else self._steps(picture)
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return ``pixel_values``, float32 ``[1, 3, H, W]``.
+        """Return ``pixel_values``, float32 ``[1, 3, H, W]``; with tiles one row for the overview and each tile.
 
         Raises:
             InputError: The picture is so narrow that resizing it would fill the memory.
         """
-        return self.normalize(self.pixels(image))
+        picture = to_rgb(image)
+        if self.tiles is None:
+            return self.normalize(self._steps(picture)[None])
+        height, width = self._squeezed
+        overview = picture.resize((width, height), resample=self.resample)
+        images = [overview, *cut(self._whole(picture), *self.tiles)]
+        return self.normalize(np.stack([self._steps(image) for image in images]))
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return uint8 ``[3, H, W]`` rescaled and normalised as float32 ``[1, 3, H, W]``."""
+        """Return uint8 ``[B, 3, H, W]`` rescaled and normalised as float32."""
         # The reference rescales in float64, rounds to float32, and normalises in float32: so do we, to the last bit.
         values = pixels.astype(np.float32)
         if self.rescale is not None:
@@ -114,7 +120,30 @@ class Preprocessor:
         if self.mean is not None and self.std is not None:
             mean, std = (np.array(row, np.float32)[:, None, None] for row in (self.mean, self.std))
             values = (values - mean) / std
-        return np.ascontiguousarray(values[None])
+        return np.ascontiguousarray(values)
+
+    def _steps(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop an RGB picture."""
+        if self.longest_edge is not None:
+            picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
+        if self.resize is not None:
+            height, width = self._resized(picture.height, picture.width)
+            picture = picture.resize((width, height), resample=self.resample)
+        pixels = _channels_first(picture)
+        return pixels if self.crop is None else _center_crop(pixels, *self.crop)
+
+    @property
+    def _squeezed(self) -> tuple[int, int]:
+        """Height and width that an overview is resized to, whatever its shape."""
+        assert self.resize is not None
+        return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+
+    def _whole(self, picture: Image.Image) -> Image.Image:
+        """Return a picture that fills all tiles."""
+        assert self.tiles is not None
+        rows, columns = self.tiles
+        height, width = self.crop or self._squeezed
+        return letterbox(picture, rows * height, columns * width, self.resample)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if isinstance(self.resize, tuple):
@@ -129,6 +158,11 @@ class Preprocessor:
                 f"would get {stretched}; crop it first"
             )
         return (stretched, self.resize) if width <= height else (self.resize, stretched)
+
+
+def _channels_first(picture: Image.Image) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.moveaxis(np.asarray(picture), -1, 0)
+    return pixels
 
 
 def _with_longest(edge: int, width: int, height: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from lmmprune.compiler.load_onnx import load_onnx
-from lmmprune.errors import InputError
+from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.lazy import lazy, numbers
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.passes.convert_opset import ConvertOpset
@@ -79,7 +79,12 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
     picture = find_picture(model)
     shape = _picture_shape(model, picture, batch, image_size)
     picture_dtype = _FLOATS[picture.dtype or ir.DataType.FLOAT]
-    FoldShapes(shapes={str(picture.name): shape})(model)
+    try:
+        FoldShapes(shapes={str(picture.name): shape})(model)
+    except GraphRefusal as error:
+        raise Refused(
+            f"{error} (with pictures of {shape[2]} x {shape[3]} pixels: is that the tower's size?)"
+        ) from error
     _check_flow(model)
     WidenFloat()(model)
     ConvertOpset(version=OPSET)(model)

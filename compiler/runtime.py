@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lmmprune.compiler.answer import Answer, Look, SiteTokens
-from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
+from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.preprocess import Preprocessor
@@ -32,21 +32,21 @@ class Runtime:
     def __init__(
         self, bundle: Bundle, *, threads: int | None = None, sessions: Mapping[str, Session] | None = None
     ) -> None:
-        """Load both graphs in ONNX Runtime.
+        """Load the graphs in the back end of the bundle's target.
 
         Args:
             bundle: An opened bundle.
-            threads: Threads within an operator; None leaves it to the back end.
-            sessions: Component -> its graph, where another back end runs them.
+            threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
+            sessions: Component -> its graph, where something else runs them.
 
         Raises:
-            TargetError: The bundle is for another back end, or for a device that isn't here.
-            BundleError: Its files can't be used.
-            MissingExtraError: onnxruntime isn't installed.
+            TargetError: The bundle is for a device that isn't here.
+            BundleError: Its files or its engines can't be used.
+            MissingExtraError: The back end isn't installed.
         """
         self.bundle = bundle
         manifest = bundle.manifest
-        sessions = _load(bundle, threads) if sessions is None else sessions
+        sessions = open_sessions(bundle, threads=threads) if sessions is None else sessions
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
         self._vision, self._decoder = sessions["vision"], sessions["decoder"]
@@ -242,13 +242,3 @@ class Runtime:
                 f"the vision graph of '{self.bundle.path}' gives kept indices that aren't distinct patches of "
                 f"0..{manifest.tokens_before - 1}: export again"
             )
-
-
-def _load(bundle: Bundle, threads: int | None) -> dict[str, Session]:
-    """Return the session of every component in ONNX Runtime."""
-    target = bundle.manifest.target
-    provider_of(target)
-    return {
-        name: OrtSession(bundle.file(graph.file), target=target, threads=threads)
-        for name, graph in bundle.manifest.graphs.items()
-    }

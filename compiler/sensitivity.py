@@ -23,8 +23,13 @@ _PLACES = "kept_indices"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """The output of one run, float64, and where its rows come from (None: every token is there)."""
+class Answer:
+    """What one run of a graph answers.
+
+    Attributes:
+        values: float64: the image features ``[B,K,C]`` of an encoder, the last position's logits of a decoder.
+        places: int64 ``[B,K]``, which tokens an encoder kept; None where every token is there.
+    """
 
     values: Array
     places: Array | None
@@ -79,16 +84,16 @@ def scan(
     # Ranking, everything quantized, and the bisection.
     steps = len(blocks) + 1 + max(len(blocks), 1).bit_length()
     finished = 0
-    exact = _answers(load_beside(graph, model), samples)
+    exact = answers_of(load_beside(graph, model), samples)
 
     def error(keep: frozenset[str]) -> float:
         nonlocal finished
         quantized = model.clone()
         InsertQdq(scheme=scheme, ranges=ranges, keep_float=keep)(quantized)
-        found = _answers(load_beside(graph, quantized), samples)
+        found = answers_of(load_beside(graph, quantized), samples)
         finished += 1
         done(finished, steps)
-        return _distance(found, exact)
+        return relative_error(found, exact)
 
     everything = frozenset(blocks)
     errors = {block: error(everything - {block}) for block in blocks}
@@ -115,8 +120,40 @@ def scan(
     )
 
 
-def _distance(found: Sequence[_Answer], exact: Sequence[_Answer]) -> float:
-    """Return the relative error over all runs, on the tokens that both have."""
+def answers_of(session: Any, samples: Samples) -> list[Answer]:
+    """Return the output of every run of every sample.
+
+    A decoder's own cache goes from step to step.
+
+    Args:
+        session: ONNX Runtime session of an encoder or a decoder.
+        samples: Start the runs of one sample each.
+    """
+    names = [output.name for output in session.get_outputs()]
+    answers: list[Answer] = []
+
+    def run(feeds: Feeds) -> Outputs:
+        found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        places = found.get(_PLACES) if "image_features" in found else None
+        answers.extend(
+            Answer(values=found[name].astype(np.float64), places=places) for name in _ANSWERS if name in found
+        )
+        return found
+
+    for sample in samples:
+        drive(sample(), run)
+    return answers
+
+
+def relative_error(found: Sequence[Answer], exact: Sequence[Answer]) -> float:
+    """Return the root of the summed squares of the difference over those of the exact answers, over all runs.
+
+    Where tokens are selected, those that both kept are compared. If the exact answers are all zero, it is 0 or 1.
+
+    Args:
+        found: Of the graph in question.
+        exact: Of the one it should equal, run by run.
+    """
     difference = total = 0.0
     for a, b in zip(found, exact, strict=True):
         ours, theirs = a.values, b.values
@@ -128,21 +165,3 @@ def _distance(found: Sequence[_Answer], exact: Sequence[_Answer]) -> float:
         difference += float(np.square(ours - theirs).sum())
         total += float(np.square(theirs).sum())
     return float(np.sqrt(difference / total)) if total else float(difference > 0)
-
-
-def _answers(session: Any, samples: Samples) -> list[_Answer]:
-    """Return the output of every run of every sample."""
-    names = [output.name for output in session.get_outputs()]
-    answers: list[_Answer] = []
-
-    def run(feeds: Feeds) -> Outputs:
-        found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
-        places = found.get(_PLACES) if "image_features" in found else None
-        answers.extend(
-            _Answer(values=found[name].astype(np.float64), places=places) for name in _ANSWERS if name in found
-        )
-        return found
-
-    for sample in samples:
-        drive(sample(), run)
-    return answers

@@ -62,12 +62,13 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in request.buckets}))
 
 
-def positions_of(asked: str | None, method: Method, in_vision: bool, *, rows: int = 1) -> tuple[str, str]:
+def positions_of(asked: str | None, method: Method, facts: Facts, in_vision: bool, *, rows: int = 1) -> tuple[str, str]:
     """Return the policy of the sequence that enters the decoder, and of the cuts inside it.
 
     Args:
         asked: ``--positions``.
         method: The method.
+        facts: The model.
         in_vision: Whether it removes tokens before the decoder.
         rows: Numbers that say where a token stands.
     """
@@ -80,13 +81,13 @@ def positions_of(asked: str | None, method: Method, in_vision: bool, *, rows: in
                 "--positions contiguous: this model numbers visual tokens by their row and column in the picture, which"
                 " stay what they are; leave it out"
             )
-        if in_vision and not method.has_places:
+        if in_vision and not method.has_places(facts):
             raise InputError(
                 f"method '{method.name}' makes tokens that have the place of no patch, and this model needs each"
                 " token's row and column; choose another"
             )
         return "original", "original"
-    if asked == "original" and in_vision and not method.has_places:
+    if asked == "original" and in_vision and not method.has_places(facts):
         raise InputError(
             f"--positions original: method '{method.name}' makes tokens that have the place of no patch; leave it out"
         )

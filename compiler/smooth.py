@@ -44,13 +44,20 @@ class Smoothed:
     outlier: float
 
 
-def search(groups: Sequence[Smoothable], stats: Mapping[str, ChannelStats], *, symmetric: bool) -> dict[str, Smoothed]:
+def search(
+    groups: Sequence[Smoothable],
+    stats: Mapping[str, ChannelStats],
+    *,
+    symmetric: bool,
+    strengths: Sequence[float] = STRENGTHS,
+) -> dict[str, Smoothed]:
     """Return the best strength for each activation, by its name.
 
     Args:
         groups: What can be smoothed; the readers' weights are read, one activation's at a time.
         stats: What was seen of each activation.
         symmetric: Whether activations are quantized around zero, else over the range that they have.
+        strengths: Alphas to try, 0..1.
 
     Reference:
         Xiao et al. 2023, SmoothQuant, arXiv 2211.10438, eq. 4. One strength per activation instead of one per model,
@@ -59,7 +66,7 @@ def search(groups: Sequence[Smoothable], stats: Mapping[str, ChannelStats], *, s
     found = {}
     for group in groups:
         weights = [values_of(reader.inputs[1]) for reader in group.readers]
-        found[str(group.value.name)] = _search(stats[str(group.value.name)], weights, symmetric)
+        found[str(group.value.name)] = _search(stats[str(group.value.name)], weights, symmetric, strengths)
     return found
 
 
@@ -79,11 +86,11 @@ def factors(maxima: Array, rows: Array, alpha: float) -> Array:
     return np.clip(result, 1e-4, 1e4).astype(np.float32)
 
 
-def _search(stats: ChannelStats, weights: Sequence[Array], symmetric: bool) -> Smoothed:
+def _search(stats: ChannelStats, weights: Sequence[Array], symmetric: bool, strengths: Sequence[float]) -> Smoothed:
     maxima = stats.maxima
     reach = np.max([np.abs(block).max(axis=1) for block in _blocks(weights)], axis=0)
     tried: dict[float | None, Array] = {None: np.ones_like(maxima)}
-    tried |= {alpha: factors(maxima, reach, alpha) for alpha in STRENGTHS}
+    tried |= {alpha: factors(maxima, reach, alpha) for alpha in strengths}
     rows = {}
     for alpha, s in tried.items():
         ends = (float((stats.lows / s).min()), float((stats.highs / s).max()))

@@ -64,7 +64,7 @@ def stream_weights(
     """Write the weights and make the graph refer to the file.
 
     Beside the file a journal says how far it is right: a later call with the same key, after this one was killed, goes
-    on from there. It is gone when all is written.
+    on from there. It stays until the bundle is finished.
 
     Args:
         placed: From ``layout``.
@@ -118,7 +118,6 @@ def stream_weights(
             name=value.name,
             base_dir=file.parent,
         )
-    journal.unlink()
     return File(bytes=total, sha256=digest.hexdigest())
 
 

@@ -178,7 +178,13 @@ _TABLE = (
         dtypes=_HALF,
         extra="gpu",
         requires="TensorRT 10.16 and the GPU that the engine is for",
-        boards={"jetson-orin-jp7.2": "sm87", "jetson-thor-jp7.2": "sm110"},
+        # JetPack 7 without a minor version is the last one.
+        boards={
+            "jetson-orin-jp7.2": "sm87",
+            "jetson-thor-jp7.2": "sm110",
+            "jetson-orin-jp7": "sm87",
+            "jetson-thor-jp7": "sm110",
+        },
         version=("10.16", "11.0"),
         parser=(10, 16),
     ),

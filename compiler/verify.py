@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmmprune.compiler import parity, promises
 from lmmprune.compiler.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.calibration.data import load_calibration
+from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.replay import Looked, Replay, Spoken
 from lmmprune.compiler.text_layout import text_layout
@@ -72,12 +74,23 @@ def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
 
 def _well_formed(graph: Path, manifest: Manifest) -> Check:
     onnx = require("onnx", "export")
+    linked = any(name.startswith(f"{SHARED}/") for name in manifest.files)
     name = f"checker {graph.name}"
     try:
-        onnx.checker.check_model(str(graph), full_check=True)
+        onnx.checker.check_model(_unlinked(onnx, graph) if linked else str(graph), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return Check(name=name, passed=False, found=str(error).splitlines()[0])
     return Check(name=name, passed=True, found=f"opset {manifest.opset}")
+
+
+def _unlinked(onnx: Any, graph: Path) -> Any:
+    """Return a graph whose external weights are inputs: the checker refuses files with a second name (onnx 1.23)."""
+    model = onnx.load(str(graph), load_external_data=False)
+    outside = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in outside:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        model.graph.initializer.remove(tensor)
+    return model
 
 
 def _source(manifest: Manifest) -> Source:
@@ -89,6 +102,7 @@ def _source(manifest: Manifest) -> Source:
         weights="dummy" if dummy else "auto",
         layers=len(manifest.cache.past) if dummy else None,
         image_size=(int(height), int(width)),
+        tiles=manifest.tiles,
     )
 
 

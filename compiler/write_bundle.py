@@ -37,6 +37,8 @@ class BundleWriter:
             manifest: Without files.
             known: Of files that were hashed while they were written.
         """
+        for journal in self.path.glob(journal_of(Path("*")).name):
+            journal.unlink()
         names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
         files = dict(known or {})
         for name in names:

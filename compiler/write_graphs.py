@@ -11,15 +11,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.manifest import File
 from lmmprune.compiler.stream_weights import layout, stream_weights
 from lmmprune.errors import InputError
 from lmmprune.lazy import numbers, stored_of
 from lmmprune.models.source import Source, refuse_damage
 from lmmprune.passes.restore_transposes import RestoreTransposes
-
-SHARED = "weights"
-"""Folder of the bundle with links to the checkpoint's files."""
 
 
 def write_graphs(

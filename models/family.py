@@ -6,6 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmmprune.models.tiles import Tiling
+
+# Kinds of sites that every family has, and those that need each token to be one patch of one image.
+OTHER_SITES = ("vision_output", "projector_output", "llm_input", "llm_layer")
+ENCODER_SITES = ("vision_layer",)
+GROUPED = "no method that works inside the encoder (ficoco-v, ficoco-vl, tome): a token is several patches behind it"
+NO_CLS = "no CLS token: the methods that need one are refused ('lmmprune methods' names them)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionSpec:
@@ -13,14 +21,17 @@ class VisionSpec:
 
     Attributes:
         layers: Encoder layers that lie before the features (layers behind them are dead weight).
-        tokens: Visual tokens N that the projector takes, CLS not counted.
+        tokens: Visual tokens N that the decoder gets of a picture, CLS not counted.
         has_cls: Whether row 0 of the encoder is a CLS token.
-        grid: Rows and columns of the tokens; ``rows * columns == N``.
-        image_size: Height and width in pixels.
+        grid: Rows and columns of the tokens of one tower image; ``rows * columns * tiles + separators == N``.
+        image_size: Height and width of one tower image in pixels.
         merge: Patches on each side of the block that a pixel shuffle or a merger makes a token of; 1: each token is a
-            patch, and the encoder sees N of them (else ``N * merge**2``).
+            patch, and the encoder sees as many of them (else ``merge**2`` times as many).
         has_beyond: Whether the tower has a layer behind the features, which some methods read.
         any_size: Whether the tower takes pictures of any size; the export fixes it to ``image_size``.
+        tiles: Tower images per picture (T): ``pixel_values`` is ``[B*T,3,H,W]``.
+        separators: Tokens among the N that are no patches (newlines): they are never candidates and always stay.
+        tiling: How pictures are cut, where T > 1.
     """
 
     layers: int
@@ -31,6 +42,9 @@ class VisionSpec:
     merge: int = 1
     has_beyond: bool = True
     any_size: bool = False
+    tiles: int = 1
+    separators: int = 0
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +98,14 @@ class Family:
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
         shrink: Reduces a configuration to so many decoder layers.
-        vision_features: ``(model, pixel_values [B,3,H,W], False) -> [B,N,C]`` after the projector; with True also the
-            hidden state ``[B,T,C']`` of the encoder layer behind the features, whose q and k some methods read.
+        vision_features: ``(model, pixel_values [B*tiles,3,H,W], False) -> [B,N,C]`` after the projector; with True also
+            the hidden state of the encoder layer behind the features, whose q and k some methods read.
         prepare: Puts constants into a module that its own code can compute, but a trace can't.
+        arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
+            returns the configuration with it and the choice; None for families that take a picture as a whole.
+        reference: The paper.
+        sites: Kinds of sites that tokens can be cut at.
+        limits: What isn't supported and why, one sentence each, for ``lmmprune models``.
     """
 
     name: str
@@ -100,3 +119,7 @@ class Family:
     shrink: Callable[[Any, int], Any]
     vision_features: Callable[[Any, Any, bool], Any]
     prepare: Callable[[Any], None] | None = None
+    arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None
+    reference: str = ""
+    sites: tuple[str, ...] = OTHER_SITES
+    limits: tuple[str, ...] = ()

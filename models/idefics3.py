@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from lmmprune.errors import ModelError
-from lmmprune.models.family import Family, VisionSpec
+from lmmprune.models.family import GROUPED, NO_CLS, Family, VisionSpec
 from lmmprune.models.llava import decoder_spec, shrink
 
 _PICTURE = "<fake_token_around_image><global-img><image><fake_token_around_image>"
@@ -85,6 +85,8 @@ FAMILY = Family(
     decoder=decoder_spec,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2408.12637, 2504.05299",
+    limits=("one picture per question, as one image of the tower's size: it isn't split", GROUPED, NO_CLS),
     prepare=_prepare,
 )
 SMOLVLM = dataclasses.replace(FAMILY, name="smolvlm", title="SmolVLM2")

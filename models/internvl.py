@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmmprune.errors import ModelError
-from lmmprune.models.family import Family, VisionSpec
+from lmmprune.models.family import GROUPED, Family, VisionSpec
 from lmmprune.models.llava import decoder_spec, shrink
 
 _PICTURE = "<img><IMG_CONTEXT></img>"
@@ -65,4 +65,10 @@ FAMILY = Family(
     decoder=decoder_spec,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2504.10479",
+    limits=(
+        "one picture per question, as one tile of the tower's size",
+        GROUPED,
+        "no prumerge: it reads the encoder layer behind the features, which come from the last one",
+    ),
 )

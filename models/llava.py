@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmmprune.errors import ModelError
-from lmmprune.models.family import DecoderSpec, Family, VisionSpec
+from lmmprune.models.family import ENCODER_SITES, NO_CLS, OTHER_SITES, DecoderSpec, Family, VisionSpec
 
 # Whether row 0 of a tower is CLS, by the tower's model_type.
 _HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False}
@@ -18,7 +18,12 @@ _HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False}
 _STRATEGY = {True: "default", False: "full"}
 
 
-def _vision(config: Any) -> VisionSpec:
+def vision_spec(config: Any) -> VisionSpec:
+    """Read the tower's numbers; also those of one tile in families that cut pictures into tiles.
+
+    Raises:
+        ModelError: A tower, a feature layer or a choice of features that isn't supported.
+    """
     vision = config.vision_config
     layer = config.vision_feature_layer
     if not isinstance(layer, int):
@@ -88,13 +93,23 @@ def shrink(config: Any, layers: int) -> Any:
     return config
 
 
-def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def patches_of(model: Any, pixel_values: Any) -> tuple[Any, Any]:
+    """Return the tower's patches at the feature layer ``[B,N,C]``, CLS dropped, and the hidden states of all layers."""
     config = model.config
     states = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
-    layer = config.vision_feature_layer % len(states)
-    hidden = states[layer]
-    features = model.model.multi_modal_projector(hidden[:, 1:] if _has_cls(config) else hidden)
-    return (features, states[layer + 1]) if beyond else features
+    hidden = states[config.vision_feature_layer % len(states)]
+    return hidden[:, 1:] if _has_cls(config) else hidden, states
+
+
+def behind(model: Any, states: Any) -> Any:
+    """Return the hidden state behind the feature layer."""
+    return states[model.config.vision_feature_layer % len(states) + 1]
+
+
+def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+    patches, states = patches_of(model, pixel_values)
+    features = model.model.multi_modal_projector(patches)
+    return (features, behind(model, states)) if beyond else features
 
 
 FAMILY = Family(
@@ -102,8 +117,14 @@ FAMILY = Family(
     title="LLaVA-1.5",
     template="USER: <image>\n{prompt} ASSISTANT:",
     image_token="<image>",
-    vision=_vision,
+    vision=vision_spec,
     decoder=decoder_spec,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2310.03744",
+    sites=(*ENCODER_SITES, *OTHER_SITES),
+    limits=(
+        "one picture per question, of the tower's own size",
+        "CLIP or SigLIP towers; with SigLIP there is " + NO_CLS,
+    ),
 )

@@ -30,8 +30,9 @@ def vision_spec(config: Any, *, window: int = 1) -> VisionSpec:
     """
     vision = config.vision_config
     patch, merge = vision.patch_size, vision.spatial_merge_size
-    if not isinstance(patch, int):
-        raise ModelError(f"patch_size is {patch}: expected one number, for square patches")
+    for name in ("patch_size", "temporal_patch_size"):
+        if not isinstance(getattr(vision, name), int):
+            raise ModelError(f"{name} is {getattr(vision, name)}: expected one number")
     unit = math.lcm(merge, window) * patch
     size = getattr(vision, "image_size", None) or max(round(_SIDE * merge * patch / unit), 1) * unit
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from lmmprune.models import qwen
-from lmmprune.models.family import DecoderSpec, Family, VisionSpec
+from lmmprune.models.family import GROUPED, NO_CLS, DecoderSpec, Family, VisionSpec
 from lmmprune.models.llava import decoder_spec, shrink
 
 
@@ -39,13 +39,16 @@ def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
     rows, columns = spec.grid[0] * merge, spec.grid[1] * merge
     angles = qwen_tower.rotary_angles(vision, rows, columns)
     order = qwen_tower.Windows(rows, columns, _window(vision))
+    batch = pixel_values.shape[0]
+    whole = qwen_tower.turns(angles, batch=batch)
+    within = qwen_tower.turns(angles[order.places], batch=batch, parts=order.count)
     x, windowed = qwen_tower.embed(tower, pixel_values), False
     for index, layer in enumerate(tower.blocks):
         # Layers that see the whole picture see it in raster order, where methods look for patches.
         if (index not in vision.fullatt_block_indexes) != windowed:
             windowed = not windowed
             x = order.enter(x) if windowed else order.leave(x)
-        x = qwen_tower.block(layer, x, angles[order.places] if windowed else angles, order.count if windowed else 1)
+        x = qwen_tower.block(layer, x, within if windowed else whole)
     x = order.leave(x) if windowed else x
     # The norm is each patch's own, so it may come before the patches are put together.
     return tower.merger.mlp(qwen_tower.group(tower.merger.ln_q(x), spec.grid, merge))
@@ -60,4 +63,6 @@ FAMILY = Family(
     decoder=_decoder,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2502.13923",
+    limits=("one picture per question, no videos, of one size that --image-size chooses at export", GROUPED, NO_CLS),
 )

@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from lmmprune.models import qwen
-from lmmprune.models.family import DecoderSpec, Family, VisionSpec
+from lmmprune.models.family import GROUPED, NO_CLS, DecoderSpec, Family, VisionSpec
 from lmmprune.models.llava import decoder_spec, shrink
 
 
@@ -41,11 +41,11 @@ def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
     spec, tower, vision = _vision(model.config), model.model.visual, model.config.vision_config
     merge = vision.spatial_merge_size
     rows, columns = spec.grid[0] * merge, spec.grid[1] * merge
-    angles = qwen_tower.rotary_angles(vision, rows, columns)
+    turns = qwen_tower.turns(qwen_tower.rotary_angles(vision, rows, columns), batch=pixel_values.shape[0])
     x = qwen_tower.embed(tower, pixel_values) + qwen_tower.positions(tower, rows, columns)
     deeper = []
     for index, layer in enumerate(tower.blocks):
-        x = qwen_tower.block(layer, x, angles, 1)
+        x = qwen_tower.block(layer, x, turns)
         if index in vision.deepstack_visual_indexes:
             merger = tower.deepstack_merger_list[vision.deepstack_visual_indexes.index(index)]
             deeper.append(qwen_tower.merge_patches(merger, x, spec.grid, merge))
@@ -62,4 +62,11 @@ FAMILY = Family(
     decoder=_decoder,
     shrink=shrink,
     vision_features=_features,
+    reference="arXiv 2511.21631",
+    limits=(
+        "one picture per question, no videos, of one size that --image-size chooses at export",
+        GROUPED,
+        NO_CLS,
+        "no method that makes new tokens before the decoder, which also gets the old ones of other depths (DeepStack)",
+    ),
 )

@@ -13,6 +13,10 @@ import torch
 
 from lmmprune.errors import ModelError
 
+Array = np.ndarray[Any, Any]
+# cos and sin.
+Turns = tuple[torch.Tensor, torch.Tensor]
+
 
 def embed(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Return the patches of ``pixels [B,3,H,W]`` as ``[B,N,C]`` in raster order; a still picture is every frame."""
@@ -21,7 +25,7 @@ def embed(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
     return patches.flatten(2).transpose(1, 2)
 
 
-def rotary_angles(vision: Any, rows: int, columns: int) -> np.ndarray[Any, Any]:
+def rotary_angles(vision: Any, rows: int, columns: int) -> Array:
     """Return the angles ``[N,D/2]`` of a picture's patches: the first half by the patch's row, the other by its column.
 
     Args:
@@ -41,6 +45,12 @@ def rotary_angles(vision: Any, rows: int, columns: int) -> np.ndarray[Any, Any]:
     frequencies = (1 / np.float32(vision.rope_parameters["rope_theta"]) ** exponents).astype(np.float32)
     places = np.stack(np.divmod(np.arange(rows * columns), columns), axis=1).astype(np.float32)
     return (places[:, :, None] * frequencies).reshape(rows * columns, 2 * quarter)
+
+
+def turns(angles: Array, *, batch: int, parts: int = 1) -> Turns:
+    """Return cos and sin ``[B*parts,N/parts,D/2]`` of angles ``[N,D/2]``; made once, all layers share the constants."""
+    tiled = np.tile(angles.reshape(parts, len(angles) // parts, -1), (batch, 1, 1))
+    return torch.from_numpy(np.cos(tiled)), torch.from_numpy(np.sin(tiled))
 
 
 class Windows:
@@ -66,27 +76,24 @@ class Windows:
         return x.index_select(1, torch.from_numpy(self.places.argsort()))
 
 
-def block(layer: Any, x: torch.Tensor, angles: np.ndarray[Any, Any], parts: int) -> torch.Tensor:
+def block(layer: Any, x: torch.Tensor, turns: Turns) -> torch.Tensor:
     """Run one encoder layer.
 
     Args:
         layer: The module.
         x: ``[B,N,C]``.
-        angles: ``[N,D/2]``, in the order of x.
-        parts: Windows: so many equal stretches of x attend within themselves.
+        turns: cos and sin ``[B*parts,N/parts,D/2]``: so many equal stretches of x attend within themselves.
     """
-    x = x + _attention(layer.attn, layer.norm1(x), angles, parts)
+    x = x + _attention(layer.attn, layer.norm1(x), *turns)
     mixed: torch.Tensor = layer.mlp(layer.norm2(x))
     return x + mixed
 
 
-def _attention(module: Any, x: torch.Tensor, angles: np.ndarray[Any, Any], parts: int) -> torch.Tensor:
+def _attention(module: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     batch, tokens, channels = x.shape
     # Stretches join the batch: attention within windows costs what windows cost.
-    shape = (batch * parts, tokens // parts, 3, module.num_heads, module.head_dim)
+    shape = (cos.shape[0], cos.shape[1], 3, module.num_heads, module.head_dim)
     q, k, v = module.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
-    turns = np.tile(angles.reshape(parts, tokens // parts, -1), (batch, 1, 1))
-    cos, sin = torch.from_numpy(np.cos(turns)), torch.from_numpy(np.sin(turns))
     q, k = (torch.onnx.ops.rotary_embedding(value, cos, sin) for value in (q, k))
     mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=module.scaling)
     projected: torch.Tensor = module.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels))
@@ -123,7 +130,7 @@ def positions(tower: Any, rows: int, columns: int) -> torch.Tensor:
     return mixed.sum(0)
 
 
-def _resample(rows: int, columns: int, side: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _resample(rows: int, columns: int, side: int) -> tuple[Array, Array]:
     """Return which 4 of the ``side * side`` learned positions a patch mixes, and their shares, each ``[4,N]``.
 
     Bilinear, the corners of the table at the corners of the picture.

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import ModelError, require, suggestion
-from lmmprune.models import idefics3, internvl, llava, qwen2_5_vl, qwen3_vl
+from lmmprune.models import idefics3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen3_vl
 from lmmprune.models.family import Family
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         llava.FAMILY,
+        llava_next.FAMILY,
+        llava_onevision.FAMILY,
         idefics3.FAMILY,
         idefics3.SMOLVLM,
         internvl.FAMILY,
@@ -26,7 +28,10 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """A short name: where its checkpoint is, and its configuration for use without the checkpoint."""
+    """A short name: where its checkpoint is, and its configuration for use without the checkpoint.
+
+    ``config`` are the arguments of the family's transformers configuration.
+    """
 
     hub_id: str | None
     family: str
@@ -46,8 +51,33 @@ _CLIP_L_336 = {
 }
 
 
-def _llama(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
-    return {
+_SIGLIP_SO400M_384 = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+_QWEN2_05B = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "vocab_size": 152000,
+    "tie_word_embeddings": True,
+}
+
+
+def _vicuna(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
+    """Return CLIP before Vicuna, which LLaVA gives tokens for the picture and padding."""
+    text = {
         "model_type": "llama",
         "hidden_size": width,
         "intermediate_size": mlp,
@@ -57,6 +87,10 @@ def _llama(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
         "max_position_embeddings": 4096,
         "vocab_size": 32064,
     }
+    return {"vision_config": _CLIP_L_336, "text_config": text, "image_token_index": 32000}
+
+
+_VICUNA_7B, _VICUNA_13B = _vicuna(4096, 11008, 32, 32), _vicuna(5120, 13824, 40, 40)
 
 
 def _qwen2_5(width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocabulary: int) -> dict[str, Any]:
@@ -108,13 +142,31 @@ ALIASES: dict[str, Alias] = {
         hub_id="llava-hf/llava-1.5-7b-hf",
         family="llava",
         note="LLaVA-1.5 with Vicuna 7B",
-        config={"vision_config": _CLIP_L_336, "text_config": _llama(4096, 11008, 32, 32), "image_token_index": 32000},
+        config=_VICUNA_7B,
     ),
     "llava-1.5-13b": Alias(
         hub_id="llava-hf/llava-1.5-13b-hf",
         family="llava",
         note="LLaVA-1.5 with Vicuna 13B",
-        config={"vision_config": _CLIP_L_336, "text_config": _llama(5120, 13824, 40, 40), "image_token_index": 32000},
+        config=_VICUNA_13B,
+    ),
+    "llava-v1.6-vicuna-7b": Alias(
+        hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
+        family="llava_next",
+        note="LLaVA-NeXT with Vicuna 7B",
+        config=_VICUNA_7B,
+    ),
+    "llava-v1.6-vicuna-13b": Alias(
+        hub_id="llava-hf/llava-v1.6-vicuna-13b-hf",
+        family="llava_next",
+        note="LLaVA-NeXT with Vicuna 13B",
+        config=_VICUNA_13B,
+    ),
+    "llava-onevision-qwen2-0.5b": Alias(
+        hub_id="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        family="llava_onevision",
+        note="LLaVA-OneVision with Qwen2 0.5B",
+        config={"vision_config": _SIGLIP_SO400M_384, "text_config": _QWEN2_05B},
     ),
     "smolvlm-256m": Alias(
         hub_id="HuggingFaceTB/SmolVLM-256M-Instruct",

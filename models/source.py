@@ -62,6 +62,7 @@ class Source:
         directory: Local checkpoint, or None for an architecture without one.
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
         damage: Tensors of the checkpoint with NaN or infinity, as far as they have been read, and how many each.
+        tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Source:
     config: Any
     directory: Path | None
     dummy: bool
+    tiles: tuple[int, int] | None = None
     damage: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
@@ -121,7 +123,12 @@ def refuse_damage(source: Source) -> None:
 
 
 def resolve(
-    model: str, *, weights: str = "auto", layers: int | None = None, image_size: tuple[int, int] | None = None
+    model: str,
+    *,
+    weights: str = "auto",
+    layers: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    tiles: tuple[int, int] | None = None,
 ) -> Source:
     """Resolve a ``--model`` argument.
 
@@ -130,6 +137,7 @@ def resolve(
         weights: ``auto`` (the checkpoint's) or ``dummy`` (synthetic).
         layers: Keep only so many decoder layers; with synthetic weights only.
         image_size: Height and width of the pictures in pixels, for towers that take any; None: the family's own choice.
+        tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
 
     Raises:
         ModelError: Unknown, not a checkpoint, or a family that isn't served.
@@ -148,9 +156,13 @@ def resolve(
     family = family_of(config.model_type)
     if layers is not None:
         config = family.shrink(config, layers)
+    if family.arrange is not None:
+        config, tiles = family.arrange(config, tiles)
+    elif tiles is not None:
+        raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
     if image_size is not None:
         _fix_size(family, config, image_size)
-    return Source(name=model, family=family, config=config, directory=directory, dummy=dummy)
+    return Source(name=model, family=family, config=config, directory=directory, dummy=dummy, tiles=tiles)
 
 
 def _fix_size(family: Family, config: Any, image_size: tuple[int, int]) -> None:
@@ -165,12 +177,14 @@ def _fix_size(family: Family, config: Any, image_size: tuple[int, int]) -> None:
 
 
 def _architecture(alias: str) -> Any:
+    """Return the built-in configuration of an alias."""
     entry = ALIASES[alias]
     if entry.config is None:
         raise ModelError(f"'{alias}' has no built-in configuration: give a directory")
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(entry.family, **copy.deepcopy(entry.config))
+    # A copy: configurations change the parts that they are made of.
+    return AutoConfig.for_model(entry.family, **copy.deepcopy(dict(entry.config)))
 
 
 def _maker(name: str, shape: tuple[int, ...]) -> Callable[[], Array]:

@@ -66,7 +66,7 @@ def trace_vision(model: Any, source: Source, *, batch: int = 1, beyond: bool = F
     """
     height, width = source.vision.image_size
     with FakeTensorMode(allow_non_fake_inputs=True):
-        pixels = torch.zeros(batch, 3, height, width)
+        pixels = torch.zeros(batch * source.vision.tiles, 3, height, width)
     outputs = ["image_features", "beyond_features"] if beyond else ["image_features"]
     module = Vision(model, source.family, beyond=beyond)
     traced = _export(module, (pixels,), ["pixel_values"], outputs, None)

@@ -44,14 +44,17 @@ class VisionAnchors:
     Attributes:
         layers: Layers before the features, first to last, then those behind them that the graph still has.
         depth: V, the layers before the features.
-        hidden: The encoder's output at the feature layer, ``[B,T,C]``, CLS included.
+        hidden: The encoder's output at the feature layer, ``[B*tiles,T,C]``, CLS included.
         patches: Tokens that enter the projector, ``[B,N,g*C]``, CLS already dropped, g patches side by side in each.
-        features: The graph's output ``[B,N,C']``.
+        features: What the projector hands over, ``[B,N,C']``, with DeepStack all depths side by side.
         own: What the projector makes of ``patches``: the features, or, with DeepStack, the first of those side by side.
         deeper: With DeepStack the tokens of other depths before their projectors, like ``patches``.
         has_cls: Whether the layers see a CLS token at row 0.
-        members: ``[N,g]`` int64, the patches of each token (CLS not counted); None: each token is the patch of its own
-            number.
+        tiles: Tower images per picture.
+        woven: The graph's output, where tokens that are no patches are set between the features; else ``features``.
+        lines: ``[N']`` int64, the output's tokens: places among the features, and N for a token that is no patch.
+        members: ``[N,g]`` int64, the patches of each token (CLS not counted, those of all tiles one after the other);
+            None: a picture is one image, and each token is the patch of its own number.
     """
 
     layers: tuple[Layer, ...]
@@ -62,12 +65,20 @@ class VisionAnchors:
     own: ir.Value
     deeper: tuple[ir.Value, ...]
     has_cls: bool
+    tiles: int
+    woven: ir.Value
+    lines: np.ndarray
     members: np.ndarray | None = None
 
     @property
     def tokens(self) -> int:
         """N."""
         return static_shape(self.patches)[1]
+
+    @property
+    def separators(self) -> int:
+        """Tokens of the output that are no patches."""
+        return len(self.lines) - self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +111,8 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
     layers = find_layers(model, "vision")
-    features = _named(model.graph.outputs, "image_features", "vision")
+    woven = _named(model.graph.outputs, "image_features", "vision")
+    features, lines = _unwoven(woven)
     own, *others = _levels(features)
     patches, deeper = _patches(own), tuple(_patches(value) for value in others)
     hidden, members = trace_groups(patches)
@@ -110,14 +122,15 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
     if not before:
         raise Refused("no Attention node lies before 'image_features'")
-    inside, outside = static_shape(before[-1].q)[2], members.size
+    tiles = static_shape(hidden)[0] // static_shape(patches)[0]
+    inside, outside = static_shape(before[-1].q)[2], members.size // tiles
     lead = inside - outside
-    if lead not in (0, 1) or members.min() < lead:
+    if members.size % tiles or lead not in (0, 1) or (members % inside).min() < lead:
         raise Refused(
             f"the tower's attention sees {inside} tokens but '{patches.name}' hands over {outside}:"
             " expected the same number, or one more for CLS at row 0"
         )
-    members = members - lead
+    members = members // inside * outside + members % inside - lead
     return VisionAnchors(
         layers=layers,
         depth=len(before),
@@ -127,8 +140,31 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         own=own,
         deeper=deeper,
         has_cls=bool(lead),
-        members=None if np.array_equal(members[:, 0], np.arange(outside)) else members,
+        tiles=tiles,
+        woven=woven,
+        lines=np.arange(len(members), dtype=np.int64) if lines is None else lines,
+        members=None if tiles == 1 and np.array_equal(members[:, 0], np.arange(outside)) else members,
     )
+
+
+def _unwoven(woven: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
+    """Walk from the output over the Gather that sets a separator between the features; return them and its indices."""
+    node = woven.producer()
+    lines = _picked(node)
+    table = node.inputs[0].producer() if node is not None and node.inputs[0] is not None else None
+    if lines is None or table is None or table.op_type != "Concat" or len(table.inputs) != 2:
+        return woven, None
+    features = table.inputs[0]
+    assert features is not None
+    return features, lines
+
+
+def _picked(node: ir.Node | None) -> np.ndarray | None:
+    """Return the constant indices of a Gather of tokens; None for any other node."""
+    if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
+        return None
+    indices = node.inputs[1]
+    return None if indices is None or indices.const_value is None else indices.const_value.numpy()
 
 
 def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
@@ -290,9 +326,9 @@ def _levels(features: ir.Value) -> list[ir.Value]:
 
 
 def _patches(value: ir.Value) -> ir.Value:
-    """Walk from ``image_features`` back through the projector to the value that drops CLS, or to the tower's end.
+    """Walk from the features back through the projector to the value that enters it, or to the tower's end.
 
-    Where a pixel shuffle puts several patches into a token, that is the shuffle's end.
+    That is what drops CLS, puts several patches into a token, or the tiles of a picture together.
     """
     while True:
         node = value.producer()

@@ -44,9 +44,11 @@ class At:
         batch: B.
         tokens: n.
         first: Row of the first visual token, or of the first patch.
+        tiles: Tower images per picture: what the layers hold has B * tiles rows, each with patches of its own.
         has_cls: Whether row 0 is a CLS token.
         grid: Tokens, rows and columns, before any cut.
-        members: ``[n,g]``, the patches of each token; None: each token is one patch.
+        members: ``[n,g]``, the patches of each token, those of all tiles one after the other; None: each token is the
+            patch of its own number.
         origin: ``[B,n]`` int64: the place in the grid (in the decoder: the image token) that a token has.
         sizes: ``[B,n]`` float32, how many patches a token stands for; None: one each.
         embeds: In the decoder: the stream into layer 0 and the row of its first and behind its last visual token.
@@ -70,6 +72,22 @@ class At:
     sizes: ir.Value | None = None
     embeds: tuple[ir.Value, int, int] | None = None
     alive: ir.Value | None = None
+    tiles: int = 1
+
+    @property
+    def images(self) -> int:
+        """Rows of what the layers hold: B * tiles."""
+        return self.batch * self.tiles
+
+    @property
+    def per_image(self) -> int:
+        """Patches of one tower image."""
+        return self.patches // self.tiles
+
+    @property
+    def group(self) -> int:
+        """Patches of a visual token, g."""
+        return self.patches // self.tokens
 
     @property
     def in_decoder(self) -> bool:
@@ -78,7 +96,7 @@ class At:
 
     @property
     def patches(self) -> int:
-        """Rows of the sequence that the visual tokens are made of, n*g."""
+        """Patches that the visual tokens are made of, n*g, those of all tiles."""
         return self.tokens if self.members is None else self.members.size
 
     def at_layer(self, index: int) -> At:
@@ -91,17 +109,25 @@ class At:
         """
         if not 0 <= index < len(self.layers):
             raise Refused(f"{self.name}: layer {index} isn't in the graph, which has 0..{len(self.layers) - 1}")
-        whole = (layer for layer in self.layers[index:] if self.in_decoder or static_shape(layer.q)[0] == self.batch)
+        whole = (layer for layer in self.layers[index:] if self.in_decoder or static_shape(layer.q)[0] == self.images)
         return dataclasses.replace(self, layer=next(whole, self.layer))
 
     def rows(self, value: ir.Value, which: Rows, axis: int, *, stream: bool = False) -> ir.Value:
         """Return some tokens of a value whose ``axis`` counts the sequence's tokens.
 
         Visual tokens of several patches each are the means over them, in float32; ``patches`` returns the patches.
+
+        Raises:
+            Refused: No such rows, or visual tokens of several images (see ``visual_scores`` and ``visual_rows``).
         """
         if which == "all":
             return value
         if which == "visual" and self.members is not None:
+            if self.tiles > 1:
+                raise Refused(
+                    f"{self.name}: the rule reads rows of one image, a picture has {self.tiles} here:"
+                    " write it with visual_scores or visual_rows"
+                )
             groups = self.b.op("Gather", value, self.members + self.first, axis=axis)
             return self.b.op("ReduceMean", self.b.op("Cast", groups, to=FLOAT), [axis + 1], keepdims=0)
         begin, end = self._span(which)
@@ -120,19 +146,37 @@ class At:
                 raise Refused(f"{self.name}: this encoder has no CLS token")
             return 0, 1
         if which in ("visual", "patches"):
-            return self.first, self.first + self.patches
+            return self.first, self.first + self.per_image
         if not self.in_decoder:
             raise Refused(f"{self.name}: there is no text in the encoder")
         return (self.first + self.tokens, END) if which == "text" else (-1, END)
 
+    def visual_scores(self, value: ir.Value) -> ir.Value:
+        """Return the visual tokens' entries ``[B,n]`` of scores of whole sequences ``[images,T]``."""
+        return self.rows(value, "visual", 1) if self.tiles == 1 else self._together(value, rank=2)
+
+    def visual_rows(self, value: ir.Value) -> ir.Value:
+        """Return the visual tokens' rows ``[B,n,C]`` of whole sequences ``[images,T,C]``."""
+        return self.rows(value, "visual", 1) if self.tiles == 1 else self._together(value, rank=3)
+
+    def _together(self, value: ir.Value, rank: int) -> ir.Value:
+        """Put the patches of all tiles together, then those of each token."""
+        b = self.b
+        assert self.members is not None
+        joined = b.op("Reshape", self.rows(value, "patches", 1), [self.batch, self.patches, -1][:rank])
+        if self.group == 1:
+            return b.op("Gather", joined, b.constant(self.members[:, 0]), axis=1)
+        groups = b.op("Gather", joined, b.constant(self.members), axis=1)
+        return b.op("ReduceMean", b.op("Cast", groups, to=FLOAT), [2], keepdims=0)
+
     def queries(self, which: Rows) -> ir.Value:
-        """Return ``[B,H,rows,D]`` float32, the scale applied to them."""
+        """Return ``[images,H,rows,D]`` float32, the scale applied to them."""
         rows = self.rows(self.layer.q, which, 2)
         # The scale goes to the queries: rows*D products instead of rows*T, and the order that TensorRT fuses.
         return self.b.op("Mul", self.b.op("Cast", rows, to=FLOAT), np.float32(self.layer.scale))
 
     def keys(self, which: Rows) -> ir.Value:
-        """Return ``[B,Hk,rows,D]`` float32."""
+        """Return ``[images,Hk,rows,D]`` float32."""
         return self.b.op("Cast", self.rows(self.layer.k, which, 2), to=FLOAT)
 
     @property
@@ -150,7 +194,7 @@ class At:
         b, (heads, key_heads, width) = self.b, self.layer.heads
         keys = b.op("Transpose", keys, perm=[0, 1, 3, 2])
         if heads != key_heads:
-            queries = b.op("Reshape", queries, [self.batch, key_heads, heads // key_heads, -1, width])
+            queries = b.op("Reshape", queries, [self.images, key_heads, heads // key_heads, -1, width])
             keys = b.op("Unsqueeze", keys, [2])
         return b.op("MatMul", queries, keys)
 
@@ -191,7 +235,7 @@ class At:
         b = self.b
         queries = b.op("Mul", self.queries(which), np.float32(1 / heads))
         if heads != key_heads:
-            grouped = b.op("Reshape", queries, [self.batch, key_heads, heads // key_heads, -1, width])
+            grouped = b.op("Reshape", queries, [self.images, key_heads, heads // key_heads, -1, width])
             queries = b.op("ReduceSum", grouped, [2], keepdims=0)
         return self._side_by_side(queries)
 
@@ -211,9 +255,11 @@ class At:
         groups = self.b.op("Gather", self.members, tokens, axis=0)
         return self.b.op("Reshape", groups, [self.batch, count * self.members.shape[1]])
 
-    def mean_keys(self, which: Rows = "visual") -> ir.Value:
-        """Return the head-mean keys ``[B,rows,D]``, float32."""
-        return self.b.op("ReduceMean", self.keys(which), [1], keepdims=0)
+    def mean_keys(self) -> ir.Value:
+        """Return the head-mean keys of the visual tokens ``[B,n,D]``, float32."""
+        if self.tiles > 1:
+            return self.visual_rows(self.b.op("ReduceMean", self.keys("all"), [1], keepdims=0))
+        return self.b.op("ReduceMean", self.keys("visual"), [1], keepdims=0)
 
     def gather(self, value: ir.Value, indices: ir.Value, count: int) -> ir.Value:
         """Return the rows ``indices [B,count]`` of ``value [B,n,C]``.

@@ -102,10 +102,14 @@ def _cast_borders(model: ir.Model, kept: set[ir.Node], half: ir.DataType) -> Non
             continue
         for output in node.outputs:
             users = [(user, index) for user, index in output.uses() if user not in kept]
-            if not users or output.dtype != ir.DataType.FLOAT:
+            if not (users or output.is_graph_output()) or output.dtype != ir.DataType.FLOAT:
                 continue
             cast = ir.node("Cast", [output], {"to": int(half)}, name=f"lmmprune/cast/{output.name}")
             cast.outputs[0].name = f"{output.name}.half"
             model.graph.insert_after(node, cast)
             for user, index in users:
                 user.replace_input_with(index, cast.outputs[0])
+            if output.is_graph_output():
+                # A tower without a projector hands merged tokens over as they are.
+                model.graph.outputs[model.graph.outputs.index(output)] = cast.outputs[0]
+                output.name, cast.outputs[0].name = f"{output.name}.float32", output.name

@@ -13,12 +13,12 @@ from lmmprune.passes.at import FLOAT, At, Rows
 
 
 def cls_attention(at: At) -> ir.Value:
-    """Return ``mean_h A[h,CLS,j]``.
+    """Return ``mean_h A[h,CLS,j]``, CLS that of the patch's own tile.
 
     Reference: Zhang et al., FasterVLM, 2024, arXiv 2412.01818.
     """
     attention = at.b.op("ReduceMean", at.attention("cls"), [*at.head_axes, at.head_axes[-1] + 1], keepdims=0)
-    return at.rows(attention, "visual", 1)
+    return at.visual_scores(attention)
 
 
 def received_attention(at: At) -> ir.Value:
@@ -27,17 +27,17 @@ def received_attention(at: At) -> ir.Value:
     Row sums of a softmax are constant, so the columns carry the signal.
     """
     b, (heads, key_heads, _) = at.b, at.layer.heads
-    tokens = at.first + at.patches
+    tokens = at.first + at.per_image
     attention = at.attention("all")
     # Sums over rows as a product with ones: one pass over the matrices, where a strided reduction takes several.
     columns = b.op("MatMul", np.ones((1, tokens), np.float32), attention)
     column = b.op("ReduceMean", columns, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0)
     # The diagonal by its flat places: cheaper than a [T,T] mask stored in the graph.
-    lead = [at.batch, key_heads] if heads == key_heads else [at.batch, key_heads, heads // key_heads]
+    lead = [at.images, key_heads] if heads == key_heads else [at.images, key_heads, heads // key_heads]
     flat = b.op("Reshape", attention, [*lead, tokens * tokens])
     diagonal = b.op("Gather", flat, np.arange(tokens, dtype=np.int64) * (tokens + 1), axis=len(lead))
     itself = b.op("ReduceMean", diagonal, at.head_axes, keepdims=0)
-    return at.rows(b.op("Sub", column, itself), "visual", 1)
+    return at.visual_scores(b.op("Sub", column, itself))
 
 
 def total_attention(at: At) -> ir.Value:
@@ -46,17 +46,19 @@ def total_attention(at: At) -> ir.Value:
     Reference: Yang et al., VisionZip, 2024, arXiv 2412.04467, its rule for encoders without CLS.
     """
     attention = at.attention("all")
-    return at.rows(at.b.op("ReduceSum", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0), "visual", 1)
+    return at.visual_scores(at.b.op("ReduceSum", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0))
 
 
 def attention_from(at: At, tokens: ir.Value, count: int) -> ir.Value:
-    """Return ``mean_h mean_{p in P} A[h,p,j]`` for the patches P of some tokens.
+    """Return ``mean_h mean_{p in P} A[h,p,j]`` for the patches P of some tokens; one of another tile gives j nothing.
 
     Args:
         at: An encoder's site.
         tokens: ``[B,count]`` int64 places among the n tokens.
         count: How many.
     """
+    if at.tiles > 1:
+        return _attention_within_tiles(at, tokens, count)
     b, (heads, _, width) = at.b, at.layer.heads
     rows = b.op("Transpose", at.queries("patches"), perm=[0, 2, 1, 3])
     flat = b.op("Reshape", rows, [at.batch, at.patches, heads * width])
@@ -65,6 +67,26 @@ def attention_from(at: At, tokens: ir.Value, count: int) -> ir.Value:
     queries = b.op("Transpose", b.op("Reshape", chosen, [at.batch, count, heads, width]), perm=[0, 2, 1, 3])
     attention = at.attention_of(queries)
     return at.rows(b.op("ReduceMean", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0), "visual", 1)
+
+
+def _attention_within_tiles(at: At, tokens: ir.Value, count: int) -> ir.Value:
+    """Write ``attention_from`` as ``sum_p w_p A[h,p,j]``, w_p = 1 / |P| for the patches of P, else 0.
+
+    How many of a tile's patches are in P differs from picture to picture, so they can't be gathered tile by tile.
+    """
+    b = at.b
+    assert at.members is not None
+    # Which token each patch is in, tile by tile.
+    token = np.empty(at.patches, np.int64)
+    token[at.members] = np.arange(at.tokens).reshape(-1, 1)
+    hit = b.op("Equal", b.op("Unsqueeze", tokens, [2]), token.reshape(1, 1, -1))
+    chosen = b.op("ReduceMax", b.op("Cast", hit, to=FLOAT), [1], keepdims=0)
+    shares = b.op("Mul", chosen, np.float32(1 / (count * at.group)))
+    weights = b.op("Reshape", shares, [at.images, 1, 1, at.per_image])
+    if len(at.head_axes) == 2:
+        weights = b.op("Unsqueeze", weights, [1])
+    given = b.op("MatMul", weights, at.attention("patches"))
+    return at.visual_scores(b.op("ReduceMean", given, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0))
 
 
 def last_query(at: At) -> ir.Value:
@@ -136,17 +158,14 @@ def random_walk(at: At, *, temperature: float, steps: int) -> ir.Value:
 
 
 def similarity_to_cls(at: At) -> ir.Value:
-    """Return ``cos(y_j, y_CLS)`` of the encoder's output.
+    """Return ``cos(y_j, y_CLS)`` of the encoder's output, CLS that of the patch's own tile.
 
     Reference: arXiv 2409.01162 (abstract; our reading).
     """
     b = at.b
     unit = normalized(at, at.stream)
-    return b.op(
-        "Squeeze",
-        b.op("MatMul", at.rows(unit, "visual", 1), b.op("Transpose", at.rows(unit, "cls", 1), perm=[0, 2, 1])),
-        [2],
-    )
+    cosine = b.op("MatMul", unit, b.op("Transpose", at.rows(unit, "cls", 1), perm=[0, 2, 1]))
+    return at.visual_scores(b.op("Squeeze", cosine, [2]))
 
 
 def normalized(at: At, value: ir.Value) -> ir.Value:

@@ -195,15 +195,18 @@ def _joined(mixed: ir.Node, softmax: ir.Node, shape: tuple[int, ...]) -> ir.Valu
 
 
 def _fuse(model: ir.Model, found: _Found) -> None:
-    b = Builder(found.name.rsplit("/", 1)[0] if "/" in found.name else found.name, score=False)
-    width = found.q.places.shape[3] * found.q.places.shape[1]
+    b = Builder(found.name, score=False)
+    batch, heads, tokens, width = found.v.places.shape
     q, k, v = (_write_heads(b, side) for side in (found.q, found.k, found.v))
     mixed = b.op("Attention", q, k, v, scale=found.scale)
-    joined = b.op("Reshape", b.op("Transpose", mixed, perm=[0, 2, 1, 3]), [0, 0, width])
+    turned = b.op("Transpose", mixed, perm=[0, 2, 1, 3])
+    joined = b.op("Reshape", turned, [0, 0, heads * width])
+    # The next attention may begin where this one ends.
+    mixed.shape, turned.shape = ir.Shape([batch, heads, tokens, width]), ir.Shape([batch, tokens, heads, width])
+    joined.shape, joined.type = found.joined.shape, found.joined.type
     b.insert_after(model.graph, found.joined.producer())
     if found.joined.is_graph_output():
         found.joined.name, joined.name = None, found.joined.name
-        joined.shape, joined.type = found.joined.shape, found.joined.type
     ir.convenience.replace_all_uses_with(found.joined, joined, replace_graph_outputs=True)
 
 

@@ -25,7 +25,8 @@ def trace_groups(tokens: ir.Value) -> tuple[ir.Value, np.ndarray]:
         tokens: ``[B,N,g*C]``, what enters the projector.
 
     Returns:
-        The encoder's output ``[B,T,C]``, and its rows that make each token, ``[N,g]`` int64, ascending.
+        The encoder's output ``[B*tiles,T,C]``, and its rows that make each token, ``[N,g]`` int64, ascending; the rows
+        of a picture's tiles are counted one after the other.
 
     Raises:
         Refused: A token holds a part of a row, another token's row, or rows of several pictures.
@@ -34,17 +35,18 @@ def trace_groups(tokens: ir.Value) -> tuple[ir.Value, np.ndarray]:
     while (node := value.producer()) is not None and is_move(node):
         moves.append(node)
         value = _data(node)
-    batch, rows, channels = static_shape(value)
+    images, rows, channels = static_shape(value)
     # Every number is replaced by the row that it stands in; what arrives tells where each token is from.
-    numbers: np.ndarray = np.arange(batch * rows, dtype=np.int64).reshape(batch, rows, 1)
-    found = np.broadcast_to(numbers, (batch, rows, channels))
+    numbers: np.ndarray = np.arange(images * rows, dtype=np.int64).reshape(images, rows, 1)
+    found = np.broadcast_to(numbers, (images, rows, channels))
     for node in reversed(moves):
         found = _MOVES[node.op_type](found, node)
     mine = np.sort(found[0], axis=1)
     # A token of whole rows holds each of its rows' numbers once per channel.
     members = mine[:, ::channels]
     whole = np.array_equal(np.repeat(members, channels, axis=1), mine)
-    alike = np.array_equal(found, found[:1] + numbers[:, :1])
+    pictures = np.arange(len(found)).reshape(-1, 1, 1) * (images // len(found) * rows)
+    alike = np.array_equal(found, found[:1] + pictures)
     if not whole or not alike or len(np.unique(members)) < members.size:
         raise Refused(
             f"'{tokens.name}' isn't made of whole rows of '{value.name}', each in one token of its picture: expected"

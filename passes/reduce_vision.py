@@ -19,6 +19,7 @@ from lmmprune.passes.rules import Outcome, ascending, merged, takers
 from lmmprune.passes.shapes import infer_shapes, static_shape
 from lmmprune.passes.sites import PROJECTOR_OUTPUT, Site
 from lmmprune.passes.stage import Stage
+from lmmprune.passes.weave import replace_features, weave, woven_features
 
 KEPT = "kept_indices"
 RECEIVED = "received"
@@ -32,34 +33,57 @@ class ReduceVision(ir.passes.InPlacePass):
 
     Before: ``... -> x [B,T,C] -> ... -> image_features [B,N,C']``
     After: ``... -> x -> reduce -> x' [B,T',C] -> ... -> image_features [B,K,C']``, and outputs ``kept_indices [B,K]``
-    int64, the place in the grid that each token has (-1: none), and ``kept_indices.<site>`` per stage if there are
-    several; where a stage merges also ``received.<site> [B,K]`` int64, 1 for the tokens that others went into there.
+    int64, the place that each token has among those of the unpruned picture (-1: none), and ``kept_indices.<site>`` per
+    stage if there are several; where a stage merges also ``received.<site> [B,K]`` int64, 1 for the tokens that others
+    went into there.
 
     Stages that keep every token write nothing: ratio 0 is the unpruned graph. A pruned graph is refused.
 
     Attributes:
         method: Name, for the new nodes' names.
         stages: In any order; those in the decoder are left to ``ReduceDecoder``.
-        grid: Tokens, rows and columns.
+        grid: Tokens of a tower image, rows and columns.
+        tiles: Tower images per picture.
+        separators: Tokens that are no patches and always stay (see ``weave``); the stages count them.
     """
 
     method: str
     stages: Sequence[Stage]
     grid: tuple[int, int]
+    tiles: int = 1
+    separators: int = 0
 
     @property
     def _mine(self) -> list[Stage]:
         return sorted((s for s in self.stages if not s.site.in_decoder), key=lambda stage: stage.site.depth)
+
+    @property
+    def _times(self) -> str:
+        return f" in {self.tiles} images" if self.tiles > 1 else ""
+
+    @property
+    def _all(self) -> int:
+        return self.grid[0] * self.grid[1] * self.tiles + self.separators
 
     def requires(self, model: ir.Model) -> None:
         """Check that the graph has the anchors, isn't pruned yet, and has the tokens of every stage."""
         if any(value.name == KEPT for value in model.graph.outputs):
             raise Refused(f"the graph already has an output '{KEPT}': it is pruned; start from the unpruned graph")
         anchors = find_vision_anchors(model)
-        if anchors.tokens != self.grid[0] * self.grid[1]:
-            raise Refused(f"the graph hands over {anchors.tokens} tokens, expected a grid of {self.grid}")
-        check_counts(self._mine, anchors.tokens)
+        if anchors.tokens != self.grid[0] * self.grid[1] * self.tiles:
+            raise Refused(f"the graph hands over {anchors.tokens} tokens, expected a grid of {self.grid}{self._times}")
+        if (anchors.tiles, anchors.separators) != (self.tiles, self.separators):
+            raise Refused(
+                f"the graph has pictures of {anchors.tiles} images and {anchors.separators} tokens that are no patches,"
+                f" expected {self.tiles} and {self.separators}"
+            )
+        check_counts(self._mine, self._all, least=self.separators + 1)
         for stage in self._mine:
+            if stage.site.kind == "vision_layer" and anchors.tiles > 1:
+                raise Refused(
+                    f"no site '{stage.site}': the encoder sees a picture as {anchors.tiles} images, which are put"
+                    " together behind it"
+                )
             if stage.site.kind == "vision_layer" and anchors.members is not None:
                 raise Refused(
                     f"no site '{stage.site}': the graph makes each token of {anchors.members.shape[1]} patches behind"
@@ -85,7 +109,12 @@ class ReduceVision(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """Re-derive the token count at every site from shape inference."""
-        check_sites(model, _removing(self._mine, self.grid[0] * self.grid[1]))
+        lengths = _removing(self._mine, self._all)
+        # The separators join the tokens behind the projector.
+        check_sites(
+            model,
+            {site: keep - self.separators * (site != PROJECTOR_OUTPUT) for site, keep in lengths.items()},
+        )
         if self._mine:
             features = next(v for v in model.graph.outputs if v.name == "image_features")
             if (found := static_shape(features)[1]) != self._mine[-1].keep:
@@ -97,15 +126,17 @@ def tokens_name(site: Site) -> str:
     return f"lmmprune.tokens.{site}"
 
 
-def check_counts(stages: Sequence[Stage], tokens: int) -> None:
-    """Check that counts fall from site to site and never below one.
+def check_counts(stages: Sequence[Stage], tokens: int, *, least: int = 1) -> None:
+    """Check that counts fall from site to site and never below ``least``.
 
     Raises:
         Refused: They don't.
     """
     for stage in stages:
-        if not 1 <= stage.keep <= tokens:
-            raise Refused(f"can't keep {stage.keep} of {tokens} visual tokens at {stage.site}: expected 1..{tokens}")
+        if not least <= stage.keep <= tokens:
+            raise Refused(
+                f"can't keep {stage.keep} of {tokens} visual tokens at {stage.site}: expected {least}..{tokens}"
+            )
         tokens = stage.keep
 
 
@@ -154,6 +185,7 @@ def vision_output(b: Builder, anchors: VisionAnchors, grid: tuple[int, int]) -> 
         grid=grid,
         members=anchors.members,
         origin=b.constant(places),
+        tiles=anchors.tiles,
     )
 
 
@@ -163,21 +195,20 @@ class _Rewriting:
     def __init__(self, model: ir.Model, anchors: VisionAnchors, method: str, grid: tuple[int, int]) -> None:
         self._model = model
         self._anchors = anchors
+        self._unpruned = anchors
         self._method = method
         self._grid = grid
         self._batch = static_shape(anchors.patches)[0]
         self._tokens = anchors.tokens
+        self._separators = anchors.separators
         self._origin: ir.Value | None = None
         self._sizes: ir.Value | None = None
         self._outputs: dict[Site, ir.Value] = {}
         self._received: dict[Site, ir.Value] = {}
 
     def run(self, stages: Sequence[Stage]) -> None:
-        work, tokens = [], self._tokens
-        for stage in stages:
-            if stage.keep < tokens:
-                work.append(stage)
-            tokens = stage.keep
+        removing = _removing(stages, self._tokens + self._separators)
+        work = [stage for stage in stages if stage.site in removing]
         if not work:
             return
         relax_shapes(self._model)
@@ -195,6 +226,7 @@ class _Rewriting:
         }[stage.site.kind]
         # The CLS row is still in the stream inside the encoder; at its output rules may read it, but it isn't cut.
         inside = stage.site.kind == "vision_layer"
+        keep = stage.keep - self._separators
         lead = int(anchors.has_cls and inside)
         users = list(old.uses())
         readers = {value: list(value.uses()) for value in anchors.deeper if old is anchors.patches}
@@ -221,36 +253,37 @@ class _Rewriting:
             members=anchors.members,
             origin=self._origin,
             sizes=self._sizes,
+            tiles=anchors.tiles,
         )
-        outcome = stage.rule(at, stage.keep)
+        outcome = stage.rule(at, keep)
         if anchors.deeper and (outcome.tokens is not None or outcome.merge is not None):
             raise Refused(
                 f"{stage.site}: method '{self._method}' makes new tokens, and this model's decoder also gets the old"
                 f" ones from {len(anchors.deeper)} other depths (DeepStack): use a method that only drops"
             )
-        tokens, kept = self._tokens_of(at, visual, outcome, stage.keep)
+        tokens, kept = self._tokens_of(at, visual, outcome, keep)
         tokens.name = tokens_name(stage.site)
-        self._origin = self._follow(at, outcome, kept, stage.keep)
+        self._origin = self._follow(at, outcome, kept, keep)
         self._sizes = outcome.sizes
         if (received := takers(b, outcome)) is not None:
             self._received[stage.site] = received
         new = b.stream("Concat", b.stream("Slice", old, [0], [lead], [1]), tokens, axis=1) if lead else tokens
         rebind = {}
         if outcome.sizes is not None and inside:
-            bias = self._bias_later_layers(b, index, outcome.sizes, stage.keep)
+            bias = self._bias_later_layers(b, index, outcome.sizes, keep)
             rebind[bias] = bias
-        sizes = (self._batch, self._tokens, stage.keep)
+        sizes = (self._batch, self._tokens, keep)
         beside = [(gather_tokens(b, value, kept, sizes, stream=True), uses) for value, uses in readers.items()]
         after = b.insert_after(graph, old.producer())
-        if old is anchors.features:
-            new = self._replace_features(old, new)
+        if old is anchors.woven:
+            new = replace_features(self._model, old, new)
         rewire(graph, old, new, users, rebind, beside=beside, after=after, prefix=str(stage.site))
         if beside:
             # The other depths' projectors may stand before the selection.
             graph.sort()
         if old is anchors.patches:
             self._anchors = dataclasses.replace(anchors, patches=new)
-        self._tokens = stage.keep
+        self._tokens = keep
         self._outputs[stage.site] = self._origin
 
     def _tokens_of(self, at: At, visual: ir.Value, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
@@ -289,18 +322,11 @@ class _Rewriting:
             layer.node.replace_input_with(3, bias)
         return bias
 
-    def _replace_features(self, old: ir.Value, new: ir.Value) -> ir.Value:
-        """Let the graph's output be the shorter value."""
-        graph = self._model.graph
-        old.name = "image_features.all"
-        graph.outputs[graph.outputs.index(old)] = new
-        new.name = "image_features"
-        new.type = old.type
-        return new
-
     def _finish(self, several: bool) -> None:
         """Make the kept places, and which of them took in others, outputs of the graph."""
         b = Builder(f"lmmprune/{self._method}")
+        if self._separators:
+            self._weave(b)
         outputs = {f"{KEPT}.{site}": value for site, value in self._outputs.items()} if several else {}
         outputs |= {f"{RECEIVED}.{site}": value for site, value in self._received.items()}
         assert self._origin is not None
@@ -309,3 +335,18 @@ class _Rewriting:
             named.name, named.type = name, ir.TensorType(ir.DataType.INT64)
             self._model.graph.outputs.append(named)
         b.append_to(self._model.graph)
+
+    def _weave(self, b: Builder) -> None:
+        """Set the separators between the tokens that are left, and tell all places as those of the output."""
+        anchors, keep = self._unpruned, self._tokens
+        assert self._origin is not None
+        woven = weave(b, anchors, self._origin, keep)
+        features = woven_features(b, anchors, woven, keep)
+        replace_features(self._model, anchors.woven, features)
+        self._origin = woven.places
+        nobody = b.constant(np.zeros((self._batch, self._separators), np.int64))
+        for site, flags in self._received.items():
+            every = b.op("Unsqueeze", b.op("Concat", flags, nobody, axis=1), [2])
+            count = keep + self._separators
+            rows = gather_tokens(b, every, woven.rows, (self._batch, count, count))
+            self._received[site] = b.op("Reshape", rows, [self._batch, count])

@@ -94,6 +94,10 @@ class _Cloner:
         if node is None:
             self._bound[value] = value
             return value
+        if all(entry is None or entry.is_initializer() for entry in node.inputs):
+            # Made of weights alone: it carries no token.
+            self._bound[value] = value
+            return value
         if node.op_type not in _CHEAP or any(is_lazy(entry) for entry in node.inputs):
             raise Refused(
                 f"'{value.name}' ({node.op_type}) carries tokens across the boundary '{self._boundary}' beside the"

@@ -17,13 +17,15 @@ class Facts:
     """The numbers of a model that a method's schedule depends on.
 
     Attributes:
-        tokens: N, visual tokens that the projector takes.
-        grid: Their rows and columns.
+        tokens: N, visual tokens that the decoder gets.
+        grid: Rows and columns of those of one tower image.
         encoder_layers: V, layers before the features.
         decoder_layers: L.
         has_cls: Whether the encoder has a CLS token.
         merge: Patches on each side of the block that makes a token, behind the encoder; 1: a token is a patch.
         has_beyond: Whether the encoder has a layer behind the features.
+        tiles: Tower images per picture.
+        separators: Tokens among the N that are no patches; they always stay.
     """
 
     tokens: int
@@ -33,6 +35,8 @@ class Facts:
     has_cls: bool
     merge: int = 1
     has_beyond: bool = True
+    tiles: int = 1
+    separators: int = 0
 
 
 def round_half_up(value: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -16,6 +17,7 @@ from lmmprune.passes.reduce_vision import BEYOND, KEPT, vision_output
 from lmmprune.passes.refusals import Refused
 from lmmprune.passes.rules import Reduce, ascending, top
 from lmmprune.passes.shapes import infer_shapes, static_shape
+from lmmprune.passes.weave import replace_features, weave, woven_features
 
 PATCHES, RANKING, COUNT = "patches", "ranking", "own_count"
 
@@ -39,8 +41,12 @@ class CountTokens(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Write the count."""
         b = Builder(f"lmmprune/{self.method.name}/own_count")
-        at = vision_output(b, find_vision_anchors(model), self.grid)
-        _output(model, b, {COUNT: (self.method.count(at), (at.batch,))})
+        anchors = find_vision_anchors(model)
+        at = vision_output(b, anchors, self.grid)
+        count = self.method.count(at)
+        if anchors.separators:
+            count = b.op("Add", count, np.int64(anchors.separators))
+        _output(model, b, {COUNT: (count, (at.batch,))})
         infer_shapes(model)
         return ir.passes.PassResult(model, modified=True)
 
@@ -66,6 +72,10 @@ def split_vision(
     if not isinstance(rule, Reduce) or rule.correlate is not None or rule.redundancy:
         raise Refused(f"method '{method.name}' merges or picks in several steps: only a ranking serves several counts")
     anchors = find_vision_anchors(encoder)
+    if min(counts) <= anchors.separators:
+        raise Refused(
+            f"a head of {min(counts)} tokens: {anchors.separators} are newlines, which always stay; keep more"
+        )
     b = Builder(f"lmmprune/{method.name}/ranking")
     at = vision_output(b, anchors, grid)
     ranking = top(b, rule.filter(at), at.tokens)
@@ -76,7 +86,7 @@ def split_vision(
         {PATCHES: (patches, static_shape(anchors.patches)), RANKING: (ranking, (at.batch, at.tokens))},
     )
     patches.type = anchors.patches.type
-    encoder.graph.outputs.remove(anchors.features)
+    encoder.graph.outputs.remove(anchors.woven)
     RemoveUnusedNodesPass()(encoder)
     infer_shapes(encoder)
     return encoder, {count: _head(model.clone(), method, grid, count) for count in counts}
@@ -88,15 +98,21 @@ def _head(model: ir.Model, method: Method, grid: tuple[int, int], keep: int) -> 
     b = Builder(f"lmmprune/{method.name}/head")
     given = ir.Input(PATCHES, ir.Shape([batch, tokens, width]), anchors.patches.type)
     ranking = ir.Input(RANKING, ir.Shape([batch, tokens]), ir.TensorType(ir.DataType.INT64))
-    kept = ascending(b, b.op("Slice", ranking, [0], [keep], [1]), keep)
-    chosen = gather_tokens(b, given, kept, (batch, tokens, keep), stream=True)
+    patches = keep - anchors.separators
+    kept = ascending(b, b.op("Slice", ranking, [0], [patches], [1]), patches)
+    chosen = gather_tokens(b, given, kept, (batch, tokens, patches), stream=True)
     for node, index in list(anchors.patches.uses()):
         node.replace_input_with(index, chosen)
     model.graph.inputs[:] = [given, ranking]
-    named = b.op("Identity", kept)
+    woven = weave(b, anchors, kept, patches) if anchors.separators else None
+    named = b.op("Identity", woven.places if woven else kept)
     named.name, named.type = KEPT, ir.TensorType(ir.DataType.INT64)
     model.graph.outputs.append(named)
     b.insert_after(model.graph, None)
+    if woven:
+        end = Builder(f"lmmprune/{method.name}/head/weave")
+        replace_features(model, anchors.woven, woven_features(end, anchors, woven, patches))
+        end.append_to(model.graph)
     RemoveUnusedNodesPass()(model)
     infer_shapes(model, stale=[chosen])
     return model

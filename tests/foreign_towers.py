@@ -42,7 +42,7 @@ class _Outputs(torch.nn.Module):
 
 
 class BmmAttention(torch.nn.Module):
-    """CLIP's attention as transformers wrote it before 4.48: the scale on q, heads beside the batch, ``bmm``."""
+    """CLIP's attention as older versions of transformers wrote it: the scale on q, heads beside the batch, ``bmm``."""
 
     def __init__(self, new: Any) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ _TEXT = {
     "vocab_size": 72,
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
@@ -51,7 +51,7 @@ def config(family: str, **vision: Any) -> Any:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
     own: dict[str, Any] = {
         "qwen2_5_vl": {"depth": 4, "window_size": 16, "fullatt_block_indexes": [1, 3]},
-        "qwen3_vl": {"depth": 4, "num_position_embeddings": 25, "deepstack_visual_indexes": [0, 2]},
+        "qwen3_vl": {"depth": 3, "num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1]},
     }[family]
     text = _TEXT | {"rope_parameters": rope} | ({"head_dim": 16} if family == "qwen3_vl" else {})
     return AutoConfig.for_model(

@@ -61,16 +61,25 @@ def test_the_report_as_json(clip: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert said.err == "the picture is read as float16, it was float32\n"
     report = json.loads(said.out)
     assert (report["tokens_before"], report["tokens_after"]) == (25, 13)
-    assert report["schedule"] == [
-        ["vision_layer_0", 25, 21],
-        ["vision_layer_1", 21, 17],
-        ["vision_layer_2", 17, 13],
+    assert [(row["site"], row["tokens_in"], row["tokens_out"]) for row in report["sites"]] == [
+        ("vision_layer_0", 25, 21),
+        ("vision_layer_1", 21, 17),
+        ("vision_layer_2", 17, 13),
     ]
-    assert report["features"] == ["last_hidden_state", [2, 14, 32]]
-    assert report["flops"][1] < report["flops"][0]
-    assert report["nodes"][0] == len(onnx.load(clip).graph.node)
-    assert (report["opset"], report["dtype"]) == ([17, 20], ["float32", "float16"])
-    assert (report["grid"], report["layer"], report["dropped"]) == ([5, 5], [3, 3], {})
+    assert report["features"] == {
+        "output": "last_hidden_state",
+        "shape": [2, 14, 32],
+        "layer": 3,
+        "layers": 3,
+        "has_cls": True,
+        "grid": [5, 5],
+    }
+    assert report["flops"]["after"] < report["flops"]["before"]
+    assert report["nodes"]["before"] == len(onnx.load(clip).graph.node)
+    assert report["nodes"]["after"] > report["nodes"]["canonical"]
+    assert report["opset"] == {"before": 17, "after": 20}
+    assert report["dtype"] == {"before": "float32", "after": "float16"}
+    assert (report["method"], report["parameters"], report["dropped_outputs"]) == ("tome", {}, {})
     assert report["bytes"] == out.stat().st_size
 
 
@@ -158,7 +167,9 @@ def test_requests_that_dont_fit(arguments: tuple[object, ...], message: str, cli
 
 
 def test_a_picture_of_another_size_than_the_towers(clip: Path, refusal: Refusal) -> None:
-    assert "shape inference failed" in refusal(clip, "--image-size", 2 * ft.SIDE, "--keep", 9)
+    found = refusal(clip, "--image-size", f"{2 * ft.SIDE}x{ft.SIDE}", "--keep", 9)
+    assert "shape inference failed" in found
+    assert f"(with pictures of {2 * ft.SIDE} x {ft.SIDE} pixels: is that the tower's size?)" in found
 
 
 def test_sizes_that_the_graph_has_fixed(tmp_path: Path, refusal: Refusal) -> None:

@@ -115,4 +115,16 @@ def test_tensorrt_needs_its_package_and_a_gpu(monkeypatch, no_gpu):
 
 
 def test_graphs_are_made_for_every_target():
+    pytest.importorskip("torch", reason="the run-time's own environment has no export packages")
     assert all(verdict(name).export.can for name in TARGETS)
+
+
+def test_engines_run_where_driver_and_packages_are(monkeypatch):
+    from engine_fixtures import fake_gpu
+    from fake_cuda import FakeCudart
+
+    with fake_gpu():
+        assert verdict("tensorrt-rtx").run == doctor.Ability(can=True, why="sm89")
+    with fake_gpu(FakeCudart(driver=0)):
+        run = verdict("tensorrt-rtx").run
+        assert (run.can, run.why, run.fix) == (False, "no NVIDIA driver is loaded", "")

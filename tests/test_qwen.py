@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,30 @@ import random_qwen
 import torch
 from PIL import Image
 from random_qwen import FAMILIES, HEIGHT, IMAGE, MERGE, PATCH, WIDTH
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from lmmprune.compiler.bundle import TOKENIZER, Bundle
+from lmmprune.compiler import targets
+from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.calibration.data import CalibrationSet, Sample
+from lmmprune.compiler.calibration.feeds import SampleFeeds
 from lmmprune.compiler.canonical import shared_trace
+from lmmprune.compiler.cli import main
 from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.facts import facts_of
+from lmmprune.compiler.plan.stages import stages_of
+from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.profiles import decoder_profiles
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.compiler.replay import Looked, Replay, Spoken
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.verify import verify
+from lmmprune.errors import LmmpruneError
+from lmmprune.models.checkpoint import Entry, by_module_name
+from lmmprune.models.registry import family_of
+from lmmprune.models.source import resolve
+from lmmprune.passes.methods import METHODS
+from lmmprune.passes.reduce_decoder import ReduceDecoder
 
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-qwen-bundles-")
 _TRACED = shared_trace()
@@ -29,7 +48,8 @@ STEPS = 4
 
 @functools.cache
 def exported(family: str, method: str = "uniform", ratio: float = 0.0, *pairs: tuple[str, str]) -> Bundle:
-    folder = Path(_ROOT.name) / f"{family}-{method}-{ratio}"
+    """Return a bundle, made from a trace that all of a family share; don't change it."""
+    folder = Path(_ROOT.name) / "-".join([family, method, str(ratio), *(f"{name}={value}" for name, value in pairs)])
     request = Request(
         model=str(random_qwen.checkpoint(family)), output=folder, method=method, ratio=ratio, options=dict(pairs)
     )
@@ -124,3 +144,135 @@ def test_kept_tokens_and_the_text_behind_them_keep_their_numbers() -> None:
     np.testing.assert_array_equal(half.positions(after, kept), everything.positions(before, None)[..., stays])
     # The picture's numbers end early, its tokens fill the cache all the same.
     assert everything.room(before, everything.positions(before, None)) == 512 - before.length
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "ratio", "pairs", "names"),
+    [
+        # The layer that freepruner looks at has windows: the next one hasn't.
+        ("qwen2_5_vl", "freepruner", 0.5, (("shallow_layer", "0"),), ["kept indices", "image features"]),
+        ("qwen3_vl", "freepruner", 0.5, (), ["kept indices", "image features"]),
+        ("qwen3_vl", "divprune", 0.5, (), ["kept indices", "image features"]),
+        ("qwen2_5_vl", "visionzip", 0.5, (), ["kept indices", "image features"]),
+        # Merges before the decoder, then cuts inside it.
+        ("qwen2_5_vl", "aim", 0.5, (), ["kept indices", "image features", "kept in the decoder"]),
+        # Cuts between the layers behind which DeepStack adds, and merges there.
+        ("qwen3_vl", "pyramiddrop", 0.4, (), ["image features", "kept in the decoder"]),
+        ("qwen3_vl", "ficoco-l", 0.3, (), ["image features", "kept in the decoder"]),
+    ],
+)
+def test_pruned_bundles_are_the_references(
+    family: str, method: str, ratio: float, pairs: tuple[tuple[str, str], ...], names: list[str]
+) -> None:
+    bundle = exported(family, method, ratio, *pairs)
+    checks = {check.name: check for check in verify(bundle.path, samples=2, progress=lambda *_: None)}
+    assert [name for name in checks if name in (*names, "logits")] == [*names, "logits"]
+    assert all(check.passed for check in checks.values()), checks
+    worst = [float(x) for check in checks.values() for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
+    assert len(worst) == 2
+    assert max(worst) < 1e-5
+    assert (bundle.manifest.positions, bundle.manifest.llm_positions) == ("original", "original")
+    assert (bundle.manifest.grid, bundle.manifest.tokens_before) == ((ROWS, COLUMNS), ROWS * COLUMNS)
+
+
+def test_everything_that_runs_a_bundle_feeds_three_numbers() -> None:
+    bundle = exported("qwen3_vl", "pyramiddrop", 0.4)
+    spoken = Replay(bundle)
+    looked = spoken.look(picture())
+    answer = Runtime(bundle).answer(picture(), "WHAT?", STEPS, stop_at_eos=False)
+    answer.text()
+    assert list(answer.tokens) == spoken.say(looked, "WHAT?", STEPS).tokens[:STEPS]
+
+    data = CalibrationSet(samples=[Sample(image=picture(), prompt="WHAT?", answer="A CAT")], source="", generic=False)
+    steps = SampleFeeds(bundle.manifest, bundle.path, data, bundle.vision).script()[0]
+    numbers = [step["position_ids"] for step in steps]
+    last = int(numbers[0].max())
+    assert [places.tolist() for places in numbers[1:3]] == [[[[last + i]]] * 3 for i in (1, 2)]
+
+    profiles = {"decoder": decoder_profiles(bundle.manifest, targets.resolve("tensorrt-10.3"))}
+    _, prefill, decode = stages_of(bundle, profiles, "WHAT?")
+    length = prefill.inputs["input_ids"].shape[1]
+    assert (prefill.shapes["position_ids"], decode.shapes["position_ids"]) == ((3, 1, length), (3, 1, 1))
+    assert (decode.inputs["position_ids"] == length).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_pictures_at_once(family: str) -> None:
+    model, served = random_qwen.torch_model(family), family_of(family)
+    pixels = torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together = served.vision_features(model, pixels, False)
+        alone = torch.cat([served.vision_features(model, one[None], False) for one in pixels])
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (50, 31), (45, 34)])
+def test_pictures_are_prepared_as_transformers_processor_does(size: tuple[int, int]) -> None:
+    ours = Preprocessor.load(exported("qwen3_vl").file(PREPROCESSOR))
+    theirs = Qwen2VLImageProcessorPil.from_pretrained(random_qwen.checkpoint("qwen3_vl"))
+    found, expected = ours(picture(3, size)), theirs(picture(3, size), return_tensors="np")
+    assert expected["image_grid_thw"].tolist() == [[1, ROWS * MERGE, COLUMNS * MERGE]]
+    np.testing.assert_array_equal(packed(found[0]), expected["pixel_values"])
+    # Pictures of another shape, which transformers would give other tokens, are stretched.
+    assert ours(picture(3, (99, 20))).shape == found.shape
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_names_of_released_checkpoints(tied: bool) -> None:
+    """Qwen2.5-VL's files call the tower ``visual`` and the decoder ``model``; the 3B model has no ``lm_head``."""
+    made = random_qwen.config("qwen2_5_vl")
+    made.tie_word_embeddings = tied
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(made)
+    entries = {}
+    for name, parameter in model.named_parameters():
+        old = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+        entries[old] = Entry(Path(), old, tuple(parameter.shape), "F32", 0)
+    assert ("lm_head.weight" in entries) != tied
+    found = by_module_name(model, entries)
+    assert found["model.visual.merger.ln_q.weight"].key == "visual.merger.ln_q.weight"
+    assert found["lm_head.weight"].key == ("model.embed_tokens.weight" if tied else "lm_head.weight")
+
+
+def test_sizes_of_pictures() -> None:
+    for alias, size in (("qwen2.5-vl-3b", 448), ("qwen2.5-vl-7b", 448), ("qwen3-vl-2b", 512)):
+        spec = resolve(alias, weights="dummy").vision
+        assert (spec.image_size, spec.grid, spec.tokens, spec.merge) == ((size, size), (16, 16), 256, 2)
+    spec = resolve("qwen2.5-vl-7b", weights="dummy", image_size=(224, 336)).vision
+    assert (spec.image_size, spec.grid, spec.tokens) == ((224, 336), (8, 12), 96)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("qwen2_5_vl", {"method": "cls"}, "method 'cls' needs a CLS token"),
+        ("qwen2_5_vl", {"method": "tome"}, "method 'tome' cuts inside the encoder"),
+        ("qwen3_vl", {"method": "aim"}, "vision_output: method 'aim' makes new tokens, and this model's decoder also"),
+        ("qwen3_vl", {"positions": "contiguous"}, "this model numbers visual tokens by their row and column"),
+        # 40 pixels are five tokens, and two and a half windows.
+        ("qwen2_5_vl", {"image_size": (40, 32)}, "40 x 32 pixels: this tower works in squares of 16 pixels"),
+        ("qwen3_vl", {"image_size": (36, 32)}, "36 x 32 pixels: this tower works in squares of 8 pixels"),
+        ("llava", {"model": "tiny-llava", "image_size": (448, 448)}, "LLaVA-1.5 takes 96 x 96 pixels; leave it out"),
+    ],
+)
+def test_what_cant_be_done_is_refused(family: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    given = {"model": str(random_qwen.checkpoint(family)) if family in FAMILIES else "", "ratio": 0.5} | change
+    with pytest.raises(LmmpruneError, match=re.escape(message)) as caught:
+        export(Request(output=tmp_path / "out", **given), traced=_TRACED)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_visual_tokens_inside_the_decoder_arent_renumbered() -> None:
+    decoder = _TRACED(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))).decoder
+    stages = METHODS["fastv"]().plan(facts_of(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))), 12)
+    cut = ReduceDecoder(method="fastv", stages=stages, image_tokens=24, prefix=3, positions="contiguous")
+    with pytest.raises(LmmpruneError, match="a token keeps the place that it has in the picture"):
+        cut(decoder)
+
+
+@pytest.mark.parametrize("text", ["4a", "448x448x448", "x", "-3"])
+def test_sizes_that_arent_sizes(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "--model", "qwen3-vl-2b", f"--image-size={text}", "-o", "never"])
+    assert f"--image-size {text}: expected pixels" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -262,6 +263,7 @@ FORMS = {
         logits = Mul(square, half) p4 = Softmax<axis = -1>(logits) p = Reshape(p4, square3) m3 = MatMul(p, v3)
         mixed = Reshape(m3, unflat) {JOIN}""",
 }
+PLAIN = FORMS["scale on the logits"]
 
 
 def attention(body: str, *, opset: int = 23) -> ir.Model:
@@ -308,6 +310,23 @@ def test_every_form_of_attention_becomes_one_node(form: str) -> None:
     assert not FuseAttention(batch=B)(model).modified
 
 
+def test_two_attentions_in_one_scope_keep_their_names_apart() -> None:
+    again = PLAIN
+    for name in ("qs", "qh", "ks", "kh", "kt", "vs", "vh", "dots", "logits", "p", "mixed", "turned", "y"):
+        again = re.sub(rf"\b{name}\b", f"{name}2", again)
+    again = again.replace("Reshape(q,", "Reshape(y,")
+    model = attention(f"{PLAIN} {again}")
+    model.graph.outputs[0] = next(o for node in model.graph for o in node.outputs if o.name == "y2")
+    for number, node in enumerate(node for node in model.graph if node.op_type == "Softmax"):
+        node.name = f"/Softmax_{number}"
+    feeds = {name: random(B, T, C, seed=seed) for seed, name in enumerate("qkv")}
+    expected = mixed(mixed(**feeds), feeds["k"], feeds["v"])
+    FuseAttention(batch=B)(model)
+    checked(model)
+    assert operators(model)["Attention"] == 2
+    np.testing.assert_allclose(run(model, feeds)["y2"], expected, atol=1e-5)
+
+
 def test_attention_of_other_tokens_is_left_alone() -> None:
     """A pooling head looks with one query."""
     pooled = """qo = Slice(y0, first, second, second) qs2 = Reshape(qo, split) qh2 = Transpose<perm = [0,2,1,3]>(qs2)
@@ -320,7 +339,6 @@ def test_attention_of_other_tokens_is_left_alone() -> None:
     assert operators(model)["Softmax"] == operators(model)["Attention"] == 1
 
 
-PLAIN = FORMS["scale on the logits"]
 MASKED = PLAIN.replace("logits = Mul(dots, half)", "scaled = Mul(dots, half) logits = Add(scaled, mask)")
 # The same sizes, but the entries of a head don't stand side by side.
 INTERLEAVED = PLAIN.replace("ks = Reshape(k, split)", "kw = Reshape(k, wrong) ks = Transpose<perm = [0,1,3,2]>(kw)")

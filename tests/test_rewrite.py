@@ -142,6 +142,36 @@ def test_half_precision(kind: str, dtype: str | None, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, wanted, atol=0.06)
 
 
+@pytest.mark.parametrize(("kind", "method"), [("clip", "tome"), ("siglip", "visionzip"), ("clip", "prumerge")])
+def test_merged_tokens_go_on_in_half_precision(kind: str, method: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    source = ft.saved(tmp_path, ft.exported(kind, "eager", half=True))
+    size = (ft.SIDE, ft.SIDE)
+    rewrite(Request(source=source, output=out, method=method, keep=KEEP, layer=-2, image_size=size))
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    said = ft.answers(out.read_bytes(), ft.pixels(), np.float16)
+    assert said["last_hidden_state"].dtype == np.float16
+    assert said["last_hidden_state"].shape == (1, (kind == "clip") + KEEP, ft.WIDTH)
+    assert np.isfinite(said["last_hidden_state"]).all()
+
+
+def test_an_output_of_an_earlier_layer(tmp_path: Path) -> None:
+    """What ``--layer -2`` would be, under its own name."""
+    out, size = tmp_path / "out.onnx", (ft.SIDE, ft.SIDE)
+    source = ft.saved(tmp_path, ft.exported("clip", hidden_states=True))
+    name = f"hidden_states.{ft.LAYERS - 1}"
+    for method in ("cls", "prumerge"):
+        report = rewrite(
+            Request(source=source, output=out, method=method, keep=KEEP, features=name, image_size=size, force=True)
+        )
+        assert report.features == (name, (1, 1 + KEEP, ft.WIDTH))
+        assert {"last_hidden_state", "pooler_output"} <= set(report.dropped)
+        said = ft.answers(out.read_bytes(), ft.pixels())
+        seen = see(ft.as_llava("clip", -2), method, {}, [Cut("vision_output", KEEP)], ft.pixels())
+        np.testing.assert_array_equal(said["kept_indices"], seen.kept["vision_output"])
+        np.testing.assert_allclose(said[name][:, 1:], seen.features, atol=1e-4)
+
+
 def test_a_lowered_tower_says_the_same(tmp_path: Path) -> None:
     source = ft.saved(tmp_path, ft.exported("clip"))
     said = []
@@ -154,6 +184,7 @@ def test_a_lowered_tower_says_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(said[0]["last_hidden_state"], said[1]["last_hidden_state"], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_projector_in_the_graph_sees_fewer_tokens(tmp_path: Path) -> None:
     """LLaVA's own: CLS dropped, features of the last layer but one, two layers behind them."""
     torch.manual_seed(1)

@@ -156,9 +156,25 @@ def test_interleaved_answers_do_not_disturb_each_other(runtime: Runtime) -> None
 
 
 @pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt-10.3", "nonsense"])
-def test_bundle_for_another_back_end(tmp_path: Path, target: str) -> None:
-    with pytest.raises(TargetError, match=rf"exported for '{target}'.*--target ort-cpu"):
+def test_bundle_for_a_device_that_is_not_here(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(LmmpruneError, match=rf"exported for '{target}'.*--target ort-cpu"):
         Runtime(fx.make_bundle(tmp_path / "out", target=target))
+
+
+def test_provider_that_does_not_start_is_no_quiet_fall_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    # onnxruntime-gpu lists its provider on every machine; the session then comes up with the CPU's.
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, **_: real(path, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(TargetError, match="can't start its CUDAExecutionProvider here"):
+        Runtime(fx.make_bundle(tmp_path / "out", target="ort-cuda"))
 
 
 def test_cuda_bundle_without_cuda(tmp_path: Path) -> None:

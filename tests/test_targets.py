@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +74,9 @@ def test_command_prints_the_matrix(capsys):
     with pytest.raises(SystemExit):
         main(["targets"])
     assert "jetson-orin-jp6" in capsys.readouterr().out
+
+
+def test_the_pages_tables_are_the_data():
+    script = Path(__file__).parent.parent / "scripts" / "targets_tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -56,6 +56,13 @@ class OrtSession:
         except failures(self._ort) as error:
             reason = str(error).strip().splitlines()[0]
             raise BundleError(f"onnxruntime {self._ort.__version__} can't load '{graph}': {reason}") from error
+        # Without a working driver onnxruntime computes on the CPU instead, and says so in its log only.
+        if provider not in self._session.get_providers():
+            raise TargetError(
+                f"target '{target}': onnxruntime {self._ort.__version__} can't start its {provider} here (driver, CUDA "
+                "and cuDNN must be those that it was built for, see 'lmmprune doctor'): export again with "
+                "'--target ort-cpu'"
+            )
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def upload(self, array: NDArray[np.generic]) -> Value:

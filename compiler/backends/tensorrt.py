@@ -12,11 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmmprune.compiler import machine
+from lmmprune.compiler.backends.origin import describe, find_node
+from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
+from lmmprune.compiler.backends.trt_log import make_log, one_line
+from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.targets import Target
 from lmmprune.errors import MissingExtraError, TargetError, require
 
-_TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 # What the builder says when a fused attention kernel doesn't exist (seen in TensorRT-RTX 1.7.1).
 _NO_FUSED_KERNEL = "decomposable"
 
@@ -47,12 +52,12 @@ def load(target: Target) -> ModuleType:
         raise
     except (ImportError, OSError, RuntimeError) as error:
         raise TargetError(
-            f"{_TITLES[target.backend]} is installed but doesn't load ({_one_line(str(error))}): "
+            f"{TITLES[target.backend]} is installed but doesn't load ({one_line(str(error))}): "
             f"pip install --force-reinstall 'lmmprune[{target.extra}]'"
         ) from error
     if target.version is not None and not _within(trt.__version__, target.version):
         raise TargetError(
-            f"target '{target.name}' needs {_TITLES[target.backend]} {target.version[0]} up to (not including) "
+            f"target '{target.name}' needs {TITLES[target.backend]} {target.version[0]} up to (not including) "
             f"{target.version[1]}, installed is {trt.__version__}: choose the target of that version "
             "(see 'lmmprune targets') or install the other one"
         )
@@ -65,6 +70,7 @@ def build_engine(
     *,
     profiles: Sequence[Profile] = (),
     arch: str | None = None,
+    options: BuildOptions | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Engine:
     """Compile one graph; weights in external files are read from beside it.
@@ -74,16 +80,20 @@ def build_engine(
         graph: The ONNX file.
         profiles: Ranges of the dynamic inputs; none if every shape is static.
         arch: ``sm89``, for targets that compile for a GPU that isn't present; None: the GPU that is.
-        say: Called with what the user should know (attention without a fused kernel).
+        options: What to ask of the builder.
+        say: Called with what the user should know (attention without a fused kernel), and with the builder's own
+            messages if the options ask for them.
 
     Raises:
         MissingExtraError: The builder's package isn't installed.
         TargetError: The architecture is unknown to the target, or the parser or the builder refuses the graph; the
             message names the node.
+        InputError: The timing cache can't be used.
     """
     trt = load(target)
     capability = _capability(trt, target, arch)
-    log = _make_log(trt)
+    options = options or BuildOptions()
+    log = make_log(trt, say=say if options.verbose else None)
     builder = trt.Builder(log)
     # TensorRT 10 types weakly unless told not to; 11 has no other way and ignores the flag.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -96,6 +106,9 @@ def build_engine(
     if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
+    options.apply(trt, config)
+    if options.timing_cache is not None:
+        load_timing_cache(config, options.timing_cache)
     for profile in profiles:
         _add_profile(builder, config, profile)
 
@@ -112,7 +125,12 @@ def build_engine(
             layer.decomposable = True
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise TargetError(f"{_TITLES[target.backend]} can't compile '{graph.name}': {_one_line(log.errors())}")
+        reason = one_line(log.errors())
+        node = find_node(graph, log.errors())
+        where = f" at node '{node}'{describe(graph, node)}" if node else ""
+        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}")
+    if options.timing_cache is not None:
+        save_timing_cache(config, options.timing_cache)
     if decomposed and say is not None:
         say(f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers have no fused kernel in this type")
     return Engine(plan=memoryview(plan), decomposed=len(decomposed))
@@ -129,33 +147,14 @@ def _capability(trt: ModuleType, target: Target, arch: str | None) -> Any:
     """Return the module's name of an architecture; None: it compiles for the GPU that is present."""
     if not target.architectures:
         return None
-    if arch is None:
+    # Of a GPU that is here but not in the list, the builder itself knows whether it compiles for it.
+    unlisted = {gpu.arch for gpu in machine.gpus()} - {*target.architectures}
+    if arch is None or arch in unlisted:
         return trt.ComputeCapability.CURRENT
     value = getattr(trt.ComputeCapability, arch.upper(), None)
     if value is None or arch not in target.architectures:
         raise TargetError(f"'{target.name}' can't build for '{arch}': it knows {', '.join(target.architectures)}")
     return value
-
-
-def _make_log(trt: ModuleType) -> Any:
-    """Return a logger that keeps errors for the message instead of printing them."""
-
-    class Log(trt.ILogger):  # type: ignore[name-defined, misc]  # the base class is known at run time only
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._lines: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._lines.append(message)
-
-        def errors(self) -> str:
-            return "\n".join(self._lines) or "no reason given"
-
-        def clear(self) -> None:
-            self._lines.clear()
-
-    return Log()
 
 
 def _attention(trt: ModuleType, network: Any) -> Any:
@@ -180,16 +179,8 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
 
 def _parser_message(parser: Any, target: Target, graph: Path) -> str:
     if not parser.num_errors:
-        return f"{_TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
+        return f"{TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
     error = parser.get_error(0)
     name, kind = error.node_name(), error.node_operator()
-    where = f" at node '{name}' ({kind})" if name else ""
-    return f"{_TITLES[target.backend]} can't take '{graph.name}'{where}: {_one_line(error.desc())}"
-
-
-def _one_line(text: str) -> str:
-    """Return the lines of a message that say something, without the libraries' source positions."""
-    lines = (line.strip() for line in text.splitlines())
-    # Without a driver every complaint is followed by cudaError 35, which has nothing to do with it.
-    useful = [line for line in lines if line and "cudaError 35" not in line and not line.startswith("Invalid Node")]
-    return " ".join(dict.fromkeys(useful))[:600] or text.strip()
+    where = f" at node '{name}' ({kind}){describe(graph, name)}" if name else ""
+    return f"{TITLES[target.backend]} can't take '{graph.name}'{where}: {one_line(error.desc())}"

@@ -118,10 +118,10 @@ class SampleFeeds:
         prompt = self._prompter.encode(sample.prompt)
         positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
-        room = self._manifest.max_positions - int(positions[0, -1]) - 1
+        room = self._prompter.room(prompt, positions)
         steps = [{"input_ids": prompt.input_ids, "position_ids": positions}]
         for token in answer[: min(room, ANSWER_TOKENS)]:
-            positions = positions[:, -1:] + 1
+            positions = positions[..., -1:] + 1
             steps.append({"input_ids": np.array([[token]], np.int64), "position_ids": positions})
         return [{**step, "image_features": found["image_features"]} for step in steps]
 

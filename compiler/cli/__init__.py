@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "Export a model: prune, optionally quantize, write a bundle.",
     "rewrite": "Prune the vision tower in an ONNX file of another exporter.",
     "build": "Compile a bundle's graphs into engines for a target.",
+    "bundle": "Make a folder that a Jetson board is deployed from.",
     "run": "Answer a question about a picture.",
     "bench": "Time bundles side by side.",
     "eval": "Measure a bundle's accuracy on a set of questions.",

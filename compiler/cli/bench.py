@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 @click.command("bench")
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
-@click.option("--prompt", required=True, help="The question.")
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--image", type=click.Path(path_type=Path), help="The picture.")
+@click.option("--prompt", help="The question.")
+@click.option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(min=2), help="Rounds that count.")
 @click.option("--new-tokens", default=16, show_default=True, type=click.IntRange(min=2), help="Tokens per answer.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 @json_option
 def command(
     bundles: tuple[Path, ...],
-    image: Path,
-    prompt: str,
+    image: Path | None,
+    prompt: str | None,
+    imported: Path | None,
     rounds: int,
     new_tokens: int,
     threads: int | None,
@@ -37,7 +39,20 @@ def command(
     explained: bool,
     as_json: bool,
 ) -> None:
-    """Time bundles side by side, interleaved in one process; the first one is what the others are compared with."""
+    """Time bundles side by side, interleaved in one process; the first one is what the others are compared with.
+
+    With --import, nothing is run here: the result.json that a plan's measure.sh wrote elsewhere is shown instead.
+    """
+    if imported is not None:
+        if bundles or image or prompt or explained:
+            raise click.UsageError("--import stands alone: leave out bundles, --image, --prompt and --explain")
+        _import(imported, chart, as_json)
+        return
+    for name, given in (("BUNDLES", bundles), ("--image", image), ("--prompt", prompt)):
+        if not given:
+            raise click.UsageError(f"missing {name}: give bundles, --image and --prompt, or --import FILE")
+    assert image is not None
+    assert prompt is not None
     from lmmprune.compiler.bench import bench, steps
     from lmmprune.compiler.bench_chart import check_chart, draw_chart
     from lmmprune.compiler.bundle import Bundle
@@ -74,6 +89,31 @@ def command(
     if as_json:
         print_json({**report.as_dict(), **({"kernels": explanation.as_dict()} if explanation else {})})
         return
+    _show_report(report)
+    if explanation is not None:
+        _show_kernels(explanation)
+
+
+def _import(path: Path, chart: Path | None, as_json: bool) -> None:
+    """Show what was measured elsewhere."""
+    from lmmprune.compiler.bench_chart import check_chart, draw_chart
+    from lmmprune.compiler.bench_import import import_result
+
+    if chart:
+        check_chart(chart)
+    found = import_result(path)
+    for line in found.missing:
+        note(line)
+    if chart:
+        draw_chart(found.report, chart)
+        note(f"chart written to {chart}")
+    if as_json:
+        print_json({**found.report.as_dict(), "missing": list(found.missing)})
+        return
+    _show_report(found.report)
+
+
+def _show_report(report: Report) -> None:
     columns = (
         "variant",
         "tokens",
@@ -90,8 +130,6 @@ def command(
     show(_legend(report))
     for product in report.products:
         show(product.line())
-    if explanation is not None:
-        _show_kernels(explanation)
 
 
 def _show_kernels(explanation: Explanation) -> None:
@@ -123,6 +161,6 @@ def _cells(row: Row) -> list[str]:
 
 def _legend(report: Report) -> str:
     return (
-        f"median (quartiles) of {report.settings['rounds']} interleaved rounds on {report.machine['processor']}; "
+        f"median (quartiles) of {report.settings['rounds']} interleaved rounds on {report.where}; "
         "TTFT: vision and prefill; ratio: times faster than the first; peak: memory of a process that answers once"
     )

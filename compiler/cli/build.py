@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.options import check_triton, triton_options
+from lmmprune.compiler.cli.options import check_triton, size, triton_options
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 
 if TYPE_CHECKING:
+    from lmmprune.compiler.build_options import BuildOptions
     from lmmprune.compiler.engines import EngineRecord
 
 
 @click.command("build")
-@click.argument("directory", type=click.Path())
+@click.argument("directories", nargs=-1, required=True, type=click.Path())
 @click.option("--target", help="What the engines are for (see 'lmmprune targets'). Default: the bundle's own target.")
 @click.option("--arch", help="GPU architecture such as sm89. Default: the GPU of this machine.")
 @click.option(
@@ -25,10 +26,23 @@ if TYPE_CHECKING:
 )
 @click.option("--max-prompt", type=click.IntRange(min=1), help="Longest prompt in tokens. Default: the model's limit.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
+@click.option("--refit", is_flag=True, help="Let the weights be exchanged later.")
+@click.option(
+    "--strip-weights", is_flag=True, help="Leave the weights out of the engine; they are put in when it runs."
+)
+@click.option("--version-compatible", is_flag=True, help="Let newer releases of the same major version run the engine.")
+@click.option(
+    "--workspace", type=size, metavar="SIZE", help="Most scratch memory of a kernel, such as 1GiB. Default: no limit."
+)
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="Keep what the builder measures in this file.")
+@click.option("--verbose", is_flag=True, help="Pass on the builder's own messages.")
+@click.option("--plan-only", is_flag=True, help="Build nothing: write a folder that builds and times elsewhere.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The folder of --plan-only.")
+@click.option("--prompt", help="What a plan times the prefill with. Default: a short question.")
 @triton_options
 @json_option
 def command(
-    directory: str,
+    directories: tuple[str, ...],
     target: str | None,
     arch: str | None,
     components: tuple[str, ...],
@@ -36,14 +50,94 @@ def command(
     force: bool,
     triton: Path | None,
     triton_backend: str,
+    refit: bool,
+    strip_weights: bool,
+    version_compatible: bool,
+    workspace: int | None,
+    timing_cache: Path | None,
+    verbose: bool,
+    plan_only: bool,
+    output: Path | None,
+    prompt: str | None,
     as_json: bool,
 ) -> None:
     """Compile the graphs of the bundle DIRECTORY into engines.
 
     TensorRT-RTX engines are built on any machine, with --arch naming the GPU. TensorRT engines are built on the GPU
-    that will run them; elsewhere the command says what to run there.
+    that will run them; elsewhere the command says what to run there, and --plan-only writes a folder for a machine
+    without Python. A plan may hold several bundles: the first one is what the others are compared with.
     With --triton, bundles of ONNX Runtime, which need no engines, are served too.
     """
+    from lmmprune.compiler.build_options import BuildOptions
+    from lmmprune.compiler.bundle import Bundle
+
+    options = BuildOptions(
+        refit=refit,
+        strip_weights=strip_weights,
+        version_compatible=version_compatible,
+        workspace=workspace,
+        timing_cache=timing_cache,
+        verbose=verbose,
+    )
+    target = target or Bundle.open(directories[0]).manifest.target
+    if plan_only:
+        for name, given in (("--arch", arch), ("--component", components), ("--force", force), ("--triton", triton)):
+            if given:
+                raise click.UsageError(f"{name} doesn't go with --plan-only, which builds nothing here")
+        if output is None:
+            raise click.UsageError("--plan-only needs a folder: -o FOLDER")
+        _plan(directories, target, output, prompt, max_prompt, options, as_json)
+        return
+    if output is not None or prompt is not None:
+        raise click.UsageError(f"{'-o' if output is not None else '--prompt'} goes with --plan-only")
+    if len(directories) > 1:
+        raise click.UsageError("several bundles go with --plan-only; build them one by one")
+    _build(directories[0], target, arch, components, max_prompt, force, options, triton, triton_backend, as_json)
+
+
+def _plan(
+    directories: tuple[str, ...],
+    target: str,
+    output: Path,
+    prompt: str | None,
+    max_prompt: int | None,
+    options: BuildOptions,
+    as_json: bool,
+) -> None:
+    from lmmprune.compiler.plan.stages import QUESTION
+    from lmmprune.compiler.plan.write_plan import SCRIPT, write_plan
+
+    plan = write_plan(directories, target, output, question=prompt or QUESTION, max_prompt=max_prompt, options=options)
+    if as_json:
+        print_json(
+            {
+                "folder": str(plan.folder),
+                "target": plan.target.name,
+                "arch": plan.arch,
+                "variants": [variant.name for variant in plan.variants],
+                "commands": list(plan.commands),
+            }
+        )
+        return
+    show(
+        f"{plan.folder}: {len(plan.commands)} steps for {plan.target.summary}",
+        f"copy it there and run: sh {plan.folder.name}/{SCRIPT}",
+        "then here: lmmprune bench --import result.json",
+    )
+
+
+def _build(
+    directory: str,
+    target: str,
+    arch: str | None,
+    components: tuple[str, ...],
+    max_prompt: int | None,
+    force: bool,
+    options: BuildOptions,
+    triton: Path | None,
+    triton_backend: str,
+    as_json: bool,
+) -> None:
     from lmmprune.compiler.build import build
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.targets import resolve
@@ -58,11 +152,12 @@ def command(
     if triton is None or resolve(manifest.target).compiled:
         built = build(
             directory,
-            target or manifest.target,
+            target,
             arch=arch,
             components=components or None,
             max_prompt=max_prompt,
             force=force,
+            options=options,
             say=note,
         )
     if triton is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, steps, table
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
 
@@ -31,6 +32,13 @@ def _pixels(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise InputError(f"--image-size {text}: expected pixels, such as 448, or height x width, such as 448x672")
     return int(sides[0]), int(sides[-1])
+
+
+def _tiles(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text)
+    if not found:
+        raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
+    return int(found[1]), int(found[2])
 
 
 @click.command()
@@ -60,6 +68,7 @@ def _pixels(text: str) -> tuple[int, int]:
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
 @click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
+@click.option("--tiles", metavar="RxC", help="Rows and columns that pictures are cut into, where they are  [2x2]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
 @click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
@@ -73,6 +82,7 @@ def command(
     calib: Path | None,
     calib_samples: int,
     image_size: str | None,
+    tiles: str | None,
     triton: Path | None,
     triton_backend: str,
     as_json: bool,
@@ -87,14 +97,7 @@ def command(
 
     output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
     check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same
-    with progress() as bar:
-        tasks: dict[str, object] = {}
-
-        def step(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of, bytes=what in STREAMS)
-            bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's own TaskID
-
+    with steps(streams=STREAMS) as step:
         report = export(
             Request(
                 options=set_options(pairs),
@@ -104,6 +107,7 @@ def command(
                 calibration=calib,
                 calibration_samples=calib_samples,
                 image_size=_pixels(image_size) if image_size else None,
+                tiles=_tiles(tiles) if tiles else None,
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,

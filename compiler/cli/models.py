@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from lmmprune.compiler.cli.output import json_option, print_json, show, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """List the aliases and the families that are supported."""
+    """List the aliases, and the families with what they support, what they don't, and why."""
     from lmmprune.models.registry import ALIASES, FAMILIES
 
     aliases = [
@@ -24,7 +29,16 @@ def command(as_json: bool) -> None:
         for name, alias in ALIASES.items()
     ]
     families = [
-        {"name": family.name, "title": family.title, "template": family.template} for family in FAMILIES.values()
+        {
+            "name": family.name,
+            "title": family.title,
+            "reference": family.reference,
+            "template": family.template,
+            "sites": family.sites,
+            "tiles": family.arrange is not None,
+            "limits": family.limits,
+        }
+        for family in FAMILIES.values()
     ]
     if as_json:
         print_json({"aliases": aliases, "families": families})
@@ -32,6 +46,23 @@ def command(as_json: bool) -> None:
     columns = ["name", "family", "checkpoint", "note"]
     show(
         table(columns, [[str(row[key]) for key in columns] for row in aliases], title="aliases"),
-        table(["family", "model"], [[row["name"], row["title"]] for row in families], title="families"),
+        _families(families),
         "--model also takes a hub id or a local directory of one of these families.",
     )
+
+
+def _families(rows: list[dict[str, Any]]) -> Table:
+    """Return a table with what a family can be cut at, and a line for each thing that it can't do."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(title="families", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for title, width in (("family", 16), ("cut at", 18), ("limits", 60)):
+        result.add_column(title, max_width=width, overflow="fold")
+    for row in rows:
+        limits = "\n".join(f"- {limit}" for limit in row["limits"])
+        names = "\n".join([row["name"], row["title"]])
+        result.add_row(*(Text(cell) for cell in (names, "\n".join(row["sites"]), limits)))
+        result.add_section()
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,3 +67,18 @@ def check_triton(bundle: Path, triton: Path | None, triton_backend: str, target:
 
     check_destination(triton, bundle)
     backend_of(resolve(target), dtype_of(resolve(target), dtype), triton_backend)
+
+
+def size(value: str) -> int:
+    """Return a size such as ``8GiB``, ``512MiB`` or ``1000000`` as bytes; for ``type=`` of an option.
+
+    Raises:
+        click.BadParameter: It isn't one, or is 0.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?B?|B)?", value.strip(), re.IGNORECASE)
+    power = " KMGT".index(match[2].upper()) if match and match[2] else 0
+    # People and vendors write GB for what the system counts in GiB: 8GB is 8GiB here.
+    found = int(float(match[1]) * 1024**power) if match else 0
+    if found <= 0:
+        raise click.BadParameter(f"'{value}' isn't a size: write 8GiB, 512MiB or a number of bytes")
+    return found

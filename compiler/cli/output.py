@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
     from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,6 +92,24 @@ def progress() -> Progress:
         transient=True,
         disable=not sys.stderr.isatty(),
     )
+
+
+@contextlib.contextmanager
+def steps(streams: Container[str] = ()) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that shows a bar per named step: its name, what is done of it, and how much there is.
+
+    Args:
+        streams: Steps that count bytes.
+    """
+    with progress() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def step(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=of, bytes=what in streams)
+            bar.update(tasks[what], completed=done, total=of)
+
+        yield step
 
 
 def human_bytes(count: float) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmmprune.compiler.cli.options import set_options
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, steps, table
 from lmmprune.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.rewrite import Report
 
 
 @click.command()
@@ -39,14 +41,7 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
     """
     from lmmprune.compiler.rewrite import Request, rewrite
 
-    with progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def step(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
-            bar.update(tasks[what], completed=done, total=of)
-
+    with steps() as step:
         report = rewrite(
             Request(
                 options=set_options(pairs),
@@ -62,8 +57,7 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
         note(f"the picture is read as {report.dtype[1]}, it was {report.picture_dtype}")
     before, after = report.tokens
     if as_json:
-        document = {"output": str(request["output"]), "tokens_before": before, "tokens_after": after}
-        print_json(document | dataclasses.asdict(report))
+        print_json({"output": str(request["output"])} | _document(report))
         return
     rows = [[f"tokens at {site}", str(n), str(k), f"{k / n:.3f}"] for site, n, k in report.schedule]
     for label, (n, k), text in (
@@ -79,6 +73,35 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
         f"{before} -> {after} visual tokens; {human_bytes(report.bytes)} in '{request['output']}';"
         f" {report.seconds:.1f} s",
     )
+
+
+def _document(report: Report) -> dict[str, Any]:
+    """Return a report with a name for each number."""
+    name, shape = report.features
+    pair = ("before", "after")
+    return {
+        "features": {
+            "output": name,
+            "shape": shape,
+            "layer": report.layer[0],
+            "layers": report.layer[1],
+            "has_cls": report.has_cls,
+            "grid": report.grid,
+        },
+        "method": report.method,
+        "parameters": dict(report.parameters),
+        "tokens_before": report.tokens[0],
+        "tokens_after": report.tokens[1],
+        "sites": [{"site": site, "tokens_in": n, "tokens_out": k} for site, n, k in report.schedule],
+        "flops": dict(zip(pair, report.flops, strict=True)),
+        "nodes": dict(zip(("before", "canonical", "after"), report.nodes, strict=True)),
+        "opset": dict(zip(pair, report.opset, strict=True)),
+        "dtype": dict(zip(pair, report.dtype, strict=True)),
+        "dropped_outputs": dict(report.dropped),
+        "target": report.target,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 3),
+    }
 
 
 def _pair(option: str, text: str | None, *, single: bool = False) -> tuple[int, int] | None:

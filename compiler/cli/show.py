@@ -12,6 +12,9 @@ from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.errors import BundleError, InputError, suggestion
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lmmprune.compiler.answer import SiteTokens
     from lmmprune.compiler.draw import Panel
     from lmmprune.compiler.manifest import Manifest
@@ -68,7 +71,7 @@ def command(
     sites = {name: found[name] for name in wanted}
     drawn = evenly(list(sites))
     panels, footer = _panels(manifest, {name: sites[name] for name in drawn}, len(sites), prompt if asked else None)
-    drawing = draw_panels(runtime.preprocessor.pixels(picture), panels, manifest.grid, footer)
+    drawing = draw_panels(runtime.preprocessor.pixels(picture), panels, manifest.raster, footer)
     try:
         drawing.save(output)
     except OSError as error:
@@ -109,6 +112,7 @@ def _panels(
     import numpy as np
 
     from lmmprune.compiler.draw import Panel
+    from lmmprune.compiler.tiles import on_raster
 
     about = [manifest.method or "not pruned", manifest.precision.int8 or manifest.precision.dtype]
     below = [] if prompt is None else [f'asked: "{_short(prompt)}"']
@@ -121,11 +125,13 @@ def _panels(
         caption = f"{name}  {_counts(tokens)}"
         if len(sites) == 1:
             caption = _dotted([f"{caption} visual tokens", *about])
-        panels.append(Panel(kept=tokens.kept, received=tokens.received, caption=caption, note=_no_patch(tokens)))
+        shown = on_raster(tokens.kept, manifest.grid, manifest.tiles)
+        panels.append(Panel(kept=shown, received=tokens.received, caption=caption, note=_not_shown(tokens, shown)))
     if not sites:
         everything = np.arange(manifest.tokens_before)
         caption = _dotted([f"{len(everything)} -> {len(everything)} visual tokens", *about])
-        panels.append(Panel(kept=everything, received=np.zeros(len(everything), bool), caption=caption))
+        shown = on_raster(everything, manifest.grid, manifest.tiles)
+        panels.append(Panel(kept=shown, received=np.zeros(len(everything), bool), caption=caption))
     return panels, _dotted(below)
 
 
@@ -151,10 +157,14 @@ def _merges(tokens: SiteTokens) -> str:
     return f", others merged into {count}" if count else ""
 
 
-def _no_patch(tokens: SiteTokens) -> str:
-    """Return what the counts hide: tokens that aren't in the place of a patch, as CLS or a sum of dropped ones."""
-    count = int((tokens.kept < 0).sum())
-    return f"{len(tokens.kept) - count} patches +{count} token{'s' * (count > 1)} of no patch" if count else ""
+def _not_shown(tokens: SiteTokens, shown: NDArray[np.int64]) -> str:
+    """Return what the drawing hides: tokens of the overview, newlines, and those of no place, as CLS or a sum."""
+    none = int((tokens.kept < 0).sum())
+    beside = int((shown < 0).sum()) - none
+    drawn = f"{len(shown) - none - beside} patches"
+    parts = [f" +{beside} of the overview or newlines"] if beside else []
+    parts += [f" +{none} token{'s' * (none > 1)} of no patch"] if none else []
+    return drawn + "".join(parts) if parts else ""
 
 
 def _row(name: str, tokens: SiteTokens, drawn: bool) -> dict[str, object]:

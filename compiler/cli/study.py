@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.output import json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import json_option, note, print_json, show, steps, table
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,14 +92,7 @@ def command(
         timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
         keep_bundles=keep_bundles,
     )
-    with progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def step(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
-            bar.update(tasks[what], completed=done, total=of)
-
+    with steps() as step:
         result = run_study(request, step)
     findings = result.findings
     if as_json:

@@ -23,7 +23,11 @@ def load_model(source: Source) -> Any:
     auto: Any = AutoModelForImageTextToText
     if not source.dummy:
         model = auto.from_pretrained(
-            source.directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+            source.directory,
+            config=source.config,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
         )
         return model.eval()
     source.config._attn_implementation = "eager"

@@ -49,11 +49,13 @@ def prumerge(
     Raises:
         Refused: There is no layer behind the features, or K < 2.
     """
-    if e.behind is None:
+    looks = [tile.behind for tile in e.tiles if tile.behind is not None]
+    if not looks:
         raise Refused("prumerge needs the layer behind the features")
     if keep < 2:
         raise Refused("prumerge keeps at least 2")
-    attention, all_keys = one_head_attention(e.behind)
+    # CLS and softmax are the tile's own.
+    attention, all_keys = zip(*(one_head_attention(look) for look in looks), strict=True)
     a, keys, x = e.scores(attention), e.pooled(all_keys), e.x
     chosen = choose(chooser, a, keep, important_fraction)
     order = chooser.ranked({j: a[j] for j in chosen})

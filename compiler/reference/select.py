@@ -33,7 +33,7 @@ def select(method: str, options: dict[str, Any], e: Encoded, keep: int, chooser:
     if method == "cls":
         return sorted(chooser.largest(e.cls_score(), keep))
     if method == "vtc-cls":
-        layers = [e.cls_score(layer) for layer in range(options["first_layer"], len(e.looks))]
+        layers = [e.cls_score(layer) for layer in range(options["first_layer"], e.layers)]
         return sorted(chooser.largest({j: sum(score[j] for score in layers) for j in range(e.n)}, keep))
     if method == "freepruner":
         return sorted(freepruner(e, keep, chooser, **options))
@@ -45,18 +45,26 @@ def select(method: str, options: dict[str, Any], e: Encoded, keep: int, chooser:
 
 def freepruner(e: Encoded, keep: int, chooser: Chooser, *, pivot_fraction: float, shallow_layer: int) -> list[int]:
     """Pivots by attention received at lp, complements by the pivots' attention at a shallow layer."""
-    last, shallow = e.looks[-1].mean_attention, e.looks[shallow_layer].mean_attention
-    rows = range(len(last))
-    received = e.scores(np.array([sum(float(last[i, j]) for i in rows if i != j) for j in rows]))
+    received = e.scores([_columns(last) for last in e.attention()])
     pivots = chooser.largest(received, max(1, round(pivot_fraction * keep)))
     looking = [row for pivot in pivots for row in e.rows(pivot)]
-    looked_at = e.scores(np.array([sum(float(shallow[i, j]) for i in looking) / len(looking) for j in rows]))
+    given = []
+    for tile, shallow in enumerate(e.attention(shallow_layer)):
+        mine = [row for home, row in looking if home == tile]
+        given.append(np.array([sum(float(shallow[i, j]) for i in mine) / len(looking) for j in range(len(shallow))]))
+    looked_at = e.scores(given)
     return pivots + chooser.largest({j: u for j, u in looked_at.items() if j not in pivots}, keep - len(pivots))
 
 
+def _columns(attention: np.ndarray) -> np.ndarray:
+    """[T,T] -> [T], what each token receives from the others."""
+    rows = range(len(attention))
+    return np.array([sum(float(attention[i, j]) for i in rows if i != j) for j in rows])
+
+
 def cls_similarity(e: Encoded) -> dict[int, float]:
-    """Cosine of each row's feature with the CLS token's, mean over the patches of each token."""
-    return e.scores(np.array([cosine(row, e.y[0]) for row in e.y]))
+    """Cosine of each row's feature with its tile's CLS token's, mean over the patches of each token."""
+    return e.scores([np.array([cosine(row, tile.y[0]) for row in tile.y]) for tile in e.tiles])
 
 
 def knee_count(scores: list[float], chooser: Chooser) -> int:

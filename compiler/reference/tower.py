@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from lmmprune.compiler.reference.cut import Refused
 from lmmprune.compiler.reference.look import Look, vision_attention
+from lmmprune.compiler.reference.packing import Packing, anyres
 
 Attend = Callable[[Any, torch.Tensor, list[float]], tuple[torch.Tensor, Look]]
 
@@ -31,6 +33,8 @@ class Tower:
         project: Tokens ``[n, merge * merge * C]`` -> ``[n,C']``.
         windowed: Numbers of the layers that attend within windows: methods look at the next one that doesn't.
         compared: How many of the C' channels are the token's own features; None: all.
+        packing: Which tokens a picture has that is cut into tiles; None: it is one image.
+        newline: ``[C']``, with packing.
     """
 
     has_cls: bool
@@ -45,9 +49,26 @@ class Tower:
     merge: int = 1
     windowed: frozenset[int] = frozenset()
     compared: int | None = None
+    packing: Packing | None = None
+    newline: torch.Tensor | None = None
 
-    def squares(self, patches: int) -> list[list[int]]:
-        """Return the patches of each token, in raster order of both, of a picture of so many patches."""
+    @property
+    def tiles(self) -> int:
+        """Images of a picture."""
+        return self.packing.tiles if self.packing else 1
+
+    @property
+    def newlines(self) -> int:
+        """Tokens that are no patches."""
+        return len(self.packing.newlines) if self.packing else 0
+
+    def squares(self, patches: int) -> list[list[tuple[int, int]]]:
+        """Return tile and patch of each patch of each token; within a tile of so many patches in raster order."""
+        if self.packing:
+            return [[token] for token in self.packing.patches]
+        return [[(0, patch) for patch in square] for square in self._squares(patches)]
+
+    def _squares(self, patches: int) -> list[list[int]]:
         if self.merge == 1:
             return [[patch] for patch in range(patches)]
         m, rows = self.merge, patches // self.columns
@@ -105,6 +126,11 @@ def _llava(model: Any) -> Tower:
     )
 
 
+def _anyres(model: Any) -> Tower:
+    """LLaVA's tower on an overview and tiles, their tokens packed with newlines."""
+    return dataclasses.replace(_llava(model), packing=anyres(model.config), newline=model.model.image_newline)
+
+
 def _idefics3(model: Any) -> Tower:
     """Idefics3 and SmolVLM: the features are behind the last norm, one matrix projects squares of them."""
     vision, tower = model.config.vision_config, model.model.vision_model
@@ -160,6 +186,8 @@ def _internvl(model: Any) -> Tower:
 
 _TOWERS: dict[str, Callable[[Any], Tower]] = {
     "llava": _llava,
+    "llava_next": _anyres,
+    "llava_onevision": _anyres,
     "idefics3": _idefics3,
     "smolvlm": _idefics3,
     "internvl": _internvl,

@@ -10,7 +10,7 @@ import torch
 from lmmprune.compiler.reference import bipartite, ficoco
 from lmmprune.compiler.reference.chooser import Chooser
 from lmmprune.compiler.reference.cut import Cut, Refused, Seen, check, check_keep
-from lmmprune.compiler.reference.encoded import Encoded
+from lmmprune.compiler.reference.encoded import Encoded, Tile
 from lmmprune.compiler.reference.look import Look
 from lmmprune.compiler.reference.prumerge import prumerge
 from lmmprune.compiler.reference.select import cls_similarity, divprune, knee_count, select
@@ -27,7 +27,7 @@ def see(model: Any, method: str, options: dict[str, Any], cuts: list[Cut], pixel
         method: Its vision-side rules are used.
         options: What ``rule_options`` returns; what is left out has the paper's value.
         cuts: The vision side's cuts in order of depth.
-        pixel_values: [B,3,height,width].
+        pixel_values: [B*tiles,3,height,width].
 
     Raises:
         Refused: The method doesn't do this, or the model isn't one that it can be done on.
@@ -36,7 +36,7 @@ def see(model: Any, method: str, options: dict[str, Any], cuts: list[Cut], pixel
     sites = check(method, cuts, "vision", has_cls=tower.has_cls)
     chooser = Chooser()
     with one_thread(model):
-        pictures = [_see_one(tower, method, options, sites, picture, chooser) for picture in pixel_values]
+        pictures = [_see_one(tower, method, options, sites, one, chooser) for one in _pictures(tower, pixel_values)]
     kept = {site: np.array([picture[1][site] for picture in pictures], dtype=np.int64) for site in sites}
     return Seen(features=np.stack([picture[0] for picture in pictures]), kept=kept, margin=chooser.margin)
 
@@ -46,7 +46,7 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
 
     Args:
         model: As for ``see``.
-        pixel_values: [B,3,height,width].
+        pixel_values: [B*tiles,3,height,width].
         chooser: Takes the choices, if their margin matters.
 
     Raises:
@@ -55,26 +55,45 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
     tower = tower_of(model, (pixel_values.shape[2], pixel_values.shape[3]))
     check("inflection", [], "vision", has_cls=tower.has_cls)
     with one_thread(model):
-        pictures = [encode(tower, "inflection", {}, {}, picture, Chooser())[0] for picture in pixel_values]
+        pictures = [encode(tower, "inflection", {}, {}, one, Chooser())[0] for one in _pictures(tower, pixel_values)]
     chooser = chooser or Chooser()
-    return np.array([knee_count(list(cls_similarity(e).values()), chooser) for e in pictures], dtype=np.int64)
+    counts = [tower.newlines + knee_count(list(cls_similarity(e).values()), chooser) for e in pictures]
+    return np.array(counts, dtype=np.int64)
+
+
+def _pictures(tower: Tower, pixel_values: torch.Tensor) -> torch.Tensor:
+    """[B*tiles,3,height,width] -> [B,tiles,3,height,width]."""
+    return pixel_values.reshape(-1, tower.tiles, *pixel_values.shape[1:])
 
 
 def _see_one(
     tower: Tower, method: str, options: dict[str, Any], sites: dict[str, int], picture: torch.Tensor, chooser: Chooser
 ) -> tuple[np.ndarray, dict[str, list[int]]]:
-    """Return the features [K,C'] and, per site, the patches left."""
+    """Return the features [K,C'] and, per site, the places of the tokens left; picture [tiles,3,height,width].
+
+    With newlines, which always stay, everything stands in the order that it has in the whole picture.
+    """
     e, kept = encode(tower, method, options, sites, picture, chooser)
-    features = e.x
+    features, places = e.x, list(range(e.n))
     if (keep := sites.get("vision_output")) is not None:
-        check_keep(keep, e.n, "vision_output")
-        features, kept["vision_output"] = cut_output(method, options, e, keep, chooser)
+        check_keep(keep - tower.newlines, e.n, "vision_output")
+        features, places = cut_output(method, options, e, keep - tower.newlines, chooser)
+        kept["vision_output"] = places
     projected = tower.project(torch.from_numpy(features)).numpy()
     if (keep := sites.get("projector_output")) is not None:
+        keep -= tower.newlines
         check_keep(keep, e.n, "projector_output")
-        places = divprune(projected[:, : tower.compared], keep, chooser) if keep < e.n else list(range(e.n))
+        places = divprune(projected[:, : tower.compared], keep, chooser) if keep < e.n else places
         projected, kept["projector_output"] = projected[places], places
-    return projected, kept
+    if tower.packing is None or tower.newline is None:
+        return projected, kept
+    patches = tower.packing.places
+    tokens = sorted(
+        [(patches[place] if place >= 0 else -1, row) for row, place in enumerate(places)]
+        + [(place, len(places)) for place in tower.packing.newlines]
+    )
+    table = np.concatenate([projected, tower.newline.numpy()[None]])
+    return table[[row for _, row in tokens]], {site: [place for place, _ in tokens] for site in kept}
 
 
 def cut_output(
@@ -105,7 +124,7 @@ def encode(
         method: Name.
         options: Of its rule.
         sites: Of all cuts of the vision side; those inside the encoder are done here.
-        picture: [3,height,width].
+        picture: [tiles,3,height,width].
         chooser: Takes the choices.
 
     Returns:
@@ -114,8 +133,21 @@ def encode(
     Raises:
         Refused: There is no such layer, or the tokens need every patch behind it.
     """
-    if tower.merge > 1 and any(site.startswith("vision_layer_") for site in sites):
+    inside = any(site.startswith("vision_layer_") for site in sites)
+    if inside and tower.merge > 1:
         raise Refused(f"a token is made of {tower.merge} x {tower.merge} patches: none may be cut inside the encoder")
+    if inside and tower.tiles > 1:
+        raise Refused(f"a picture is made of {tower.tiles} tiles: nothing may be cut inside the encoder")
+    found = [encode_tile(tower, method, options, sites, tile, chooser) for tile in picture]
+    tiles, kept = [tile for tile, _ in found], found[0][1]
+    squares = tower.squares(len(tiles[0].y) - tower.has_cls)
+    return Encoded(tiles=tiles, has_cls=tower.has_cls, squares=squares), kept
+
+
+def encode_tile(
+    tower: Tower, method: str, options: dict[str, Any], sites: dict[str, int], picture: torch.Tensor, chooser: Chooser
+) -> tuple[Tile, dict[str, list[int]]]:
+    """Run the encoder up to the feature layer on one image [3,height,width]; arguments as for ``encode``."""
     cls = tower.has_cls
     x = tower.embed(picture)
     patches = list(range(len(x) - cls))
@@ -146,8 +178,7 @@ def encode(
     missing = [site for site in sites if site.startswith("vision_layer_") and site not in kept]
     if missing:
         raise Refused(f"the encoder has no {missing}")
-    squares = tower.squares(len(x) - cls)
-    return Encoded(y=tower.finish(x).numpy(), looks=looks, behind=behind, has_cls=cls, squares=squares), kept
+    return Tile(y=tower.finish(x).numpy(), looks=looks, behind=behind), kept
 
 
 def cut_layer(

@@ -20,13 +20,14 @@ def target_places(rest: int, targets: int) -> list[int]:
 def visionzip(
     e: Encoded, keep: int, chooser: Chooser, *, dominant_fraction: float = 54 / 64
 ) -> tuple[np.ndarray, list[int]]:
-    """Return the features [K,C] and their places, -1 for the CLS token, which a token of several patches rules out."""
-    d = max(1, round_half_up(dominant_fraction * keep))
+    """Return the features [K,C] and their places, -1 for a tile's CLS token; tokens of several patches rule it out."""
+    cls = len(e.tiles) if e.keeps_cls else 0
+    d = max(1, cls, round_half_up(dominant_fraction * keep))
     if keep >= 2:
-        d = min(d, keep - 1)
-    attention = e.looks[-1].attention.sum(axis=0)
-    score = e.scores(attention[0] if e.has_cls else attention.sum(axis=0, dtype=np.float64))
-    dominant = sorted(chooser.largest(score, d - e.keeps_cls))
+        d = max(cls, min(d, keep - 1))
+    attention = [tile.looks[-1].attention.sum(axis=0) for tile in e.tiles]
+    score = e.scores([one[0] if e.has_cls else one.sum(axis=0, dtype=np.float64) for one in attention])
+    dominant = sorted(chooser.largest(score, d - cls))
     rest = [j for j in range(e.n) if j not in dominant]
     targets = [rest[place] for place in target_places(len(rest), keep - d)]
 
@@ -38,9 +39,9 @@ def visionzip(
                 near = {target: cosine(keys[i], keys[target]) for target in targets}
                 joined[chooser.largest(near, 1, scale=1.0)[0]].append(i)
     x = e.x
-    rows = [e.y[0]] if e.keeps_cls else []
+    rows = [tile.y[0] for tile in e.tiles] if cls else []
     rows += [x[j] for j in dominant]
     for target in targets:
         members = joined[target]
         rows.append(x[target] + sum(x[i] for i in members) / len(members) if members else x[target])
-    return np.stack(rows), [-1] * e.keeps_cls + dominant + targets
+    return np.stack(rows), [-1] * cls + dominant + targets

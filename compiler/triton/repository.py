@@ -11,6 +11,7 @@ DIR/build_engines.sh, */graph/           where TensorRT engines are yet to be bu
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,7 +175,8 @@ def _build_script(bundle: Bundle) -> str:
     for component, graph in bundle.manifest.graphs.items():
         folder, plan = Path(component), f"{component}/{VERSION}/{PLAN}"
         profiles = graph_profiles(bundle.manifest, target, component)
-        lines.append(trtexec.build_command(target, folder / GRAPH / graph.file, Path(f"{plan}.part"), profiles))
+        words = trtexec.build_command(target, folder / GRAPH / graph.file, Path(f"{plan}.part"), profiles)
+        lines.append(shlex.join(words))
         lines.append(f"mv {plan}.part {plan}")
     return "\n".join(lines) + "\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,7 +49,6 @@ class Method:
         epsilon: With ``correlate``: quantile of the affinities that a dropped token gives itself to.
         needs_cls: Whether the encoder must have a CLS token.
         beyond: Whether it reads the encoder layer behind the features.
-        has_places: Whether every token that it leaves at the vision output has the place of one patch.
     """
 
     name: ClassVar[str]
@@ -63,7 +63,6 @@ class Method:
     epsilon: ClassVar[float] = 1.0
     needs_cls: ClassVar[bool] = False
     beyond: ClassVar[bool] = False
-    has_places: ClassVar[bool] = True
 
     def filter(self, at: At) -> ir.Value:
         """Return the score of each visual token, ``[B,n]`` float32."""
@@ -72,6 +71,10 @@ class Method:
     def count(self, at: At) -> ir.Value:
         """Return how many patches of each picture the method itself would keep, ``[B]`` int64, at the vision output."""
         raise NotImplementedError(f"method '{self.name}' has no count of its own")
+
+    def has_places(self, model: Facts) -> bool:
+        """Return whether every token that it leaves at the vision output has a place of its own in the picture."""
+        return True
 
     @property
     def counts_itself(self) -> bool:
@@ -126,6 +129,7 @@ class Method:
                     )
                 found.append(stage)
             tokens = stage.keep
+        _check_tiles(self.name, found, model)
         return tuple(found)
 
     def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
@@ -184,6 +188,26 @@ class Method:
                 kind = "a list such as 2,6,15" if isinstance(fields[name], tuple) else type(fields[name]).__name__
                 raise InputError(f"--set {name}={text}: expected {kind}") from error
         return cls(**values)
+
+
+def _check_tiles(method: str, stages: Sequence[Stage], model: Facts) -> None:
+    """Refuse what can't be done with a picture of several tiles.
+
+    Raises:
+        Refused: A site inside the encoder: each tile would lose the same number of tokens, and the raster with them.
+        InputError: Fewer tokens are to stay than those that are no patches.
+    """
+    for stage in stages:
+        if stage.site.kind == "vision_layer" and model.tiles > 1:
+            raise Refused(
+                f"method '{method}' works inside the encoder, which sees this model's pictures as {model.tiles} tiles"
+                " one by one: use a method of the vision output, the projector or the decoder"
+            )
+        if stage.keep <= model.separators and not stage.site.in_decoder:
+            raise InputError(
+                f"method '{method}' would leave {stage.keep} tokens at {stage.site}, but {model.separators} of them are"
+                " newlines, which always stay: keep more"
+            )
 
 
 def fraction(name: str, value: float, *, zero: bool = False) -> None:

@@ -34,7 +34,10 @@ class PruMerge(Method):
     exactness = "a fixed count in place of the paper's outlier count; the rest as released"
     needs_cls = True
     beyond = True
-    has_places = False
+
+    def has_places(self, model: Facts) -> bool:
+        """Its last token is the sum of what was dropped."""
+        return False
 
     def check(self, model: Facts) -> None:
         """Check the neighbourhood."""
@@ -44,8 +47,9 @@ class PruMerge(Method):
 
     def counts(self, model: Facts, target: int) -> Counts:
         """K, of which one is the added token."""
-        if target < 2:
-            raise InputError(f"method '{self.name}' adds a token to those that it keeps: keep 2 or more")
+        least = model.separators + 2
+        if target < least:
+            raise InputError(f"method '{self.name}' adds a token to those that it keeps: keep {least} or more")
         return super().counts(model, target)
 
     def rule(self) -> Rule:
@@ -82,7 +86,7 @@ class PruMerge(Method):
         return Outcome(kept=kept, tokens=tokens, received=received, ordered=True)
 
     def _attention(self, at: At) -> tuple[ir.Value, ir.Value]:
-        """Return the keys ``[B,n,C]`` and CLS's attention on them ``[B,n]``, all heads as one."""
+        """Return the keys ``[B,n,C]`` and CLS's attention on them ``[B,n]`` within their tile, all heads as one."""
         b, (heads, _, width) = at.b, at.layer.heads
         query, keys = at.rows(at.layer.q, "cls", 2), at.layer.k
         one = [b.op("Reshape", b.op("Transpose", v, perm=[0, 2, 1, 3]), [0, 0, heads * width]) for v in (query, keys)]
@@ -90,7 +94,7 @@ class PruMerge(Method):
         scaled = b.op("Mul", query, np.float32((heads * width) ** -0.5))
         logits = b.op("MatMul", scaled, b.op("Transpose", keys, perm=[0, 2, 1]))
         attention = b.op("Squeeze", b.op("Softmax", logits, axis=-1), [1])
-        return at.rows(keys, "visual", 1), at.rows(attention, "visual", 1)
+        return at.visual_rows(keys), at.visual_scores(attention)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.errors import InputError
 from lmmprune.passes.affinities import key_similarity
 from lmmprune.passes.at import FLOAT, At
 from lmmprune.passes.filters import cls_attention, total_attention
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.rules import Outcome, Rule, ascending, recycle, rest, top
-from lmmprune.passes.schedule import Facts, round_half_up
+from lmmprune.passes.schedule import Counts, Facts, round_half_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class VisionZip(Method):
 
     ``sum_h A^lp[h,CLS,j]``; of the K tokens the share ``dominant_fraction`` is dominant, CLS among them; targets are
     every so many of the others; ``x_target + mean(joined)``. Without CLS: attention received, no CLS token. Where a
-    token is a group of patches, CLS, which is one row, is looked at but not kept [ours].
+    token is a group of patches, CLS, which is one row, is looked at but not kept [ours]. In a picture of several tiles
+    each has a CLS token, and all of them stay [ours].
 
     Reference: Yang et al., VisionZip, 2024, arXiv 2412.04467 (released code).
     """
@@ -31,12 +33,22 @@ class VisionZip(Method):
     name = "visionzip"
     reference = "arXiv 2412.04467"
     exactness = "exact; dominant and contextual in the ratio of the paper's 54:10"
-    has_places = False
 
     def check(self, model: Facts) -> None:
         """Check the share."""
         super().check(model)
         fraction("dominant_fraction", self.dominant_fraction)
+
+    def has_places(self, model: Facts) -> bool:
+        """CLS has none."""
+        return not (model.has_cls and model.merge == 1)
+
+    def counts(self, model: Facts, target: int) -> Counts:
+        """K, the CLS tokens of all tiles among them."""
+        least = model.separators + model.tiles
+        if model.has_cls and model.merge == 1 and target < least:
+            raise InputError(f"method '{self.name}' keeps a CLS token of each tile: keep {least} or more")
+        return super().counts(model, target)
 
     def rule(self) -> Rule:
         """Dominant, then contextual."""
@@ -44,16 +56,19 @@ class VisionZip(Method):
 
     def _zip(self, at: At, keep: int) -> Outcome:
         b = at.b
-        dominant = max(1, round_half_up(self.dominant_fraction * keep))
-        dominant = min(dominant, keep - 1) if keep >= 2 else dominant
-        keeps_cls = at.has_cls and at.members is None
-        patches = dominant - keeps_cls
+        cls = at.tiles if at.has_cls and at.group == 1 else 0
+        dominant = max(1, cls, round_half_up(self.dominant_fraction * keep))
+        dominant = max(cls, min(dominant, keep - 1)) if keep >= 2 else dominant
+        patches = dominant - cls
         kept: list[ir.Value] = []
         tokens: list[ir.Value] = []
         received: ir.Value | None = None
-        if keeps_cls:
-            kept.append(b.constant(np.full((at.batch, 1), -1, np.int64)))
-            tokens.append(b.op("Cast", at.rows(at.stream, "cls", 1, stream=True), to=FLOAT))
+        if cls:
+            kept.append(b.constant(np.full((at.batch, cls), -1, np.int64)))
+            rows = at.rows(at.stream, "cls", 1, stream=True)
+            if cls > 1:
+                rows = b.stream("Reshape", rows, [at.batch, cls, -1])
+            tokens.append(b.op("Cast", rows, to=FLOAT))
         others = b.constant(np.tile(np.arange(at.tokens, dtype=np.int64), (at.batch, 1)))
         x = b.op("Cast", at.visual, to=FLOAT)
         if patches:

@@ -1,0 +1,52 @@
+"""Choose the back end of a bundle and load its graphs."""
+
+from __future__ import annotations
+
+from lmmprune.compiler.backends.session import Session
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.targets import TARGETS
+from lmmprune.errors import require
+
+
+def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Session]:
+    """Return component -> its loaded graph: ``vision``, ``decoder`` and ``head_K``.
+
+    Args:
+        bundle: An opened bundle; its target says which back end runs it.
+        threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
+
+    Raises:
+        TargetError: The bundle is for a device that isn't here.
+        BundleError: Its files or its engines can't be used.
+        MissingExtraError: The back end isn't installed.
+    """
+    target = TARGETS.get(bundle.manifest.target)
+    if target is not None and target.compiled:
+        from lmmprune.compiler.backends.open_engines import open_engines
+
+        return dict(open_engines(bundle, target))
+    from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
+
+    provider_of(bundle.manifest.target)
+    return {
+        component: OrtSession(bundle.file(graph.file), target=bundle.manifest.target, threads=threads)
+        for component, graph in bundle.manifest.graphs.items()
+    }
+
+
+def import_backend(target: str) -> tuple[str, str]:
+    """Import what runs a target's graphs; return the module's name and its version.
+
+    Raises:
+        TargetError: It doesn't load, or is of a version that the target doesn't describe.
+        MissingExtraError: It isn't installed.
+    """
+    known = TARGETS.get(target)
+    if known is not None and known.compiled:
+        from lmmprune.compiler.backends import tensorrt
+
+        require("cuda.bindings.runtime", known.extra)
+        module = tensorrt.load(known)
+    else:
+        module = require("onnxruntime", "cpu")
+    return module.__name__, module.__version__

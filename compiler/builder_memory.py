@@ -1,0 +1,34 @@
+"""Whether this machine has the memory that a builder will take: told before minutes of work, not by the kernel."""
+
+from __future__ import annotations
+
+from lmmprune.compiler import machine
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.engines import sources
+from lmmprune.compiler.explain.engine import graph_weights
+
+# Seen in TensorRT-RTX 1.7.1, 128 to 512 MiB of float16 weights: 3.0 times the weights and 80 MiB more (the graph's, the
+# builder's and the engine's copy). Believed for TensorRT, whose kernels' scratch memory comes on top.
+_COPIES = 3
+_FIXED = 256 * 2**20
+
+
+def builder_bytes(bundle: Bundle, component: str) -> int:
+    """Return the host memory in bytes that building a component takes at its peak."""
+    weights = graph_weights(bundle.file(bundle.manifest.graphs[component].file))
+    if weights is not None and weights.bytes:
+        return _COPIES * sum(weights.bytes.values()) + _FIXED
+    return _COPIES * sum(bundle.manifest.files[name].bytes for name in sources(bundle, component)) + _FIXED
+
+
+def lacking_memory(bundle: Bundle, component: str) -> str | None:
+    """Return why a build would not fit into this machine's free memory, with both numbers; None if it does."""
+    needed, free = builder_bytes(bundle, component), machine.free_memory()
+    if free is None or needed <= free:
+        return None
+    gib = 2.0**30
+    return (
+        f"building the {component} of '{bundle.path.name}' takes about {needed / gib:.1f} GiB of memory ({_COPIES} "
+        f"times its weights), {free / gib:.1f} GiB are free: close other programs, add swap, export with --int8, or "
+        "build on a larger machine"
+    )

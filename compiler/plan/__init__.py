@@ -1,0 +1,1 @@
+"""Folders that build and time engines on a machine without lmmprune, and deployable folders for a board."""

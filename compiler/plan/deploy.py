@@ -1,0 +1,140 @@
+"""Make a folder that a board is deployed from: the bundle, the plan, the run-time, and how to go on there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmmprune.compiler.boards import JetPack, jetpack
+from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.manifest import FILENAME
+from lmmprune.compiler.packages import BASE, packages
+from lmmprune.compiler.plan.memory_plan import SYSTEM, WORKSPACE, MemoryPlan, check_fits, plan_memory
+from lmmprune.compiler.plan.stages import QUESTION
+from lmmprune.compiler.plan.wheel import write_wheel
+from lmmprune.compiler.plan.write_plan import README, SCRIPT, Variant, fill_plan, names_of, variant_of
+from lmmprune.compiler.targets import Target, resolve
+from lmmprune.compiler.write_folder import place, write_folder, write_sums
+
+REQUIREMENTS, MEMORY = "requirements.txt", "memory.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """What was made: the folder, its target and board, and the memory plan."""
+
+    folder: Path
+    target: Target
+    arch: str
+    memory: MemoryPlan
+
+
+def deploy(
+    path: Path | str,
+    board: str,
+    output: Path,
+    *,
+    ram: int | None = None,
+    max_prompt: int | None = None,
+    workspace: int = WORKSPACE,
+    system: int = SYSTEM,
+) -> Deployed:
+    """Write the folder of one bundle for one kind of board.
+
+    Args:
+        path: A bundle that suits the board's TensorRT.
+        board: Alias of a target that names a board, such as ``jetson-orin-jp6``.
+        output: The folder to be.
+        ram: Memory of the board in bytes, which must hold everything; None: not checked.
+        max_prompt: Longest prompt in tokens (None: as many as the model has positions).
+        workspace: Scratch memory in bytes that a kernel may take.
+        system: Bytes that the board keeps for itself.
+
+    Raises:
+        BundleError: The bundle is missing or broken.
+        InputError: The folder can't be written.
+        MissingExtraError: onnx-ir isn't installed.
+        TargetError: The board is unknown or too small, or the bundle doesn't suit it.
+    """
+    software = jetpack(board)
+    target = resolve(board)
+    bundle = Bundle.open(path)
+    name = next(iter(names_of([path])))
+    variant = variant_of(name, bundle, target, QUESTION, max_prompt)
+    memory = plan_memory(bundle, target, max_prompt=max_prompt, workspace=workspace, system=system)
+    if ram is not None:
+        check_fits(memory, ram, bundle, target, workspace=workspace, system=system)
+    arch = target.boards[board]
+    with write_folder(Path(output)) as folder:
+        options = BuildOptions(workspace=workspace)
+        _, known = fill_plan(folder, target, [variant], options, arch=arch)
+        for file, entry in bundle.manifest.files.items():
+            if not (folder / name / file).exists():
+                place(bundle.file(file), folder / name / file)
+            known[f"{name}/{file}"] = entry.sha256
+        place(bundle.path / FILENAME, folder / name / FILENAME)
+        wheel = write_wheel(folder)
+        (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements(software)), encoding="utf-8")
+        (folder / MEMORY).write_text(json.dumps(memory.as_dict(), indent=2) + "\n", encoding="utf-8")
+        text = _readme(variant, board, software, target, wheel.name, max_prompt, workspace)
+        (folder / README).write_text(text, encoding="utf-8")
+        write_sums(folder, known=known)
+    return Deployed(folder=Path(output), target=target, arch=arch, memory=memory)
+
+
+def requirements(software: JetPack) -> list[str]:
+    """Return the packages that the run-time needs on a board, without torch and transformers."""
+    found = packages()
+    # TensorRT's own module comes with JetPack; CUDA's must be of the board's CUDA.
+    cuda = next(package for package in found["gpu"] if package.name.startswith("cuda-"))
+    major = int(software.cuda.split(".")[0])
+    least = cuda.wanted if f">={major}." in cuda.wanted else f">={major}.0"
+    return [*(f"{package.name}{package.wanted}" for package in found[BASE]), f"{cuda.name}{least},<{major + 1}"]
+
+
+def _readme(
+    variant: Variant, board: str, software: JetPack, target: Target, wheel: str, max_prompt: int | None, workspace: int
+) -> str:
+    name = variant.name
+    limits = "" if max_prompt is None else f" --max-prompt {max_prompt}"
+    return f"""# {name} on {board}
+
+For JetPack {software.release}: {target.requires}, CUDA {software.cuda}, Python {software.python}.
+
+1. Check that the copy is whole:
+
+       sha256sum -c --quiet SHA256SUMS
+
+2. TensorRT and its Python module come with JetPack; the rest goes into an environment that sees them:
+
+       sudo apt install nvidia-jetpack python3-venv
+       python3 -m venv --system-site-packages ~/lmmprune
+       ~/lmmprune/bin/pip install -r {REQUIREMENTS} ./{wheel}
+       ~/lmmprune/bin/lmmprune doctor
+
+3. Build the engines on the board, in the full power mode, so that kernels are chosen for it:
+
+       sudo nvpmodel -m 0 && sudo jetson_clocks
+       ~/lmmprune/bin/lmmprune build {name} --target {board}{limits} --workspace {workspace // 2**20}MiB
+
+4. Ask:
+
+       ~/lmmprune/bin/lmmprune run {name} --image photo.jpg --prompt 'What is shown?' --stats
+
+Without Python, `sh {SCRIPT}` builds and times the engines with trtexec alone (`sh {SCRIPT} -h`); its result.json is
+shown by `lmmprune bench --import result.json` on any machine. What the board's memory is taken by: {MEMORY}.
+"""
+
+
+def as_dict(made: Deployed) -> dict[str, object]:
+    """Return what was made as plain JSON types."""
+    return {
+        "folder": str(made.folder),
+        "target": made.target.name,
+        "arch": made.arch,
+        "memory": made.memory.as_dict(),
+        "boards": [dataclasses.asdict(board) for board in made.memory.boards(made.arch)],
+    }

@@ -1,0 +1,232 @@
+"""Write a plan: a folder that builds and times a bundle's engines with ``trtexec``, on a machine without Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import lmmprune
+from lmmprune.compiler import engines, trtexec
+from lmmprune.compiler.build import check_suits, profiles_of
+from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.plan.stages import QUESTION, Stage, stages_of
+from lmmprune.compiler.profiles import Profile
+from lmmprune.compiler.targets import Target, resolve
+from lmmprune.compiler.write_folder import place, write_folder, write_sums
+from lmmprune.errors import InputError
+
+FORMAT = 1
+SCRIPT, STEPS, PLAN, README = "measure.sh", "steps.tsv", "plan.json", "README.md"
+_TIMING_CACHE = "engines/timing.cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One bundle of a plan, under the name that its files and results have there."""
+
+    name: str
+    bundle: Bundle
+    profiles: Mapping[str, list[Profile]]
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What was written: the target, the board's architecture (None: any), the variants and the commands."""
+
+    folder: Path
+    target: Target
+    arch: str | None
+    variants: tuple[Variant, ...]
+    commands: tuple[str, ...]
+
+
+def write_plan(
+    bundles: Sequence[Path | str],
+    target: str,
+    output: Path,
+    *,
+    question: str = QUESTION,
+    max_prompt: int | None = None,
+    options: BuildOptions | None = None,
+) -> Plan:
+    """Write the plan of one or several bundles; the first is what the others are compared with.
+
+    Args:
+        bundles: Directories of bundles that suit the target.
+        target: Name or alias of a target whose engines are compiled.
+        output: The folder to be.
+        question: What the prefill is timed with.
+        max_prompt: Longest prompt in tokens (None: as many as the model has positions).
+        options: What to ask of the builder.
+
+    Raises:
+        BundleError: A bundle is missing or broken.
+        InputError: The folder can't be written, two bundles have the same name, or the question doesn't fit.
+        TargetError: A bundle doesn't suit the target.
+    """
+    chosen, options = resolve(target), options or BuildOptions()
+    variants = tuple(
+        variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in names_of(bundles).items()
+    )
+    with write_folder(Path(output)) as folder:
+        commands, known = fill_plan(folder, chosen, variants, options, arch=chosen.boards.get(target))
+        write_sums(folder, known=known)
+    return Plan(
+        folder=Path(output), target=chosen, arch=chosen.boards.get(target), variants=variants, commands=commands
+    )
+
+
+def variant_of(name: str, bundle: Bundle, target: Target, question: str, max_prompt: int | None) -> Variant:
+    """Return a bundle with its profiles and stages for a target.
+
+    Raises:
+        InputError: The question doesn't fit.
+        TargetError: The bundle doesn't suit the target.
+    """
+    check_suits(bundle, target)
+    profiles = {part: profiles_of(bundle.manifest, target, part, max_prompt) for part in bundle.manifest.graphs}
+    return Variant(name=name, bundle=bundle, profiles=profiles, stages=stages_of(bundle, profiles, question))
+
+
+def fill_plan(
+    folder: Path,
+    target: Target,
+    variants: Sequence[Variant],
+    options: BuildOptions,
+    *,
+    arch: str | None,
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Put graphs, inputs, script, steps and description into a folder.
+
+    Returns:
+        The commands as a shell would take them, and the checksums of the bundles' files by their names in the folder.
+    """
+    known = {}
+    for variant in variants:
+        for name in _graph_files(variant.bundle):
+            place(variant.bundle.file(name), folder / variant.name / name)
+            known[f"{variant.name}/{name}"] = variant.bundle.manifest.files[name].sha256
+        for stage in variant.stages:
+            for tensor, array in stage.inputs.items():
+                path = folder / _input_file(variant.name, stage, tensor)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(array.tobytes())
+    steps = [*_builds(target, variants, options), *_times(target, variants)]
+    dialect = trtexec.DIALECTS[target.name]
+    least, below = target.version or ("0", "99")
+    # A bundle in float32 has attention without a fused kernel: the script tries again with this flag.
+    head = ["need", dialect.program, str(trtexec.banner(least)), str(trtexec.banner(below))]
+    head += [dialect.decomposable] if dialect.decomposable and target.takes("Attention") else []
+    lines = ["\t".join(words) for words in [head, *steps]]
+    (folder / STEPS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    commands = tuple(shlex.join([dialect.program, *words[4:]]) for words in steps)
+    plan = {
+        "format": FORMAT,
+        "lmmprune": lmmprune.__version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "target": target.name,
+        "arch": arch,
+        "variants": [_described(variant) for variant in variants],
+        "commands": commands,
+    }
+    (folder / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    script = resources.files("lmmprune.compiler.plan").joinpath(SCRIPT).read_text(encoding="utf-8")
+    (folder / SCRIPT).write_text(script, encoding="utf-8")
+    (folder / SCRIPT).chmod(0o755)
+    (folder / README).write_text(_readme(target, arch, variants, commands), encoding="utf-8")
+    return commands, known
+
+
+def engine_file(variant: str, component: str) -> PurePosixPath:
+    """Return where the script leaves an engine, below the folder."""
+    return PurePosixPath("engines", variant, f"{component}.engine")
+
+
+def names_of(bundles: Sequence[Path | str]) -> dict[str, Path]:
+    """Return name in the plan -> bundle.
+
+    Raises:
+        InputError: Two would have the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, bundles):
+        # The script splits nothing but tabs, yet people type these names.
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-.") or "bundle"
+        if name in found:
+            raise InputError(f"'{found[name]}' and '{path}' would both be called '{name}': rename one")
+        found[name] = path
+    return found
+
+
+def _graph_files(bundle: Bundle) -> list[str]:
+    return sorted({name for component in bundle.manifest.graphs for name in engines.sources(bundle, component)})
+
+
+def _input_file(variant: str, stage: Stage, tensor: str) -> PurePosixPath:
+    return PurePosixPath(variant, "inputs", f"{stage.name}.{tensor}.bin")
+
+
+def _builds(target: Target, variants: Sequence[Variant], options: BuildOptions) -> Iterator[list[str]]:
+    # The inspector names types and kernels of an engine's layers only if it was built with details.
+    more = ["--profilingVerbosity=detailed", *options.flags()]
+    if trtexec.DIALECTS[target.name].timing_cache:
+        more.append(f"--timingCacheFile={options.timing_cache or _TIMING_CACHE}")
+    for variant in variants:
+        for component, graph in variant.bundle.manifest.graphs.items():
+            engine = engine_file(variant.name, component)
+            source = PurePosixPath(variant.name, graph.file)
+            words = trtexec.build_command(target, source, engine, variant.profiles[component], options=more)
+            yield ["build", variant.name, component, str(engine), *words[1:]]
+
+
+def _times(target: Target, variants: Sequence[Variant]) -> Iterator[list[str]]:
+    for variant in variants:
+        for stage in variant.stages:
+            engine = engine_file(variant.name, stage.component)
+            inputs = {tensor: _input_file(variant.name, stage, tensor) for tensor in stage.inputs}
+            words = trtexec.time_command(target, engine, profile=stage.profile, shapes=stage.shapes, inputs=inputs)
+            yield ["time", variant.name, stage.name, str(engine), *words[1:]]
+
+
+def _described(variant: Variant) -> dict[str, Any]:
+    manifest = variant.bundle.manifest
+    return {
+        "name": variant.name,
+        "model": manifest.model,
+        "method": manifest.method,
+        "tokens_before": manifest.tokens_before,
+        "image_tokens": manifest.average_tokens,
+        "dtype": manifest.precision.dtype,
+        "int8": manifest.precision.int8,
+        "weights_bytes": variant.bundle.bytes,
+        "prompt_tokens": next(s.inputs["input_ids"].shape[1] for s in variant.stages if s.name == "prefill"),
+        "stages": [stage.name for stage in variant.stages],
+    }
+
+
+def _readme(target: Target, arch: str | None, variants: Sequence[Variant], commands: Sequence[str]) -> str:
+    names = " and ".join(f"`{variant.name}`" for variant in variants)
+    where = f"{target.summary}{f', {arch}' if arch else ''}"
+    return f"""# Build and time {names}
+
+For {where}. Needed there: `sh`, `sha256sum`, and NVIDIA's `{trtexec.DIALECTS[target.name].program}`; no Python.
+
+    sh {SCRIPT}              # checks this folder, builds every engine, times them in 5 rounds, writes result.json
+    sh {SCRIPT} -h           # rounds, seconds, where the result goes
+
+Take `result.json` back to any machine with lmmprune:
+
+    lmmprune bench --import result.json
+
+Engines stay in `engines/`, what the program said in `logs/`. The commands one by one, from this folder:
+
+""" + "".join(f"    {command}\n" for command in commands)

@@ -1,0 +1,134 @@
+"""Stages ``*-7b``: decoder layers at LLaVA-7B's width with synthetic weights: prefill and decode by ratio and type.
+
+Pruning at the vision output shortens the sequence that enters the decoder and nothing else, so that one decoder serves
+every ratio: at fewer tokens. (A bundle that is exported pruned is tuned for its own length; these are all tuned for
+the unpruned one.) The vision tower is timed with and without the selection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpu_check.backends import built, bundle_of, usable, versions
+from gpu_check.settings import RATIOS, TEXT_TOKENS, Save, Settings, length, variant_name
+from gpu_check.timing import Run, interleaved
+from lmmprune.compiler.backends.engine_session import EngineSession
+from lmmprune.compiler.backends.open_sessions import open_sessions
+from lmmprune.compiler.backends.session import Session
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.manifest import Tensor
+from lmmprune.errors import LmmpruneError
+
+MODEL = "llava-1.5-7b"
+
+
+def check(settings: Settings, save: Save, backend: str, model: str = MODEL) -> dict[str, Any]:
+    """Return rows of times; a type whose bundle or engine can't be made is listed with its reason."""
+    target = usable(backend)
+    data: dict[str, Any] = {"target": target.name, "versions": versions(target), "engines": {}, "reasons": {}}
+    sessions: dict[str, tuple[Bundle, dict[str, Session]]] = {}
+    for name, ratio, int8 in (("float", 0.0, False), ("int8", 0.0, True), ("float pruned", RATIOS[1], False)):
+        try:
+            bundle = bundle_of(
+                settings.work / f"{model}-{target.name}-{settings.layers}-{name.replace(' ', '-')}",
+                model=model,
+                # Of the pruned one only the tower is run.
+                layers=1 if ratio else settings.layers,
+                ratio=ratio,
+                int8=int8,
+                weights="dummy",
+                calibration_samples=2,
+                target=target.name,
+            )
+            data["engines"][name] = built(bundle, target)
+            sessions[name] = (bundle, open_sessions(bundle))
+        except LmmpruneError as error:
+            data["reasons"][name] = str(error)
+        save(data)
+    data["vision_ms"] = interleaved(
+        {name: vision_run(bundle, loaded["vision"]) for name, (bundle, loaded) in sessions.items()}, settings.rounds
+    )
+    save(data)
+    data["rows"] = rows(settings, {name: sessions[name] for name in ("float", "int8") if name in sessions})
+    data["cuda_graphs"] = {
+        f"{name} {component}": {"recorded": session.recorded, "unrecorded": session.unrecorded}
+        for name, (_, loaded) in sessions.items()
+        for component, session in loaded.items()
+        if isinstance(session, EngineSession)
+    }
+    return data
+
+
+def rows(settings: Settings, sessions: dict[str, tuple[Bundle, dict[str, Session]]]) -> list[dict[str, Any]]:
+    """Time prefill and decode of every ratio and type, in turns."""
+    found, prefills, decodes = [], {}, {}
+    for name, (bundle, loaded) in sessions.items():
+        for ratio in RATIOS:
+            int8 = name == "int8"
+            variant = variant_name(ratio, int8=int8)
+            prefills[variant], decodes[variant] = decoder_runs(bundle, loaded["decoder"], ratio)
+            found.append(
+                {
+                    "variant": variant,
+                    "ratio": ratio,
+                    "int8": int8,
+                    "tokens": length(ratio, bundle.manifest.image_tokens),
+                    "weight_bytes": weights_read(bundle),
+                }
+            )
+    first, second = interleaved(prefills, settings.rounds), interleaved(decodes, settings.rounds)
+    return [{**row, "prefill_ms": first[row["variant"]], "decode_ms": second[row["variant"]]} for row in found]
+
+
+def vision_run(bundle: Bundle, session: Session) -> Run:
+    """Return a run of the vision graph on random pixel values that are on the device."""
+    tensor = bundle.manifest.vision.inputs[0]
+    value = session.upload(np.random.default_rng(0).standard_normal(tensor.shape).astype(tensor.dtype))  # type: ignore[arg-type]  # static
+    return lambda: session.run({tensor.name: value})
+
+
+def decoder_runs(bundle: Bundle, session: Session, ratio: float) -> tuple[Run, Run]:
+    """Return a prefill of the prompt that a ratio leaves, and a decode step behind it."""
+    manifest, rng = bundle.manifest, np.random.default_rng(0)
+    tensors: dict[str, Tensor] = {tensor.name: tensor for tensor in manifest.decoder.inputs}
+    tokens = length(ratio, manifest.image_tokens)
+    features = tensors["image_features"]
+    pictures = session.upload(rng.standard_normal(features.shape).astype(features.dtype))  # type: ignore[arg-type]  # static
+    ids = np.full((1, tokens), 7, np.int64)
+    ids[0, 5 : 5 + tokens - TEXT_TOKENS] = manifest.prompt.image_token_id
+
+    def run(part: Any, start: int) -> Run:
+        layout = manifest.cache
+        shape = (1, layout.kv_heads, start, layout.head_dim)
+        past = {
+            name: session.upload(rng.standard_normal(shape).astype(tensors[name].dtype))
+            for pair in layout.past
+            for name in pair
+        }
+        positions = np.arange(start, start + part.shape[1], dtype=np.int64)[None]
+        feeds = {
+            "input_ids": session.upload(part),
+            "position_ids": session.upload(positions),
+            "image_features": pictures,
+            **past,
+        }
+        return lambda: session.run(feeds)
+
+    return run(ids, 0), run(ids[:, :1], tokens)
+
+
+def weights_read(bundle: Bundle) -> int:
+    """Return the bytes of the decoder's weights that a step reads: all but the table of embeddings."""
+    manifest = bundle.manifest
+    graph = manifest.decoder.file
+    whole = sum(
+        entry.bytes for name, entry in manifest.files.items() if name != graph and name.split(".")[0] == "decoder"
+    )
+    logits = manifest.decoder.outputs[0].shape[-1]
+    features = {tensor.name: tensor for tensor in manifest.decoder.inputs}["image_features"]
+    assert isinstance(logits, int)
+    width = features.shape[-1]
+    assert isinstance(width, int)
+    return whole - logits * width * np.dtype(features.dtype).itemsize

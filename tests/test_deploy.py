@@ -1,0 +1,224 @@
+"""Folders for boards: what is in them, what they take of the memory, and that the run-time in them runs."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import onnx
+import onnx_ir as ir
+import pytest
+from exports import exported_again
+from runtime_fixtures import make_bundle, save_picture
+
+from lmmprune.compiler.boards import BOARDS, JETPACKS
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.cli import main
+from lmmprune.compiler.plan.activations import activation_bytes, peak_bytes
+from lmmprune.compiler.plan.deploy import deploy, requirements
+from lmmprune.compiler.plan.memory_plan import GIB, plan_memory
+from lmmprune.compiler.plan.wheel import write_wheel
+from lmmprune.compiler.plan.write_plan import write_plan
+from lmmprune.compiler.targets import TARGETS, resolve
+from lmmprune.compiler.write_bundle import write_bundle
+from lmmprune.errors import InputError, TargetError
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("deploy") / "pruned", keep=8, dtype="float16", target="tensorrt-10.3")
+
+
+@pytest.fixture(scope="module")
+def folder(bundle, tmp_path_factory):
+    return deploy(bundle.path, "jetson-orin-jp6", tmp_path_factory.mktemp("orin") / "out").folder
+
+
+def test_folder_holds_a_whole_bundle_and_the_run_time(folder, bundle):
+    copy = Bundle.open(folder / "pruned")
+    copy.verify_checksums()
+    assert copy.manifest == bundle.manifest
+    names = {path.name for path in folder.iterdir()}
+    assert {"README.md", "SHA256SUMS", "measure.sh", "memory.json", "requirements.txt", "steps.tsv"} <= names
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+    listed = {line.split("  ")[1].strip() for line in (folder / "SHA256SUMS").open()}
+    assert listed == {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {"SHA256SUMS"}
+    readme = (folder / "README.md").read_text()
+    assert "lmmprune build pruned --target jetson-orin-jp6" in readme
+    assert "Python 3.10" in readme
+    assert "--memPoolSize=workspace:1024M" in (folder / "steps.tsv").read_text()
+
+
+@pytest.mark.parametrize(("board", "major"), [("jetson-orin-jp6", 12), ("jetson-thor-jp7", 13)])
+def test_requirements_are_the_run_times(board, major):
+    *base, cuda = requirements(JETPACKS[board])
+    names = {line.split(">")[0] for line in base}
+    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich"}
+    assert re.fullmatch(rf"cuda-(python|bindings)>={major}\.\d+,<{major + 1}", cuda)
+
+
+def test_weights_shared_with_a_checkpoint_go_along(bundle, tmp_path):
+    with write_bundle(tmp_path / "shared") as writer:
+        (writer.path / "weights").mkdir()
+        for name in ("vision.onnx", "tokenizer.json", "preprocessor.json"):
+            shutil.copy(bundle.path / name, writer.path)
+        onnx.save(
+            onnx.load(bundle.decoder),
+            writer.path / "decoder.onnx",
+            save_as_external_data=True,
+            location="weights/model.safetensors",
+            size_threshold=0,
+        )
+        os.link(writer.path / "weights" / "model.safetensors", tmp_path / "checkpoint")
+        writer.finish(bundle.manifest)
+    made = deploy(tmp_path / "shared", "jetson-orin-jp6", tmp_path / "out")
+    assert Bundle.open(made.folder / "shared").decoder.is_file()
+    assert (made.folder / "shared" / "weights" / "model.safetensors").stat().st_nlink == 1
+    plan = write_plan([tmp_path / "shared"], "tensorrt-10.3", tmp_path / "plan")
+    assert (plan.folder / "shared" / "weights" / "model.safetensors").is_file()
+
+
+def test_every_board_has_its_jetpack():
+    assert {alias for target in TARGETS.values() for alias in target.boards} == set(JETPACKS)
+    for alias, software in JETPACKS.items():
+        assert f"CUDA {software.cuda}" in resolve(alias).summary
+        assert f"JetPack {software.release}" in resolve(alias).summary
+        assert f"Python {software.python}" in resolve(alias).summary
+
+
+def test_wheel_runs_without_the_source_tree(tmp_path, monkeypatch):
+    wheel = write_wheel(tmp_path)
+    assert write_wheel(tmp_path).read_bytes() == wheel.read_bytes()
+    target = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel]
+    subprocess.run([*command, "--disable-pip-version-check"], check=True, capture_output=True)
+    bundle = make_bundle(tmp_path / "b", keep=8)
+    picture = save_picture(tmp_path / "p.png", 3)
+    code = "import sys, lmmprune; from lmmprune.compiler.cli import main; print(lmmprune.__file__); main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", bundle.path, "--image", picture, "--prompt", "hi", "--json"],
+        env={**os.environ, "PYTHONPATH": str(target)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[0] == str(target / "lmmprune" / "__init__.py")
+    assert json.loads(done.stdout.split("\n", 1)[1])["answer"]
+    assert (target / "lmmprune" / "compiler" / "plan" / "measure.sh").is_file()
+    assert not (target / "lmmprune" / "models" / "tiny_llava").exists()
+
+
+def test_cache_is_counted_by_hand(tmp_path):
+    bundle = make_bundle(tmp_path / "b", keep=8, dtype="float16", target="tensorrt-10.3", max_positions=2**14)
+    plan = plan_memory(bundle, resolve("tensorrt-10.3"), max_prompt=2**14 - 500, workspace=5, system=7)
+    parts = {part.name: part.bytes for part in plan.parts}
+    # The model's positions end the answer before its 512 tokens do.
+    assert plan.length == 2**14
+    assert plan_memory(bundle, resolve("tensorrt-10.3"), max_prompt=20).length == 532
+    # Past and present x 2 layers x keys and values x 2 heads x 4 numbers x 2 bytes each; 2**20 leaves no room to grow.
+    assert parts["key/value cache"] == 2 * 2 * 2 * 2 * 4 * 2 * 2**14
+    sizes = (bundle.path / name for name in ("vision.onnx", "decoder.onnx", "decoder.data"))
+    assert parts["weights"] == sum(path.stat().st_size for path in sizes)
+    assert (parts["workspace"], parts["system"]) == (5, 7)
+    assert plan.total == sum(parts.values())
+    with pytest.raises(InputError, match="--max-prompt 8 must be more than the image's 8 tokens and at most 16384"):
+        plan_memory(bundle, resolve("tensorrt-10.3"), max_prompt=8)
+
+
+def test_caches_behind_cuts_are_shorter(tmp_path):
+    limits = {"dtype": "float16", "target": "tensorrt-10.3", "max_positions": 2**14}
+    whole = make_bundle(tmp_path / "whole", **limits)
+    cut = dataclasses.replace(whole.manifest.cache, length_offsets=(0, -(2**13)))
+    behind = make_bundle(tmp_path / "cut", **limits, cache=cut)
+    caches = [plan_memory(b, resolve("tensorrt-10.3")).parts[1].bytes for b in (whole, behind)]
+    assert caches[1] / caches[0] == 3 / 4
+
+
+def test_values_that_live_at_once():
+    """Counted by hand: b and c live together (1200 + 400), then c and d (400 + 800), and e is an output."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 23]>
+    g (float[100] x) => (float[200] e) <int64[1] shape = {-1}, int64[1] zero = {0}, int64[1] end = {100}>
+    { a = Concat <axis = 0> (x, x, x)
+      b = Reshape (a, shape)
+      c = Slice (b, zero, end)
+      d = Concat <axis = 0> (c, c)
+      e = Neg (d) }
+    """
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text), data_prop=True))
+    assert peak_bytes(model) == 1200 + 400
+
+
+def test_longer_prompts_take_more(bundle):
+    few, many = (activation_bytes(bundle.decoder, seq=seq, image_tokens=8) for seq in (20, 40))
+    assert few < many < 3 * few
+
+
+def test_lowered_attention_counts_its_logits():
+    path, _ = exported_again(target="tensorrt-10.3", ratio=0.5)
+    small, large = (activation_bytes(path / "decoder.onnx", seq=seq, image_tokens=72) for seq in (128, 256))
+    assert large > 2.5 * small, "the matrix of queries and keys grows with the square"
+
+
+def test_board_that_is_too_small(bundle, tmp_path, capsys):
+    need = plan_memory(bundle, resolve("tensorrt-10.3")).total
+    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "2GiB") == 2
+    error = capsys.readouterr().err
+    assert f"'pruned' takes {need / GIB:.2f} GiB (weights 0.00, key/value cache 0.00, " in error
+    assert "the board has 2.00: --workspace 256MiB takes 1.75 GiB; a board with 4 GiB" in error
+    assert not (tmp_path / "o").exists()
+    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "1GiB") == 2
+    assert "--workspace" not in capsys.readouterr().err
+
+
+def test_shorter_prompts_and_int8_are_named_where_they_help(monkeypatch, bundle, tmp_path):
+    """A bundle of 12 GiB of weights whose values between the layers take 1 MiB a token."""
+    import lmmprune.compiler.plan.memory_plan as module
+
+    monkeypatch.setattr(module, "activation_bytes", lambda graph, seq=0, **_: seq * 2**25)
+    monkeypatch.setattr(Bundle, "bytes", property(lambda self: 12 * 2**30))
+    with pytest.raises(TargetError) as e:
+        deploy(bundle.path, "jetson-orin-jp6", tmp_path / "o", ram=17 * 2**30)
+    assert "--max-prompt 64 takes 16.50 GiB; exporting with --int8 leaves 6.00 GiB of weights" in str(e.value)
+    assert "a board with 32 GiB" in str(e.value)
+
+
+def test_command_line(bundle, tmp_path, capsys):
+    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "a", "--ram", "8GB") == 0
+    shown = capsys.readouterr().out
+    assert "of 8.0 GiB: 5.5 GiB stay free" in shown
+    assert "fits: Orin Nano 4GB, " in shown
+    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "b", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in printed["boards"]] == [board.name for board in BOARDS if board.arch == "sm87"]
+    assert printed["memory"]["total"] == sum(part["bytes"] for part in printed["memory"]["parts"])
+
+
+@pytest.mark.parametrize(
+    ("board", "message"),
+    [
+        ("jetson-orin-jp5", "no board 'jetson-orin-jp5'; did you mean 'jetson-orin-jp"),
+        ("tensorrt-10.3", "no board 'tensorrt-10.3'; known: jetson-orin-jp6"),
+    ],
+)
+def test_names_that_are_no_board(bundle, tmp_path, capsys, board, message):
+    assert run("bundle", bundle.path, "--for", board, "-o", tmp_path / "o") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_bundle_of_another_targets_operators(tmp_path, capsys):
+    later = make_bundle(tmp_path / "later", dtype="float16", target="tensorrt-10.16", opset=23)
+    assert run("bundle", later.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o") == 2
+    assert "its opset is 23, the target reads up to 20" in capsys.readouterr().err
+    assert run("bundle", later.path, "--for", "jetson-thor-jp7", "-o", tmp_path / "o") == 0

@@ -1,0 +1,390 @@
+"""Plans: the folder, its script under a stand-in for trtexec, and the way back into ``bench``."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exports import exported_again
+from runtime_fixtures import make_bundle
+
+from lmmprune.compiler import trtexec
+from lmmprune.compiler.bench_import import import_result
+from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.cli import main
+from lmmprune.compiler.plan.stages import stages_of
+from lmmprune.compiler.plan.write_plan import SCRIPT, write_plan
+from lmmprune.compiler.profiles import decoder_profiles
+from lmmprune.compiler.targets import TARGETS, resolve
+from lmmprune.errors import InputError, TargetError
+
+SCRIPT_FILE = Path(__file__).parent.parent / "compiler" / "plan" / SCRIPT
+BOARDS = [(alias, target.name) for target in TARGETS.values() for alias in target.boards]
+BANNERS = {"tensorrt-10.3": "100300", "tensorrt-10.13": "101303", "tensorrt-10.16": "101602", "tensorrt-11": "110401"}
+
+
+def bundles(folder, target):
+    full = make_bundle(folder / "baseline", dtype="float16", target=target)
+    pruned = make_bundle(folder / "pruned", keep=8, dtype="float16", target=target)
+    return [full.path, pruned.path]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Both bundles for TensorRT 10.3 and their plan."""
+    folder = tmp_path_factory.mktemp("plan")
+    paths = bundles(folder, "tensorrt-10.3")
+    return write_plan(paths, "jetson-orin-jp6", folder / "plan")
+
+
+@pytest.fixture
+def plan(made, tmp_path):
+    """The plan's folder, a copy that may be spoilt."""
+    shutil.copytree(made.folder, tmp_path / "plan")
+    return tmp_path / "plan"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """A folder for PATH that holds the stand-in as ``trtexec``."""
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "trtexec"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {Path(__file__).parent / "fake_trtexec.py"} "$@"\n')
+    script.chmod(0o755)
+    return folder
+
+
+def measure(plan, program, *arguments, **environment):
+    """Run the script as on a board: no Python path, nothing of lmmprune."""
+    path = os.pathsep.join(filter(None, [program and str(program), "/usr/bin", "/bin"]))
+    done = subprocess.run(
+        ["sh", str(plan / SCRIPT), "-r", "2", "-s", "0", *arguments],
+        env={"PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        cwd=plan.parent,
+        check=False,
+        timeout=60,
+    )
+    return done, plan.parent / "result.json"
+
+
+def test_script_is_clean():
+    checker = Path(sys.executable).parent / "shellcheck"
+    program = str(checker) if checker.exists() else shutil.which("shellcheck")
+    assert program, "install the dev extra: it brings shellcheck"
+    done = subprocess.run([program, str(SCRIPT_FILE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_folder_stands_alone(made):
+    names = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
+    graphs = {
+        f"{name}/{file}" for name in ("baseline", "pruned") for file in ("vision.onnx", "decoder.onnx", "decoder.data")
+    }
+    inputs = {
+        f"{name}/inputs/{stage}.{tensor}.bin"
+        for name in ("baseline", "pruned")
+        for stage in ("prefill", "decode")
+        for tensor in ("input_ids", "position_ids")
+    }
+    assert names == graphs | inputs | {SCRIPT, "steps.tsv", "plan.json", "README.md", "SHA256SUMS"}
+    assert (made.folder / SCRIPT).stat().st_mode & stat.S_IXUSR
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=made.folder, check=True)
+    listed = {line.split("  ")[1] for line in (made.folder / "SHA256SUMS").read_text().splitlines()}
+    assert listed == names - {"SHA256SUMS"}
+
+
+def test_everything_is_built_timed_and_imported(plan, program):
+    done, result = measure(plan, program)
+    assert done.returncode == 0, done.stderr
+    found = import_result(result)
+    assert found.missing == ()
+    baseline, pruned = found.report.rows
+    assert (baseline.name, pruned.name) == ("baseline", "pruned")
+    # The stand-in's medians of the GPU's compute time, not of the latency.
+    assert {metric: spread.median for metric, spread in baseline.times.items()} == {
+        "vision_ms": 20, "prefill_ms": 100, "ttft_ms": 120, "ms_per_token": 10,
+    }  # fmt: skip
+    assert {spread.median for spread in pruned.speedup.values()} == {2.0}
+    assert (pruned.tokens_before, pruned.image_tokens, pruned.dtype) == (16, 8, "float16")
+    assert found.report.machine["processor"] == "Orin"
+    assert found.report.machine["engine"] == "TensorRT 10.3.0"
+    raw = json.loads(result.read_text())
+    assert raw["status"] == "complete"
+    assert [run["round"] for run in raw["runs"] if run["kind"] == "time"] == [1] * 6 + [2] * 6
+    assert {run["bytes"] for run in raw["runs"] if run["kind"] == "build"} == {26}
+
+
+@pytest.mark.parametrize(("alias", "name"), [*BOARDS, ("tensorrt-11", "tensorrt-11")])
+def test_plan_of_every_board_speaks_its_programs_dialect(tmp_path, program, alias, name):
+    written = write_plan(bundles(tmp_path, name), alias, tmp_path / "plan", options=BuildOptions(workspace=2**30))
+    assert written.arch == TARGETS[name].boards.get(alias)
+    builds = [command for command in written.commands if "--onnx=" in command]
+    assert len(builds) == 4
+    for command in builds:
+        assert ("--stronglyTyped" in command) == name.startswith("tensorrt-10")
+        assert "--memPoolSize=workspace:1024M" in command
+    done, result = measure(tmp_path / "plan", program, FAKE_VERSION=BANNERS[name])
+    assert done.returncode == 0, done.stderr
+    assert len(import_result(result).report.rows) == 2
+
+
+def test_sizes_of_the_stages(tmp_path):
+    bundle = make_bundle(tmp_path / "cut", keep=8, dtype="float16", target="tensorrt-10.3")
+    cache = dataclasses.replace(bundle.manifest.cache, length_offsets=(0, -3))
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, cache=cache))
+    profiles = {"decoder": decoder_profiles(bundle.manifest, resolve("tensorrt-10.3"))}
+    vision, prefill, decode = stages_of(bundle, profiles, "what?")
+    length = len("<") + len("USER: ") + 8 + len("\nwhat? ASSISTANT:")
+    assert vision.shapes == {}
+    assert prefill.shapes["input_ids"] == prefill.shapes["position_ids"] == (1, length)
+    assert {prefill.shapes[name] for pair in cache.past for name in pair} == {(1, 2, 0, 4)}
+    assert (prefill.inputs["input_ids"] == bundle.manifest.prompt.image_token_id).sum() == 8
+    np.testing.assert_array_equal(prefill.inputs["position_ids"], [range(length)])
+    assert decode.shapes["input_ids"] == (1, 1)
+    assert decode.inputs["position_ids"].tolist() == [[length]]
+    assert decode.shapes["past_key_0"] == decode.shapes["past_value_0"] == (1, 2, length, 4)
+    assert decode.shapes["past_key_1"] == decode.shapes["past_value_1"] == (1, 2, length - 3, 4)
+
+
+def test_positions_of_rows_and_columns(tmp_path):
+    """With M-RoPE, the text behind a 4 x 4 picture goes on 4 after the picture's first place."""
+    bundle = make_bundle(tmp_path / "rope", dtype="float16", target="tensorrt-10.3")
+    inputs = tuple(
+        dataclasses.replace(tensor, shape=(3, 1, "seq")) if tensor.name == "position_ids" else tensor
+        for tensor in bundle.manifest.decoder.inputs
+    )
+    decoder = dataclasses.replace(bundle.manifest.decoder, inputs=inputs)
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, decoder=decoder))
+    profiles = {"decoder": decoder_profiles(bundle.manifest, resolve("tensorrt-10.3"))}
+    _, prefill, decode = stages_of(bundle, profiles, "what?")
+    start, tail = 1 + len("USER: "), len("\nwhat? ASSISTANT:")
+    assert prefill.shapes["position_ids"] == prefill.inputs["position_ids"].shape == (3, 1, start + 16 + tail)
+    assert prefill.inputs["position_ids"][1, 0, start : start + 5].tolist() == [start + row for row in (0, 0, 0, 0, 1)]
+    assert decode.inputs["position_ids"].ravel().tolist() == [start + 4 + tail] * 3
+    assert decode.shapes["past_key_1"] == (1, 2, start + 16 + tail, 4)
+
+
+def test_question_that_does_not_fit(tmp_path):
+    bundle = make_bundle(tmp_path / "b", dtype="float16", target="tensorrt-10.3")
+    with pytest.raises(InputError, match=r"prompt of \d+ tokens, the prefill takes 1 to 20: give another --prompt"):
+        write_plan([bundle.path], "tensorrt-10.3", tmp_path / "plan", max_prompt=20)
+    assert not (tmp_path / "plan").exists()
+
+
+def test_program_that_is_missing(plan):
+    done, result = measure(plan, None)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == [
+        "measure.sh: trtexec was not found on PATH nor in /usr/src/tensorrt/bin: install TensorRT's tools "
+        "(JetPack: apt install tensorrt), or set TRTEXEC"
+    ]
+    assert json.loads(result.read_text())["status"] == "refused"
+    with pytest.raises(InputError, match="no variant that was timed in full: trtexec was not found"):
+        import_result(result)
+
+
+@pytest.mark.parametrize(("banner", "says"), [("101302", "10.13.2"), ("8601", "8.6.1"), ("100200", "10.2.0")])
+def test_wrong_version(plan, program, banner, says):
+    done, result = measure(plan, program, FAKE_VERSION=banner)
+    assert done.returncode == 1
+    assert f"for TensorRT 10.3 up to (not including) 10.13, '{program}/trtexec' is {says}: " in done.stderr
+    raw = json.loads(result.read_text())
+    assert (raw["status"], raw["version"], raw["runs"]) == ("refused", says, [])
+
+
+def test_program_of_another_name(plan, program):
+    done, _ = measure(plan, None, TRTEXEC="/bin/true")
+    assert done.returncode == 1
+    assert "'/bin/true --help' doesn't say which TensorRT it belongs to" in done.stderr
+    done, _ = measure(plan, program, TRTEXEC="/no/such/trtexec")
+    assert (done.returncode, done.stderr.strip()) == (2, "measure.sh: TRTEXEC=/no/such/trtexec isn't a program")
+    (plan.parent / "mine").symlink_to(program / "trtexec")
+    done, _ = measure(plan, None, TRTEXEC="./mine")
+    assert done.returncode == 0, done.stderr
+
+
+def test_changed_file(plan, program):
+    path = plan / "pruned" / "decoder.data"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    done, result = measure(plan, program)
+    assert done.returncode == 1
+    assert done.stderr.startswith("measure.sh: the checksum of 'pruned/decoder.data' differs from what was exported")
+    assert json.loads(result.read_text())["status"] == "refused"
+
+
+def test_failed_build_leaves_the_truth_about_the_others(plan, program):
+    done, result = measure(plan, program, FAKE_FAIL="--onnx=pruned/decoder.onnx")
+    assert done.returncode == 1
+    assert 'measure.sh: pruned: building decoder failed: Error[2]: no "kernel" for node a\\b (see logs/' in done.stderr
+    raw = json.loads(result.read_text())
+    assert raw["status"] == "partial"
+    assert sum(run["kind"] == "time" for run in raw["runs"]) == 2 * (3 + 1)
+    found = import_result(result)
+    assert [row.name for row in found.report.rows] == ["baseline"]
+    assert found.missing == ('pruned: building decoder failed: Error[2]: no "kernel" for node a\\b',)
+
+
+def test_failed_measurement(plan, program):
+    done, result = measure(plan, program, FAKE_FAIL="--loadEngine=engines/baseline/vision.engine")
+    assert done.returncode == 1
+    assert "baseline: timing vision failed" in done.stderr
+    assert [row.name for row in import_result(result).report.rows] == ["pruned"]
+    done, result = measure(plan, program, FAKE_SILENT="1")
+    assert done.returncode == 1
+    with pytest.raises(InputError, match=r"no variant that was timed in full: .*baseline: timing vision failed"):
+        import_result(result)
+
+
+def test_attention_without_a_kernel_is_taken_apart(tmp_path, program):
+    write_plan(bundles(tmp_path, "tensorrt-10.16"), "tensorrt-10.16", tmp_path / "plan")
+    done, result = measure(tmp_path / "plan", program, FAKE_VERSION="101602", FAKE_UNFUSED="pruned/decoder")
+    assert done.returncode == 0, done.stderr
+    builds = [run for run in json.loads(result.read_text())["runs"] if run["kind"] == "build"]
+    assert [run["fused_attention"] for run in builds] == [True, True, True, False]
+
+
+def test_several_token_counts_and_rtx(tmp_path, program):
+    """The head behind the encoder is timed as a stage of its own and belongs to the picture's time."""
+    path, report = exported_again(target="tensorrt-rtx", method="inflection", buckets=(0.5, 0.75))
+    plan = write_plan([path], "rtx", tmp_path / "plan")
+    assert [stage.name for stage in plan.variants[0].stages] == ["vision", "head", "prefill", "decode"]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tensorrt_rtx").symlink_to(program / "trtexec")
+    done, result = measure(tmp_path / "plan", tmp_path / "bin", FAKE_VERSION="10701")
+    assert done.returncode == 0, done.stderr
+    (row,) = import_result(result).report.rows
+    assert (row.times["vision_ms"].median, row.times["ttft_ms"].median) == (21, 121)
+    assert row.tokens_before == report.manifest.tokens_before
+
+
+def test_interrupted_script_says_so(plan, program):
+    process = subprocess.Popen(
+        ["sh", str(plan / SCRIPT), "-r", "2", "-o", str(plan.parent / "result.json")],
+        env={"PATH": f"{program}:/usr/bin:/bin", "FAKE_SLEEP": "--loadEngine"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    give_up = time.monotonic() + 30
+    while not (plan / "sleeping").exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "measure.sh: interrupted" in error
+    raw = json.loads((plan.parent / "result.json").read_text())
+    assert raw["status"] == "interrupted"
+    assert {run["kind"] for run in raw["runs"] if run["ok"]} == {"build"}
+    with pytest.raises(InputError, match="no variant that was timed in full: interrupted"):
+        import_result(plan.parent / "result.json")
+
+
+def test_only_rounds_that_all_variants_have_are_compared(plan, program):
+    _, result = measure(plan, program, "-r", "4")
+    raw = json.loads(result.read_text())
+    raw["status"], raw["problem"] = "interrupted", "interrupted"
+    last = [run for run in raw["runs"] if run.get("round") == 4 and run["variant"] == "pruned"]
+    raw["runs"] = [run for run in raw["runs"] if run not in last]
+    for run in raw["runs"]:
+        if run["kind"] == "time":
+            run["gpu_ms"] *= run["round"]
+    result.write_text(json.dumps(raw))
+    found = import_result(result)
+    assert found.missing == ("measure.sh was interrupted",)
+    assert found.report.settings["rounds"] == 3
+    assert found.report.rows[0].samples["prefill_ms"] == (100, 200, 300)
+    assert found.report.rows[1].speedup["ttft_ms"].median == 2.0
+
+
+def test_options_of_the_script(plan, program, tmp_path):
+    done, _ = measure(plan, program, "-r", "1")
+    assert (done.returncode, done.stderr.strip()) == (2, "measure.sh: -r 1: a spread needs 2 rounds or more")
+    done, _ = measure(plan, program, "-s", "1.5")
+    assert done.returncode == 2
+    done, _ = measure(plan, program, "-o", str(tmp_path / "other.json"))
+    assert done.returncode == 0
+    assert len(import_result(tmp_path / "other.json").report.rows) == 2
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_command_line_there_and_back(made, plan, program, tmp_path, capsys):
+    paths = [variant.bundle.path for variant in made.variants]
+    assert run("build", *paths, "--target", "jetson-orin-jp6", "--plan-only", "-o", tmp_path / "new", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["target"], printed["arch"], printed["variants"]) == (
+        "tensorrt-10.3",
+        "sm87",
+        ["baseline", "pruned"],
+    )
+    assert printed["commands"] == json.loads((tmp_path / "new" / "plan.json").read_text())["commands"]
+    _, result = measure(tmp_path / "new", program)
+    assert run("bench", "--import", result, "--chart", tmp_path / "x.png") == 0
+    shown = capsys.readouterr()
+    assert "2.00x" in shown.out
+    assert "2 interleaved rounds on Orin, TensorRT 10.3.0" in shown.out
+    assert (tmp_path / "x.png").stat().st_size > 5000
+    assert run("bench", "--import", result, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"][1]["speedup"]["ttft_ms"]["median"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plan-only"], "--plan-only needs a folder: -o FOLDER"),
+        (["-o", "x"], "-o goes with --plan-only"),
+        (["--plan-only", "-o", "x", "--arch", "sm87"], "--arch doesn't go with --plan-only"),
+        (["--workspace", "lots"], "'lots' isn't a size: write 8GiB"),
+    ],
+)
+def test_options_that_do_not_fit(made, capsys, arguments, message):
+    assert run("build", made.variants[0].bundle.path, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_folder_that_is_not_empty(made, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    path = made.variants[0].bundle.path
+    with pytest.raises(InputError, match="isn't empty: give a new folder with -o"):
+        write_plan([path], "tensorrt-10.3", tmp_path / "full")
+    assert [entry.name for entry in (tmp_path / "full").iterdir()] == ["mine"]
+    with pytest.raises(InputError, match="would both be called 'baseline'"):
+        write_plan([path, path], "tensorrt-10.3", tmp_path / "new")
+    with pytest.raises(TargetError, match="needs no build"):
+        write_plan([path], "ort-cpu", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": 2}', '{"format": 1, "plan": {}, "runs": []}', '{"format": 1, "runs": 3}']
+)
+def test_import_of_something_else(tmp_path, capsys, text):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    assert run("bench", "--import", path) == 2
+    assert "result.json" in capsys.readouterr().err
+    assert run("bench", "--import", path, "--image", "x.png") == 2
+    assert run("bench") == 2
+
+
+def test_banner():
+    assert [trtexec.banner(text) for text in ("10.3", "10.16", "11.0")] == [100300, 101600, 110000]
