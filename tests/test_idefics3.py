@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,9 @@ def test_the_graph_has_static_shapes_and_whole_squares(saved: Saved) -> None:
     vision = source.vision
     assert (vision.tokens, vision.grid, vision.merge, vision.layers) == (16, (4, 4), 2, 2)
     graphs = saved[3](source)
-    kinds = {node.op_type for node in graphs.vision.graph}
-    assert kinds == {
-        "Conv",
-        "Gather",
-        "Add",
-        "LayerNormalization",
-        "MatMul",
-        "Attention",
-        "Gelu",
-        "Reshape",
-        "Transpose",
-    }
+    kinds = Counter(node.op_type for node in graphs.vision.graph)
+    assert kinds["Attention"] == 2
+    assert not kinds.keys() & {"NonZero", "Where", "Range", "Shape", "ScatterND", "CumSum"}, "places are a constant"
     anchors = find_vision_anchors(graphs.vision)
     assert anchors.members is not None
     squares = np.arange(64).reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
