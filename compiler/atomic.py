@@ -31,21 +31,36 @@ def temporary_sibling(destination: Path) -> Iterator[Path]:
     Raises:
         InputError: The parents can't be made or written, or the disk is full.
     """
-    made = make_parents(destination)
     temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
+    with made_parents(destination):
+        try:
+            with terminable():
+                temporary.mkdir()
+                yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def made_parents(destination: Path) -> Iterator[None]:
+    """Make missing parent directories; after an exception they go away, if nothing is in them.
+
+    Args:
+        destination: Absolute path of what shall be written.
+
+    Raises:
+        InputError: They can't be made or written, or the disk is full.
+    """
+    made = _make_parents(destination)
     try:
-        with terminable():
-            temporary.mkdir()
-            yield temporary
+        yield
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        if (refused := refusal(error, destination)) is not None:
+        if (refused := _refusal(error, destination)) is not None:
             raise refused from error
         raise
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def rename_over(temporary: Path, destination: Path) -> None:
@@ -80,7 +95,7 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def make_parents(destination: Path) -> list[Path]:
+def _make_parents(destination: Path) -> list[Path]:
     """Make missing parent directories; return those made, the deepest first."""
     made: list[Path] = []
     missing = [parent for parent in destination.parents if not parent.exists()]
@@ -95,7 +110,7 @@ def make_parents(destination: Path) -> list[Path]:
     return made
 
 
-def refusal(error: BaseException, destination: Path) -> InputError | None:
+def _refusal(error: BaseException, destination: Path) -> InputError | None:
     """Return the one-line refusal for a full or unwritable disk, None for everything else."""
     # Writers in Rust or C++ (safetensors, protobuf) report a full disk in words only.
     full = isinstance(error, OSError) and error.errno in _NO_SPACE

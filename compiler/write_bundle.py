@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lmmprune.compiler.atomic import make_parents, refusal, rename_over, terminable
+from lmmprune.compiler.atomic import made_parents, rename_over, terminable
 from lmmprune.compiler.bundle import ENGINES, file_sha256
 from lmmprune.compiler.manifest import FILENAME, File, Manifest
 from lmmprune.errors import InputError
@@ -72,29 +72,20 @@ def write_bundle(destination: Path | str, *, resume: bool = False) -> Iterator[B
     """
     destination = Path(destination).resolve()
     _check_replaceable(destination)
-    made = make_parents(destination)
     temporary = destination.with_name(f".{destination.name}.partial")
-    try:
-        with terminable(), _claim(temporary, destination):
-            _clear(temporary, resume=resume)
-            writer = BundleWriter(path=temporary)
-            try:
-                yield writer
-                if writer.manifest is None:
-                    raise RuntimeError("finish() was not called on the bundle writer")
-                (temporary / _LOCK).unlink()
-                rename_over(temporary, destination)
-            except BaseException as error:
-                if not (resume and isinstance(error, KeyboardInterrupt | SystemExit)):
-                    shutil.rmtree(temporary, ignore_errors=True)
-                raise
-    except BaseException as error:
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        if (refused := refusal(error, destination)) is not None:
-            raise refused from error
-        raise
+    with made_parents(destination), terminable(), _claim(temporary, destination):
+        _clear(temporary, resume=resume)
+        writer = BundleWriter(path=temporary)
+        try:
+            yield writer
+            if writer.manifest is None:
+                raise RuntimeError("finish() was not called on the bundle writer")
+            (temporary / _LOCK).unlink()
+            rename_over(temporary, destination)
+        except BaseException as error:
+            if not (resume and isinstance(error, KeyboardInterrupt | SystemExit)):
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def journal_of(file: Path) -> Path:

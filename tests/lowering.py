@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from random_models import SHAPES, canonical
 from towers import session
@@ -15,7 +16,7 @@ from lmmprune.passes.insert_qdq import InsertQdq, activations
 from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.shapes import bind_dims
+from lmmprune.passes.shapes import bind_dims, infer_shapes
 
 Arrays = dict[str, np.ndarray]
 # Two heads on one key head, a CLS token, three layers.
@@ -115,6 +116,15 @@ def _said(run: Callable[[Arrays], Arrays], feeds: Arrays) -> list[Arrays]:
         for name in [name for name in step_outputs if name.startswith(("kept_indices", "received"))]:
             del step_outputs[name]
     return said
+
+
+def lowered(model: ir.Model, rewrite: ir.passes.InPlacePass) -> ir.Model:
+    """Check a graph, rewrite it, and see that a second time changes nothing."""
+    onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
+    infer_shapes(model)
+    assert rewrite(model).modified
+    assert not rewrite(model).modified
+    return model
 
 
 def shown(model: ir.Model) -> list[str]:

@@ -13,21 +13,8 @@ import pytest
 import runtime_fixtures as fx
 
 from lmmprune.compiler import canonical
-from lmmprune.compiler.cli import main
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return call
 
 
 def test_build_writes_a_repository_of_a_bundle(cli: Cli, tmp_path: Path) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from lowering import shown
+from lowering import lowered, shown
 from towers import run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.lower_attention import LowerAttention
-from lmmprune.passes.shapes import infer_shapes
 
 B, H, S, T, D = 2, 4, 3, 5, 6
 
@@ -41,19 +39,11 @@ def formula(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float, bias: 
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
-def lowered(model: ir.Model) -> ir.Model:
-    onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
-    infer_shapes(model)
-    assert LowerAttention()(model).modified
-    assert not LowerAttention()(model).modified
-    return model
-
-
 FEEDS = {"q": (B, H, S, D), "k": (B, H, T, D), "v": (B, H, T, D)}
 
 
 def test_the_scale_stands_before_the_first_product() -> None:
-    model = lowered(graph(qkv(), "y = Attention<scale = 0.25>(q, k, v)"))
+    model = lowered(graph(qkv(), "y = Attention<scale = 0.25>(q, k, v)"), LowerAttention())
     assert shown(model) == [
         "Mul_2 = Mul(q, 0.25)",
         "Transpose_3 = Transpose(k)",
@@ -67,7 +57,9 @@ def test_the_scale_stands_before_the_first_product() -> None:
 
 def test_half_precision_has_its_softmax_in_float32() -> None:
     mask = "float16[3,5] mask"
-    model = lowered(graph(f"{qkv('float16')}, {mask}", "y = Attention(q, k, v, mask)", "float16[2,4,3,6] y"))
+    model = lowered(
+        graph(f"{qkv('float16')}, {mask}", "y = Attention(q, k, v, mask)", "float16[2,4,3,6] y"), LowerAttention()
+    )
     assert shown(model) == [
         f"Mul_2 = Mul(q, {float(np.float16(D**-0.5))})",
         "Transpose_3 = Transpose(k)",
@@ -87,7 +79,7 @@ def test_half_precision_has_its_softmax_in_float32() -> None:
 
 
 def test_bfloat16_gets_constants_of_its_own() -> None:
-    model = lowered(graph(qkv("bfloat16"), "y = Attention(q, k, v)", "bfloat16[2,4,3,6] y"))
+    model = lowered(graph(qkv("bfloat16"), "y = Attention(q, k, v)", "bfloat16[2,4,3,6] y"), LowerAttention())
     (scale,) = [v.const_value for v in model.graph.initializers.values() if v.dtype == ir.DataType.BFLOAT16]
     assert scale is not None
     assert scale.numpy() == np.asarray(D**-0.5, ml_dtypes.bfloat16)
@@ -95,7 +87,7 @@ def test_bfloat16_gets_constants_of_its_own() -> None:
 
 def test_a_boolean_mask_becomes_addends_once_for_all_layers() -> None:
     twice = "x = Attention(q, k, v, mask) y = Attention(x, k, v, mask)"
-    model = lowered(graph(f"{qkv()}, bool[1,1,3,5] mask", twice))
+    model = lowered(graph(f"{qkv()}, bool[1,1,3,5] mask", twice), LowerAttention())
     assert [line for line in shown(model) if " = Where" in line] == ["Where_7 = Where(mask, 0.0, -65504.0)"]
     seen = np.random.default_rng(0).random((1, 1, S, T)) < 0.5
     seen[..., 0] = True
@@ -107,7 +99,7 @@ def test_a_boolean_mask_becomes_addends_once_for_all_layers() -> None:
 
 
 def test_fewer_key_heads_are_repeated() -> None:
-    model = lowered(graph(qkv(key_heads=2), "y = Attention(q, k, v)"))
+    model = lowered(graph(qkv(key_heads=2), "y = Attention(q, k, v)"), LowerAttention())
     assert sum(" = Expand" in line for line in shown(model)) == 2
     feeds = draw(q=(B, H, S, D), k=(B, 2, T, D), v=(B, 2, T, D))
     np.testing.assert_allclose(run(model, feeds)["y"], formula(**feeds, scale=D**-0.5), atol=2e-6)
@@ -115,7 +107,9 @@ def test_fewer_key_heads_are_repeated() -> None:
 
 def test_flat_inputs_are_split_into_heads_and_joined_again() -> None:
     node = "y = Attention<q_num_heads = 4, kv_num_heads = 2>(q, k, v)"
-    model = lowered(graph("float[2,3,24] q, float[2,5,12] k, float[2,5,12] v", node, "float[2,3,24] y"))
+    model = lowered(
+        graph("float[2,3,24] q, float[2,5,12] k, float[2,5,12] v", node, "float[2,3,24] y"), LowerAttention()
+    )
     feeds = draw(q=(B, S, H * D), k=(B, T, 2 * D), v=(B, T, 2 * D))
     split = [feeds[name].reshape(B, -1, heads, D).swapaxes(1, 2) for name, heads in (("q", H), ("k", 2), ("v", 2))]
     expected = formula(*split, scale=D**-0.5).swapaxes(1, 2).reshape(B, S, H * D)
@@ -130,7 +124,7 @@ def test_the_causal_flag_counts_the_cache(past: int, given: bool) -> None:
         inputs += ", float[2,4,2,6] pk, float[2,4,2,6] pv"
         node = "y, nk, nv = Attention<is_causal = 1>(q, k, v, , pk, pv)"
         outputs += ", float[2,4,7,6] nk, float[2,4,7,6] nv"
-    model = lowered(graph(inputs, node, outputs))
+    model = lowered(graph(inputs, node, outputs), LowerAttention())
     feeds = draw(**FEEDS)
     cache = draw(pk=(B, H, past, D), pv=(B, H, past, D))
     k, v = (np.concatenate([cache[f"p{n}"], feeds[n]], axis=2) for n in "kv")
@@ -145,7 +139,9 @@ def test_the_causal_flag_counts_the_cache(past: int, given: bool) -> None:
 
 def test_the_causal_triangle_follows_dynamic_lengths() -> None:
     text = "float[1,2,s,6] q, float[1,2,t,6] k, float[1,2,t,6] v"
-    model = lowered(graph(text, "y = Attention<is_causal = 1, scale = 1.0>(q, k, v)", "float[1,2,s,6] y"))
+    model = lowered(
+        graph(text, "y = Attention<is_causal = 1, scale = 1.0>(q, k, v)", "float[1,2,s,6] y"), LowerAttention()
+    )
     assert not any("Mul(" in line and "MatMul" not in line for line in shown(model)), "a scale of 1 costs nothing"
     for length in (1, 4):
         feeds = draw(q=(1, 2, length, D), k=(1, 2, length, D), v=(1, 2, length, D))

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from lowering import shown
+from lowering import lowered, shown
 from towers import run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.lower_rotary import LowerRotary
-from lmmprune.passes.shapes import infer_shapes
 
 B, H, S, D = 2, 3, 4, 8
 
 
 def graph(inputs: str, body: str, outputs: str = "float[2,3,4,8] y") -> ir.Model:
     return ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 23]> g ({inputs}) => ({outputs}) {{ {body} }}')
-
-
-def lowered(model: ir.Model) -> ir.Model:
-    onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
-    infer_shapes(model)
-    assert LowerRotary()(model).modified
-    assert not LowerRotary()(model).modified
-    return model
 
 
 def formula(x: np.ndarray, angles: np.ndarray, turned: int, *, interleaved: bool) -> np.ndarray:
@@ -47,7 +37,7 @@ def drawn(turned: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_angles_get_their_axis_once() -> None:
     body = "a = RotaryEmbedding(x, cos, sin) y = RotaryEmbedding(a, cos, sin)"
-    model = lowered(graph("float[2,3,4,8] x, float[2,4,4] cos, float[2,4,4] sin", body))
+    model = lowered(graph("float[2,3,4,8] x, float[2,4,4] cos, float[2,4,4] sin", body), LowerRotary())
     assert shown(model) == [
         "Unsqueeze_2 = Unsqueeze(cos, [1])",
         "Unsqueeze_4 = Unsqueeze(sin, [1])",
@@ -82,7 +72,7 @@ def test_every_form_is_the_rotation(interleaved: bool, turned: int, flat: bool, 
     caches += "" if table else f", float[2,4,{half}] sin"
     attributes = f"interleaved = {int(interleaved)}, num_heads = 3, rotary_embedding_dim = {turned % D}"
     node = f"y = RotaryEmbedding<{attributes}>(x, cos, sin{', at' if table else ''})"
-    model = lowered(graph(f"float{shape} x, {caches}", node, f"float{shape} y"))
+    model = lowered(graph(f"float{shape} x, {caches}", node, f"float{shape} y"), LowerRotary())
     feeds = {"cos": np.cos(angles), "sin": np.sin(angles)}
     if table:
         at = np.array([[3, 1, 4, 0], [8, 2, 6, 5]])

@@ -27,15 +27,8 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(["study", "--model", "tiny-llava", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return call
+def cli(cli: Cli) -> Cli:
+    return functools.partial(cli, "study", "--model", "tiny-llava")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
