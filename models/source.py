@@ -15,8 +15,9 @@ import onnx_ir as ir
 from lmmprune.errors import ModelError, require
 from lmmprune.lazy import Array, Stored
 from lmmprune.models import checkpoint
+from lmmprune.models.aliases import ALIASES
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
-from lmmprune.models.registry import ALIASES, family_of, fetch, locate
+from lmmprune.models.registry import family_of, fetch, locate
 
 # Bits of the exponent: all of them are set in NaN and infinity, and nowhere else.
 _EXPONENTS = {"F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80), "F32": (np.uint32, 0x7F800000)}

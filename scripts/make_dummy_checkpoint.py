@@ -22,7 +22,8 @@ import click
 import numpy as np
 from safetensors.numpy import save_file
 
-from lmmprune.models.registry import ALIASES, tiny_llava_dir
+from lmmprune.models.aliases import ALIASES
+from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source, resolve
 
 Array = np.ndarray[Any, Any]

@@ -27,8 +27,8 @@ from lmmprune.compiler.tiles import on_raster
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import GraphRefusal, LmmpruneError
 from lmmprune.models import trace
+from lmmprune.models.aliases import ALIASES
 from lmmprune.models.canonicalize import canonicalize
-from lmmprune.models.registry import ALIASES
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import get_method
 from lmmprune.passes.schedule import Facts

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 @json_option
 def command(as_json: bool) -> None:
     """List the aliases, and the families with what they support, what they don't, and why."""
-    from lmmprune.models.registry import ALIASES, FAMILIES
+    from lmmprune.models.aliases import ALIASES
+    from lmmprune.models.registry import FAMILIES
 
     aliases = [
         {
