@@ -9,10 +9,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lmmprune
@@ -22,8 +20,10 @@ from lmmprune.compiler.bundle import TOKENIZER
 from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.compiler.layout import cache_of, largest_of, schedule_of
 from lmmprune.compiler.manifest import Bucket, Manifest, Precision
+from lmmprune.compiler.request import Progress, Report, Request
 from lmmprune.compiler.settings import counts_of, dtype_of, int8_of, positions_of
 from lmmprune.compiler.signature import signature
+from lmmprune.compiler.step_clock import StepClock
 from lmmprune.compiler.text_layout import text_layout
 from lmmprune.compiler.write_bundle import write_bundle
 from lmmprune.errors import require
@@ -36,67 +36,6 @@ if TYPE_CHECKING:
     from lmmprune.compiler.own_counts import OwnCounts
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-
-Progress = Callable[[str, int, int], None]
-
-STREAMS = ("write vision", "write decoder")
-"""Steps whose progress is in bytes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for; see ``lmmprune export --help``."""
-
-    model: str
-    output: Path
-    method: str = "freepruner"
-    options: Mapping[str, str] = field(default_factory=dict)
-    ratio: float | None = None
-    keep: int | None = None
-    int8: bool = False
-    int8_weights_only: bool = False
-    int8_dynamic: bool = False
-    int8_policy: str = "all"
-    int8_budget: float = 0.05
-    keep_float: tuple[str, ...] = ()
-    smooth: bool = True
-    calibrator: str = "minmax"
-    calibration: Path | None = None
-    calibration_samples: int = 32
-    dtype: str | None = None
-    target: str = "ort-cpu"
-    positions: str | None = None
-    weights: str = "auto"
-    layers: int | None = None
-    image_size: tuple[int, int] | None = None
-    tiles: tuple[int, int] | None = None
-    method_file: Path | None = None
-    auto: bool = False
-    percentile: float = 90.0
-    buckets: tuple[float, ...] = ()
-    share_weights: bool = False
-    resume: bool = False
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether anything becomes INT8."""
-        return self.int8 or self.int8_weights_only or self.int8_dynamic
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What was done: the manifest, seconds, peak memory in bytes, and what the user should know.
-
-    ``steps`` are the seconds of each step, by the name that ``progress`` was given, in their order.
-    ``counts`` are what the method itself would keep of each picture, with ``--ratio auto`` or ``--buckets``.
-    """
-
-    manifest: Manifest
-    seconds: float
-    peak_bytes: int
-    warnings: tuple[str, ...]
-    steps: Mapping[str, float]
-    counts: OwnCounts | None = None
 
 
 def export(
@@ -142,7 +81,7 @@ def export(
     from lmmprune.passes.split_vision import split_vision
 
     started = time.perf_counter()
-    clock = _Clock(progress)
+    clock = StepClock(progress)
     progress = clock.report
     # Everything that can be refused is refused before the first slow step.
     target = targets.resolve(request.target)
@@ -327,24 +266,6 @@ def export(
         steps=clock.seconds(),
         counts=own,
     )
-
-
-class _Clock:
-    """Hands progress on, and takes the time at which each step begins."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._begun: dict[str, float] = {}
-
-    def report(self, what: str, done: int, of: int) -> None:
-        """Hand on."""
-        self._begun.setdefault(what, time.perf_counter())
-        self._progress(what, done, of)
-
-    def seconds(self) -> dict[str, float]:
-        """Return how long each step took, until the next one began."""
-        times = [*self._begun.values(), time.perf_counter()]
-        return {what: round(times[i + 1] - times[i], 3) for i, what in enumerate(self._begun)}
 
 
 def _now() -> str:

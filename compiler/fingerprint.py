@@ -13,7 +13,7 @@ from lmmprune.models.source import Source
 
 if TYPE_CHECKING:
     from lmmprune.compiler.calibration.data import CalibrationSet
-    from lmmprune.compiler.export import Request
+    from lmmprune.compiler.request import Request
 
 _NOT_CONTENT = ("output", "resume")
 

@@ -8,8 +8,8 @@ from lmmprune.compiler import targets
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.export import Request
     from lmmprune.compiler.int8_plan import Int8Plan
+    from lmmprune.compiler.request import Request
     from lmmprune.passes.methods import Method
     from lmmprune.passes.schedule import Facts
 

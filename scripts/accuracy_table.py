@@ -18,8 +18,9 @@ from rich.progress import Progress
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import Canonical, shared_trace
 from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.questions import load_questions
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.errors import InputError
 from lmmprune.models.source import Source

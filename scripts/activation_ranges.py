@@ -23,7 +23,8 @@ from token_ranges.table import markdown
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.calibration.data import load_calibration
 from lmmprune.compiler.canonical import shared_trace
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
+from lmmprune.compiler.request import Request
 from lmmprune.models.source import resolve
 
 

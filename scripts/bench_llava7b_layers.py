@@ -27,9 +27,10 @@ from llava7b_layers.table import FLOAT, INT8, STOCK, TORCH, Times, Variant, repo
 
 from lmmprune.compiler import machine
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.compiler.memory import peak_bytes
+from lmmprune.compiler.request import Request
 from lmmprune.passes.methods import keep_count
 
 

@@ -15,7 +15,8 @@ from rich.progress import Progress
 
 from lmmprune.compiler.build import build
 from lmmprune.compiler.canonical import shared_trace
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
+from lmmprune.compiler.request import Request
 from lmmprune.passes.methods import METHODS
 
 

@@ -19,8 +19,9 @@ from rich.progress import Progress
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import shared_trace
 from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.questions import load_questions
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 
 TOKENS = 144

@@ -28,8 +28,9 @@ from lmmprune.compiler.calibration.data import CalibrationSet, Sample, load_cali
 from lmmprune.compiler.calibration.feeds import SampleFeeds
 from lmmprune.compiler.calibration.measure import measure
 from lmmprune.compiler.calibration.observe import load_beside
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.questions import TINY_LLAVA, load_questions
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.sensitivity import Answer, Samples, answers_of, relative_error
 from lmmprune.compiler.smooth import search
 from lmmprune.models.source import resolve

@@ -13,8 +13,9 @@ from rich.progress import track
 
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.questions import Question
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.models.tiny_llava.dataset import calibration
 

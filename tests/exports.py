@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.canonical import shared_trace
-from lmmprune.compiler.export import Report, Request, export
+from lmmprune.compiler.export import export
+from lmmprune.compiler.request import Report, Request
 
 _TRACED = shared_trace()
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tests-")

@@ -14,7 +14,8 @@ from lmmprune.compiler import quantize as module
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.calibration import by_layer
 from lmmprune.compiler.canonical import Canonical, shared_trace
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
+from lmmprune.compiler.request import Request
 from lmmprune.models.source import Source
 
 

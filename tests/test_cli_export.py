@@ -11,8 +11,9 @@ from transformers import LlamaConfig, LlavaConfig, SiglipVisionConfig
 
 from lmmprune.compiler.canonical import Canonical
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.manifest import Prompt
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.text_layout import text_layout
 from lmmprune.errors import ModelError
 from lmmprune.models.registry import tiny_llava_dir

@@ -14,9 +14,10 @@ from towers import session
 
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.calibration.data import load_calibration
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.own_counts import OwnCounts
 from lmmprune.compiler.reference import knee
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.errors import InputError
 from lmmprune.models.source import resolve

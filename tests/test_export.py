@@ -14,7 +14,8 @@ from exports import exported, exported_again
 
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.calibration.data import load_calibration
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.errors import InputError, LmmpruneError, ModelError, TargetError
 from lmmprune.models.registry import tiny_llava_dir

@@ -19,7 +19,8 @@ from lmmprune.compiler.assets import preprocessing, write_assets
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import Canonical, shared_trace
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
 from lmmprune.models import idefics3

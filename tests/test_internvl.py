@@ -15,8 +15,9 @@ from whole_models import check_against_transformers
 
 from lmmprune.compiler.assets import write_assets
 from lmmprune.compiler.canonical import Canonical, shared_trace
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.inspection import inspect_graph
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
 from lmmprune.models import internvl

@@ -23,13 +23,14 @@ from lmmprune.compiler.calibration.data import CalibrationSet, Sample
 from lmmprune.compiler.calibration.feeds import SampleFeeds
 from lmmprune.compiler.canonical import shared_trace
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.facts import facts_of
 from lmmprune.compiler.plan.stages import stages_of
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.profiles import decoder_profiles
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.compiler.replay import Looked, Replay, Spoken
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import LmmpruneError

@@ -23,8 +23,9 @@ from lmmprune.compiler import machine, preflight
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import Canonical, shared_trace
 from lmmprune.compiler.engines import SHARED
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import InputError, ModelError
@@ -92,7 +93,8 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from lmmprune.compiler import stream_weights, write_graphs\n"
-        "from lmmprune.compiler.export import Request, export\n"
+        "from lmmprune.compiler.export import export\n"
+        "from lmmprune.compiler.request import Request\n"
         "infinite, stream, left = stream_weights._infinite, write_graphs.stream_weights, [10 ** 9]\n"
         "def stop(array, dtype):\n"
         "    left[0] -= 1\n"

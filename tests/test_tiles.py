@@ -18,10 +18,11 @@ from random_tiles import GRID, IMAGE_TOKEN, SIDE, checkpoint, exported, hugging_
 from lmmprune.compiler.assets import write_assets
 from lmmprune.compiler.bundle import PREPROCESSOR, Bundle
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.facts import facts_of
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.replay import Replay
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.tiles import on_raster
 from lmmprune.compiler.verify import verify

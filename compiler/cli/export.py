@@ -93,7 +93,8 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
-    from lmmprune.compiler.export import STREAMS, Request, export
+    from lmmprune.compiler.export import export
+    from lmmprune.compiler.request import STREAMS, Request
 
     output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
     check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.questions import Question, load_questions
+from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.folder import STUDY, Folder, write_text

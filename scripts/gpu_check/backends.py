@@ -61,7 +61,8 @@ def bundle_of(output: Path, **request: Any) -> Bundle:
     """
     if not output.is_dir():
         require("onnx_ir", "export")
-        from lmmprune.compiler.export import Request, export
+        from lmmprune.compiler.export import export
+        from lmmprune.compiler.request import Request
 
         export(Request(output=output, **request), traced=trace())
     return Bundle.open(output)

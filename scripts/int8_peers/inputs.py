@@ -15,8 +15,9 @@ from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.calibration.data import CalibrationSet, Sample, load_calibration
 from lmmprune.compiler.calibration.feeds import SampleFeeds
 from lmmprune.compiler.calibration.observe import drive
-from lmmprune.compiler.export import Request, export
+from lmmprune.compiler.export import export
 from lmmprune.compiler.questions import load_questions
+from lmmprune.compiler.request import Request
 from lmmprune.models.source import resolve
 
 
