@@ -194,7 +194,7 @@ def test_everything_that_runs_a_bundle_feeds_three_numbers() -> None:
     _, prefill, decode = stages_of(bundle, profiles, "WHAT?")
     length = prefill.inputs["input_ids"].shape[1]
     assert (prefill.shapes["position_ids"], decode.shapes["position_ids"]) == ((3, 1, length), (3, 1, 1))
-    assert (decode.inputs["position_ids"] == length).all()
+    assert decode.inputs["position_ids"].tolist() == [[[last + 1]]] * 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
