@@ -15,8 +15,8 @@ from lmmprune.passes.smooth_quant import Smoothable
 STRENGTHS = (0.2, 0.3, 0.4, 0.5)
 """Alphas that are tried, beside no smoothing at all.
 
-0.5 shares the burden evenly. Larger ones err less on the calibration data and more on other pictures: a channel
-that was seen small is blown up, and clipped where it is larger (docs/quantization.md)."""
+0.5 shares the burden evenly. What larger ones change is measured in docs/quantization.md; they blow up channels that
+were seen small, which are clipped where another picture makes them large."""
 
 _LEAST_GAIN = 0.02
 """An error that shrinks by a smaller part is left alone: the rows are a sample."""

@@ -40,7 +40,7 @@ class SmoothQuant(ir.passes.InPlacePass):
     After: ``norm(x; g/s, b/s) -> MatMul(s w)``
 
     No node is added. Inputs of a down projection could be smoothed too, by folding into ``up``; they aren't: their
-    outliers are rare, and channels that calibration saw small were clipped on other pictures (docs/quantization.md).
+    outliers are rare (docs/activation_ranges.md), and a channel that calibration saw small would be clipped on others.
 
     Attributes:
         factors: s ``[C]`` of every activation to smooth, by its name; positive.

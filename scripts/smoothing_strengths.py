@@ -58,16 +58,21 @@ def held_out(count: int) -> CalibrationSet:
     return CalibrationSet(samples=rows, source="held-out questions", generic=False)
 
 
-def smoothed(graph: Path, stats: Mapping[str, ChannelStats], limit: float | None, work: Path) -> tuple[Path, list[Any]]:
-    """Write the decoder, smoothed up to a limit; return it, and the strength of each activation."""
-    model = ir.load(graph)
+def smoothed(
+    graph: Path, stats: Mapping[str, ChannelStats], limit: float | None, work: Path
+) -> tuple[Path, dict[str, Any]]:
+    """Write the decoder, smoothed up to a limit; return it, and what the search found for each activation."""
     if limit is None:
-        return graph, []
+        return graph, {}
+    model = ir.load(graph)
     found = search(find_smoothable(model), stats, symmetric=SCHEMES[SCHEME].symmetric, strengths=strengths(limit))
     SmoothQuant(factors={name: row.factors for name, row in found.items() if row.factors is not None})(model)
     path = work / f"{limit}.onnx"
     ir.save(model, path, external_data=f"{path.name}.data")
-    return path, [row.alpha for row in found.values()]
+    return path, {
+        name: {"alpha": row.alpha, "before": row.before, "after": row.after, "outlier": row.outlier}
+        for name, row in found.items()
+    }
 
 
 def answers(session: Any, samples: Samples) -> Runs:
@@ -97,7 +102,7 @@ def experiment(ratio: float, samples: int, questions: int, work: Path) -> list[d
     stats = observe_channels(bundle.decoder, names, runs["calibration"])
     rows = []
     for limit in track(LIMITS, transient=True):
-        graph, alphas = smoothed(bundle.decoder, stats, limit, work)
+        graph, found = smoothed(bundle.decoder, stats, limit, work)
         model = ir.load(graph)
         ranges = measure(
             graph,
@@ -109,7 +114,7 @@ def experiment(ratio: float, samples: int, questions: int, work: Path) -> list[d
         InsertQdq(scheme=SCHEME, ranges=ranges)(model)
         session = load_beside(graph, model)
         rows.append(
-            {"limit": limit, "alphas": alphas}
+            {"limit": limit, "smoothed": found}
             | {name: errors(answers(session, steps), exact[name]) for name, steps in runs.items()}
         )
     return rows
@@ -117,21 +122,29 @@ def experiment(ratio: float, samples: int, questions: int, work: Path) -> list[d
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the table."""
+    before, outlier = (
+        statistics.median(norm[key] for norm in result["rows"][-1]["smoothed"].values())
+        for key in ("before", "outlier")
+    )
     lines = [
         f"tiny-llava, {result['ratio']:.0%} of the visual tokens removed, scheme {SCHEME}, min-max on"
-        f" {result['samples']} samples; relative error of the INT8 decoder's logits.",
+        f" {result['samples']} samples; relative error of the INT8 decoder's logits, and of the products behind each"
+        f" norm. Unsmoothed, the largest channel of a norm's output is {outlier:.1f} times the median one (median over"
+        " the norms).",
         "",
-        "| strengths tried | chosen | calibration: all | median | worst"
+        "| strengths tried | chosen | products, median | calibration: all | median | worst"
         f" | {result['questions']} held-out questions: all | median | worst |",
-        "|---" * 8 + "|",
+        "|---" * 9 + "|",
     ]
     for row in result["rows"]:
         tried = "none" if row["limit"] is None else f"0.2 to {row['limit']:g}"
-        chosen = [alpha for alpha in row["alphas"] if alpha is not None]
+        norms = row["smoothed"].values()
+        chosen = [norm["alpha"] for norm in norms if norm["alpha"] is not None]
         ends = dict.fromkeys(f"{end:g}" for end in (min(chosen), max(chosen))) if chosen else {}
-        text = f"{' to '.join(ends)}, for {len(chosen)} of {len(row['alphas'])} norms" if chosen else "-"
+        text = f"{' to '.join(ends)}, for {len(chosen)} of {len(norms)} norms" if chosen else "-"
+        products = statistics.median(norm["after"] for norm in norms) if norms else before
         cells = " | ".join(f"{row[name][key]:.4f}" for name in SETS for key in ("all", "median", "worst"))
-        lines.append(f"| {tried} | {text} | {cells} |")
+        lines.append(f"| {tried} | {text} | {products:.4f} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

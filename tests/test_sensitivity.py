@@ -14,7 +14,7 @@ from test_smooth_quant import inputs, pruned
 from towers import session
 
 from lmmprune.compiler.calibration.observe import Steps
-from lmmprune.compiler.sensitivity import scan
+from lmmprune.compiler.sensitivity import Answer, relative_error, scan
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.blocks import find_blocks
 from lmmprune.passes.insert_qdq import InsertQdq
@@ -88,3 +88,29 @@ def test_an_unknown_block_is_refused(decoder: tuple[Path, ir.Model, dict[str, np
     _, model, feeds = decoder
     with pytest.raises(GraphRefusal, match=r"no block 'layer_9\.out' to keep in floating point: the graph has"):
         InsertQdq(scheme="s8s8", ranges=calibrated(model, "s8s8", feeds), keep_float=frozenset({"layer_9.out"}))(model)
+
+
+def test_the_error_is_over_all_runs() -> None:
+    rng = np.random.default_rng(0)
+    exact = [rng.standard_normal((1, rows, 5)) for rows in (1, 7)]
+    found = [array + 0.1 * rng.standard_normal(array.shape) for array in exact]
+    a, b = (np.concatenate([array.ravel() for array in arrays]) for arrays in (found, exact))
+    expected = np.linalg.norm(a - b) / np.linalg.norm(b)
+    answers = [[Answer(values=array, places=None) for array in arrays] for arrays in (found, exact)]
+    assert relative_error(*answers) == pytest.approx(expected, rel=1e-12)
+    assert relative_error(answers[1], answers[1]) == 0
+
+
+def test_tokens_that_only_one_graph_kept_are_no_error() -> None:
+    rows = np.random.default_rng(1).standard_normal((2, 9, 4))
+    kept = np.array([[0, 2, 5, 8], [1, 2, 3, 4]])
+    other = np.array([[0, 3, 5, 8], [1, 2, 3, 4]])
+    exact, found = (
+        Answer(values=np.stack([rows[i][index[i]] for i in range(2)]), places=index) for index in (kept, other)
+    )
+    assert relative_error([found], [exact]) == 0
+    moved = np.array(found.values)
+    moved[0, 2] *= 1.5  # place 5, which both kept
+    common = np.concatenate([rows[0][[0, 5, 8]], rows[1][kept[1]]])
+    expected = np.linalg.norm(0.5 * rows[0][5]) / np.linalg.norm(common)
+    assert relative_error([Answer(values=moved, places=other)], [exact]) == pytest.approx(expected, rel=1e-12)

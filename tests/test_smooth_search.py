@@ -61,6 +61,18 @@ def test_an_outlier_is_smoothed_and_the_reported_errors_are_those_of_the_product
         assert np.linalg.norm(product - exact) / np.linalg.norm(exact) == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.parametrize("alpha", [0.2, 0.9])
+def test_only_the_given_strengths_are_tried(alpha: float) -> None:
+    first, channels = group()
+    rows = np.random.default_rng(1).standard_normal((64, channels)).astype(np.float32)
+    rows[:, 2] *= 80
+    seen = stats(rows)
+    (found,) = search([first], seen, symmetric=True, strengths=(alpha,)).values()
+    assert found.alpha == alpha
+    reach = np.max([np.abs(reader.inputs[1].const_value.numpy()).max(axis=1) for reader in first.readers], axis=0)
+    np.testing.assert_array_equal(found.factors, factors(np.abs(rows).max(axis=0), reach, alpha))
+
+
 def test_even_channels_are_left_alone() -> None:
     first, channels = group()
     for reader in first.readers:
