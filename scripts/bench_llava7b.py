@@ -142,7 +142,7 @@ def main(
     facts = (
         f"{here.processor}, {here.cores} cores, {(here.memory or 0) / 2**30:.0f} GiB; {rows[0]['precision']}; "
         f"{rounds} processes per bundle in turns, {answers} answers of {tokens} tokens each; resident memory is that"
-        f" of the process less the {max(row['libraries'] for row in rows) / 2**20:.0f} MiB that it had before it loaded."
+        f" of the process less {max(row['libraries'] for row in rows) / 2**20:.0f} MiB that it had before."
     )
     for row in rows:
         row["resident"] -= row["libraries"]

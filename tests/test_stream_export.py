@@ -46,7 +46,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = f"model-{number:05}-of-00002.safetensors"
         save_file({name: tensors[name] for name in names}, folder / file)
         places |= dict.fromkeys(names, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return folder
 
 
