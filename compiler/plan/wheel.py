@@ -44,8 +44,10 @@ def write_wheel(folder: Path) -> Path:
 
         for name, file in _files():
             add(f"lmmprune/{name}", file.read_bytes())
-        for name in ("METADATA", "entry_points.txt"):
-            add(f"{about}/{name}", (metadata.read_text(name) or "").encode())
+        # A checkout that was installed as editable has its metadata in an egg-info too, under another name.
+        text = metadata.read_text("METADATA") or metadata.read_text("PKG-INFO") or ""
+        add(f"{about}/METADATA", text.encode())
+        add(f"{about}/entry_points.txt", (metadata.read_text("entry_points.txt") or "").encode())
         tag = f"Wheel-Version: 1.0\nGenerator: lmmprune ({lmmprune.__version__})\nRoot-Is-Purelib: true\n"
         add(f"{about}/WHEEL", f"{tag}Tag: py3-none-any\n".encode())
         rows.append(f"{about}/RECORD,,")
