@@ -9,7 +9,7 @@ import numpy as np
 
 from lmmprune.compiler.calibration.channels import ChannelStats
 from lmmprune.lazy import Array, values_of
-from lmmprune.passes.int8 import Range, quantization, quantize_weight, weight_scales
+from lmmprune.passes.int8 import Range, quantization, weight_scales
 from lmmprune.passes.smooth_quant import Smoothable
 
 STRENGTHS = (0.2, 0.3, 0.4, 0.5)
@@ -22,7 +22,7 @@ _LEAST_GAIN = 0.02
 """An error that shrinks by a smaller part is left alone: the rows are a sample."""
 _ROUNDING = 1e-5
 """So is one that shrinks by less than this: the products themselves are float32."""
-_COLUMNS = 1024
+_COLUMNS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,5 +127,9 @@ def _as_activation(values: Array, ends: Range, symmetric: bool) -> Array:
 
 
 def _as_weight(weight: Array) -> Array:
-    """Return a weight ``[C,N]`` as INT8 sees it, with a scale for each column."""
-    return np.asarray(quantize_weight(weight, 1) * weight_scales(weight, 1), np.float32)
+    """Return a weight ``[C,N]`` as INT8 sees it, with a scale for each column; the argument is overwritten."""
+    scales = weight_scales(weight, 1)
+    weight /= scales
+    np.rint(weight, out=weight)
+    weight *= scales
+    return weight
