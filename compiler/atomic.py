@@ -101,8 +101,10 @@ def _make_parents(destination: Path) -> list[Path]:
     missing = [parent for parent in destination.parents if not parent.exists()]
     try:
         for parent in reversed(missing):
-            parent.mkdir()
-            made.insert(0, parent)
+            # Another process may make it at the same time; then it is that one's to remove.
+            with contextlib.suppress(FileExistsError):
+                parent.mkdir()
+                made.insert(0, parent)
     except OSError as error:
         for parent in made:
             parent.rmdir()

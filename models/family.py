@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lmmprune.models.tiles import Tiling
+if TYPE_CHECKING:
+    from lmmprune.models.tiles import Tiling
 
 # Kinds of sites that every family has, and those that need each token to be one patch of one image.
 OTHER_SITES = ("vision_output", "projector_output", "llm_input", "llm_layer")

@@ -13,7 +13,7 @@ from lmmprune.compiler import reference
 from lmmprune.compiler.reference import SITES, Refused, bipartite, ficoco, rule_options, visionzip
 from lmmprune.compiler.reference.chooser import Chooser
 from lmmprune.compiler.reference.decoder_scores import page_rank, raters
-from lmmprune.compiler.reference.encoded import Encoded
+from lmmprune.compiler.reference.encoded import Encoded, Tile
 from lmmprune.compiler.reference.look import Look
 from lmmprune.compiler.reference.options import SCHEDULE
 from lmmprune.compiler.reference.prumerge import choose
@@ -191,7 +191,8 @@ def encoded(x: np.ndarray, attention: np.ndarray, keys: np.ndarray) -> Encoded:
     """One layer, one head; CLS is row 0 of the attention and has the zero vector for a feature and a key."""
     cls = np.zeros((1, x.shape[1]))
     k = np.concatenate([np.zeros((1, keys.shape[1])), keys])[None]
-    return Encoded(np.concatenate([cls, x]), [Look(k, k, attention[None], attention[None])], None, True)
+    tile = Tile(y=np.concatenate([cls, x]), looks=[Look(k, k, attention[None], attention[None])], behind=None)
+    return Encoded(tiles=[tile], has_cls=True, squares=[[(0, patch)] for patch in range(len(x))])
 
 
 def cls_looks_at(*weights: float) -> np.ndarray:
