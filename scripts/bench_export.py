@@ -76,9 +76,10 @@ def run(tool: str, command: Sequence[str], row: Row, output: Path, limit: int) -
     # The largest of all children so far would be no measure of this one: the children say it themselves.
     peak = int(err.rsplit("peak_rss=", 1)[1].split()[0]) if "peak_rss=" in err else None
     if process.returncode != 0:
-        reason = err.strip().splitlines() or [f"exit code {process.returncode}"]
-        last = next((line for line in reversed(reason) if line.strip() and "peak_rss=" not in line), "no message")
-        return Row(**(asdict(row) | {"failed": last.strip()[:160], "seconds": seconds, "peak": peak}))
+        # The exception's own line, not a progress bar that comes to its end behind it.
+        lines = [line.strip() for line in err.splitlines() if "Error" in line.split(":")[0]]
+        last = lines[-1] if lines else f"exit code {process.returncode}"
+        return Row(**(asdict(row) | {"failed": last[:160], "seconds": seconds, "peak": peak}))
     disk = sum(file.stat().st_size for file in output.rglob("*") if file.is_file() and file.stat().st_nlink == 1)
     steps = json.loads(out)["steps"] if "lmmprune" in tool else None
     return Row(**(asdict(row) | {"seconds": seconds, "peak": peak, "disk": disk, "steps": steps}))

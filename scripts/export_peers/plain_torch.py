@@ -42,7 +42,8 @@ def main(checkpoint: str, output: Path) -> None:
     dynamic: Any = ({1: "seq"}, {1: "image_tokens"}, {1: "seq"}, [({2: "past"}, {2: "past"})] * spec.layers)
     with torch.no_grad():
         torch.onnx.export(
-            Decoder(model, int(model.config.image_token_id)), (ids, features, ids, cache), str(output / "decoder.onnx"),
+            Decoder(model, spec, int(model.config.image_token_id)), (ids, features, ids, cache),
+            str(output / "decoder.onnx"),
             dynamo=True, opset_version=OPSET, external_data=True, dynamic_shapes=dynamic, verbose=False,
             input_names=["input_ids", "image_features", "position_ids", *(n for pair in inputs for n in pair)],
             output_names=["logits", *(n for pair in outputs for n in pair)],
