@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lmmprune.models.checkpoint import entries
 from lmmprune.models.source import Source
 
 if TYPE_CHECKING:
@@ -36,9 +35,8 @@ def fingerprint(
     """
     asked = {key: value for key, value in dataclasses.asdict(request).items() if key not in _NOT_CONTENT}
     files = []
-    if source.directory and not source.dummy:
-        for file in sorted({entry.file for entry in entries(source.directory).values()}):
-            status = file.stat()
-            files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
+    for file in sorted({entry.file for entry in source.entries.values()}):
+        status = file.stat()
+        files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
     parts = [asked, files, dict(tools), data.digest() if data else None, found]
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()

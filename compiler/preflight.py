@@ -86,7 +86,7 @@ def needs(source: Source, destination: Path, *, dtype: str, int8: bool, shared: 
         shared: Whether the bundle points into the checkpoint instead of holding weights.
         calibration: Memory that calibrating takes beside the weights, in bytes.
     """
-    shapes = source.shapes()
+    shapes = source.shapes
     width = _BYTES[dtype]
     # Tables that are looked up stay in floating point, and so does everything that isn't a matrix.
     sizes = [
@@ -117,7 +117,7 @@ def calibration_bytes(source: Source, samples: int, *, scan: bool) -> int:
     layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
     table = spec.vocabulary * spec.width
     decoder = 4 * (spec.layers * layer + 2 * table)
-    vision = max(4 * sum(math.prod(shape) for shape in source.shapes().values()) - decoder, 0)
+    vision = max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - decoder, 0)
     if scan or decoder <= WHOLE_BYTES:
         return _LOADED * max(vision, decoder)
     # What enters the next layer of every sample, and the values that are looked at within it.

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from lmmprune.compiler.manifest import File
 from lmmprune.compiler.write_bundle import journal_of
 from lmmprune.errors import ModelError
-from lmmprune.lazy import Array, numbers
+from lmmprune.lazy import Array, array_of, count_non_finite, numbers, stored_of
 
 INLINE_BYTES = 256
 """Smaller tensors stay in the graph."""
@@ -90,7 +90,7 @@ def stream_weights(
         stream.seek(done)
         progress(done, total)
         for place, array in zip(todo, _ahead([place.value for place in todo]), strict=True):
-            if count := _infinite(array, place.value.dtype):
+            if count := _overflown(array, place.value):
                 overflowed[str(place.value.name)] = count
             _write(stream, bytes(place.offset - done), digest)
             _write(stream, array, digest)
@@ -124,25 +124,19 @@ def stream_weights(
 def _ahead(values: Sequence[ir.Value]) -> Iterator[Array]:
     """Yield the values of the weights; the next one is made meanwhile, so that two are in memory."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(_evaluate, values[0]) if values else None
+        coming = pool.submit(array_of, values[0]) if values else None
         for following in [*values[1:], None][: len(values)]:
             assert coming is not None
             array = coming.result()
-            coming = pool.submit(_evaluate, following) if following is not None else None
+            coming = pool.submit(array_of, following) if following is not None else None
             yield array
 
 
-def _evaluate(value: ir.Value) -> Array:
-    assert value.const_value is not None
-    return np.ascontiguousarray(value.const_value.numpy())
-
-
-def _infinite(array: Array, dtype: ir.DataType | None) -> int:
-    """Return how many values aren't finite; only half precision, whose range is short, is looked through."""
-    if dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
-        return 0
-    exponent = np.uint16(0x7C00 if dtype == ir.DataType.FLOAT16 else 0x7F80)
-    return int(np.count_nonzero((array.view(np.uint16) & exponent) == exponent))
+def _overflown(array: Array, value: ir.Value) -> int:
+    """Return how many values aren't finite in a shorter type than the one they were read in."""
+    half = value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    # What a file holds in this very type was looked through when it was read.
+    return count_non_finite(array) if half and stored_of(value) is None else 0
 
 
 def _write(stream: BinaryIO, data: Array | bytes, digest: Any) -> None:

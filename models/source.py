@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,14 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import ModelError, require
-from lmmprune.lazy import Array, Stored
+from lmmprune.lazy import Array, Stored, count_non_finite
 from lmmprune.models import checkpoint
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.registry import family_of, fetch, locate
-
-# Bits of the exponent: all of them are set in NaN and infinity, and nowhere else.
-_EXPONENTS = {"F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80), "F32": (np.uint32, 0x7F800000)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +36,8 @@ class Reader:
     def __call__(self) -> Array:
         """Return the values in the checkpoint's own type."""
         array = self.entry.read()
-        if self.entry.dtype in _EXPONENTS:
-            bits, exponent = _EXPONENTS[self.entry.dtype]
-            count = int(np.count_nonzero((array.view(bits) & bits(exponent)) == exponent))
-            if count:
-                self.damage[self.entry.key] = count
+        if count := count_non_finite(array):
+            self.damage[self.entry.key] = count
         return array
 
     @property
@@ -84,11 +79,20 @@ class Source:
         """The decoder's numbers."""
         return self.family.decoder(self.config)
 
+    @functools.cached_property
+    def entries(self) -> Mapping[str, checkpoint.Entry]:
+        """Every tensor of the checkpoint by its name on disk; none with synthetic weights.
+
+        Raises:
+            ModelError: No safetensors, or a shard that is missing or damaged.
+        """
+        return checkpoint.entries(self.directory) if self.directory and not self.dummy else {}
+
+    @functools.cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Return the shape of every weight, by its name on disk or in the module; no weight is read."""
+        """The shape of every weight, by its name on disk or in the module; no weight is read."""
         if not self.dummy:
-            assert self.directory is not None
-            return {name: entry.shape for name, entry in checkpoint.entries(self.directory).items()}
+            return {name: entry.shape for name, entry in self.entries.items()}
         import torch
         import transformers
 
@@ -100,8 +104,7 @@ class Source:
     def readers(self, model: Any) -> Mapping[str, Callable[[], Array]]:
         """Return for every parameter name of a (fake) module the function that reads or makes its values."""
         if not self.dummy:
-            assert self.directory is not None
-            found = checkpoint.by_module_name(model, checkpoint.entries(self.directory))
+            found = checkpoint.by_module_name(model, self.entries)
             return {name: Reader(entry=entry, damage=self.damage) for name, entry in found.items()}
         return {name: _maker(name, tuple(p.shape)) for name, p in model.named_parameters(remove_duplicate=False)}
 

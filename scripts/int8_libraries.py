@@ -66,7 +66,6 @@ def main(
     # A worker's environment may have none of what these import.
     from int8_peers.inputs import prepare
     from int8_peers.measure import measure
-    from int8_peers.reading import READING
     from int8_peers.table import markdown
 
     from lmmprune.compiler.canonical import shared_trace
@@ -82,7 +81,7 @@ def main(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         lines = [line for title, cell in results.items() for line in markdown(title, cell)]
-        output.with_suffix(".md").write_text("\n".join([*lines, *READING]), encoding="utf-8")
+        output.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
         click.echo("\n".join(markdown(title, results[title])))
 
 

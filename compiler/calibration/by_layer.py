@@ -22,7 +22,7 @@ from lmmprune.compiler.calibration.observe import add_outputs, add_reductions, e
 from lmmprune.compiler.calibration.segments import Segment, split
 from lmmprune.compiler.smooth import Smoothed, search
 from lmmprune.errors import require
-from lmmprune.lazy import Array
+from lmmprune.lazy import Array, array_of
 from lmmprune.passes.anchors import find_decoder_anchors
 from lmmprune.passes.int8 import Range
 from lmmprune.passes.smooth_quant import Smoothable, find_smoothable
@@ -112,7 +112,7 @@ def _segment(
         if name in segment.made or (name in segment.inputs and name not in state.ranges and name not in plan.cache)
     ]
     smoothable = [name for name in known if name in groups]
-    weights = {name: _read(value) for name, value in segment.weights.items()}
+    weights = {name: array_of(value) for name, value in segment.weights.items()}
     check()
     factors: dict[str, Array] = {}
     seen = {name: Histogram(name=name, bins=BINS if plan.calibrator.histogram else 0) for name in known}
@@ -209,11 +209,6 @@ def _session(model: ir.Model) -> Any:
     # A CUDA device shortens the job where onnxruntime-gpu is installed; its sums round otherwise than the CPU's.
     providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=providers)
-
-
-def _read(value: ir.Value) -> Array:
-    assert value.const_value is not None
-    return np.ascontiguousarray(value.const_value.numpy())
 
 
 def _key(plan: Plan, origin: str) -> str:

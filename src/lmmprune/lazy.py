@@ -107,6 +107,29 @@ def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     return np.ascontiguousarray(array)
 
 
+# All bits of the exponent are set in NaN and infinity, and nowhere else; looking at bits is fast in every type.
+_EXPONENTS: dict[ir.DataType, tuple[Any, int]] = {
+    ir.DataType.FLOAT16: (np.uint16, 0x7C00),
+    ir.DataType.BFLOAT16: (np.uint16, 0x7F80),
+    ir.DataType.FLOAT: (np.uint32, 0x7F800000),
+}
+
+
+def count_non_finite(array: Array) -> int:
+    """Return how many values are NaN or infinite; 0 for types that aren't 16 or 32 bits of floating point."""
+    dtype = ir.DataType.from_numpy(array.dtype)
+    if dtype not in _EXPONENTS:
+        return 0
+    bits, exponent = _EXPONENTS[dtype]
+    return int(np.count_nonzero((array.view(bits) & bits(exponent)) == exponent))
+
+
+def array_of(value: ir.Value) -> Array:
+    """Return the values of an initializer in its own type, row by row in memory."""
+    assert value.const_value is not None
+    return np.ascontiguousarray(value.const_value.numpy())
+
+
 def stored_of(value: ir.Value) -> Stored | None:
     """Return where a file holds the values of an initializer, None where they are computed."""
     return value.const_value.stored if isinstance(value.const_value, Weight) else None
