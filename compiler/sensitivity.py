@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps, drive, load_beside
-from lmmprune.lazy import Array
 from lmmprune.passes.blocks import find_blocks
 from lmmprune.passes.insert_qdq import InsertQdq, quantizable
 from lmmprune.passes.int8 import Range
+from lmmprune.stored import Array
 
 Samples = Sequence[Callable[[], Steps]]
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmmprune.compiler.calibration.channels import ChannelStats
-from lmmprune.lazy import Array, values_of
+from lmmprune.lazy import values_of
 from lmmprune.passes.int8 import Range, quantization, weight_scales
 from lmmprune.passes.smooth_quant import Smoothable
+from lmmprune.stored import Array
 
 STRENGTHS = (0.2, 0.3, 0.4, 0.5)
 """Alphas that are tried, beside no smoothing at all.

@@ -1,12 +1,11 @@
-"""Stream a graph's weights into a file: one is read and computed while the one before it is written and hashed."""
+"""Stream a graph's weights into a file: a piece is read or computed while the one before it is written and hashed."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,16 +14,17 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.compiler.manifest import File
+from lmmprune.compiler.weight_pieces import PIECE, Piece, copied_from, pieces_ahead
 from lmmprune.compiler.write_bundle import journal_of
 from lmmprune.errors import ModelError
-from lmmprune.lazy import Array, array_of, count_non_finite, numbers, stored_of
+from lmmprune.lazy import numbers
+from lmmprune.stored import Array
 
 INLINE_BYTES = 256
 """Smaller tensors stay in the graph."""
 ALIGNMENT = 65536
 """Of tensors of a MiB and more: whole pages, and Windows' 64 KiB. Runtimes map such tensors instead of copying them."""
 _ALIGNED_BYTES = 2**20
-_PIECE = 2**24
 
 Progress = Callable[[int, int], None]
 
@@ -59,7 +59,12 @@ def layout(model: ir.Model, *, taken: frozenset[str] = frozenset()) -> list[Plac
 
 
 def stream_weights(
-    placed: Sequence[Placed], file: Path, *, key: str = "", progress: Progress = lambda done, of: None
+    placed: Sequence[Placed],
+    file: Path,
+    *,
+    damage: dict[str, int],
+    key: str = "",
+    progress: Progress = lambda done, of: None,
 ) -> File:
     """Write the weights and make the graph refer to the file.
 
@@ -69,6 +74,7 @@ def stream_weights(
     Args:
         placed: From ``layout``.
         file: What to write; its folder is the graph's.
+        damage: Gets the tensors of the checkpoint with NaN or infinity, and how many each.
         key: Digest of everything that the weights depend on; a journal of another key counts as nothing.
         progress: Called with the bytes written and how many there are.
 
@@ -89,17 +95,21 @@ def stream_weights(
         stream.truncate(done)
         stream.seek(done)
         progress(done, total)
-        for place, array in zip(todo, _ahead([place.value for place in todo]), strict=True):
-            if count := _overflown(array, place.value):
-                overflowed[str(place.value.name)] = count
-            _write(stream, bytes(place.offset - done), digest)
-            _write(stream, array, digest)
-            done = place.offset + place.bytes
-            stream.flush()
-            notes.write(json.dumps({"done": done, "sha256": digest.hexdigest()}) + "\n")
-            notes.flush()
+        for piece in pieces_ahead([place.value for place in todo]):
+            place = todo[piece.weight]
+            if done < place.offset:
+                _write(stream, bytes(place.offset - done), digest)
+                done = place.offset
+            _write(stream, piece.data, digest)
+            done += piece.data.size
+            if piece.last:
+                if piece.broken:
+                    _blame(piece, place.value, damage, overflowed)
+                stream.flush()
+                notes.write(json.dumps({"done": done, "sha256": digest.hexdigest()}) + "\n")
+                notes.flush()
             progress(done, total)
-    if overflowed:
+    if overflowed and not damage:
         name, count = next(iter(overflowed.items()))
         raise ModelError(
             f"{len(overflowed)} weights have values that {placed[0].value.dtype} can't hold or that aren't numbers, "
@@ -121,29 +131,17 @@ def stream_weights(
     return File(bytes=total, sha256=digest.hexdigest())
 
 
-def _ahead(values: Sequence[ir.Value]) -> Iterator[Array]:
-    """Yield the values of the weights; the next one is made meanwhile, so that two are in memory."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(array_of, values[0]) if values else None
-        for following in [*values[1:], None][: len(values)]:
-            assert coming is not None
-            array = coming.result()
-            coming = pool.submit(array_of, following) if following is not None else None
-            yield array
-
-
-def _overflown(array: Array, value: ir.Value) -> int:
-    """Return how many values aren't finite in a shorter type than the one they were read in."""
-    half = value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    # What a file holds in this very type was looked through when it was read.
-    return count_non_finite(array) if half and stored_of(value) is None else 0
+def _blame(piece: Piece, value: ir.Value, damage: dict[str, int], overflowed: dict[str, int]) -> None:
+    """Count values that aren't finite against the checkpoint that holds them, or the type that they are written in."""
+    stored = copied_from(value)
+    counts, name = (overflowed, str(value.name)) if stored is None else (damage, stored.name)
+    counts[name] = piece.broken
 
 
 def _write(stream: BinaryIO, data: Array | bytes, digest: Any) -> None:
-    flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
-    view: Any = memoryview(flat)  # type: ignore[arg-type]  # NumPy's stubs don't call arrays buffers
-    for start in range(0, len(view), _PIECE):
-        piece = view[start : start + _PIECE]
+    view: Any = memoryview(data)  # type: ignore[arg-type]  # NumPy's stubs don't call arrays buffers
+    for start in range(0, len(view), PIECE):
+        piece = view[start : start + PIECE]
         digest.update(piece)
         stream.write(piece)
 
@@ -163,7 +161,7 @@ def _intact(file: Path, journal: Path, key: str) -> tuple[Any, int]:
     with contextlib.suppress(OSError), file.open("rb") as stream:
         for line in lines[1:]:
             left = line["done"] - done
-            while left > 0 and (piece := stream.read(min(left, _PIECE))):
+            while left > 0 and (piece := stream.read(min(left, PIECE))):
                 digest.update(piece)
                 left -= len(piece)
             done = line["done"]

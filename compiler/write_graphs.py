@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +54,7 @@ def write_graphs(
             files[weights.name] = stream_weights(
                 placed,
                 weights,
+                damage=source.damage,
                 key=_digest(key, part, [(str(p.value.name), str(p.value.dtype), p.offset, p.bytes) for p in placed]),
                 progress=lambda done, of, part=part: progress(f"write {part}", done, of),  # type: ignore[misc]  # mypy: default of a lambda
             )
@@ -87,7 +87,7 @@ def share_weights(model: ir.Model, directory: Path) -> frozenset[str]:
         value.const_value = ir.ExternalTensor(
             location=link.relative_to(directory).as_posix(),
             offset=stored.offset,
-            length=math.prod(stored.shape) * int(stored.dtype.itemsize),
+            length=stored.bytes,
             dtype=stored.dtype,
             shape=ir.Shape(numbers(value.shape)),
             name=value.name,

@@ -3,62 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
+import onnx_ir as ir
 
 from lmmprune.errors import ModelError, require
+from lmmprune.stored import Stored
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
+DTYPES = {
+    "F64": ir.DataType.DOUBLE,
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+    "I64": ir.DataType.INT64,
+    "I32": ir.DataType.INT32,
 }
 """Types of safetensors that are read; 8-bit ones belong to checkpoints that are quantized already."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies: its file, its name in there, its shape, its type (in ``DTYPES``) and its first byte."""
-
-    file: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-    offset: int
-
-    @property
-    def count(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-    def read(self) -> np.ndarray[Any, Any]:
-        """Read the tensor in its own type; nothing is kept.
-
-        Raises:
-            ModelError: The file is gone or shorter than it was.
-        """
-        # A plain read: pages of a mapping would count as this process's memory until all of the file is unmapped.
-        try:
-            array = np.fromfile(self.file, DTYPES[self.dtype], self.count, offset=self.offset)
-        except OSError as error:
-            raise ModelError(f"'{self.file}' can't be read ({error.strerror or error})") from error
-        if array.size != self.count:
-            raise ModelError(f"'{self.file}' became shorter while it was read: '{self.key}' is cut off")
-        return array.reshape(self.shape)
 
 
 def read_config(directory: Path) -> Any:
@@ -87,7 +54,7 @@ def read_config(directory: Path) -> Any:
         ) from error
 
 
-def entries(directory: Path) -> dict[str, Entry]:
+def entries(directory: Path) -> dict[str, Stored]:
     """Return every tensor of a safetensors checkpoint, single file or sharded, by its name on disk.
 
     Raises:
@@ -95,7 +62,7 @@ def entries(directory: Path) -> dict[str, Entry]:
     """
     if (directory / _INDEX).is_file():
         index = _read_index(directory / _INDEX)
-        found: dict[str, Entry] = {}
+        found: dict[str, Stored] = {}
         for shard in sorted(set(index.values())):
             found.update(_scan(directory / shard))
         lost = sorted(set(index) - set(found))
@@ -126,7 +93,7 @@ def _read_index(file: Path) -> dict[str, str]:
     raise ModelError(f"'{file}' names shards outside of '{file.parent}': expected plain file names")
 
 
-def _scan(file: Path) -> dict[str, Entry]:
+def _scan(file: Path) -> dict[str, Stored]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -148,16 +115,22 @@ def _scan(file: Path) -> dict[str, Entry]:
                 f"'{key}' in '{file}' is {row['dtype']}: expected a floating-point checkpoint"
                 f" ({', '.join(DTYPES)}), not one that is quantized already"
             )
-        result[key] = Entry(file, key, tuple(row["shape"]), row["dtype"], 8 + length + row["data_offsets"][0])
+        result[key] = Stored(
+            file=file,
+            name=key,
+            offset=8 + length + row["data_offsets"][0],
+            dtype=DTYPES[row["dtype"]],
+            shape=tuple(row["shape"]),
+        )
     return result
 
 
-def by_module_name(model: Any, tensors: Mapping[str, Entry]) -> dict[str, Entry]:
+def by_module_name(model: Any, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Rename checkpoint tensors to the loaded module's parameter names, by transformers' own table.
 
     Args:
         model: The module whose ``state_dict`` names are wanted (its parameters may be fake).
-        tensors: Entries by their names on disk.
+        tensors: Where they lie, by their names on disk.
 
     Raises:
         ModelError: A parameter has no tensor, or one of another shape.
@@ -167,7 +140,7 @@ def by_module_name(model: Any, tensors: Mapping[str, Entry]) -> dict[str, Entry]
 
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
-    found: dict[str, Entry] = {}
+    found: dict[str, Stored] = {}
     for key, entry in tensors.items():
         name, _ = rename_source_key(key, renamings, [], model.base_model_prefix, model.state_dict())
         if name not in wanted:

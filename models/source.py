@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from lmmprune.errors import ModelError, require
-from lmmprune.lazy import Array, Stored, count_non_finite
+from lmmprune.lazy import count_non_finite
 from lmmprune.models import checkpoint
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.registry import family_of, fetch, locate
+from lmmprune.stored import Array, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +26,19 @@ class Reader:
     """Reads one tensor of a checkpoint, and counts what isn't a number in it.
 
     Attributes:
-        entry: Where it lies.
+        stored: Where it lies.
         damage: Name in the checkpoint -> how many NaN and infinities were seen there; shared by all readers.
     """
 
-    entry: checkpoint.Entry
+    stored: Stored
     damage: dict[str, int]
 
     def __call__(self) -> Array:
         """Return the values in the checkpoint's own type."""
-        array = self.entry.read()
+        array = self.stored.read()
         if count := count_non_finite(array):
-            self.damage[self.entry.key] = count
+            self.damage[self.stored.name] = count
         return array
-
-    @property
-    def stored(self) -> Stored:
-        """Where the values lie."""
-        dtype = ir.DataType.from_numpy(checkpoint.DTYPES[self.entry.dtype])
-        return Stored(file=self.entry.file, offset=self.entry.offset, dtype=dtype, shape=self.entry.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +74,7 @@ class Source:
         return self.family.decoder(self.config)
 
     @functools.cached_property
-    def entries(self) -> Mapping[str, checkpoint.Entry]:
+    def entries(self) -> Mapping[str, Stored]:
         """Every tensor of the checkpoint by its name on disk; none with synthetic weights.
 
         Raises:
@@ -105,7 +99,7 @@ class Source:
         """Return for every parameter name of a (fake) module the function that reads or makes its values."""
         if not self.dummy:
             found = checkpoint.by_module_name(model, self.entries)
-            return {name: Reader(entry=entry, damage=self.damage) for name, entry in found.items()}
+            return {name: Reader(stored=stored, damage=self.damage) for name, stored in found.items()}
         return {name: _maker(name, tuple(p.shape)) for name, p in model.named_parameters(remove_duplicate=False)}
 
 

@@ -13,9 +13,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmmprune.errors import ModelError
-from lmmprune.lazy import Array, lazy, numbers
+from lmmprune.lazy import lazy, numbers
 from lmmprune.models.source import Reader, Source
 from lmmprune.models.wrappers import Decoder, Vision
+from lmmprune.stored import Array
 
 OPSET = 23
 Readers = Mapping[str, Callable[[], Array]]

@@ -9,11 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.lazy import Array, derive, lazy, numbers
+from lmmprune.lazy import derive, lazy, numbers
 from lmmprune.passes.blocks import find_blocks
 from lmmprune.passes.int8 import SCHEMES, Range, Scheme, output_axis, quantization, quantize_in_blocks
 from lmmprune.passes.refusals import Broken, Refused
 from lmmprune.passes.shapes import infer_shapes
+from lmmprune.stored import Array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.lazy import Array
 from lmmprune.passes.cast_float import HALF
+from lmmprune.stored import Array
 
 Range = tuple[float, float]
 

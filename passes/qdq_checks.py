@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.lazy import Array
 from lmmprune.passes.builder import SCORE
 from lmmprune.passes.int8 import Scheme, output_axis
+from lmmprune.stored import Array
 
 Findings = Iterator[tuple[ir.Node, str]]
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.lazy import Array, derive, numbers
+from lmmprune.lazy import derive, numbers
 from lmmprune.passes.blocks import weighted
 from lmmprune.passes.builder import SCORE
 from lmmprune.passes.refusals import Broken, Refused
+from lmmprune.stored import Array
 
 _NORMS = {"LayerNormalization", "RMSNormalization"}
 _DONE = "lmmprune.smoothed"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import random_qwen
 import torch
@@ -34,11 +35,12 @@ from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import LmmpruneError
-from lmmprune.models.checkpoint import Entry, by_module_name
+from lmmprune.models.checkpoint import by_module_name
 from lmmprune.models.registry import family_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import METHODS
 from lmmprune.passes.reduce_decoder import ReduceDecoder
+from lmmprune.stored import Stored
 
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-qwen-bundles-")
 _TRACED = shared_trace()
@@ -228,11 +230,11 @@ def test_names_of_released_checkpoints(tied: bool) -> None:
     entries = {}
     for name, parameter in model.named_parameters():
         old = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
-        entries[old] = Entry(Path(), old, tuple(parameter.shape), "F32", 0)
+        entries[old] = Stored(file=Path(), name=old, offset=0, dtype=ir.DataType.FLOAT, shape=tuple(parameter.shape))
     assert ("lm_head.weight" in entries) != tied
     found = by_module_name(model, entries)
-    assert found["model.visual.merger.ln_q.weight"].key == "visual.merger.ln_q.weight"
-    assert found["lm_head.weight"].key == ("model.embed_tokens.weight" if tied else "lm_head.weight")
+    assert found["model.visual.merger.ln_q.weight"].name == "visual.merger.ln_q.weight"
+    assert found["lm_head.weight"].name == ("model.embed_tokens.weight" if tied else "lm_head.weight")
 
 
 def test_sizes_of_pictures() -> None:

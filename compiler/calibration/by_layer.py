@@ -22,10 +22,11 @@ from lmmprune.compiler.calibration.observe import add_outputs, add_reductions, e
 from lmmprune.compiler.calibration.segments import Segment, split
 from lmmprune.compiler.smooth import Smoothed, search
 from lmmprune.errors import require
-from lmmprune.lazy import Array, array_of
+from lmmprune.lazy import array_of
 from lmmprune.passes.anchors import find_decoder_anchors
 from lmmprune.passes.int8 import Range
 from lmmprune.passes.smooth_quant import Smoothable, find_smoothable
+from lmmprune.stored import Array
 
 SAVE_SECONDS = 60.0
 """A state is hundreds of megabytes: it is written no more often."""

@@ -12,8 +12,8 @@ import numpy as np
 from lmmprune.compiler.calibration.divergence import divergences
 from lmmprune.compiler.calibration.histogram import BINS, Histogram
 from lmmprune.errors import InputError, suggestion
-from lmmprune.lazy import Array
 from lmmprune.passes.int8 import SCHEMES, Range
+from lmmprune.stored import Array
 
 
 @dataclass(frozen=True, kw_only=True)

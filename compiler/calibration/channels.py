@@ -10,7 +10,7 @@ import numpy as np
 
 from lmmprune.compiler.calibration.observe import FETCHED_BYTES, Steps, drive, watch_values
 from lmmprune.errors import InputError
-from lmmprune.lazy import Array
+from lmmprune.stored import Array
 
 ROWS = 64
 

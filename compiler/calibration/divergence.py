@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmmprune.lazy import Array
+from lmmprune.stored import Array
 
 
 def divergences(counts: Array, starts: Array, stops: Array, levels: int) -> Array:

@@ -21,7 +21,7 @@ from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.errors import require
-from lmmprune.lazy import Array
+from lmmprune.stored import Array
 
 ANSWER_TOKENS = 64
 """Decode steps per sample at most: later ones cost as much and show nothing new."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lmmprune.errors import InputError
-from lmmprune.lazy import Array
+from lmmprune.stored import Array
 
 BINS = 8192
 """Bins on each side of zero: a thousand times the median is still told apart from the median."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.smooth import Smoothed
-from lmmprune.lazy import Array
 from lmmprune.passes.int8 import Range
+from lmmprune.stored import Array
 
 FORMAT = 1
 _DAMAGE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from lmmprune.errors import require
-from lmmprune.lazy import Array
+from lmmprune.stored import Array
 
 Feeds = Mapping[str, Array]
 Outputs = Mapping[str, Array]

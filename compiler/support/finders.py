@@ -11,7 +11,8 @@ import onnx_ir as ir
 from lmmprune.compiler import operators
 from lmmprune.compiler.support.shape_tensors import read_as_shapes, source_of_values
 from lmmprune.compiler.targets import Target
-from lmmprune.lazy import Array, is_lazy, numbers
+from lmmprune.lazy import is_lazy, numbers
+from lmmprune.stored import Array
 
 Findings = Iterator[tuple[ir.Node | None, str]]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmmprune.compiler.parity import COSINE
-from lmmprune.lazy import Array
+from lmmprune.stored import Array
 
 
 @dataclass(frozen=True, kw_only=True)

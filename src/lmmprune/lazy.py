@@ -5,33 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """Where the very values of a weight lie in a file, but for the order of their axes.
-
-    Attributes:
-        file: A safetensors file.
-        offset: Where they begin, in bytes.
-        dtype: Their type there.
-        shape: Their shape there.
-        perm: Axes of the file that the weight's axes are, as in ``Transpose``; None leaves them.
-    """
-
-    file: Path
-    offset: int
-    dtype: ir.DataType
-    shape: tuple[int, ...]
-    perm: tuple[int, ...] | None = None
+from lmmprune.stored import Array, Stored
 
 
 class Weight(ir.LazyTensor):
@@ -99,12 +78,24 @@ def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
         array = array.astype(dtype)
     if array.flags.c_contiguous:
         return array
-    if array.dtype.itemsize == 2 and array.ndim == 2:
-        # Transposing in blocks is five times as fast as NumPy's row by row, and torch does it; any 16 bits will do.
-        import torch
+    if array.ndim != 2 or not array.T.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    result = np.empty(array.shape, dtype)
+    transpose(bits_of(array.T), bits_of(result))
+    return result
 
-        return np.asarray(torch.from_numpy(array.view(np.int16)).contiguous().numpy().view(dtype))
-    return np.ascontiguousarray(array)
+
+def transpose(matrix: Array, result: Array) -> None:
+    """Write the transpose of a matrix ``[r,c]`` to ``[c,r]``, several times as fast as NumPy's row by row."""
+    rows, columns = matrix.shape
+    for row in range(0, rows, _TILE):
+        for column in range(0, columns, _TILE):
+            result[column : column + _TILE, row : row + _TILE] = matrix[row : row + _TILE, column : column + _TILE].T
+
+
+def bits_of(array: Array) -> Array:
+    """Return an array's values as unsigned numbers: NumPy moves foreign types, bfloat16 among them, one by one."""
+    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
 
 
 # All bits of the exponent are set in NaN and infinity, and nowhere else; looking at bits is fast in every type.
@@ -113,6 +104,10 @@ _EXPONENTS: dict[ir.DataType, tuple[Any, int]] = {
     ir.DataType.BFLOAT16: (np.uint16, 0x7F80),
     ir.DataType.FLOAT: (np.uint32, 0x7F800000),
 }
+_BLOCK = 2**17
+"""Values that are looked at in one go: they stay in the processor's cache."""
+_TILE = 128
+"""Rows and columns that are transposed in one go, for the same reason."""
 
 
 def count_non_finite(array: Array) -> int:
@@ -121,7 +116,15 @@ def count_non_finite(array: Array) -> int:
     if dtype not in _EXPONENTS:
         return 0
     bits, exponent = _EXPONENTS[dtype]
-    return int(np.count_nonzero((array.view(bits) & bits(exponent)) == exponent))
+    values = array.reshape(-1).view(bits)
+    scratch = np.empty(min(values.size, _BLOCK), bits)
+    count = 0
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK]
+        masked = np.bitwise_and(block, bits(exponent), out=scratch[: block.size])
+        if masked.max() == exponent:
+            count += int(np.count_nonzero(masked == exponent))
+    return count
 
 
 def array_of(value: ir.Value) -> Array:
