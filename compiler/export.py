@@ -255,7 +255,7 @@ def export(
         key = fingerprint(request, source, manifest.tools, data, manifest.precision.calibration)
         parts = {"vision": graphs.vision, "decoder": graphs.decoder}
         streamed = write_graphs(parts, writer.path, source, key=key, shared=request.share_weights, progress=progress)
-        manifest = writer.finish(manifest, streamed)
+        manifest = writer.finish(manifest, streamed, progress)
     if source.dummy:
         warnings.append("the weights are synthetic: use the bundle for latency, memory and size, not for answers")
     return Report(

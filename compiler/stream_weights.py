@@ -139,11 +139,8 @@ def _blame(piece: Piece, value: ir.Value, damage: dict[str, int], overflowed: di
 
 
 def _write(stream: BinaryIO, data: Array | bytes, digest: Any) -> None:
-    view: Any = memoryview(data)  # type: ignore[arg-type]  # NumPy's stubs don't call arrays buffers
-    for start in range(0, len(view), PIECE):
-        piece = view[start : start + PIECE]
-        digest.update(piece)
-        stream.write(piece)
+    digest.update(data)
+    stream.write(data)  # type: ignore[arg-type]  # NumPy's stubs don't call arrays buffers
 
 
 def _intact(file: Path, journal: Path, key: str) -> tuple[Any, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from lmmprune.stored import Array, Stored, bytes_of
 
 PIECE = 2**24
 """Bytes of a piece, about."""
+_AHEAD = 6
+"""Pieces that are made before they are asked for: while a matrix is read that is to be transposed, none can be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Piece:
     """Bytes of a weight.
 
     Attributes:
-        data: uint8; good until the next piece but one is made.
+        data: uint8; good until the next piece is asked for.
         weight: The weight's index.
         broken: How many of the weight's values aren't finite, as far as they have been looked at.
         last: Whether the weight ends here.
@@ -35,16 +38,16 @@ class Piece:
 
 
 def pieces_ahead(values: Sequence[ir.Value]) -> Iterator[Piece]:
-    """Yield the pieces of all weights, in order; the next one is made while this one is used.
+    """Yield the pieces of all weights, in order; the next ones are made while one is used.
 
     Raises:
         ModelError: A file is gone or was cut off.
     """
     pieces = _pieces(values)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, pieces, None)
-        while (piece := coming.result()) is not None:
-            coming = pool.submit(next, pieces, None)
+        coming = collections.deque(pool.submit(next, pieces, None) for _ in range(_AHEAD))
+        while (piece := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, pieces, None))
             yield piece
 
 
@@ -68,18 +71,25 @@ class _Buffer:
 
 
 def _pieces(values: Sequence[ir.Value]) -> Iterator[Piece]:
-    # One is filled while the other one is in use.
-    buffers = itertools.cycle([_Buffer(), _Buffer()])
+    # One is in use while others are filled.
+    buffers = itertools.cycle([_Buffer() for _ in range(_AHEAD + 1)])
     whole = _Buffer()
     for index, value in enumerate(values):
         stored = copied_from(value)
         if stored is None:
-            array = array_of(value)
-            yield Piece(data=bytes_of(array), weight=index, broken=_overflown(array), last=True)
+            yield from _computed(value, index)
         elif stored.perm is None:
             yield from _as_it_lies(stored, index, buffers)
         else:
             yield from _transposed(stored, index, buffers, whole)
+
+
+def _computed(value: ir.Value, index: int) -> Iterator[Piece]:
+    array = array_of(value)
+    memory, broken = bytes_of(array), _overflown(array)
+    for start in range(0, memory.size, PIECE):
+        data = memory[start : start + PIECE]
+        yield Piece(data=data, weight=index, broken=broken, last=start + data.size == memory.size)
 
 
 def _overflown(array: Array) -> int:

@@ -11,7 +11,7 @@ import dataclasses
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,21 +30,30 @@ class BundleWriter:
     path: Path
     manifest: Manifest | None = None
 
-    def finish(self, manifest: Manifest, known: Mapping[str, File] | None = None) -> Manifest:
+    def finish(
+        self,
+        manifest: Manifest,
+        known: Mapping[str, File] | None = None,
+        progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    ) -> Manifest:
         """Write the manifest, completed with size and SHA-256 of every file below ``path``, and return it.
 
         Args:
             manifest: Without files.
             known: Of files that were hashed while they were written.
+            progress: Called with ``checksums``, the bytes that were hashed and how many there are.
         """
         for journal in self.path.glob(journal_of(Path("*")).name):
             journal.unlink()
         names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
         files = dict(known or {})
-        for name in names:
-            if name not in (FILENAME, _LOCK) and name not in files:
-                file = self.path / name
-                files[name] = File(bytes=file.stat().st_size, sha256=file_sha256(file))
+        missing = [name for name in names if name not in (FILENAME, _LOCK) and name not in files]
+        sizes = {name: (self.path / name).stat().st_size for name in missing}
+        done = 0
+        for name, size in sizes.items():
+            progress("checksums", done, sum(sizes.values()))
+            files[name] = File(bytes=size, sha256=file_sha256(self.path / name))
+            done += size
         files = dict(sorted(files.items()))
         self.manifest = dataclasses.replace(manifest, files=files)
         (self.path / FILENAME).write_text(self.manifest.to_json(), encoding="utf-8")

@@ -140,9 +140,11 @@ def by_module_name(model: Any, tensors: Mapping[str, Stored]) -> dict[str, Store
 
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+    # Once: building it takes as long as there are parameters.
+    state = model.state_dict()
     found: dict[str, Stored] = {}
     for key, entry in tensors.items():
-        name, _ = rename_source_key(key, renamings, [], model.base_model_prefix, model.state_dict())
+        name, _ = rename_source_key(key, renamings, [], model.base_model_prefix, state)
         if name not in wanted:
             # Older files keep the CLIP tower's inner module in the name.
             name = name.replace("vision_tower.vision_model.", "vision_tower.")

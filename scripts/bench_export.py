@@ -5,7 +5,8 @@
 Every export is a process of its own, one after the other, of the same float16 checkpoint (made here, see
 make_dummy_checkpoint.py) to float16 ONNX. Measured are wall-clock seconds, the peak resident memory and the bytes
 left on disk. A process that asks for more than ``--limit-gib`` of memory fails: at that size its tool cannot go on.
-Beside them ``cp`` of the bundle, for what the disk takes. mobius-onnx must be installed to be in the table; it
+Beside them ``cp`` of the checkpoint, for what the disk takes; it and every export
+find the checkpoint outside of the page cache. mobius-onnx must be installed to be in the table; it
 takes the checkpoint under the names that published LLaVA checkpoints have.
 """
 
@@ -85,14 +86,24 @@ def run(tool: str, command: Sequence[str], row: Row, output: Path, limit: int) -
     return Row(**(asdict(row) | {"seconds": seconds, "peak": peak, "disk": disk, "steps": steps}))
 
 
-def copy_seconds(folder: Path, to: Path) -> float:
-    """Copy a bundle's weights with cp, as a whole."""
+def copy_seconds(checkpoint: Path, to: Path) -> float:
+    """Copy a checkpoint's weights with cp."""
     shutil.rmtree(to, ignore_errors=True)
+    to.mkdir()
+    forget(checkpoint)
     start = time.perf_counter()
-    subprocess.run(["cp", "-r", str(folder), str(to)], check=True)
+    subprocess.run(["cp", *map(str, checkpoint.glob("*.safetensors")), str(to)], check=True)
     seconds = time.perf_counter() - start
     shutil.rmtree(to)
     return seconds
+
+
+def forget(checkpoint: Path) -> None:
+    """Put the weights out of the page cache: what was read or written last would be the fastest."""
+    os.sync()
+    for file in checkpoint.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def checkpoint_of(model: str, layers: int, work: Path) -> Path:
@@ -159,10 +170,11 @@ def main(
                 click.echo("mobius-onnx isn't installed: not in the table", err=True)
                 continue
             click.echo(f"{layers} layers: {tool}", err=True)
+            forget(checkpoint)
             rows.append(run(tool, command, Row(tool=tool, layers=layers, checkpoint=size), work / "out", limit))
             click.echo(f"  {rows[-1]}", err=True)
             if tool == "lmmprune" and rows[-1].failed is None:
-                copies[layers] = copy_seconds(work / "out", work / "copy")
+                copies[layers] = copy_seconds(checkpoint, work / "copy")
         shutil.rmtree(work / "out", ignore_errors=True)
     facts = {
         "processor": here.processor,
