@@ -18,6 +18,7 @@ import os
 import platform
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -86,16 +87,26 @@ def run(tool: str, command: Sequence[str], row: Row, output: Path, limit: int) -
     return Row(**(asdict(row) | {"seconds": seconds, "peak": peak, "disk": disk, "steps": steps}))
 
 
-def copy_seconds(checkpoint: Path, to: Path) -> float:
-    """Copy a checkpoint's weights with cp."""
-    shutil.rmtree(to, ignore_errors=True)
-    to.mkdir()
-    forget(checkpoint)
-    start = time.perf_counter()
-    subprocess.run(["cp", *map(str, checkpoint.glob("*.safetensors")), str(to)], check=True)
-    seconds = time.perf_counter() - start
+def copy_seconds(checkpoint: Path, to: Path, pause: float) -> float:
+    """Copy a checkpoint's weights with cp, and return the median of three times.
+
+    Args:
+        checkpoint: Its folder.
+        to: Goes away again.
+        pause: Seconds to wait before each: an export begins to write when its graphs are done, and a virtual machine's
+            host takes free memory back meanwhile, which makes the page cache that both fill twice as expensive.
+    """
+    times = []
+    for _ in range(3):
+        shutil.rmtree(to, ignore_errors=True)
+        to.mkdir()
+        forget(checkpoint)
+        time.sleep(pause)
+        start = time.perf_counter()
+        subprocess.run(["cp", *map(str, checkpoint.glob("*.safetensors")), str(to)], check=True)
+        times.append(time.perf_counter() - start)
     shutil.rmtree(to)
-    return seconds
+    return statistics.median(times)
 
 
 def forget(checkpoint: Path) -> None:
@@ -113,6 +124,11 @@ def checkpoint_of(model: str, layers: int, work: Path) -> Path:
         script = str(HERE / "make_dummy_checkpoint.py")
         subprocess.run([sys.executable, script, "--model", model, "--layers", str(layers), "-o", str(path)], check=True)
     return path
+
+
+def graph_seconds(row: Row) -> float:
+    """Return what an export of ours took before it began to write."""
+    return sum(seconds for step, seconds in (row.steps or {}).items() if not step.startswith(("write ", "checksums")))
 
 
 def table(rows: Sequence[Row], copies: dict[int, float], facts: dict[str, object]) -> str:
@@ -133,11 +149,10 @@ def table(rows: Sequence[Row], copies: dict[int, float], facts: dict[str, object
     lines.append("")
     for row in rows:
         if row.tool == "lmmprune" and row.steps and row.layers in copies:
-            streamed = sum(seconds for step, seconds in row.steps.items() if step.startswith("write "))
-            before = sum(row.steps.values()) - streamed
+            streamed = sum(row.steps.values()) - graph_seconds(row)
             lines.append(
-                f"{row.layers} layers: graphs {before:.0f} s; weights streamed in {streamed:.1f} s, `cp` of the same"
-                f" bytes takes {copies[row.layers]:.1f} s: ratio {streamed / copies[row.layers]:.2f}."
+                f"{row.layers} layers: graphs {graph_seconds(row):.0f} s; weights streamed in {streamed:.1f} s,"
+                f" `cp` of the same bytes takes {copies[row.layers]:.1f} s: ratio {streamed / copies[row.layers]:.2f}."
             )
     return "\n".join(lines) + "\n"
 
@@ -174,7 +189,7 @@ def main(
             rows.append(run(tool, command, Row(tool=tool, layers=layers, checkpoint=size), work / "out", limit))
             click.echo(f"  {rows[-1]}", err=True)
             if tool == "lmmprune" and rows[-1].failed is None:
-                copies[layers] = copy_seconds(checkpoint, work / "copy")
+                copies[layers] = copy_seconds(checkpoint, work / "copy", graph_seconds(rows[-1]))
         shutil.rmtree(work / "out", ignore_errors=True)
     facts = {
         "processor": here.processor,
