@@ -6,8 +6,8 @@ Every export is a process of its own, one after the other, of the same float16 c
 make_dummy_checkpoint.py) to float16 ONNX. Measured are wall-clock seconds, the peak resident memory and the bytes
 left on disk. A process that asks for more than ``--limit-gib`` of memory fails: at that size its tool cannot go on.
 Beside them ``cp`` of the checkpoint, for what the disk takes; it and every export
-find the checkpoint outside of the page cache. mobius-onnx must be installed to be in the table; it
-takes the checkpoint under the names that published LLaVA checkpoints have.
+find the checkpoint outside of the page cache. mobius-onnx must be installed to be in the table
+(see export_peers/mobius_llava.py).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def commands(checkpoint: Path, output: Path) -> dict[str, list[str]]:
         "lmmprune, ratio 0.5": [*ours, "--ratio", "0.5", "-o", str(output), "--json"],
         "lmmprune --share-weights": [*ours, "--share-weights", "-o", str(output), "--json"],
         "torch.onnx.export": [sys.executable, str(HERE / "export_peers" / "plain_torch.py"), *files],
-        "mobius-onnx": [sys.executable, "-m", "mobius", "build", "--config", *files, "--dtype", "f16"],
+        "mobius-onnx": [sys.executable, str(HERE / "export_peers" / "mobius_llava.py"), *files],
     }  # fmt: skip
 
 
