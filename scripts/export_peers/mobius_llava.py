@@ -1,4 +1,4 @@
-"""Run mobius-onnx 0.1.0 on a LLaVA checkpoint: python mobius_llava.py CHECKPOINT OUTPUT
+"""Run mobius-onnx 0.1.0 on a LLaVA checkpoint: python mobius_llava.py CHECKPOINT OUTPUT.
 
 Its ``build`` makes LLaVA's graphs but leaves the weights under the checkpoint's names, which none of its components
 finds; it has the renaming that they need, and uses it for Pixtral only. Here LLaVA gets it too, as far as the decoder:
