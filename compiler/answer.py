@@ -59,8 +59,9 @@ class Look:
 class Stats:
     """Times in milliseconds and counts of one answer.
 
-    ``stopped`` is "eos", "length" or "positions"; ``own_count`` is what the method itself would have kept of the
-    picture, where the bundle has several counts to choose from (None elsewhere).
+    ``stopped`` is "eos", "length" or "positions" (the model's, or a fixed cache's, are used up). ``own_count`` is
+    what the method itself would have kept of the picture, where the bundle has several counts to choose from (None
+    elsewhere).
     """
 
     preprocess_ms: float

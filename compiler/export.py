@@ -21,7 +21,7 @@ from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.compiler.layout import cache_of, largest_of, schedule_of
 from lmmprune.compiler.manifest import Bucket, Manifest, Precision
 from lmmprune.compiler.request import Progress, Report, Request
-from lmmprune.compiler.settings import counts_of, dtype_of, int8_of, positions_of
+from lmmprune.compiler.settings import check_cache, counts_of, dtype_of, int8_of, positions_of
 from lmmprune.compiler.signature import signature
 from lmmprune.compiler.step_clock import StepClock
 from lmmprune.compiler.text_layout import text_layout
@@ -79,6 +79,7 @@ def export(
     from lmmprune.passes.shapes import bind_dims
     from lmmprune.passes.specialize import specialize
     from lmmprune.passes.split_vision import split_vision
+    from lmmprune.passes.static_cache import LENGTH, StaticCache
 
     started = time.perf_counter()
     clock = StepClock(progress)
@@ -111,6 +112,8 @@ def export(
         not stages or not stages[0].site.in_decoder,
         rows=source.decoder.position_rows,
     )
+    entering = min((s.keep for s in stages if not s.site.in_decoder), default=facts.tokens)
+    check_cache(request, target, entering, source.decoder.max_positions)
     warnings: list[str] = []
 
     calibration = (
@@ -240,6 +243,11 @@ def export(
             for model in (graphs.vision, graphs.decoder, *heads.values()):
                 CastFloat(dtype=dtype)(model)
         progress("lower", 0, 1)
+        if request.static_cache is not None:
+            removed = reduce_decoder.removed_before(source.decoder.layers)
+            StaticCache(capacity=request.static_cache, removed=tuple(removed))(graphs.decoder)
+            fixed = dataclasses.replace(manifest.cache, capacity=request.static_cache, length=LENGTH)
+            manifest = dataclasses.replace(manifest, cache=fixed)
         for model in (graphs.vision, graphs.decoder, *heads.values()):
             lower(model, target)
         manifest = dataclasses.replace(

@@ -8,12 +8,12 @@ import onnx_ir as ir
 
 from lmmprune.compiler.support import require_supported
 from lmmprune.compiler.targets import Target
-from lmmprune.errors import TargetError
 from lmmprune.passes.convert_opset import ConvertOpset
 from lmmprune.passes.lower_attention import LowerAttention
 from lmmprune.passes.lower_gelu import LowerGelu
 from lmmprune.passes.lower_rms_norm import LowerRmsNorm
 from lmmprune.passes.lower_rotary import LowerRotary
+from lmmprune.passes.static_cache import SCATTER_OPSET
 
 # High-level operator -> the pass that writes it as primitives, in the order of application.
 LOWERINGS: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
@@ -35,10 +35,9 @@ def lower(model: ir.Model, target: Target) -> None:
         GraphRefusal: An operator is of a form that no primitives stand for, or the opset can't say something.
         TargetError: The target's parser doesn't take the lowered graph.
     """
-    if target.cache != "concat":
-        raise TargetError(f"target '{target.name}' wants a {target.cache} cache, which lowering doesn't write yet")
     for op_type, make in LOWERINGS.items():
         if not target.takes(op_type):
             make()(model)
-    ConvertOpset(version=target.opset)(model)
+    in_place = any(node.op_type == "TensorScatter" for node in model.graph)
+    ConvertOpset(version=max(target.opset, SCATTER_OPSET) if in_place else target.opset)(model)
     require_supported(model, target)

@@ -39,6 +39,10 @@ class Cache:
 
     ``length_offsets[l]`` is what layer l's cache length differs by from the length of the sequence that entered the
     decoder (0 unless tokens are cut inside the decoder, negative behind a cut).
+
+    A cache of fixed length has room for ``capacity`` tokens, in layer l for ``capacity + length_offsets[l]``, and is
+    updated in place; the input ``length`` (int64 ``[1]``) says how many tokens entered the decoder before. Where the
+    cache grows by concatenation, both are None.
     """
 
     past: tuple[tuple[str, str], ...]
@@ -46,6 +50,8 @@ class Cache:
     kv_heads: int
     head_dim: int
     length_offsets: tuple[int, ...]
+    capacity: int | None = None
+    length: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +213,8 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
             kv_heads=cache["kv_heads"],
             head_dim=cache["head_dim"],
             length_offsets=tuple(cache["length_offsets"]),
+            capacity=cache.get("capacity"),
+            length=cache.get("length"),
         ),
         "prompt": Prompt(**{**prompt, "eos_token_ids": tuple(prompt["eos_token_ids"])}),
         "files": {name: File(**entry) for name, entry in raw["files"].items()},

@@ -134,6 +134,12 @@ class Prompter:
         positions = self._rows(encoded, kept) if self._manifest.position_rows > 1 else self._numbers(encoded, kept)
         if self.room(encoded, positions) < 1:
             text = encoded.length - encoded.image_tokens
+            capacity = self._manifest.cache.capacity
+            if capacity is not None and capacity < encoded.length:
+                raise InputError(
+                    f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens, the cache of this "
+                    f"bundle has room for {capacity}; shorten the prompt, or export with a larger --static-cache"
+                )
             raise InputError(
                 f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens take "
                 f"{_used(encoded, positions)} positions, the model has {self._manifest.max_positions} and needs one for"
@@ -165,7 +171,10 @@ class Prompter:
 
     def room(self, encoded: Encoded, positions: NDArray[np.int64]) -> int:
         """Return how many new tokens a prompt with these positions leaves room for."""
-        return self._manifest.max_positions - _used(encoded, positions)
+        room = self._manifest.max_positions - _used(encoded, positions)
+        # The last token of an answer never enters the cache.
+        capacity = self._manifest.cache.capacity
+        return room if capacity is None else min(room, capacity + 1 - encoded.length)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return generated ids as text, without special tokens."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lmmprune.compiler.backends.onnxruntime import TARGETS
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.kv_cache import KvCache
 from lmmprune.compiler.manifest import Bucket, Manifest
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Prompter
@@ -125,21 +126,16 @@ class Replay:
         prompt = prompter.encode(question)
         positions = prompter.positions(prompt, looked.places)
         ids = prompt.input_ids
-        cache = self._manifest.cache
-        types = {tensor.name: tensor.dtype for tensor in self._manifest.decoder.inputs}
-        past = {n: np.zeros((1, cache.kv_heads, 0, cache.head_dim), types[n]) for pair in cache.past for n in pair}
+        cache = KvCache[Array](self._manifest, lambda array: array)
         first: Mapping[str, Array] = {}
         logits, tokens, lengths = [], [], []
         for _ in range(1 + steps):
-            feeds = {"input_ids": ids, "position_ids": positions, "image_features": looked.features, **past}
+            feeds = {"input_ids": ids, "position_ids": positions, "image_features": looked.features, **cache.feeds()}
             found = _run(self._decoder, feeds)
             first = first or found
-            past = {
-                into: found[out]
-                for mine, theirs in zip(cache.past, cache.present, strict=True)
-                for into, out in zip(mine, theirs, strict=True)
-            }
-            lengths.append([found[key].shape[2] for key, _ in cache.present])
+            cache.take(found, tokens=ids.shape[1])
+            # In a cache of fixed length whatever has been written: it began with zeros.
+            lengths.append([int(found[key].any(axis=(0, 1, 3)).sum()) for key, _ in self._manifest.cache.present])
             logits.append(found["logits"][0, -1].astype(np.float32))
             # A picture's placeholder isn't a word: where one comes out on top, go on with the next best.
             words = np.delete(np.arange(len(logits[-1])), self._manifest.prompt.image_token_id)

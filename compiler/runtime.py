@@ -14,6 +14,7 @@ from lmmprune.compiler.answer import Answer, Look, SiteTokens
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.kv_cache import KvCache
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Encoded, Prompter
 from lmmprune.errors import BundleError
@@ -143,7 +144,8 @@ class Runtime:
             By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``look.sites``.
         """
         positions = self.prompter.positions(prompt, look.kept)
-        outputs = self._decoder.run(self._feeds(look, prompt.input_ids, positions, self._empty_cache()))
+        cache = KvCache(self.bundle.manifest, self._decoder.upload)
+        outputs = self._decoder.run(self._feeds(look, prompt.input_ids, positions, cache))
         found = self._sites(self._decoder, outputs, in_decoder=True)
         if look.kept is None:
             return found
@@ -161,7 +163,7 @@ class Runtime:
         Raises:
             BundleError: The logits aren't numbers.
         """
-        cache = self._empty_cache()
+        cache = KvCache(self.bundle.manifest, self._decoder.upload)
         positions = self.prompter.positions(prompt, look.kept)
         ids = prompt.input_ids
         for _ in range(min(limit, self.room(look, prompt))):
@@ -176,18 +178,18 @@ class Runtime:
                     f"the model overflows in {self.bundle.manifest.precision.dtype}; export with --dtype float32"
                 )
             yield token, spent
-            cache = self._next_cache(outputs)
+            cache.take(outputs, tokens=ids.shape[1])
             ids = np.array([[token]], np.int64)
             positions = positions[..., -1:] + 1
 
     def _feeds(
-        self, look: Look, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: Mapping[str, Value]
+        self, look: Look, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: KvCache[Value]
     ) -> dict[str, Value]:
         return {
             "input_ids": self._decoder.upload(ids),
             "image_features": look.features,
             "position_ids": self._decoder.upload(positions),
-            **cache,
+            **cache.feeds(),
         }
 
     def _sites(self, session: Session, outputs: Mapping[str, Value], *, in_decoder: bool) -> dict[str, SiteTokens]:
@@ -206,23 +208,6 @@ class Runtime:
             received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
             found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)
         return found
-
-    def _empty_cache(self) -> dict[str, Value]:
-        layout = self.bundle.manifest.cache
-        shape = (1, layout.kv_heads, 0, layout.head_dim)
-        return {
-            name: self._decoder.upload(np.zeros(shape, self._inputs[name].dtype))
-            for pair in layout.past
-            for name in pair
-        }
-
-    def _next_cache(self, outputs: dict[str, Value]) -> dict[str, Value]:
-        layout = self.bundle.manifest.cache
-        return {
-            into: outputs[out]
-            for past, present in zip(layout.past, layout.present, strict=True)
-            for into, out in zip(past, present, strict=True)
-        }
 
     def _check(self, features: tuple[int, ...], kept: NDArray[np.int64] | None, tokens: int) -> None:
         """Hold the first output of the vision graph against the manifest's promise."""

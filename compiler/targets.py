@@ -16,7 +16,6 @@ from lmmprune.errors import TargetError, suggestion
 Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 Causal = Literal["mask", "upper_left", "lower_right"]
 Int8 = Literal["u8s8", "s8s8"]
-CacheForm = Literal["concat", "static"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,6 @@ class Target:
         dtype: Floating-point type that ``export`` takes unless told otherwise.
         dtypes: Floating-point types that it takes at all.
         parser: Version of onnx-tensorrt's parser that reads its graphs; None: ONNX Runtime does.
-        cache: Form of the key/value cache: ``concat`` grows by concatenation, ``static`` is updated in place.
         architectures: GPU architectures that it can build engines for without that GPU; empty: only the one present.
         boards: Alias -> GPU architecture, for boards that carry exactly this version.
         aliases: Other names.
@@ -59,7 +57,6 @@ class Target:
     extra: str
     requires: str
     parser: tuple[int, int] | None = None
-    cache: CacheForm = "concat"
     architectures: tuple[str, ...] = ()
     boards: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
@@ -104,8 +101,8 @@ _TABLE = (
         summary="ONNX Runtime on the CPU",
         backend="onnxruntime",
         opset=_CANONICAL,
-        max_opset=25,  # believed: onnxruntime 1.31 is built on ONNX 1.20+
-        native_ops=_LLM,  # seen: kernels of opset 23 since 1.23
+        max_opset=25,  # seen: graphs of opset 24 run; believed: onnxruntime 1.31 is built on ONNX 1.20+
+        native_ops=_LLM | {"TensorScatter"},  # seen: kernels of opset 23 since 1.23, of 24 in 1.31
         causal="upper_left",  # doc: ONNX Attention-23, "upper left causal bias"; the cache is outside of the node
         int8="u8s8",  # seen: the x86 kernels want U8 activations (S8: 1.07 s where U8 takes 0.47 s)
         dtype="float32",
@@ -120,7 +117,7 @@ _TABLE = (
         backend="onnxruntime",
         opset=_CANONICAL,
         max_opset=25,
-        native_ops=_LLM,  # believed: what has no CUDA kernel falls back to the CPU's
+        native_ops=_LLM | {"TensorScatter"},  # believed: what has no CUDA kernel falls back to the CPU's
         causal="upper_left",
         int8="s8s8",  # doc: the CUDA and TensorRT providers take symmetric Q/DQ
         dtype="float16",

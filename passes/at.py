@@ -217,9 +217,9 @@ class At:
         b = self.b
         if self.in_decoder:
             mask = self.rows(mask, which, 2)
-            # The mask's columns begin with the cache: only this step's tokens are scored.
+            # Scores count in the prefill only, whose tokens are the first columns, however long a cache is.
             count = b.op("Shape", self.layer.k, start=2, end=3)
-            mask = b.op("Slice", mask, b.op("Neg", count), [END], [3])
+            mask = b.op("Slice", mask, [0], count, [3])
         if len(self.head_axes) == 2:
             mask = b.op("Unsqueeze", mask, [1])
         if inputs[3] is not None and inputs[3].dtype == ir.DataType.BOOL:

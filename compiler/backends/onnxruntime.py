@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,21 @@ class OrtSession:
     stay on the device of the target.
     """
 
-    def __init__(self, graph: Path, *, target: str = "ort-cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        target: str = "ort-cpu",
+        threads: int | None = None,
+        in_place: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Load a graph.
 
         Args:
             graph: The ONNX file.
             target: A key of ``TARGETS``.
             threads: Threads within an operator; None leaves it to ONNX Runtime (one per physical core).
+            in_place: Output -> the input whose memory it shares; such an output is its input's value, written anew.
 
         Raises:
             MissingExtraError: onnxruntime isn't installed.
@@ -63,6 +72,7 @@ class OrtSession:
                 "and cuDNN must be those that it was built for, see 'lmmprune doctor'): export again with "
                 "'--target ort-cpu'"
             )
+        self._in_place = in_place
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def upload(self, array: NDArray[np.generic]) -> Value:
@@ -85,7 +95,10 @@ class OrtSession:
             for name, value in feeds.items():
                 binding.bind_ortvalue_input(name, value)
             for name in self._outputs:
-                binding.bind_output(name, self._device)
+                if name in self._in_place:
+                    binding.bind_ortvalue_output(name, feeds[self._in_place[name]])
+                else:
+                    binding.bind_output(name, self._device)
             self._session.run_with_iobinding(binding)
         except failures(self._ort) as error:
             reason = str(error).strip().splitlines()[0]

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, file_sha256
 from lmmprune.compiler.calibration.cache import graph_sha256
 from lmmprune.compiler.calibration.data import CalibrationSet, Sample
-from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps
+from lmmprune.compiler.calibration.observe import Feeds, Steps
+from lmmprune.compiler.kv_cache import KvCache
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Prompter
@@ -97,20 +98,20 @@ class SampleFeeds:
         positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
         room = self._prompter.room(prompt, positions)
-        cache = self._empty_cache()
+        cache = KvCache[Array](self._manifest, lambda array: array)
         for step in range(min(room, len(answer) or OWN_TOKENS, ANSWER_TOKENS) + 1):
             outputs = yield {
                 "input_ids": ids,
                 "image_features": found["image_features"],
                 "position_ids": positions,
-                **cache,
+                **cache.feeds(),
             }
             token = answer[step : step + 1] or [int(outputs["logits"][0, -1].argmax())]
             if not answer and token[0] in self._manifest.prompt.eos_token_ids:
                 return
+            cache.take(outputs, tokens=ids.shape[1])
             ids = np.array([token], np.int64)
             positions = positions[..., -1:] + 1
-            cache = self._next_cache(outputs)
 
     def _steps(self, sample: Sample) -> list[dict[str, Array]]:
         names = [output.name for output in self._session.get_outputs()]
@@ -131,16 +132,3 @@ class SampleFeeds:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         return ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
-
-    def _empty_cache(self) -> dict[str, Array]:
-        layout = self._manifest.cache
-        empty = np.zeros((1, layout.kv_heads, 0, layout.head_dim), np.float32)
-        return {name: empty for pair in layout.past for name in pair}
-
-    def _next_cache(self, outputs: Outputs) -> dict[str, Array]:
-        layout = self._manifest.cache
-        return {
-            into: outputs[out]
-            for past, present in zip(layout.past, layout.present, strict=True)
-            for into, out in zip(past, present, strict=True)
-        }

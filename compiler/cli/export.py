@@ -71,6 +71,7 @@ def _tiles(text: str) -> tuple[int, int]:
 @click.option("--tiles", metavar="RxC", help="Rows and columns that pictures are cut into, where they are  [2x2]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
 @click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
+@click.option("--static-cache", type=int, metavar="TOKENS", help="Key/value cache of fixed length, updated in place.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
 @triton_options
 @json_option

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.explain.profile_ort import Feeds, ProfiledSession, Times
 from lmmprune.compiler.explain.rows import PHASES, Explanation, KernelRow, VariantKernels, make_row, phase_total
+from lmmprune.compiler.kv_cache import KvCache
 from lmmprune.compiler.preprocess import Preprocessor, load_image
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.errors import InputError, TargetError, require
@@ -125,25 +126,19 @@ def _decoder(
     encoded = prompter.encode(prompt, image_tokens=manifest.image_tokens)
     kept = looked["kept_indices"][0] if "kept_indices" in looked else None
     positions = prompter.positions(encoded, kept)
-    types = {tensor.name: tensor.dtype for tensor in manifest.decoder.inputs}
-    layout = manifest.cache
-    shape = (1, layout.kv_heads, 0, layout.head_dim)
     features = looked["image_features"]
     prefill: Feeds = {
         "input_ids": encoded.input_ids,
         "image_features": features,
         "position_ids": positions,
-        **{name: np.zeros(shape, types[name]) for pair in layout.past for name in pair},
+        **KvCache[NDArray[Any]](manifest, np.asarray).feeds(),
     }
     with ProfiledSession(bundle.decoder, threads=threads) as session:
         for number in range(-WARM_UP_RUNS, rounds):
             outputs = session.run(prefill, None if number < 0 else "prefill")
-            cache = {
-                into: outputs[out]
-                for past, present in zip(layout.past, layout.present, strict=True)
-                for into, out in zip(past, present, strict=True)
-            }
+            cache = KvCache[NDArray[Any]](manifest, np.asarray)
+            cache.take(outputs, tokens=encoded.length)
             token = np.array([[int(outputs["logits"][0, -1].argmax())]], np.int64)
-            decode = {"input_ids": token, "image_features": features, "position_ids": positions[..., -1:] + 1, **cache}
-            session.run(decode, None if number < 0 else "decode")
+            decode = {"input_ids": token, "image_features": features, "position_ids": positions[..., -1:] + 1}
+            session.run(decode | cache.feeds(), None if number < 0 else "decode")
         return graph_rows("decoder", bundle.decoder, session)

@@ -81,12 +81,13 @@ def plan_memory(
     if not image < prompt <= limit:
         raise InputError(f"--max-prompt {prompt} must be more than the image's {image} tokens and at most {limit}")
     length = min(limit, prompt + NEW_TOKENS)
-    cache = _cache_bytes(bundle, length)
+    fixed = manifest.cache.capacity
+    cache = _cache_bytes(bundle, fixed or length)
     values = max(
         *(activation_bytes(bundle.file(graph.file)) for name, graph in manifest.graphs.items() if name != "decoder"),
         activation_bytes(bundle.decoder, seq=prompt, image_tokens=image),
     )
-    copies = 2 if target.cache == "concat" else 1
+    copies = 1 if fixed else 2
     return MemoryPlan(
         prompt=prompt,
         length=length,
@@ -95,8 +96,10 @@ def plan_memory(
             Part(
                 name="key/value cache",
                 # The run-time's buffers have room to grow.
-                bytes=copies * roomy(cache),
-                how=f"{length} tokens" + (", past and present of a step side by side" if copies == 2 else ""),
+                bytes=cache if fixed else copies * roomy(cache),
+                how=f"{fixed} tokens, in place"
+                if fixed
+                else f"{length} tokens, a step's past and present side by side",
             ),
             Part(name="between layers", bytes=values, how=f"prompt of {prompt} tokens, before the compiler fuses"),
             Part(name="workspace", bytes=workspace, how="limit given to the builder"),

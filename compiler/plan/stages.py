@@ -96,6 +96,8 @@ def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dic
         )
         for tensor in _dynamic(manifest.decoder)
     }
+    if manifest.cache.length is not None:
+        inputs = {**inputs, manifest.cache.length: np.array([past], np.int64)}
     return Stage(name=name, component="decoder", profile=profile, shapes=shapes, inputs=inputs)
 
 

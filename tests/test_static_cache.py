@@ -1,0 +1,185 @@
+"""A cache of fixed length says what a growing one says, for every kind of cut, and is updated in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from decoders import SmallDecoder
+from exports import exported_again
+from PIL import Image
+
+from lmmprune.compiler import targets
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.kv_cache import KvCache
+from lmmprune.compiler.plan.memory_plan import plan_memory
+from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.profiles import decoder_profiles
+from lmmprune.compiler.replay import Replay
+from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.verify import verify
+from lmmprune.errors import InputError
+from lmmprune.models.registry import tiny_llava_dir
+from lmmprune.passes.refusals import Broken, Refused
+from lmmprune.passes.static_cache import StaticCache
+
+CAPACITY = 200
+VARIANTS = {
+    "unpruned": {},
+    "before the decoder": {"ratio": 0.5},
+    "one cut in the decoder": {"ratio": 0.5, "method": "fastv"},
+    "many cuts": {"ratio": 0.5, "method": "ficoco-l"},
+    "text cut too": {"ratio": 0.5, "method": "freepruner", "options": (("llm_layer", "2"),)},
+    "int8": {"ratio": 0.5, "method": "fastv", "int8": True, "calibration_samples": 2},
+    "float16": {"ratio": 0.5, "method": "fastv", "dtype": "float16"},
+}
+
+
+def examples(count: int) -> list[tuple[Image.Image, str]]:
+    folder = tiny_llava_dir() / "examples"
+    rows = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()[:count]]
+    return [(load_image(folder / row["image"]), row["prompt"]) for row in rows]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_fixed_cache_says_what_a_growing_one_says(variant: str) -> None:
+    options = VARIANTS[variant]
+    growing, fixed = (Bundle.open(exported_again(**options, **more)[0]) for more in ({}, {"static_cache": CAPACITY}))
+    assert fixed.manifest.cache.capacity == CAPACITY
+    assert fixed.manifest.opset == 24
+    for image, question in examples(2):
+        said = []
+        for bundle in (growing, fixed):
+            replay = Replay(bundle)
+            said.append(replay.say(replay.look(image, 0), question, steps=6))
+        assert said[0].tokens == said[1].tokens
+        assert said[0].lengths == said[1].lengths
+        for name, kept in said[0].kept.items():
+            np.testing.assert_array_equal(said[1].kept[name], kept)
+        for one, other in zip(said[0].logits, said[1].logits, strict=True):
+            np.testing.assert_allclose(other, one, atol=2e-2 if variant == "float16" else 1e-4)
+
+
+def test_the_run_time_updates_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = VARIANTS["one cut in the decoder"]
+    growing, fixed = (
+        Runtime(Bundle.open(exported_again(**options, **more)[0])) for more in ({}, {"static_cache": CAPACITY})
+    )
+    caches: list[KvCache[object]] = []
+    taken = KvCache.take
+
+    def watch(self: KvCache[object], outputs: dict[str, object], tokens: int) -> None:
+        before = [value.data_ptr() for value in self._values.values()]  # type: ignore[attr-defined]  # OrtValues
+        taken(self, outputs, tokens)
+        assert [value.data_ptr() for value in self._values.values()] == before  # type: ignore[attr-defined]  # same
+        caches.append(self)
+
+    for image, question in examples(3):
+        expected = growing.answer(image, question, 8, stop_at_eos=False).text()
+        with monkeypatch.context() as patch:
+            patch.setattr(KvCache, "take", watch)
+            assert fixed.answer(image, question, 8, stop_at_eos=False).text() == expected
+    assert len(caches) >= 3 * 7
+    # Two answers at once keep to their own caches.
+    (image, first), (other, second) = examples(2)
+    alone = [
+        fixed.answer(image, first, 6, stop_at_eos=False).text(),
+        fixed.answer(other, second, 6, stop_at_eos=False).text(),
+    ]
+    turns = [
+        iter(fixed.answer(image, first, 6, stop_at_eos=False)),
+        iter(fixed.answer(other, second, 6, stop_at_eos=False)),
+    ]
+    pieces = ["", ""]
+    for _ in range(7):
+        for index, turn in enumerate(turns):
+            pieces[index] += next(turn, "")
+    assert pieces == alone
+
+
+def test_verify_checks_a_fixed_cache() -> None:
+    folder, _ = exported_again(**VARIANTS["many cuts"], static_cache=CAPACITY)
+    checks = verify(folder, samples=2, progress=lambda what, done, of: None)
+    assert all(check.passed for check in checks), checks
+    assert {"cache lengths"} <= {check.name for check in checks}
+
+
+def test_an_answer_ends_where_the_cache_is_full() -> None:
+    folder, _ = exported_again(ratio=0.5, static_cache=90)
+    runtime = Runtime(Bundle.open(folder))
+    [(image, question)] = examples(1)
+    answer = runtime.answer(image, question, 10**4, stop_at_eos=False)
+    answer.text()
+    assert answer.stats is not None
+    assert answer.stats.stopped == "positions"
+    assert answer.stats.prompt_tokens + len(answer.tokens) == 90 + 1
+    with pytest.raises(InputError, match=r"cache of this bundle has room for 90; shorten .* larger --static-cache"):
+        runtime.answer(image, "what is this? " * 10)
+
+
+def test_plans_know_the_length() -> None:
+    folder, _ = exported_again(ratio=0.5, static_cache=CAPACITY, target="tensorrt-rtx")
+    bundle = Bundle.open(folder)
+    target = targets.resolve("tensorrt-rtx")
+    prefill, decode = decoder_profiles(bundle.manifest, target)
+    assert prefill.shapes["input_ids"][2] == (1, CAPACITY)
+    assert "past_key_values.0.key" not in decode.shapes
+    cache = plan_memory(bundle, target).parts[1]
+    # Keys and values of two heads of 32 in float16, in four layers.
+    assert cache.bytes == 2 * 4 * 2 * 32 * 2 * CAPACITY
+    assert cache.how == f"{CAPACITY} tokens, in place"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"static_cache": 64, "ratio": 0.5}, r"--static-cache 64: expected 74 .* to 512"),
+        ({"static_cache": 10**6}, r"expected 146 .* to 512 \(the model's positions\)"),
+        (
+            {"static_cache": 300, "target": "tensorrt-10.3"},
+            r"'tensorrt-10.3' has no TensorScatter; targets that do: ort-cpu",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        exported_again(**options)
+
+
+def small(**options: object) -> tuple[SmallDecoder, ir.Model]:
+    decoder = SmallDecoder(layers=2, heads=4, kv_heads=2)
+    return decoder, decoder.graph()
+
+
+def test_the_pass_refuses_what_it_does_not_know() -> None:
+    _, model = small()
+    with pytest.raises(Refused, match="has 2 layers, expected the 1"):
+        StaticCache(capacity=9, removed=(0,))(model)
+    with pytest.raises(Refused, match="cache of 4 tokens is shorter than the 4 that cuts remove"):
+        StaticCache(capacity=4, removed=(0, 4))(model)
+    join = next(n for n in model.graph if n.op_type == "Concat" and n.inputs[0].name == "past_key_values.1.value")
+    join.op_type = "Sum"
+    with pytest.raises(Refused, match=r"'past_key_values.1.value' is joined .* by 0 Concats"):
+        StaticCache(capacity=9, removed=(0, 0))(model)
+
+
+def test_a_cache_that_is_still_read_is_broken() -> None:
+    _, model = small()
+    done = StaticCache(capacity=9, removed=(0, 0))
+    done(model)
+    past = next(value for value in model.graph.inputs if value.name == "past_key_values.0.key")
+    model.graph.append(ir.node("Shape", [past], name="late"))
+    with pytest.raises(Broken, match=r"'past_key_values.0.key' is read by Shape, TensorScatter"):
+        done.ensures(model)
+
+
+def test_the_cache_is_declared_in_the_manifest() -> None:
+    folder, report = exported_again(ratio=0.5, static_cache=CAPACITY)
+    again = Bundle.open(folder).manifest
+    assert again == report.manifest
+    assert dataclasses.asdict(again.cache)["length"] == "cache_length"
+    assert [t.shape for t in again.decoder.inputs if t.name == "cache_length"] == [(1,)]
+    assert {t.shape for t in again.decoder.outputs if t.name.startswith("present.")} == {(1, 2, CAPACITY, 32)}
