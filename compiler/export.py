@@ -79,7 +79,7 @@ def export(
     from lmmprune.passes.shapes import bind_dims
     from lmmprune.passes.specialize import specialize
     from lmmprune.passes.split_vision import split_vision
-    from lmmprune.passes.static_cache import LENGTH, StaticCache
+    from lmmprune.passes.static_cache import LENGTH, SCATTER_OPSET, StaticCache
 
     started = time.perf_counter()
     clock = StepClock(progress)
@@ -112,8 +112,10 @@ def export(
         not stages or not stages[0].site.in_decoder,
         rows=source.decoder.position_rows,
     )
-    entering = min((s.keep for s in stages if not s.site.in_decoder), default=facts.tokens)
-    check_cache(request, target, entering, source.decoder.max_positions)
+    if request.static_cache is not None:
+        entering = min((s.keep for s in stages if not s.site.in_decoder), default=facts.tokens)
+        check_cache(request.static_cache, target, entering, source.decoder.max_positions)
+        target = dataclasses.replace(target, opset=max(target.opset, SCATTER_OPSET))
     warnings: list[str] = []
 
     calibration = (
@@ -245,7 +247,7 @@ def export(
         progress("lower", 0, 1)
         if request.static_cache is not None:
             removed = reduce_decoder.removed_before(source.decoder.layers)
-            StaticCache(capacity=request.static_cache, removed=tuple(removed))(graphs.decoder)
+            StaticCache(past=manifest.cache.past, capacity=request.static_cache, removed=tuple(removed))(graphs.decoder)
             fixed = dataclasses.replace(manifest.cache, capacity=request.static_cache, length=LENGTH)
             manifest = dataclasses.replace(manifest, cache=fixed)
         for model in (graphs.vision, graphs.decoder, *heads.values()):

@@ -13,7 +13,6 @@ from lmmprune.passes.lower_attention import LowerAttention
 from lmmprune.passes.lower_gelu import LowerGelu
 from lmmprune.passes.lower_rms_norm import LowerRmsNorm
 from lmmprune.passes.lower_rotary import LowerRotary
-from lmmprune.passes.static_cache import SCATTER_OPSET
 
 # High-level operator -> the pass that writes it as primitives, in the order of application.
 LOWERINGS: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
@@ -38,6 +37,5 @@ def lower(model: ir.Model, target: Target) -> None:
     for op_type, make in LOWERINGS.items():
         if not target.takes(op_type):
             make()(model)
-    in_place = any(node.op_type == "TensorScatter" for node in model.graph)
-    ConvertOpset(version=max(target.opset, SCATTER_OPSET) if in_place else target.opset)(model)
+    ConvertOpset(version=target.opset)(model)
     require_supported(model, target)

@@ -120,6 +120,12 @@ class Replay:
             manifest=manifest, pixels=pixels, features=found["image_features"], kept=_kept(found), own_count=own_count
         )
 
+    def _length(self, present: Array) -> int:
+        if self._manifest.cache.capacity is None:
+            return int(present.shape[2])
+        # What has been written: a cache of fixed length began with zeros.
+        return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
+
     def say(self, looked: Looked, question: str, steps: int) -> Spoken:
         """Run the prefill and so many decode steps, greedily."""
         prompter = Prompter(looked.manifest, self._tokenizer)
@@ -134,8 +140,7 @@ class Replay:
             found = _run(self._decoder, feeds)
             first = first or found
             cache.take(found, tokens=ids.shape[1])
-            # In a cache of fixed length whatever has been written: it began with zeros.
-            lengths.append([int(found[key].any(axis=(0, 1, 3)).sum()) for key, _ in self._manifest.cache.present])
+            lengths.append([self._length(found[key]) for key, _ in self._manifest.cache.present])
             logits.append(found["logits"][0, -1].astype(np.float32))
             # A picture's placeholder isn't a word: where one comes out on top, go on with the next best.
             words = np.delete(np.arange(len(logits[-1])), self._manifest.prompt.image_token_id)

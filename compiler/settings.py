@@ -62,18 +62,15 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in request.buckets}))
 
 
-def check_cache(request: Request, target: targets.Target, entering: int, positions: int) -> None:
+def check_cache(capacity: int, target: targets.Target, entering: int, positions: int) -> None:
     """Refuse a cache of fixed length that the target can't update, or that no prompt fits into.
 
     Args:
-        request: What was asked for.
+        capacity: Tokens that it is to have room for.
         target: Where it will run.
         entering: Visual tokens that enter the decoder.
         positions: Of the model.
     """
-    capacity = request.static_cache
-    if capacity is None:
-        return
     if not target.takes("TensorScatter"):
         able = ", ".join(name for name, other in targets.TARGETS.items() if other.takes("TensorScatter"))
         raise InputError(f"--static-cache: target '{target.name}' has no TensorScatter; targets that do: {able}")

@@ -61,14 +61,16 @@ class Builder:
         return value
 
     def insert_after(self, graph: ir.Graph, node: ir.Node | None) -> ir.Node:
-        """Put what was written behind a node (None: at the beginning of the graph) and return the last node written."""
+        """Put what was written behind a node and return the last node written."""
+        assert node is not None
         self._register(graph)
-        if node is None:
-            first = next(iter(graph))
-            graph.insert_before(first, self._tape.nodes)
-        else:
-            graph.insert_after(node, self._tape.nodes)
+        graph.insert_after(node, self._tape.nodes)
         return self._tape.nodes[-1]
+
+    def prepend_to(self, graph: ir.Graph) -> None:
+        """Put what was written, constants alone or nodes too, at the beginning of the graph."""
+        self._register(graph)
+        graph.insert_before(next(iter(graph)), self._tape.nodes)
 
     def append_to(self, graph: ir.Graph) -> None:
         """Put what was written at the end of the graph."""

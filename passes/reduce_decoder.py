@@ -173,7 +173,7 @@ class _Rewriting:
         reach = self._options.prefix + self._options.image_tokens
         # At least one token follows the image, so a decode step never looks like a prefill.
         self._alive = b.op("Greater", self._length, b.constant([reach]))
-        b.insert_after(self._model.graph, None)
+        b.prepend_to(self._model.graph)
 
     def _reduce(self, stage: Stage) -> None:
         options, graph = self._options, self._model.graph

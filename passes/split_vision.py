@@ -108,7 +108,7 @@ def _head(model: ir.Model, method: Method, grid: tuple[int, int], keep: int) -> 
     named = b.op("Identity", woven.places if woven else kept)
     named.name, named.type = KEPT, ir.TensorType(ir.DataType.INT64)
     model.graph.outputs.append(named)
-    b.insert_after(model.graph, None)
+    b.prepend_to(model.graph)
     if woven:
         end = Builder(f"lmmprune/{method.name}/head/weave")
         replace_features(model, anchors.woven, woven_features(end, anchors, woven, patches))

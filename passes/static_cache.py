@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lmmprune.passes.anchors import find_decoder_anchors
 from lmmprune.passes.builder import Builder
 from lmmprune.passes.refusals import Broken, Refused
 from lmmprune.passes.shapes import infer_shapes, static_shape
@@ -33,6 +32,7 @@ class StaticCache(ir.passes.InPlacePass):
     memory saves the copy of the whole cache per token. Needs opset 24.
 
     Attributes:
+        past: Names of the inputs that are the keys and the values of each layer, ``[B,Hk,past,D]``.
         capacity: Tokens that the layers before any cut have room for, of the prompt and of the answer.
         removed: How many tokens of the sequence are gone when it reaches the attention of each layer; so much shorter
             is that layer's cache (M).
@@ -40,69 +40,55 @@ class StaticCache(ir.passes.InPlacePass):
     Reference: ONNX operators TensorScatter-24, Attention-24.
     """
 
+    past: tuple[tuple[str, str], ...]
     capacity: int
     removed: tuple[int, ...]
 
     def requires(self, model: ir.Model) -> None:
         """Check that every layer has a cache that grows by concatenation, and room behind the cuts."""
-        layers = find_decoder_anchors(model).past
-        if len(layers) != len(self.removed):
-            raise Refused(f"the decoder has {len(layers)} layers, expected the {len(self.removed)} of the schedule")
+        if len(self.past) != len(self.removed):
+            raise Refused(f"a cache of {len(self.past)} layers, cuts before {len(self.removed)}: expected as many")
         if self.capacity <= max(self.removed):
             raise Refused(f"a cache of {self.capacity} tokens is shorter than the {max(self.removed)} that cuts remove")
-        for past in (value for pair in layers for value in pair):
+        for past in self._values(model):
             if len(joins := list(_joins(past))) != 1:
                 raise Refused(f"'{past.name}' is joined with the new tokens by {len(joins)} Concats, expected one")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
-        anchors = find_decoder_anchors(model)
         length = ir.Value(name=LENGTH, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
         b = Builder("lmmprune/cache", score=False)
         lengths = {
             count: b.op("Max", b.op("Sub", length, [count]), [0]) if count else length for count in set(self.removed)
         }
         totals = {count: b.constant(self.capacity - count, np.int64) for count in lengths}
-        b.insert_after(model.graph, None)
+        b.prepend_to(model.graph)
         model.graph.inputs.append(length)
-        for pair, count in zip(anchors.past, self.removed, strict=True):
-            for past in pair:
-                _count_from(past, lengths[count], totals[count])
-                _scatter(past, lengths[count], self.capacity - count)
+        values = self._values(model)
+        for past, count in zip(values, (count for count in self.removed for _ in range(2)), strict=True):
+            _count_from(past, lengths[count], totals[count])
+            _scatter(past, lengths[count], self.capacity - count)
         RemoveUnusedNodesPass()(model)
         model.graph.opset_imports[""] = max(model.graph.opset_imports[""], SCATTER_OPSET)
-        infer_shapes(model, stale=[*_fixed(model), length])
-        for name, value in _presents(model):
-            value.shape = ir.Shape(static_shape(_input(model, name)))
+        infer_shapes(model, stale=[node.outputs[0] for value in (*values, length) for node, _ in value.uses()])
         return ir.passes.PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
         """Check that nothing reads the length of a cache from its shape, and that no cache grows."""
-        for past in _fixed(model):
+        for past in self._values(model):
             users = {node.op_type for node, _ in past.uses()}
             if users != {"TensorScatter"}:
                 raise Broken(f"'{past.name}' is read by {', '.join(sorted(users))}, expected TensorScatter alone")
+
+    def _values(self, model: ir.Model) -> list[ir.Value]:
+        inputs = {value.name: value for value in model.graph.inputs}
+        return [inputs[name] for pair in self.past for name in pair]
 
 
 def _joins(past: ir.Value) -> Iterator[ir.Node]:
     for node, index in past.uses():
         if node.op_type == "Concat" and index == 0 and len(node.inputs) == 2:
             yield node
-
-
-def _fixed(model: ir.Model) -> list[ir.Value]:
-    return [value for pair in find_decoder_anchors(model).past for value in pair]
-
-
-def _presents(model: ir.Model) -> Iterator[tuple[str, ir.Value]]:
-    """Yield the name of every past and its present."""
-    for past in _fixed(model):
-        for node, _ in past.uses():
-            yield str(past.name), node.outputs[0]
-
-
-def _input(model: ir.Model, name: str) -> ir.Value:
-    return next(value for value in model.graph.inputs if value.name == name)
 
 
 def _count_from(past: ir.Value, length: ir.Value, total: ir.Value) -> None:
@@ -116,7 +102,7 @@ def _count_from(past: ir.Value, length: ir.Value, total: ir.Value) -> None:
         for value in (counted, *(node.outputs[0] for node, _ in counted.uses() if node.op_type == "Squeeze")):
             for node, _ in list(value.uses()):
                 # Together with the number of new tokens it is how long present is.
-                if node.op_type == "Add" and np.prod(static_shape(node.outputs[0])) == 1:
+                if node.op_type == "Add" and node.outputs[0].shape in ([], [1]):
                     _stand_for(node, total)
         ir.convenience.replace_all_uses_with(counted, length)
 

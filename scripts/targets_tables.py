@@ -31,12 +31,11 @@ def profiles() -> str:
             {"mask": "explicit mask", "upper_left": "upper left", "lower_right": "lower right"}[target.causal],
             target.int8,
             ", ".join(target.dtypes),
-            target.cache,
             " ".join(target.architectures) or ("the GPU present" if target.compiled else "no build"),
         ]
         for target in TARGETS.values()
     ]
-    columns = ["target", "also", "opset", "operators taken", "is_causal", "INT8", "types", "cache", "builds for"]
+    columns = ["target", "also", "opset", "operators taken", "is_causal", "INT8", "types", "builds for"]
     return _table(columns, rows)
 
 

@@ -15,6 +15,7 @@ from fake_trt import FakeTrt, make_plan
 from lmmprune.compiler import engines
 from lmmprune.compiler.backends import cuda, open_sessions, tensorrt
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.kv_cache import in_place
 from lmmprune.compiler.profiles import decoder_profiles
 from lmmprune.compiler.targets import resolve
 from lmmprune.errors import LmmpruneError, require
@@ -73,6 +74,8 @@ def add_engines(
             decomposed_attention=0,
             options=options or {},
         )
+        alias = in_place(bundle.manifest.cache) if component == "decoder" else {}
+        plan = {"alias": alias, **plan}
         engines.write_engine(folder, make_plan(bundle.file(graph.file).resolve(), profiles, **plan), record)
     return folder
 

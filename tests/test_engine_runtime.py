@@ -79,6 +79,7 @@ TINY: dict[str, dict[str, Any]] = {
     "baseline": {},
     "pruned before the decoder": {"ratio": 0.5},
     "pruned inside the decoder": {"ratio": 0.5, "method": "fastv"},
+    "a cache of fixed length": {"ratio": 0.5, "method": "fastv", "static_cache": 200},
     "pictures choose their count": {"method": "inflection", "buckets": (0.5, 0.75)},
 }
 
@@ -91,7 +92,8 @@ def test_tiny_llava_answers_as_in_onnxruntime(variant: str, tmp_path: Path) -> N
     add_engines(bundle)
     cpu = Runtime(on_the_cpu(bundle))
     offsets = bundle.manifest.cache.length_offsets
-    assert (len(set(offsets)) > 1) == (variant == "pruned inside the decoder"), "the layers' caches differ in length"
+    inside, fixed = TINY[variant].get("method") == "fastv", "static_cache" in TINY[variant]
+    assert (len(set(offsets)) > 1) == inside, "the layers' caches differ in length"
     with fake_gpu():
         gpu = Runtime(bundle)
         for row in map(json.loads, (EXAMPLES / "examples.jsonl").read_text().splitlines()[:3]):
@@ -99,6 +101,7 @@ def test_tiny_llava_answers_as_in_onnxruntime(variant: str, tmp_path: Path) -> N
             expected, found = (runtime.answer(image, prompt, 8, stop_at_eos=False) for runtime in (cpu, gpu))
             assert found.text() == expected.text()
             assert found.tokens == expected.tokens
+        assert bool(session(gpu._decoder).recorded["decode"]) == fixed, "a step of fixed shapes is one CUDA graph"
         sites = gpu.prefill_sites(gpu.look(image), gpu.prompter.encode(prompt, image_tokens=found.stats.image_tokens))
         wanted = cpu.prefill_sites(cpu.look(image), cpu.prompter.encode(prompt, image_tokens=found.stats.image_tokens))
         assert sites.keys() == wanted.keys()

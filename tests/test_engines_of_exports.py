@@ -15,6 +15,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "fp32": {"dtype": "float32"},
     "fp16 pruned": {"ratio": 0.5},
     "int8 pruned": {"ratio": 0.5, "int8": True},
+    "int8, a cache of fixed length": {"ratio": 0.5, "method": "fastv", "int8": True, "static_cache": 200},
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -15,7 +14,6 @@ from lmmprune.compiler.lower import LOWERINGS, lower
 from lmmprune.compiler.support import find_violations
 from lmmprune.compiler.support.numerics import Closeness, compare_outputs
 from lmmprune.compiler.targets import TARGETS, Target
-from lmmprune.errors import TargetError
 
 METHODS = ("freepruner", "ficoco-l", "fastv")
 # The precision's type, whether it is INT8, and the lowest cosine to the same graph before lowering. In half precision
@@ -94,12 +92,6 @@ def said(outputs: list[Closeness]) -> list[Closeness]:
 
 def written(model: ir.Model) -> list[str]:
     return [f"{node.op_type} {[v and v.name for v in node.inputs]} {node.attributes}" for node in model.graph]
-
-
-def test_a_cache_of_buffers_is_refused() -> None:
-    target = dataclasses.replace(TARGETS["tensorrt-11"], cache="static")
-    with pytest.raises(TargetError, match="wants a static cache, which lowering doesn't write yet"):
-        lower(in_precision("fastv", "float16")[1], target)
 
 
 def test_bfloat16_where_the_opset_has_it() -> None:

@@ -70,11 +70,6 @@ class Ranges:
                     return False
         return True
 
-    @property
-    def fixed(self) -> bool:
-        """Whether it holds one shape only."""
-        return all(low == high for low, high in self.shapes.values())
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedEngine:

@@ -35,10 +35,10 @@ class _Context:
 class EngineSession:
     """One engine on one device; satisfies ``Session``. Values are ``DeviceTensor``.
 
-    Where a profile fixes every shape, the work is recorded as a CUDA graph when the same buffers come by for the
-    second time. A cache that grows by concatenation has another shape at every step, so that its decode step is
-    enqueued layer by layer; one that is updated in place (an output that shares its input's memory) is recorded.
-    Such an output is its input's tensor: the next run writes to it.
+    The work is recorded as a CUDA graph when the same buffers come by for the second time and no shape has changed
+    since. A cache that grows by concatenation has another shape at every step, so that its decode step is enqueued
+    layer by layer; one that is updated in place (an output that shares its input's memory) is recorded. Such an output
+    is its input's tensor: the next run writes to it.
     """
 
     def __init__(self, engine: LoadedEngine, device: Device, scratch: Block) -> None:
@@ -138,10 +138,10 @@ class EngineSession:
             )
         handle.set_device_memory(self._scratch.address, self._scratch.size)
         self._device.synchronize()
-        unrecorded = None if profile.fixed else "its shapes vary"
+        unrecorded = None
         # TensorRT-RTX says so; TensorRT has nothing in these graphs that can't be recorded.
         ask = getattr(handle, "is_stream_capturable", None)
-        if unrecorded is None and ask is not None and not ask(self._device.stream):
+        if ask is not None and not ask(self._device.stream):
             unrecorded = "TensorRT says that it can't be"
         return _Context(handle=handle, profile=profile, unrecorded=unrecorded)
 
@@ -175,6 +175,8 @@ class EngineSession:
                     f"{explain(self.engine.log.errors())}: {self.engine.rebuild}"
                 )
             context.shapes[name] = value.shape
+            # CUDA graphs hold for the shapes that they were recorded with.
+            context.graphs.clear()
         self._bind(context, name, value.address)
 
     def _bind(self, context: _Context, name: str, address: int) -> None:

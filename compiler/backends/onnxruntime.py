@@ -103,7 +103,9 @@ class OrtSession:
         except failures(self._ort) as error:
             reason = str(error).strip().splitlines()[0]
             raise BundleError(f"onnxruntime {self._ort.__version__} failed running the graph: {reason}") from error
-        return dict(zip(self._outputs, binding.get_outputs(), strict=True))
+        outputs = dict(zip(self._outputs, binding.get_outputs(), strict=True))
+        # An OrtValue made of an array keeps it alive; the one that the binding gives back for it doesn't.
+        return {**outputs, **{name: feeds[into] for name, into in self._in_place.items()}}
 
 
 def session_options(ort: Any, threads: int | None) -> Any:

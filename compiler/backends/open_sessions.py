@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.kv_cache import in_place
 from lmmprune.compiler.targets import TARGETS
 from lmmprune.errors import require
 
@@ -28,15 +29,12 @@ def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Se
     from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
 
     provider_of(bundle.manifest.target)
-    cache = bundle.manifest.cache
-    shared = zip(cache.present, cache.past, strict=True) if cache.capacity is not None else ()
-    in_place = {out: into for presents, pasts in shared for out, into in zip(presents, pasts, strict=True)}
     return {
         component: OrtSession(
             bundle.file(graph.file),
             target=bundle.manifest.target,
             threads=threads,
-            in_place=in_place if component == "decoder" else {},
+            in_place=in_place(bundle.manifest.cache) if component == "decoder" else {},
         )
         for component, graph in bundle.manifest.graphs.items()
     }

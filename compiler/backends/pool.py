@@ -59,10 +59,11 @@ class Pool:
             TargetError: The device has no memory left.
         """
         idle = self._idle[purpose]
-        for block in idle:
-            if block.size >= size:
-                idle.remove(block)
-                return Lease(block, idle)
+        if fitting := [block for block in idle if block.size >= size]:
+            # Always the same of several, or the addresses that a CUDA graph is recorded with would wander.
+            block = min(fitting, key=lambda block: (block.size, block.address))
+            idle.remove(block)
+            return Lease(block, idle)
         idle.clear()  # too small: freed before the larger one is reserved
         self.allocations += 1
         return Lease(self._device.allocate(roomy(size), purpose), idle)

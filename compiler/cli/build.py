@@ -145,7 +145,9 @@ def _build(
 
     bundle = Bundle.open(directory)
     manifest = bundle.manifest
-    check_triton(bundle.path, triton, triton_backend, manifest.target, manifest.precision.dtype)
+    check_triton(
+        bundle.path, triton, triton_backend, manifest.target, manifest.precision.dtype, manifest.cache.capacity
+    )
     if triton is not None:
         check_engines(bundle, target=target, arch=arch, components=components, max_prompt=max_prompt)
     built = []

@@ -98,7 +98,7 @@ def command(
     from lmmprune.compiler.request import STREAMS, Request
 
     output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
-    check_triton(output, triton, triton_backend, request["target"], request["dtype"])  # type: ignore[arg-type]  # same
+    check_triton(output, triton, triton_backend, request["target"], request["dtype"], request["static_cache"])  # type: ignore[arg-type]  # same
     with steps(streams=STREAMS) as step:
         report = export(
             Request(

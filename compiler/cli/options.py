@@ -42,7 +42,9 @@ def triton_options(function: F) -> F:
     return decorated
 
 
-def check_triton(bundle: Path, triton: Path | None, triton_backend: str, target: str, dtype: str | None) -> None:
+def check_triton(
+    bundle: Path, triton: Path | None, triton_backend: str, target: str, dtype: str | None, cache: int | None
+) -> None:
     """Refuse what ``--triton`` can't do before anything slow begins.
 
     Args:
@@ -51,6 +53,7 @@ def check_triton(bundle: Path, triton: Path | None, triton_backend: str, target:
         triton_backend: As ``--triton-backend`` takes it.
         target: Name or alias of the bundle's target.
         dtype: Its floating-point type; None: the target's own.
+        cache: Fixed length of its key/value cache; None: it grows.
 
     Raises:
         LmmpruneError: The directory isn't free, or Triton can't serve such a bundle.
@@ -63,9 +66,10 @@ def check_triton(bundle: Path, triton: Path | None, triton_backend: str, target:
             raise InputError("--triton-backend says how a repository serves: add --triton DIR")
         return
     from lmmprune.compiler.triton.models import backend_of
-    from lmmprune.compiler.triton.repository import check_destination
+    from lmmprune.compiler.triton.repository import check_cache, check_destination
 
     check_destination(triton, bundle)
+    check_cache(cache)
     backend_of(resolve(target), dtype_of(resolve(target), dtype), triton_backend)
 
 

@@ -101,6 +101,19 @@ def check_destination(destination: Path, bundle: Path) -> Path:
     return destination
 
 
+def check_cache(capacity: int | None) -> None:
+    """Refuse a key/value cache of fixed length, given by its length.
+
+    Raises:
+        InputError: Triton gives every output memory of its own; such a cache would be copied whole with every token.
+    """
+    if capacity is not None:
+        raise InputError(
+            f"--triton: a key/value cache of fixed length ({capacity} tokens) is updated in place, which Triton can't "
+            "do between its models: export without --static-cache"
+        )
+
+
 def write_repository(
     bundle: Bundle, destination: Path, *, backend: str = DEFAULT, arch: str | None = None
 ) -> Repository:
@@ -115,12 +128,13 @@ def write_repository(
         arch: GPU architecture whose engines of the bundle are taken; None: a script that builds them is written.
 
     Raises:
-        InputError: The destination isn't empty or can't be written.
+        InputError: The destination isn't empty or can't be written, or the bundle's cache has a fixed length.
         TargetError: Triton can't serve the bundle's target that way.
         BundleError: An engine is missing or stale.
     """
     destination = check_destination(destination, bundle.path)
     manifest = bundle.manifest
+    check_cache(manifest.cache.capacity)
     chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)
     models = configs(manifest, chosen)
     missing = chosen == "tensorrt" and arch is None
