@@ -67,7 +67,7 @@ else
 endif
 
 test: lint types browser triton test-py310
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) $(VENV310) $(OUT)
