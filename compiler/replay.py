@@ -120,14 +120,8 @@ class Replay:
             manifest=manifest, pixels=pixels, features=found["image_features"], kept=_kept(found), own_count=own_count
         )
 
-    def _length(self, present: Array) -> int:
-        if self._manifest.cache.capacity is None:
-            return int(present.shape[2])
-        # What has been written: a cache of fixed length began with zeros.
-        return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
-
     def say(self, looked: Looked, question: str, steps: int) -> Spoken:
-        """Run the prefill and so many decode steps, greedily."""
+        """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up."""
         prompter = Prompter(looked.manifest, self._tokenizer)
         prompt = prompter.encode(question)
         positions = prompter.positions(prompt, looked.places)
@@ -135,7 +129,7 @@ class Replay:
         cache = KvCache[Array](self._manifest, lambda array: array)
         first: Mapping[str, Array] = {}
         logits, tokens, lengths = [], [], []
-        for _ in range(1 + steps):
+        for _ in range(min(1 + steps, prompter.room(prompt, positions))):
             feeds = {"input_ids": ids, "position_ids": positions, "image_features": looked.features, **cache.feeds()}
             found = _run(self._decoder, feeds)
             first = first or found
@@ -155,6 +149,12 @@ class Replay:
             kept=_kept(first),
             lengths=np.array(lengths),
         )
+
+    def _length(self, present: Array) -> int:
+        if self._manifest.cache.capacity is None:
+            return int(present.shape[2])
+        # What has been written: a cache of fixed length began with zeros.
+        return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
 
 
 def _run(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:

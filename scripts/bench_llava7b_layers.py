@@ -5,8 +5,9 @@
 Synthetic weights at the real widths (4096/11008): times depend on shapes, not on values. Timed are the prefill of the
 decoder and one decode step with the cache that it leaves, at the visual tokens of LLaVA-1.5 (576) and of LLaVA-NeXT
 (2880), of which each ratio removes its part. Pruning at the vision output shortens the sequence and nothing else, so
-that the pruned variants are the same graphs at fewer tokens. Beside them: onnxruntime's own ``quantize_dynamic`` of
-the float decoder, and transformers. All of them stay loaded, in one process of less than 9 GiB.
+that the pruned variants are the same graphs at fewer tokens. Beside them: both decoders with a key/value cache of fixed
+length (64 tokens more than the prompt), onnxruntime's own ``quantize_dynamic`` of the float decoder, and transformers.
+All of them stay loaded, in one process of less than 12 GiB.
 """
 
 from __future__ import annotations
@@ -22,8 +23,18 @@ from typing import Any
 import click
 import numpy as np
 import onnxruntime as ort
-from llava7b_layers.engines import MODEL, Run, bound, decoder_runs, load, stock, transformers_model, transformers_runs
-from llava7b_layers.table import FLOAT, INT8, STOCK, TORCH, Times, Variant, report, speedup, summary
+from llava7b_layers.engines import (
+    MODEL,
+    Run,
+    bound,
+    decoder_runs,
+    fixed,
+    load,
+    stock,
+    transformers_model,
+    transformers_runs,
+)
+from llava7b_layers.table import FIXED, FLOAT, INT8, STOCK, TORCH, Times, Variant, report, speedup, summary
 
 from lmmprune.compiler import machine
 from lmmprune.compiler.bundle import Bundle
@@ -32,6 +43,9 @@ from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.compiler.memory import peak_bytes
 from lmmprune.compiler.request import Request
 from lmmprune.passes.methods import keep_count
+
+_ANSWER = 64
+"""Tokens that a fixed cache has room for behind the prompt."""
 
 
 def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool = False) -> Bundle:
@@ -72,7 +86,8 @@ def variants(tokens: int, ratios: Sequence[float]) -> list[Variant]:
         for engine in (FLOAT, INT8, STOCK)
         for ratio, keep in lengths.items()
     ]
-    return [*rows, Variant(engine=TORCH, ratio=0.0, length=tokens + TEXT_TOKENS)]
+    whole = (FLOAT + FIXED, INT8 + FIXED, TORCH)
+    return [*rows, *(Variant(engine=engine, ratio=0.0, length=tokens + TEXT_TOKENS) for engine in whole)]
 
 
 def towers(bundles: dict[str, Bundle], threads: int, rounds: int) -> Times:
@@ -115,18 +130,22 @@ def main(
     data: dict[str, Any] = {"layers": layers, "ratios": ratios, "threads": threads, "rounds": rounds}
     for tokens in counts:
         rows = variants(tokens, ratios)
+        room = tokens + TEXT_TOKENS + _ANSWER
+        in_place = [load(fixed(bundle, room), threads) for bundle in (plain, int8)]
         runs = {
-            row.name: transformers_runs(model, row.length)
-            if row.engine == TORCH
-            else decoder_runs(sessions[row.engine], plain, row.length)
-            for row in rows
+            row.name: decoder_runs(sessions[row.engine], plain, row.length) for row in rows if row.engine in sessions
+        }
+        runs |= {
+            FLOAT + FIXED: decoder_runs(in_place[0], plain, rows[0].length, room),
+            INT8 + FIXED: decoder_runs(in_place[1], int8, rows[0].length, room),
+            TORCH: transformers_runs(model, rows[0].length),
         }
         prefill = interleaved({name: first for name, (first, _) in runs.items()}, rounds)
         decode = interleaved({name: second for name, (_, second) in runs.items()}, 3 * rounds, settle=True)
         found = summary(prefill, decode, ratios)
         lines += report(tokens, rows, prefill, decode, found)
         data[f"tokens_{tokens}"] = {"prefill_ms": prefill, "decode_ms": decode, **found}
-        del runs
+        del runs, in_place
 
     medians = ", ".join(f"{name} {statistics.median(row):.0f}" for name, row in vision.items())
     cost = speedup(vision[f"pruned {ratios[0]:g}"], vision["baseline"]) - 1

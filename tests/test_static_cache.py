@@ -109,6 +109,15 @@ def test_verify_checks_a_fixed_cache() -> None:
     assert {"cache lengths"} <= {check.name for check in checks}
 
 
+def test_verify_stops_where_a_fixed_cache_is_full() -> None:
+    folder, _ = exported_again(ratio=0.5, static_cache=84)
+    checks = verify(folder, samples=1, progress=lambda what, done, of: None)
+    assert all(check.passed for check in checks), checks
+    [logits] = [check.found for check in checks if check.name == "logits"]
+    # The prompt takes 82 places; the last token of an answer takes none.
+    assert logits.endswith("prefill and 2 decode steps")
+
+
 def test_an_answer_ends_where_the_cache_is_full() -> None:
     folder, _ = exported_again(ratio=0.5, static_cache=90)
     runtime = Runtime(Bundle.open(folder))

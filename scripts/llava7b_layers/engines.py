@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 
 from lmmprune.compiler.backends.onnxruntime import session_options
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.flops import TEXT_TOKENS
+from lmmprune.compiler.kv_cache import in_place
+from lmmprune.passes.static_cache import LENGTH, StaticCache
 
 MODEL = "llava-1.5-7b"
 Run = Callable[[], object]
@@ -38,6 +43,17 @@ def stock(bundle: Bundle) -> Path:
     return path
 
 
+def fixed(bundle: Bundle, capacity: int) -> Path:
+    """Write the decoder with a cache of fixed length, as ``export --static-cache`` does, beside its weights."""
+    path = bundle.decoder.with_name(f"decoder_{capacity}.onnx")
+    if not path.is_file():
+        model = ir.load(bundle.decoder)
+        past = bundle.manifest.cache.past
+        StaticCache(past=past, capacity=capacity, removed=(0,) * len(past))(model)
+        ir.save(model, path)
+    return path
+
+
 def load(graph: Path, threads: int) -> Any:
     """Load a graph; all sessions share one arena, which at 2940 tokens is larger than the weights."""
     options = session_options(ort, threads)
@@ -45,8 +61,8 @@ def load(graph: Path, threads: int) -> Any:
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-def bound(session: Any, feeds: dict[str, Any]) -> Run:
-    """Return a run of a session on fixed inputs, without copies."""
+def bound(session: Any, feeds: dict[str, Any], in_place: Mapping[str, str] = MappingProxyType({})) -> Run:
+    """Return a run of a session on fixed inputs, without copies; outputs ``in_place`` are written to their inputs."""
     values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
 
     def once() -> None:
@@ -54,14 +70,17 @@ def bound(session: Any, feeds: dict[str, Any]) -> Run:
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
         for output in session.get_outputs():
-            binding.bind_output(output.name, "cpu")
+            if output.name in in_place:
+                binding.bind_ortvalue_output(output.name, values[in_place[output.name]])
+            else:
+                binding.bind_output(output.name, "cpu")
         session.run_with_iobinding(binding)
 
     return once
 
 
-def decoder_runs(session: Any, bundle: Bundle, length: int) -> tuple[Run, Run]:
-    """Return a prefill of so many tokens, and a decode step behind it.
+def decoder_runs(session: Any, bundle: Bundle, length: int, capacity: int | None = None) -> tuple[Run, Run]:
+    """Return a prefill of so many tokens, and a decode step behind it; ``capacity`` is that of a fixed cache.
 
     The graph has as many features as one of the bundle's pictures has; further places of the sequence hold words, which
     cost the same: every layer sees the length alone.
@@ -73,13 +92,18 @@ def decoder_runs(session: Any, bundle: Bundle, length: int) -> tuple[Run, Run]:
     ids = np.full((1, length), 7, np.int64)
     ids[0, 5 : 5 + min(manifest.image_tokens, length - TEXT_TOKENS)] = manifest.prompt.image_token_id
 
-    def feeds(tokens: Any, start: int) -> dict[str, Any]:
+    def run(tokens: Any, start: int) -> Run:
         positions = np.arange(start, start + tokens.shape[1], dtype=np.int64)[None]
-        cache = rng.standard_normal((1, manifest.cache.kv_heads, start, manifest.cache.head_dim), np.float32)
-        past = {name: cache for pair in manifest.cache.past for name in pair}
-        return {"input_ids": tokens, "position_ids": positions, "image_features": features, **past}
+        rows = capacity or start
+        feeds = {"input_ids": tokens, "position_ids": positions, "image_features": features}
+        for name in (name for pair in manifest.cache.past for name in pair):
+            feeds[name] = rng.standard_normal((1, manifest.cache.kv_heads, rows, manifest.cache.head_dim), np.float32)
+        if capacity is None:
+            return bound(session, feeds)
+        cache = dataclasses.replace(manifest.cache, capacity=capacity, length=LENGTH)
+        return bound(session, {**feeds, LENGTH: np.array([start])}, in_place(cache))
 
-    return bound(session, feeds(ids, 0)), bound(session, feeds(ids[:, :1], length))
+    return run(ids, 0), run(ids[:, :1], length)
 
 
 def transformers_model(layers: int, threads: int) -> Any:
