@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.manifest import Cache, Manifest
+from lmmprune.compiler.numpy_types import numpy_type
 
 V = TypeVar("V")
 
@@ -40,7 +41,7 @@ class KvCache(Generic[V]):
         """
         self._layout, self._upload = manifest.cache, upload
         self._entered = 0
-        types = {tensor.name: tensor.dtype for tensor in manifest.decoder.inputs}
+        types = {tensor.name: numpy_type(tensor.dtype) for tensor in manifest.decoder.inputs}
         layout = manifest.cache
         self._values = {}
         for pair, offset in zip(layout.past, layout.length_offsets, strict=True):

@@ -15,6 +15,7 @@ from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.kv_cache import KvCache
+from lmmprune.compiler.numpy_types import numpy_type
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Encoded, Prompter
 from lmmprune.errors import BundleError
@@ -70,7 +71,7 @@ class Runtime:
                 f"preprocessor.json gives pictures of shape {list(pixels.shape)}, the vision graph takes "
                 f"{list(self._pixels.shape)}: export again"
             )
-        uploaded = self._vision.upload(pixels.astype(self._pixels.dtype, copy=False))
+        uploaded = self._vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
         return self.look_at(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
     def look_at(self, pixels: Value, *, preprocess_ms: float) -> Look:

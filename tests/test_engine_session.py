@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -215,10 +216,26 @@ def test_explanation_without_a_reason() -> None:
     assert explain("") == "no reason given"
 
 
+def test_bfloat16_is_handed_over(trt: FakeTrt, tmp_path: Path) -> None:
+    session = make(trt, tmp_path, GROWING.replace("float[", "bfloat16[").replace("to = 1", "to = 16"), RANGES)
+    cache = session.upload(np.zeros((1, 0), ml_dtypes.bfloat16))
+    for step in ((1, 2, 3), (300,)):
+        cache = session.run({"input_ids": session.upload(np.array([step], np.int64)), "cache": cache})["next"]
+    found = session.download(cache)
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(found.astype(np.float32), row(1, 2, 3, 300))
+    with pytest.raises(BundleError, match=r"'cache' of .* is bfloat16, not float16"):
+        session.run(
+            {
+                "input_ids": session.upload(np.array([[1]], np.int64)),
+                "cache": session.upload(np.zeros((1, 4), np.float16)),
+            }
+        )
+
+
 def test_types_and_places_that_cannot_be_handed_over(trt: FakeTrt, tmp_path: Path) -> None:
-    half = "g (bfloat16[4] x) => (bfloat16[4] y) { y = Identity (x) }"
-    with pytest.raises(TargetError, match=r"'x' of .* is BF16, .*: export with --dtype float16"):
-        make(trt, tmp_path, half)
+    with pytest.raises(TargetError, match=r"'x' of .* is FP8, .*: export with --dtype float16"):
+        make(trt, tmp_path, "g (float8e4m3fn[4] x) => (float8e4m3fn[4] y) { y = Identity (x) }")
     with pytest.raises(TargetError, match="wants 'x' on the host"):
         make(trt, tmp_path, STATIC, host=["x"])
 

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.backends.trt_log import make_log, one_line
+from lmmprune.compiler.numpy_types import numpy_type
 from lmmprune.errors import TargetError
 
 Shape = tuple[int, ...]
 
-# TensorRT's names; of BF16 and smaller types NumPy has none.
+# TensorRT's names; smaller types have none in NumPy.
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
+    "BF16": "bfloat16",
     "INT8": "int8",
     "UINT8": "uint8",
     "INT32": "int32",
@@ -189,7 +191,7 @@ def _bindings(trt: ModuleType, engine: Any, path: Path) -> Iterator[tuple[Bindin
         if not is_input and hasattr(engine, "get_aliased_input_tensor"):
             alias = engine.get_aliased_input_tensor(name) or None
         shape = tuple(engine.get_tensor_shape(name))
-        yield Binding(name=name, dtype=np.dtype(_DTYPES[kind]), shape=shape, alias=alias), is_input
+        yield Binding(name=name, dtype=numpy_type(_DTYPES[kind]), shape=shape, alias=alias), is_input
 
 
 def _range(engine: Any, binding: Binding, profile: int) -> tuple[Shape, Shape]:

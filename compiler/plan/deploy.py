@@ -90,9 +90,11 @@ def requirements(software: JetPack) -> list[str]:
     found = packages()
     # TensorRT's own module comes with JetPack; CUDA's must be of the board's CUDA.
     cuda = next(package for package in found["gpu"] if package.name.startswith("cuda-"))
+    types = next(package for package in found["gpu"] if package.name == "ml-dtypes")
     major = int(software.cuda.split(".")[0])
     least = cuda.wanted if f">={major}." in cuda.wanted else f">={major}.0"
-    return [*(f"{package.name}{package.wanted}" for package in found[BASE]), f"{cuda.name}{least},<{major + 1}"]
+    base = (f"{package.name}{package.wanted}" for package in (*found[BASE], types))
+    return [*base, f"{cuda.name}{least},<{major + 1}"]
 
 
 def _readme(
