@@ -1,7 +1,8 @@
 """A whole LLaVA-1.5-7B on this CPU: load time, time to first token, time per token and resident memory of bundles.
 
     python scripts/make_dummy_checkpoint.py --model llava-1.5-7b -o /tmp/llava-7b
-    lmmprune export --model /tmp/llava-7b --int8 -o /tmp/out/baseline          # and --ratio 0.5, --ratio 0.9
+    lmmprune export --model /tmp/llava-7b --int8 --static-cache 768 -o /tmp/out/baseline
+    lmmprune export --model /tmp/llava-7b --int8 --static-cache 480 --ratio 0.5 -o /tmp/out/pruned-50  # and 250, 0.9
     python scripts/bench_llava7b.py /tmp/out/baseline /tmp/out/pruned-50 /tmp/out/pruned-90 -o docs/llava7b
 
 Two of them don't fit into 24 GiB together, so each measurement is a process of its own, and the bundles take turns:
@@ -69,8 +70,9 @@ def measure(path: Path, image: Path, prompt: str, tokens: int, answers: int) -> 
 
 
 def cache_bytes(bundle: Bundle, length: int) -> int:
-    """Return the size of the key/value cache behind a prompt of so many tokens, shorter behind cuts."""
+    """Return the size of the key/value cache behind so many tokens, or that of a fixed one; shorter behind cuts."""
     cache = bundle.manifest.cache
+    length = cache.capacity or length
     row = cache.kv_heads * cache.head_dim * {"float32": 4, "float16": 2, "bfloat16": 2}[bundle.manifest.precision.dtype]
     return sum(2 * row * (length + offset) for offset in cache.length_offsets)
 
