@@ -279,3 +279,14 @@ def test_sizes_that_arent_sizes(text: str, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match="2"):
         main(["export", "--model", "qwen3-vl-2b", f"--image-size={text}", "-o", "never"])
     assert f"--image-size {text}: expected pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_of_fixed_length(family: str, tmp_path: Path) -> None:
+    export(Request(model=str(random_qwen.checkpoint(family)), output=tmp_path / "b", static_cache=100), traced=_TRACED)
+    replay = Replay(Bundle.open(tmp_path / "b"))
+    looked = replay.look(picture())
+    spoken, (_, growing) = replay.say(looked, "WHAT?", STEPS), replayed(family)
+    assert spoken.tokens == growing.tokens
+    np.testing.assert_array_equal(spoken.lengths, growing.lengths)
+    np.testing.assert_allclose(spoken.logits, growing.logits, atol=1e-4)
