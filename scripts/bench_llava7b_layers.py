@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import platform
-import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -62,19 +61,18 @@ def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool
 
 
 def interleaved(runs: dict[str, Run], rounds: int, *, settle: bool = False) -> Times:
-    """Time every variant once per round, each round in another order, after a round of warm-up; milliseconds.
+    """Time every variant once per round, after a round of warm-up; milliseconds.
 
     ``settle`` runs each once more, untimed, before: threads of the session before it go on spinning for a while, which
     a run of a second doesn't notice and one of 20 ms does.
     """
     times: Times = {name: [] for name in runs}
-    shuffle = random.Random(0)
     for number in range(-1, rounds):
-        for name in shuffle.sample(list(runs), len(runs)):
+        for name, once in runs.items():
             if settle:
-                runs[name]()
+                once()
             start = time.perf_counter()
-            runs[name]()
+            once()
             if number >= 0:
                 times[name].append((time.perf_counter() - start) * 1e3)
     return times
