@@ -9,14 +9,13 @@ import numpy as np
 from lmmprune.errors import require
 
 
-def numpy_type(name: str, extra: str = "gpu") -> np.dtype[Any]:
+def numpy_type(name: str) -> np.dtype[Any]:
     """Return the type of a name such as ``float16``; NumPy itself has no bfloat16.
 
     Args:
         name: As in a manifest.
-        extra: What an installation without ``ml_dtypes`` lacks.
 
     Raises:
         MissingExtraError: It is bfloat16, and ``ml_dtypes`` isn't installed.
     """
-    return np.dtype(require("ml_dtypes", extra).bfloat16 if name == "bfloat16" else name)
+    return np.dtype(require("ml_dtypes", "gpu").bfloat16 if name == "bfloat16" else name)

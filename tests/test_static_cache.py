@@ -170,7 +170,7 @@ def test_triton_is_refused(tmp_path: Path) -> None:
 PAST = tuple((f"past_key_values.{layer}.key", f"past_key_values.{layer}.value") for layer in range(2))
 
 
-def small(**options: object) -> tuple[SmallDecoder, ir.Model]:
+def small() -> tuple[SmallDecoder, ir.Model]:
     decoder = SmallDecoder(layers=2, heads=4, kv_heads=2)
     return decoder, decoder.graph()
 

@@ -138,11 +138,10 @@ class EngineSession:
             )
         handle.set_device_memory(self._scratch.address, self._scratch.size)
         self._device.synchronize()
-        unrecorded = None
         # TensorRT-RTX says so; TensorRT has nothing in these graphs that can't be recorded.
         ask = getattr(handle, "is_stream_capturable", None)
-        if ask is not None and not ask(self._device.stream):
-            unrecorded = "TensorRT says that it can't be"
+        refused = ask is not None and not ask(self._device.stream)
+        unrecorded = "TensorRT says that it can't be" if refused else None
         return _Context(handle=handle, profile=profile, unrecorded=unrecorded)
 
     def _check_feeds(self, feeds: Mapping[str, Value]) -> None:
