@@ -40,16 +40,20 @@ class KvCache(Generic[V]):
             upload: Makes a value of the back end of an array.
         """
         self._layout, self._upload = manifest.cache, upload
-        self._entered = 0
         types = {tensor.name: numpy_type(tensor.dtype) for tensor in manifest.decoder.inputs}
         layout = manifest.cache
-        self._values = {}
+        self._empty: dict[str, V] = {}
         for pair, offset in zip(layout.past, layout.length_offsets, strict=True):
             rows = 0 if layout.capacity is None else layout.capacity + offset
             for name in pair:
                 # What lies behind the tokens of a fixed cache is multiplied by 0: it must be a number.
                 empty = np.zeros((1, layout.kv_heads, rows, layout.head_dim), types[name])
-                self._values[name] = upload(empty)
+                self._empty[name] = upload(empty)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the answer; a fixed cache keeps its memory, and the numbers in it, which nothing will see."""
+        self._entered, self._values = 0, dict(self._empty)
 
     def feeds(self) -> dict[str, V]:
         """Return the decoder's inputs that the cache stands for."""

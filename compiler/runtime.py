@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,7 @@ class Runtime:
         self._vision, self._decoder = sessions["vision"], sessions["decoder"]
         self._heads = {bucket.tokens: sessions[f"head_{bucket.tokens}"] for bucket in manifest.buckets}
         self._checked: set[int] = set()
+        self._spare: KvCache[Value] | None = None
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
 
@@ -145,8 +147,8 @@ class Runtime:
             By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``look.sites``.
         """
         positions = self.prompter.positions(prompt, look.kept)
-        cache = KvCache(self.bundle.manifest, self._decoder.upload)
-        outputs = self._decoder.run(self._feeds(look, prompt.input_ids, positions, cache))
+        with self._cache() as cache:
+            outputs = self._decoder.run(self._feeds(look, prompt.input_ids, positions, cache))
         found = self._sites(self._decoder, outputs, in_decoder=True)
         if look.kept is None:
             return found
@@ -164,24 +166,43 @@ class Runtime:
         Raises:
             BundleError: The logits aren't numbers.
         """
-        cache = KvCache(self.bundle.manifest, self._decoder.upload)
         positions = self.prompter.positions(prompt, look.kept)
         ids = prompt.input_ids
-        for _ in range(min(limit, self.room(look, prompt))):
-            start = time.perf_counter()
-            outputs = self._decoder.run(self._feeds(look, ids, positions, cache))
-            logits = self._decoder.download(outputs["logits"])[0, -1]
-            token = int(logits.argmax())
-            spent = (time.perf_counter() - start) * 1e3
-            if not np.isfinite(logits[token]):
-                raise BundleError(
-                    f"the decoder of '{self.bundle.path}' gives {logits[token]} instead of logits: "
-                    f"the model overflows in {self.bundle.manifest.precision.dtype}; export with --dtype float32"
-                )
-            yield token, spent
-            cache.take(outputs, tokens=ids.shape[1])
-            ids = np.array([[token]], np.int64)
-            positions = positions[..., -1:] + 1
+        with self._cache() as cache:
+            for _ in range(min(limit, self.room(look, prompt))):
+                start = time.perf_counter()
+                outputs = self._decoder.run(self._feeds(look, ids, positions, cache))
+                logits = self._decoder.download(outputs["logits"])[0, -1]
+                token = int(logits.argmax())
+                spent = (time.perf_counter() - start) * 1e3
+                if not np.isfinite(logits[token]):
+                    raise BundleError(
+                        f"the decoder of '{self.bundle.path}' gives {logits[token]} instead of logits: "
+                        f"the model overflows in {self.bundle.manifest.precision.dtype}; export with --dtype float32"
+                    )
+                cache.take(outputs, tokens=ids.shape[1])
+                yield token, spent
+                ids = np.array([[token]], np.int64)
+                positions = positions[..., -1:] + 1
+
+    @contextmanager
+    def _cache(self) -> Iterator[KvCache[Value]]:
+        """Lend an empty cache: that of the answer before, unless it is still being given, or failed.
+
+        The first touch of memory is slow (a second and more per GiB in a virtual machine), and each prefill would pay
+        for it. Engines find the addresses that their CUDA graphs were recorded with.
+        """
+        cache = self._spare or KvCache(self.bundle.manifest, self._decoder.upload)
+        self._spare, sound = None, True
+        try:
+            yield cache
+        except Exception:
+            sound = False  # what isn't a number would stay in it
+            raise
+        finally:
+            if sound:
+                cache.clear()
+                self._spare = cache
 
     def _feeds(
         self, look: Look, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: KvCache[Value]

@@ -6,7 +6,8 @@
     python scripts/bench_llava7b.py /tmp/out/baseline /tmp/out/pruned-50 /tmp/out/pruned-90 -o docs/llava7b
 
 Two of them don't fit into 24 GiB together, so each measurement is a process of its own, and the bundles take turns:
-one, two, three, and again from the first. A process loads its bundle, answers once untimed, then ``--answers`` times.
+one, two, three, and again from the first. A process loads its bundle, answers twice untimed (the first answers touch
+7 GB of memory for the first time and take up to half as long again), then ``--answers`` times.
 Memory is what Linux says of the process after the answers: the weights count once, wherever they are.
 """
 
@@ -27,6 +28,9 @@ from lmmprune.compiler import machine
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.runtime import Runtime
 
+_WARM_UP = 2
+"""Untimed answers."""
+
 
 def resident() -> dict[str, int]:
     """Return the resident bytes of this process: its own, those of mapped files, and the peak of both."""
@@ -45,11 +49,11 @@ def work(path: str, image: str, prompt: str, tokens: int, answers: int) -> dict[
     runtime = Runtime(Bundle.open(path))
     loaded = (time.perf_counter() - start) * 1e3
     rows = []
-    for number in range(answers + 1):
+    for number in range(_WARM_UP + answers):
         look = runtime.look(picture)
         encoded = runtime.prompter.encode(prompt, image_tokens=look.tokens)
         steps = [ms for _, ms in runtime.generate(look, encoded, tokens)]
-        if number:
+        if number >= _WARM_UP:
             first = look.preprocess_ms + look.vision_ms + steps[0]
             rows.append(
                 {"vision": look.vision_ms, "prefill": steps[0], "ttft": first, "step": statistics.median(steps[1:])}
@@ -108,7 +112,7 @@ def table(rows: Sequence[dict[str, Any]], facts: str) -> str:
 @click.option("--image", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--prompt", default="which digit is bottommost?", show_default=True)
 @click.option("--tokens", default=8, show_default=True, help="Of each answer.")
-@click.option("--answers", default=2, show_default=True, help="Timed answers per process.")
+@click.option("--answers", default=4, show_default=True, help="Timed answers per process.")
 @click.option("--rounds", default=2, show_default=True, help="Processes per bundle.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Writes OUTPUT.json and .md")
 def main(

@@ -279,6 +279,7 @@ def test_overflow_is_refused(tmp_path: Path) -> None:
     session._decoder = Broken(session._decoder)  # type: ignore[assignment]
     with pytest.raises(BundleError, match="overflows in float32"):
         session.answer(fx.picture(1), "hi", 3).text()
+    assert session._spare is None  # what isn't a number isn't lent to the next answer
 
 
 def test_graph_that_onnxruntime_refuses(tmp_path: Path) -> None:

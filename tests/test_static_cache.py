@@ -85,6 +85,7 @@ def test_the_run_time_updates_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(KvCache, "take", watch)
             assert fixed.answer(image, question, 8, stop_at_eos=False).text() == expected
     assert len(caches) >= 3 * 7
+    assert len(set(map(id, caches))) == 1  # each answer has the memory of the one before
     # Two answers at once keep to their own caches.
     (image, first), (other, second) = examples(2)
     alone = [

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from closeness import Closeness, compare_outputs
 from lowering import Arrays, answers, in_precision
 
 from lmmprune.compiler.lower import LOWERINGS, lower
 from lmmprune.compiler.support import find_violations
-from lmmprune.compiler.support.numerics import Closeness, compare_outputs
 from lmmprune.compiler.targets import TARGETS, Target
 
 METHODS = ("freepruner", "ficoco-l", "fastv")
