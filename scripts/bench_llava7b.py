@@ -3,7 +3,8 @@
     python scripts/make_dummy_checkpoint.py --model llava-1.5-7b -o /tmp/llava-7b
     lmmprune export --model /tmp/llava-7b --int8 --static-cache 768 -o /tmp/out/baseline
     lmmprune export --model /tmp/llava-7b --int8 --static-cache 480 --ratio 0.5 -o /tmp/out/pruned-50  # and 250, 0.9
-    python scripts/bench_llava7b.py /tmp/out/baseline /tmp/out/pruned-50 /tmp/out/pruned-90 -o docs/llava7b
+    lmmprune export --model /tmp/llava-7b --int8 -o /tmp/out/baseline-growing
+    python scripts/bench_llava7b.py /tmp/out/* --image PICTURE -o docs/llava7b  # the first one is the baseline
 
 Two of them don't fit into 24 GiB together, so each measurement is a process of its own, and the bundles take turns:
 one, two, three, and again from the first. A process loads its bundle, answers twice untimed (the first answers touch

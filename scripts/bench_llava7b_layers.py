@@ -7,7 +7,7 @@ decoder and one decode step with the cache that it leaves, at the visual tokens 
 (2880), of which each ratio removes its part. Pruning at the vision output shortens the sequence and nothing else, so
 that the pruned variants are the same graphs at fewer tokens. Beside them: both decoders with a key/value cache of fixed
 length (64 tokens more than the prompt), onnxruntime's own ``quantize_dynamic`` of the float decoder, and transformers.
-All of them stay loaded, in one process of less than 12 GiB. Of two sessions of the same graph the one loaded later is
+All of them stay loaded, in one process of less than 20 GiB. Of two sessions of the same graph the one loaded later is
 up to a tenth faster: the int8 decoders are loaded twice each, ours first and last, and the rounds take turns. The order
 within a round is drawn anew for each, too.
 """
@@ -63,26 +63,30 @@ def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool
     return Bundle.open(path)
 
 
-def interleaved(runs: Mapping[str, Sequence[Run]], rounds: int, *, settle: bool = False) -> Times:
-    """Time every variant once per round, in an order drawn for it, after a round of warm-up; milliseconds.
+def interleaved(runs: Mapping[str, Sequence[Run]], rounds: int) -> Times:
+    """Time every variant once per round, in an order drawn for it; milliseconds.
 
-    A variant with several sessions uses them in turn. ``settle`` runs each once more, untimed, before: threads of the
-    session before it go on spinning for a while, which a run of a second doesn't notice and one of 20 ms does.
+    A variant with several sessions uses them in turn. Each is run once before, and a run of less than a second once
+    more before every timed one: threads of the session before it go on spinning for a while, which a run of a second
+    doesn't notice and one of 20 ms does.
     """
-    for copies in runs.values():
-        for once in copies:
-            once()
+    short = {name for name, copies in runs.items() if max(map(seconds, copies)) < 1}
     times: Times = {name: [] for name in runs}
     order = random.Random(0)
     for number in range(rounds):
         for name in order.sample(list(runs), len(runs)):
             once = runs[name][number % len(runs[name])]
-            if settle:
+            if name in short:
                 once()
-            start = time.perf_counter()
-            once()
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name].append(seconds(once) * 1e3)
     return times
+
+
+def seconds(run: Run) -> float:
+    """Run, and return how long it took."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def variants(tokens: int, ratios: Sequence[float]) -> list[Variant]:
@@ -153,7 +157,7 @@ def main(
         }
         prefill = interleaved({name: [first for first, _ in copies] for name, copies in runs.items()}, rounds)
         steps = {name: [second for _, second in copies] for name, copies in runs.items()}
-        decode = interleaved(steps, 4 * rounds, settle=True)
+        decode = interleaved(steps, 4 * rounds)
         found = summary(prefill, decode, ratios)
         lines += report(tokens, rows, prefill, decode, found)
         data[f"tokens_{tokens}"] = {"prefill_ms": prefill, "decode_ms": decode, **found}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import runtime_fixtures as fx
 from engine_fixtures import add_engines, fake_gpu
+from exports import exported_again
 from fake_cuda import FakeCudart, Kind
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -24,6 +25,7 @@ from gpu_check.settings import LLAVA_7B, TEXT_TOKENS, Settings, length, variant_
 
 from lmmprune.compiler.backends.cuda import CudaDevice  # noqa: E402  # as above
 from lmmprune.compiler.backends.open_sessions import open_sessions  # noqa: E402  # as above
+from lmmprune.compiler.bundle import Bundle  # noqa: E402  # as above
 from lmmprune.errors import InputError, TargetError  # noqa: E402  # as above
 from lmmprune.models.family import DecoderSpec  # noqa: E402  # as above
 from lmmprune.passes.methods import keep_count  # noqa: E402  # as above
@@ -192,6 +194,24 @@ def test_decoders_are_timed_through_either_back_end(tmp_path: Path) -> None:
             assert np.isfinite(sessions["vision"].download(vision["image_features"])).all()
     assert trt.executed == ["prefill", "decode", "only"]
     assert layers.weights_read(cpu) == 4 * (fx.HIDDEN * fx.HIDDEN + fx.HIDDEN * fx.VOCAB)
+
+
+def test_decoders_with_a_fixed_cache_are_timed() -> None:
+    folder, _ = exported_again(static_cache=240)
+    bundle = Bundle.open(folder)
+    session = open_sessions(bundle)["decoder"]
+    for run in layers.decoder_runs(bundle, session, 0.5):
+        first, again = (session.download(run()["present.0.key"]).copy() for _ in range(2))
+        assert first.shape == (1, 2, 240, 32)
+        np.testing.assert_array_equal(first, again, "each run writes to the same place")
+
+
+def test_fixed_caches_stay_out_of_the_product() -> None:
+    rows = [{**row, "fixed": False} for row in FOUND["rtx-7b"]["data"]["rows"]]
+    fixed = {**layer_row(0.0, 1.0, 0.5, int8=True), "fixed": True}
+    found = table.summarize({"rtx-7b": entry({"rows": [*rows, fixed]})})
+    assert [product["expected"] for product in table.products(found)] == [pytest.approx(4.0)]
+    assert variant_name(0.0, int8=True, fixed=True) == "int8, fixed cache"
 
 
 def test_the_drivers_layer_passes_on_the_stand_in(tmp_path: Path) -> None:

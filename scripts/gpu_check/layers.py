@@ -2,7 +2,8 @@
 
 Pruning at the vision output shortens the sequence that enters the decoder and nothing else, so that one decoder serves
 every ratio: at fewer tokens. (A bundle that is exported pruned is tuned for its own length; these are all tuned for
-the unpruned one.) The vision tower is timed with and without the selection.
+the unpruned one.) The vision tower is timed with and without the selection, and the unpruned prompt also with a
+key/value cache of fixed length, with which an engine takes a decode step as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpu_check.backends import built, bundle_of, usable, versions
-from gpu_check.settings import RATIOS, TEXT_TOKENS, Save, Settings, length, variant_name
+from gpu_check.settings import ANSWER_TOKENS, RATIOS, TEXT_TOKENS, Save, Settings, length, variant_name
 from gpu_check.timing import Run, interleaved
 from lmmprune.compiler.backends.engine_session import EngineSession
 from lmmprune.compiler.backends.open_sessions import open_sessions
@@ -22,6 +23,16 @@ from lmmprune.compiler.manifest import Tensor
 from lmmprune.errors import LmmpruneError
 
 MODEL = "llava-1.5-7b"
+PRUNED = "float pruned"
+_FIXED = {"static_cache": length(0.0) + ANSWER_TOKENS}
+# Fields of each bundle's export request; of the pruned one only the tower is run.
+BUNDLES: dict[str, dict[str, Any]] = {
+    "float": {},
+    "int8": {"int8": True},
+    PRUNED: {"ratio": RATIOS[1], "layers": 1},
+    "float fixed": _FIXED,
+    "int8 fixed": {"int8": True, **_FIXED},
+}
 
 
 def check(settings: Settings, save: Save, backend: str, model: str = MODEL) -> dict[str, Any]:
@@ -29,18 +40,13 @@ def check(settings: Settings, save: Save, backend: str, model: str = MODEL) -> d
     target = usable(backend)
     data: dict[str, Any] = {"target": target.name, "versions": versions(target), "engines": {}, "reasons": {}}
     sessions: dict[str, tuple[Bundle, dict[str, Session]]] = {}
-    for name, ratio, int8 in (("float", 0.0, False), ("int8", 0.0, True), ("float pruned", RATIOS[1], False)):
+    for name, fields in BUNDLES.items():
+        request = {"layers": settings.layers, "weights": "dummy", "calibration_samples": 2, "target": target.name}
         try:
             bundle = bundle_of(
                 settings.work / f"{model}-{target.name}-{settings.layers}-{name.replace(' ', '-')}",
                 model=model,
-                # Of the pruned one only the tower is run.
-                layers=1 if ratio else settings.layers,
-                ratio=ratio,
-                int8=int8,
-                weights="dummy",
-                calibration_samples=2,
-                target=target.name,
+                **(request | fields),
             )
             data["engines"][name] = built(bundle, target)
             sessions[name] = (bundle, open_sessions(bundle))
@@ -48,10 +54,15 @@ def check(settings: Settings, save: Save, backend: str, model: str = MODEL) -> d
             data["reasons"][name] = str(error)
         save(data)
     data["vision_ms"] = interleaved(
-        {name: vision_run(bundle, loaded["vision"]) for name, (bundle, loaded) in sessions.items()}, settings.rounds
+        {
+            name: vision_run(bundle, loaded["vision"])
+            for name, (bundle, loaded) in sessions.items()
+            if bundle.manifest.cache.capacity is None
+        },
+        settings.rounds,
     )
     save(data)
-    data["rows"] = rows(settings, {name: sessions[name] for name in ("float", "int8") if name in sessions})
+    data["rows"] = rows(settings, {name: found for name, found in sessions.items() if name != PRUNED})
     data["cuda_graphs"] = {
         f"{name} {component}": {"recorded": session.recorded, "unrecorded": session.unrecorded}
         for name, (_, loaded) in sessions.items()
@@ -65,15 +76,16 @@ def rows(settings: Settings, sessions: dict[str, tuple[Bundle, dict[str, Session
     """Time prefill and decode of every ratio and type, in turns."""
     found, prefills, decodes = [], {}, {}
     for name, (bundle, loaded) in sessions.items():
-        for ratio in RATIOS:
-            int8 = name == "int8"
-            variant = variant_name(ratio, int8=int8)
+        int8, fixed = name.startswith("int8"), bundle.manifest.cache.capacity is not None
+        for ratio in RATIOS[:1] if fixed else RATIOS:
+            variant = variant_name(ratio, int8=int8, fixed=fixed)
             prefills[variant], decodes[variant] = decoder_runs(bundle, loaded["decoder"], ratio)
             found.append(
                 {
                     "variant": variant,
                     "ratio": ratio,
                     "int8": int8,
+                    "fixed": fixed,
                     "tokens": length(ratio, bundle.manifest.image_tokens),
                     "weight_bytes": weights_read(bundle),
                 }
@@ -101,7 +113,7 @@ def decoder_runs(bundle: Bundle, session: Session, ratio: float) -> tuple[Run, R
 
     def run(part: Any, start: int) -> Run:
         layout = manifest.cache
-        shape = (1, layout.kv_heads, start, layout.head_dim)
+        shape = (1, layout.kv_heads, layout.capacity or start, layout.head_dim)
         past = {
             name: session.upload(rng.standard_normal(shape).astype(tensors[name].dtype))
             for pair in layout.past
@@ -114,6 +126,8 @@ def decoder_runs(bundle: Bundle, session: Session, ratio: float) -> tuple[Run, R
             "image_features": pictures,
             **past,
         }
+        if layout.length is not None:
+            feeds[layout.length] = session.upload(np.array([start], np.int64))
         return lambda: session.run(feeds)
 
     return run(ids, 0), run(ids[:, :1], tokens)

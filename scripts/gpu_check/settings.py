@@ -13,6 +13,8 @@ from lmmprune.models.family import DecoderSpec
 
 RATIOS = (0.0, 0.5, 0.9)
 VISUAL_TOKENS = 576
+ANSWER_TOKENS = 64
+"""Places of a fixed cache behind the unpruned prompt."""
 
 Save = Callable[[dict[str, Any]], None]
 """Keeps what a stage has found so far, so that a crash in its next step doesn't take it along."""
@@ -54,7 +56,7 @@ def length(ratio: float, visual: int = VISUAL_TOKENS) -> int:
     return visual - round(ratio * visual) + TEXT_TOKENS
 
 
-def variant_name(ratio: float, *, int8: bool) -> str:
-    """Return ``baseline``, ``pruned 0.5``, ``int8`` or ``pruned 0.5 + int8``."""
+def variant_name(ratio: float, *, int8: bool, fixed: bool = False) -> str:
+    """Return ``baseline``, ``pruned 0.5``, ``int8`` or ``pruned 0.5 + int8``; a fixed cache is said behind it."""
     parts = [f"pruned {ratio:g}"] if ratio else []
-    return " + ".join(parts + ["int8"] * int8) or "baseline"
+    return (" + ".join(parts + ["int8"] * int8) or "baseline") + ", fixed cache" * fixed

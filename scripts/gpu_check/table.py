@@ -44,6 +44,7 @@ def summarize(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "variant": row["variant"],
                     "ratio": row["ratio"],
                     "int8": row["int8"],
+                    "fixed": row.get("fixed", False),
                     "tokens": row["tokens"],
                     "prefill_ms": prefill,
                     "prefill_tera": tera,
@@ -60,7 +61,7 @@ def summarize(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def products(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return, by stage and ratio, the prefill's speed-up expected of pruning times INT8 and the one measured."""
-    speedups = {(row["stage"], row["ratio"], row["int8"]): row["speedup"] for row in rows}
+    speedups = {(row["stage"], row["ratio"], row["int8"]): row["speedup"] for row in rows if not row["fixed"]}
     found = []
     for (stage, ratio, int8), both in speedups.items():
         parts = (speedups.get((stage, ratio, False)), speedups.get((stage, 0.0, True)))
