@@ -30,6 +30,10 @@ def int8_of(request: Request, target: targets.Target, dtype: str) -> Int8Plan | 
         if request.int8_policy != "all" or request.keep_float:
             raise InputError("--int8-policy and --keep-float say how to quantize: add --int8")
         return None
+    if request.share_weights:
+        raise InputError(
+            "--share-weights links the checkpoint's floating-point weights, --int8 makes new ones: leave one out"
+        )
     scheme = choose_scheme(target, weights_only=request.int8_weights_only, dynamic=request.int8_dynamic, dtype=dtype)
     return Int8Plan(
         scheme=scheme,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.manifest import File
 from lmmprune.compiler.stream_weights import layout, stream_weights
+from lmmprune.compiler.weight_pieces import pieces_ahead
 from lmmprune.errors import InputError
 from lmmprune.lazy import numbers, stored_of
 from lmmprune.models.source import Source, refuse_damage
@@ -47,7 +49,10 @@ def write_graphs(
     """
     files = {}
     for part, model in parts.items():
-        taken = share_weights(model, directory) if shared else frozenset[str]()
+        taken = frozenset[str]()
+        if shared:
+            look = functools.partial(progress, f"look at {part}")
+            taken = share_weights(model, directory, damage=source.damage, progress=look)
         placed = layout(model, taken=taken)
         weights = directory / f"{part}.onnx.data"
         if placed:
@@ -63,11 +68,20 @@ def write_graphs(
     return files
 
 
-def share_weights(model: ir.Model, directory: Path) -> frozenset[str]:
+def share_weights(
+    model: ir.Model, directory: Path, *, damage: dict[str, int], progress: Callable[[int, int], None]
+) -> frozenset[str]:
     """Make a graph refer to the checkpoint's files, which become hard links in the bundle.
 
     Links, because runtimes take no external data from outside of the graph's folder, not even through a symbolic link;
-    and removing the checkpoint doesn't harm them. Transposes stay in the graph.
+    and removing the checkpoint doesn't harm them. Transposes stay in the graph. All values are looked at once: what
+    isn't a number is refused here as it is in a copy.
+
+    Args:
+        model: The graph.
+        directory: The bundle in the making.
+        damage: Gets the tensors of the checkpoint with NaN or infinity, and how many each.
+        progress: Called with the bytes looked at and how many there are.
 
     Returns:
         The names of the weights that lie in the checkpoint.
@@ -76,30 +90,35 @@ def share_weights(model: ir.Model, directory: Path) -> frozenset[str]:
         InputError: No weight lies there as it is needed, or the bundle is on another disk.
     """
     RestoreTransposes()(model)
-    names = []
+    found = []
     for value in model.graph.initializers.values():
         stored = stored_of(value)
-        if stored is None or stored.dtype != value.dtype or stored.perm is not None:
-            continue
+        if stored is not None and stored.dtype == value.dtype and stored.perm is None:
+            found.append((value, stored))
+    if not found:
+        raise InputError(
+            "--share-weights: the checkpoint holds no weight in the type of the bundle; give the --dtype of the"
+            " checkpoint, without --int8"
+        )
+    done, total = 0, sum(stored.bytes for _, stored in found)
+    for piece in pieces_ahead([value for value, _ in found]):
+        if piece.last and piece.broken:
+            damage[found[piece.weight][1].name] = piece.broken
+        done += piece.data.size
+        progress(done, total)
+    for value, stored in found:
         link = directory / SHARED / stored.file.name
         _link(stored.file, link)
-        assert value.name is not None
         value.const_value = ir.ExternalTensor(
             location=link.relative_to(directory).as_posix(),
             offset=stored.offset,
             length=stored.bytes,
             dtype=stored.dtype,
             shape=ir.Shape(numbers(value.shape)),
-            name=value.name,
+            name=str(value.name),
             base_dir=directory,
         )
-        names.append(value.name)
-    if not names:
-        raise InputError(
-            "--share-weights: the checkpoint holds no weight in the type of the bundle; give the --dtype of the"
-            " checkpoint, without --int8"
-        )
-    return frozenset(names)
+    return frozenset(str(value.name) for value, _ in found)
 
 
 def _link(file: Path, link: Path) -> None:

@@ -41,16 +41,19 @@ def read_config(directory: Path) -> Any:
         raise ModelError(f"no config.json in '{directory}': not a Hugging Face checkpoint") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"'{file}' can't be read ({error})") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"'{file}' holds {type(raw).__name__}, expected an object")
     if "auto_map" in raw:
         raise ModelError(f"'{file}' has auto_map: the model needs remote code, which is never run; use a native port")
     require("transformers", "export")
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, StrictDataclassError) as error:
         raise ModelError(
-            f"'{file}' isn't a configuration that transformers knows ({str(error).splitlines()[0]})"
+            f"'{file}' isn't a configuration that transformers knows ({' '.join(str(error).split())[:200]})"
         ) from error
 
 

@@ -105,9 +105,10 @@ def quantize_weight(weight: Array, axis: int, dtype: str = "float32") -> Array:
     """Return a weight as int8 in -127..127, divided by its scales along an axis."""
     spread = [1] * weight.ndim
     spread[axis] = weight.shape[axis]
-    scaled = weight.astype(np.float32) / weight_scales(weight, axis, dtype).reshape(spread)
-    np.rint(scaled, out=scaled)
-    integers: Array = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
+    with np.errstate(invalid="ignore"):  # who reads the checkpoint counts what isn't a number, and names it
+        scaled = weight.astype(np.float32) / weight_scales(weight, axis, dtype).reshape(spread)
+        np.rint(scaled, out=scaled)
+        integers: Array = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
     return integers
 
 

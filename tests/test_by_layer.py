@@ -109,3 +109,8 @@ def test_a_stopped_calibration_goes_on_to_the_same_bundle(
     again = quantized(tmp_path / "again", traced, monkeypatch, layers=True, ratio=0.5)
     assert not ran
     assert again.manifest.files == straight.manifest.files
+    # A cache that can't be written costs the resuming, not the export.
+    (tmp_path / "three").write_text("")
+    monkeypatch.setenv("LMMPRUNE_CACHE", str(tmp_path / "three"))
+    without = quantized(tmp_path / "without", traced, monkeypatch, layers=True, ratio=0.5)
+    assert without.manifest.files == straight.manifest.files

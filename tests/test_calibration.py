@@ -58,6 +58,24 @@ def test_a_single_sample_is_worth_a_warning() -> None:
     assert generic.warnings == ("INT8 ranges come from 3 photographs; give --calib with pictures of your own",)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"image": 3, "prompt": "what?"}', "calib.jsonl:1: expected an object with 'image', 'prompt'"),
+        (b'\n{"image": "a.png", "prompt": null}', "calib.jsonl:2: expected"),
+        (b'{"image": "a.png", "prompt": "what?", "answer": 3}', "calib.jsonl:1: expected"),
+        (b'["a.png", "what?"]', "calib.jsonl:1: expected"),
+        (b"{", "calib.jsonl:1: expected"),
+        (b"\xff\xfe", "calib.jsonl' can't be read as text"),
+        (b"\n", "calib.jsonl' is empty"),
+    ],
+)
+def test_a_file_that_is_no_calibration_data_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "calib.jsonl").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        load_calibration(resolve("tiny-llava"), tmp_path / "calib.jsonl", 4)
+
+
 def test_no_data_is_refused_and_nothing_is_written(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no samples in tests: give --calib"):
         CalibrationSet(samples=[], source="tests", generic=False)

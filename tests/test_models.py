@@ -98,6 +98,16 @@ def test_pickles_and_remote_code_are_refused(tmp_path: Path) -> None:
         checkpoint.read_config(tmp_path)
 
 
+def test_configurations_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("3")
+    with pytest.raises(ModelError, match="holds int, expected an object"):
+        checkpoint.read_config(tmp_path)
+    config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": "four"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"isn't a configuration that transformers knows .*num_hidden_layers"):
+        checkpoint.read_config(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

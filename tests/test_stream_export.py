@@ -162,6 +162,9 @@ def test_sharing_what_cannot_be_shared_is_refused(half: Path, tmp_path: Path, mo
     with pytest.raises(InputError, match="no weight in the type of the bundle"):
         export(Request(model=str(half), output=tmp_path / "out", share_weights=True))
 
+    with pytest.raises(InputError, match=r"--share-weights links .* leave one"):
+        export(Request(model=str(half), output=tmp_path / "out", share_weights=True, int8_weights_only=True))
+
     def other_disk(*arguments: Any) -> None:
         raise OSError(18, "Invalid cross-device link")
 
@@ -171,8 +174,17 @@ def test_sharing_what_cannot_be_shared_is_refused(half: Path, tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_weights_that_are_no_numbers_are_counted_and_named(half: Path, int8: bool, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("error")  # a warning of NumPy's would be a second line
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({}, id="copied"),
+        pytest.param({"dtype": "float16", "share_weights": True}, id="shared"),
+        pytest.param({"int8": True, "calibration_samples": 1}, id="int8"),
+        pytest.param({"int8": True, "int8_weights_only": True}, id="weights only"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_counted_and_named(half: Path, how: dict[str, Any], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(half, model)
     file = next(file for file in model.glob("*.safetensors") if WEIGHT in load_file(file))
@@ -180,7 +192,7 @@ def test_weights_that_are_no_numbers_are_counted_and_named(half: Path, int8: boo
     tensors[WEIGHT][0, :3] = [np.nan, np.inf, -np.inf]
     save_file(tensors, file)
     with pytest.raises(ModelError, match=rf"3 values in '{WEIGHT}' \(3\)"):
-        export(Request(model=str(model), output=tmp_path / "out", int8=int8, calibration_samples=1))
+        export(Request(model=str(model), output=tmp_path / "out", **how))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -102,17 +102,25 @@ def _directory(path: Path, limit: int) -> list[Sample]:
 
 def _jsonl(path: Path, limit: int) -> list[Sample]:
     samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--calib '{path}' can't be read as text ({error}): give a directory or a jsonl file"
+        ) from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            image, prompt = row["image"], row["prompt"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            image, prompt, answer = row["image"], row["prompt"], row.get("answer", "")
+            if not all(isinstance(text, str) for text in (image, prompt, answer)):
+                raise TypeError
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}:{number}: expected an object with 'image' and 'prompt' ({type(error).__name__})"
+                f"{path}:{number}: expected an object with 'image', 'prompt' and perhaps 'answer', all of them texts"
             ) from error
-        samples.append(Sample(image=load_image(path.parent / image), prompt=prompt, answer=row.get("answer", "")))
+        samples.append(Sample(image=load_image(path.parent / image), prompt=prompt, answer=answer))
         if len(samples) == limit:
             break
     if not samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -41,7 +42,7 @@ class LayerState:
 
 
 def save(file: Path, state: LayerState) -> None:
-    """Write a state; the one before stays until all of it is there."""
+    """Write a state; the one before stays until all of it is there. A disk that doesn't take it is no failure."""
     arrays: dict[str, Array] = {}
     for index, steps in enumerate(state.values):
         for step, values in enumerate(steps):
@@ -54,16 +55,19 @@ def save(file: Path, state: LayerState) -> None:
         "ranges": state.ranges,
         "smoothed": {name: [r.alpha, r.before, r.after, r.outlier] for name, r in state.smoothed.items()},
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
             # Positional names can't clash with an argument of savez.
             numbered: dict[str, Any] = {f"a{number}": array for number, array in enumerate(arrays.values())}
             np.savez(stream, **numbered, names=np.array(list(arrays)), text=np.array(json.dumps(text)))
         os.replace(temporary, file)
+    except OSError:
+        pass
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def load(file: Path) -> LayerState | None:

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except LmmpruneError as error:
         _fail(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was left half-written", 130)
+        _fail("interrupted; nothing is left half-written (with --resume, what was written is kept to go on from)", 130)
     sys.exit(result if isinstance(result, int) else 0)
 
 
