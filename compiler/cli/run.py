@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,10 @@ def command(
 
     opened = Bundle.open(bundle)
     picture = load_image(image)
-    answer = Runtime(opened, threads=threads).answer(picture, prompt, max_new_tokens)
+    start = time.perf_counter()
+    runtime = Runtime(opened, threads=threads)
+    load_ms = (time.perf_counter() - start) * 1e3
+    answer = runtime.answer(picture, prompt, max_new_tokens)
     pieces: list[str] = []
     for piece in answer:
         pieces.append(piece)
@@ -43,11 +47,12 @@ def command(
     if as_json:
         kept = None if answer.kept is None else answer.kept.tolist()
         text = "".join(pieces)
-        print_json({"answer": text, "tokens": answer.tokens, "kept_indices": kept, "stats": answer.stats.as_dict()})
+        figures = {"load_ms": load_ms, **answer.stats.as_dict()}
+        print_json({"answer": text, "tokens": answer.tokens, "kept_indices": kept, "stats": figures})
         return
     click.echo()
     if stats:
-        note(_line(answer.stats))
+        note(f"load {load_ms:.0f} ms, {_line(answer.stats)}")
 
 
 def _line(stats: Stats) -> str:
