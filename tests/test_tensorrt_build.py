@@ -10,6 +10,7 @@ from runtime_fixtures import make_bundle
 from lmmprune.compiler import build as build_module
 from lmmprune.compiler import machine
 from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.backends.engine import load_engine
 from lmmprune.compiler.build import build
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.cli import main
@@ -154,6 +155,30 @@ def test_profile_that_does_not_fit(tmp_path):
     wrong = Profile(name="prefill", shapes={"x": ((1, 4), (1, 2), (1, 8))})
     with pytest.raises(TargetError, match="profile"):
         tensorrt.build_engine(RTX, graph, profiles=[wrong], arch="sm89")
+
+
+@pytest.mark.parametrize(("gpus", "found"), [([], "no NVIDIA driver answers"), (["535.10"], "driver is 535.10")])
+@pytest.mark.parametrize("kind", ["Builder", "Runtime"])
+def test_dead_driver(kind, gpus, found, tmp_path, monkeypatch):
+    def dead(log):
+        log.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35. Please check your CUDA installation")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt, kind, dead)
+    here = tuple(machine.Gpu(name="RTX", arch="sm89", driver=driver, memory=None) for driver in gpus)
+    monkeypatch.setattr(machine, "gpus", lambda: here)
+    graph = write(tmp_path / "r.onnx", "g (float[4] x) => (float[4] y) { y = Relu (x) }")
+    calls = {
+        "Builder": lambda: tensorrt.build_engine(RTX, graph, arch="sm89"),
+        "Runtime": lambda: load_engine(trt, graph, profile_names=(), rebuild="lmmprune build"),
+    }
+    with pytest.raises(TargetError) as e:
+        calls[kind]()
+    message = str(e.value)
+    assert "\n" not in message
+    assert f"can't start its {kind.lower()} (the NVIDIA driver is missing or too old for this TensorRT" in message
+    assert found in message
+    assert "update the NVIDIA driver or restart the machine; 'lmmprune doctor'" in message
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from lmmprune.compiler import machine
 from lmmprune.compiler.backends.origin import describe, find_node
 from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.backends.trt_log import make_log, one_line
+from lmmprune.compiler.backends.trt_start import start
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.targets import Target
@@ -86,15 +87,15 @@ def build_engine(
 
     Raises:
         MissingExtraError: The builder's package isn't installed.
-        TargetError: The architecture is unknown to the target, or the parser or the builder refuses the graph; the
-            message names the node.
+        TargetError: The architecture is unknown to the target, the builder doesn't start, or the parser or the builder
+            refuses the graph; the message names the node.
         InputError: The timing cache can't be used.
     """
     trt = load(target)
     capability = _capability(trt, target, arch)
     options = options or BuildOptions()
     log = make_log(trt, say=say if options.verbose else None)
-    builder = trt.Builder(log)
+    builder = start(trt, "Builder", log)
     # TensorRT 10 types weakly unless told not to; 11 has no other way and ignores the flag.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
