@@ -11,7 +11,9 @@ from lmmprune.compiler import build as build_module
 from lmmprune.compiler import machine
 from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.backends.engine import load_engine
+from lmmprune.compiler.backends.origin import find_node
 from lmmprune.compiler.build import build
+from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.engines import open_engine, read_records
@@ -142,6 +144,41 @@ def test_unsupported_operator_names_the_node(tmp_path):
     text = "g (uint8[4] x, uint8[4] s) => (uint8[4] y) { y = BitwiseAnd (x, s) }"
     with pytest.raises(TargetError, match=r"at node 'n0_BitwiseAnd' \(BitwiseAnd\)"):
         tensorrt.build_engine(RTX, write(tmp_path / "bad.onnx", text), arch="sm89")
+
+
+def test_builder_error_names_the_node_of_a_value(tmp_path, monkeypatch):
+    real = trt.Builder
+
+    class Refusing(real):
+        def __init__(self, log):
+            real.__init__(self, log)
+            self.log = log
+
+        def build_serialized_network(self, network, config):
+            # What TensorRT-RTX 1.7.1 said of a mask.
+            self.log.log(trt.ILogger.ERROR, "Graph contains more than one op named mask [profile 1].1_iota")
+
+    monkeypatch.setattr(trt, "Builder", Refusing)
+    text = "g (float[4] x) => (float[4] y) { mask = Relu (x)  y = Neg (mask) }"
+    with pytest.raises(TargetError) as e:
+        tensorrt.build_engine(RTX, write(tmp_path / "m.onnx", text), arch="sm89")
+    assert "can't compile 'm.onnx' at node 'n0_Relu': Graph contains" in str(e.value)
+    assert "'build --verbose' shows what comes before it; another --dtype, or an export without" in str(e.value)
+
+
+def test_workspace_that_is_too_small(tmp_path):
+    graph = write(tmp_path / "a.onnx", ATTENTION.replace("T[", "float[").replace("S", "64").replace("P", "96"))
+    with pytest.raises(TargetError, match=r"--workspace 0.000976562MiB is too small for it: give more, or leave it"):
+        tensorrt.build_engine(RTX, graph, arch="sm89", options=BuildOptions(workspace=1024))
+
+
+def test_nodes_are_found_by_what_they_are_called_or_give(tmp_path):
+    text = "g (float[4] x) => (float[4] y) { shape = Relu (x)  mul_3 = Neg (shape)  y = Abs (mul_3) }"
+    graph = write(tmp_path / "n.onnx", text)
+    assert find_node(graph, "mul_3 fails in {ForeignNode[n2_Abs...]}") == "n2_Abs"
+    assert find_node(graph, "shape: 4, near [mul_3]") == "n1_Neg"
+    assert find_node(graph, "op named shape [profile 1].1_iota") == "n0_Relu"
+    assert find_node(graph, "shape: {4, 1}") is None
 
 
 def test_file_that_is_no_onnx(tmp_path):

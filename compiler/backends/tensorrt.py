@@ -6,6 +6,7 @@ compiles for the GPU that is present, and measures kernels on it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,24 @@ def build_engine(
         reason = one_line(log.errors())
         node = find_node(graph, log.errors())
         where = f" at node '{node}'{describe(graph, node)}" if node else ""
-        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}")
+        raise TargetError(
+            f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}: {_remedy(reason, options)}"
+        )
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
     if decomposed and say is not None:
         say(f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers have no fused kernel in this type")
     return Engine(plan=memoryview(plan), decomposed=len(decomposed))
+
+
+def _remedy(reason: str, options: BuildOptions) -> str:
+    # Seen in TensorRT-RTX 1.7.1: "no tactics to implement the operation within workspace limit".
+    if options.workspace is not None and re.search("workspace|memory|implementation", reason, re.IGNORECASE):
+        return f"--workspace {options.workspace / 2**20:g}MiB is too small for it: give more, or leave it out"
+    return (
+        "'build --verbose' shows what comes before it; another --dtype, or an export without --int8 or --static-cache, "
+        "may build"
+    )
 
 
 def _within(version: str, bounds: tuple[str, str]) -> bool:
