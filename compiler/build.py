@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lmmprune.compiler import engines, machine, trtexec
 from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.backends.trt_progress import Step
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.builder_memory import lacking_memory
 from lmmprune.compiler.bundle import Bundle
@@ -42,6 +43,7 @@ def build(
     force: bool = False,
     options: BuildOptions | None = None,
     say: Say = lambda _: None,
+    step: Step | None = None,
 ) -> list[Built]:
     """Compile a bundle's graphs into engines beside them.
 
@@ -56,6 +58,7 @@ def build(
         force: Build even what is up to date.
         options: What to ask of the builder.
         say: Called with one line of progress at a time.
+        step: Called with what the builder does, how much of it is done, and how much there is.
 
     Raises:
         BundleError: The bundle is missing or broken.
@@ -98,7 +101,7 @@ def build(
                 raise TargetError(lack)
             say(lack)
         say(f"{component}: building for {chosen.name} on {wanted} with {trt.__name__} {trt.__version__}")
-        record = _build_one(bundle, chosen, wanted, component, profiles[component], options, trt.__version__, say)
+        record = _build_one(bundle, chosen, wanted, component, profiles[component], options, trt.__version__, say, step)
         built.append(Built(record=record, fresh=True, path=folder / record.file))
     return built
 
@@ -249,10 +252,18 @@ def _build_one(
     options: BuildOptions,
     version: str,
     say: Say,
+    step: Step | None,
 ) -> EngineRecord:
     precision, graph = bundle.manifest.precision, bundle.file(bundle.manifest.graphs[component].file)
     start = time.perf_counter()
-    engine = tensorrt.build_engine(target, graph, profiles=profiles, arch=arch, options=options, say=say)
+
+    def named(phase: str, done: int, of: int) -> None:
+        assert step is not None
+        step(f"{component}: {phase}", done, of)
+
+    engine = tensorrt.build_engine(
+        target, graph, profiles=profiles, arch=arch, options=options, say=say, step=named if step else None
+    )
     seconds = round(time.perf_counter() - start, 3)
     weights = graph_weights(graph)
     here = any(gpu.arch == arch for gpu in machine.gpus())

@@ -17,6 +17,7 @@ from lmmprune.compiler import machine
 from lmmprune.compiler.backends.origin import describe, find_node
 from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.backends.trt_log import make_log, one_line
+from lmmprune.compiler.backends.trt_progress import Step, watched
 from lmmprune.compiler.backends.trt_start import start
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.profiles import Profile
@@ -74,6 +75,7 @@ def build_engine(
     arch: str | None = None,
     options: BuildOptions | None = None,
     say: Callable[[str], None] | None = None,
+    step: Step | None = None,
 ) -> Engine:
     """Compile one graph; weights in external files are read from beside it.
 
@@ -85,6 +87,7 @@ def build_engine(
         options: What to ask of the builder.
         say: Called with what the user should know (attention without a fused kernel), and with the builder's own
             messages if the options ask for them.
+        step: Called with the builder's phase, how much of it is done, and how much there is.
 
     Raises:
         MissingExtraError: The builder's package isn't installed.
@@ -119,13 +122,14 @@ def build_engine(
     decomposed = [layer for layer in attention if layer.get_input(0).dtype == trt.float32]
     for layer in decomposed:
         layer.decomposable = True
-    plan = builder.build_serialized_network(network, config)
-    if plan is None and len(decomposed) < len(attention) and _NO_FUSED_KERNEL in log.errors():
-        log.clear()
-        decomposed = attention
-        for layer in decomposed:
-            layer.decomposable = True
+    with watched(trt, config, step):
         plan = builder.build_serialized_network(network, config)
+        if plan is None and len(decomposed) < len(attention) and _NO_FUSED_KERNEL in log.errors():
+            log.clear()
+            decomposed = attention
+            for layer in decomposed:
+                layer.decomposable = True
+            plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = one_line(log.errors())
         node = find_node(graph, log.errors())
