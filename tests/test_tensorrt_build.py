@@ -9,6 +9,7 @@ from runtime_fixtures import make_bundle
 
 from lmmprune.compiler import build as build_module
 from lmmprune.compiler import machine
+from lmmprune.compiler.architectures import named_arch, present_or_named
 from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.backends.engine import load_engine
 from lmmprune.compiler.backends.origin import find_node
@@ -293,13 +294,36 @@ def test_failed_write_leaves_nothing_behind(bundle, monkeypatch):
 def test_unknown_architecture(bundle):
     with pytest.raises(TargetError, match=r"can't build for 'sm98'; did you mean 'sm89'\?"):
         build(bundle.path, "rtx", arch="sm98")
-    with pytest.raises(TargetError, match="can't build for 'sm87'"):
+    known = "sm120, sm121, sm75, sm80, sm86, sm89"
+    with pytest.raises(TargetError, match=f"can't build for 'banana'; known: {known}$"):
+        build(bundle.path, "rtx", arch="banana")
+    with pytest.raises(TargetError) as e:
         build(bundle.path, "rtx", arch="sm87")
+    assert "can't build for 'sm87', a Jetson, which builds with its own TensorRT: export for the board" in str(e.value)
+    assert "--target jetson-orin-jp6 or jetson-orin-jp7.2" in str(e.value)
+    assert "lmmprune build" not in str(e.value)
+
+
+def test_architecture_of_plain_tensorrt(bundle, tmp_path):
+    with pytest.raises(TargetError, match=r"'tensorrt-11' can't build for 'banana'; known: .*sm90$"):
+        build(bundle.path, "tensorrt", arch="banana")
+    with pytest.raises(TargetError, match=r"'tensorrt-11' can't build for 'sm_89'; did you mean 'sm89'\?$"):
+        build(bundle.path, "tensorrt", arch="sm_89")
+    board = make_bundle(tmp_path / "board", dtype="float16", target="tensorrt-10.3")
+    with pytest.raises(TargetError, match="'jetson-orin-jp6' has sm87, --arch is 'sm89': leave --arch out, or take"):
+        build(board.path, "jetson-orin-jp6", arch="sm89")
+
+
+def test_gpu_that_is_here_and_newer_than_the_list(bundle, monkeypatch):
+    here = machine.Gpu(name="new", arch="sm130", driver=None, memory=None)
+    monkeypatch.setattr(machine, "gpus", lambda: (here,))
+    for arch in ("sm130", None):
+        assert present_or_named(RTX, named_arch(RTX, "rtx", arch)) == "sm130"
 
 
 def test_architecture_must_be_named_without_a_gpu(bundle, monkeypatch):
     monkeypatch.setattr(machine, "gpus", tuple)
-    with pytest.raises(TargetError, match="no GPU was found, so name one with --arch: sm75, "):
+    with pytest.raises(TargetError, match=r"no GPU was found, so name one with --arch: sm75, .* sm121$"):
         build(bundle.path, "rtx")
 
 
@@ -319,13 +343,11 @@ def test_missing_tensorrt_says_what_to_run_on_the_target(bundle, monkeypatch):
         build(bundle.path, "tensorrt")
     message = str(e.value)
     assert "pip install 'lmmprune[gpu]' && lmmprune build out --target tensorrt-11" in message
-    assert "trtexec --onnx=out/vision.onnx --saveEngine=out/vision.engine --skipInference &&" in message
-    assert "--profile=0 --minShapes=input_ids:1x1,position_ids:1x1,past_key_0:1x2x0x4" in message
-    assert "--profile=1" in message
-    assert "--stronglyTyped" not in message
+    plan = f"lmmprune build {bundle.path} --target tensorrt --plan-only -o {bundle.path}-plan"
+    assert message.endswith(f"write a folder that builds there with trtexec: {plan}")
 
 
-def test_trtexec_of_tensorrt_10_is_told_to_type_strongly(tmp_path, monkeypatch):
+def test_missing_gpu_says_what_to_run_on_the_board(tmp_path, monkeypatch):
     bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
     monkeypatch.setattr(tensorrt, "load", lambda target: trt)
     monkeypatch.setattr(machine, "gpus", tuple)
@@ -334,7 +356,7 @@ def test_trtexec_of_tensorrt_10_is_told_to_type_strongly(tmp_path, monkeypatch):
     message = str(e.value)
     assert "builds on the GPU that will run the engine (sm87), no NVIDIA GPU was found" in message
     assert "pip install lmmprune && lmmprune build out --target tensorrt-10.3 --arch sm87" in message
-    assert "--stronglyTyped" in message
+    assert f"--target jetson-orin-jp6 --plan-only -o {bundle.path}-plan" in message
 
 
 def test_version_that_the_target_does_not_describe(monkeypatch):
