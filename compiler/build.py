@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmprune.compiler import engines, machine, trtexec
+from lmmprune.compiler import engines, machine
+from lmmprune.compiler.architectures import named_arch, present_or_named
 from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.backends.trt_progress import Step
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.builder_memory import lacking_memory
 from lmmprune.compiler.bundle import Bundle
@@ -42,6 +44,7 @@ def build(
     force: bool = False,
     options: BuildOptions | None = None,
     say: Say = lambda _: None,
+    step: Step | None = None,
 ) -> list[Built]:
     """Compile a bundle's graphs into engines beside them.
 
@@ -56,6 +59,7 @@ def build(
         force: Build even what is up to date.
         options: What to ask of the builder.
         say: Called with one line of progress at a time.
+        step: Called with what the builder does, how much of it is done, and how much there is.
 
     Raises:
         BundleError: The bundle is missing or broken.
@@ -71,12 +75,14 @@ def build(
         if component not in bundle.manifest.graphs:
             raise InputError(f"no component '{component}'{suggestion(component, bundle.manifest.graphs)}")
     profiles = {component: profiles_of(bundle.manifest, chosen, component, max_prompt) for component in components}
-    wanted = arch or chosen.boards.get(target)
+    wanted = named_arch(chosen, target, arch)
     try:
         trt = tensorrt.load(chosen)
-        wanted = _present_or_named(chosen, wanted)
+        wanted = present_or_named(chosen, wanted)
     except (MissingExtraError, TargetError) as error:
-        raise type(error)(f"{error}. {_elsewhere(bundle, chosen, wanted, profiles)}") from error
+        if chosen.architectures and isinstance(error, TargetError):
+            raise  # it builds on any machine: another one isn't the remedy
+        raise type(error)(f"{error}. {_elsewhere(bundle, chosen, target, wanted)}") from error
 
     built = []
     for component in components:
@@ -98,7 +104,7 @@ def build(
                 raise TargetError(lack)
             say(lack)
         say(f"{component}: building for {chosen.name} on {wanted} with {trt.__name__} {trt.__version__}")
-        record = _build_one(bundle, chosen, wanted, component, profiles[component], options, trt.__version__, say)
+        record = _build_one(bundle, chosen, wanted, component, profiles[component], options, trt.__version__, say, step)
         built.append(Built(record=record, fresh=True, path=folder / record.file))
     return built
 
@@ -170,45 +176,16 @@ def profiles_of(manifest: Manifest, target: Target, component: str, max_prompt: 
     return vision_profiles(manifest)
 
 
-def _present_or_named(target: Target, arch: str | None) -> str:
-    """Return the architecture to build for.
-
-    Raises:
-        TargetError: None was named and no GPU is here, or the target builds only for a GPU that isn't here.
-    """
-    if target.architectures and arch is not None:
-        if arch in target.architectures:
-            return arch
-        raise TargetError(
-            f"'{target.name}' can't build for '{arch}'{suggestion(arch, target.architectures)}; Jetson boards (sm87, "
-            "sm110) build with their own TensorRT, see 'lmmprune targets'"
-        )
-    present = [gpu.arch for gpu in machine.gpus() if gpu.arch is not None]
-    if arch is None and present:
-        return present[0]
-    if arch is not None and arch in present:
-        return arch
-    if target.architectures:
-        raise TargetError(f"no GPU was found, so name one with --arch: {', '.join(target.architectures)}")
-    found = f"found {', '.join(present)}" if present else "no NVIDIA GPU was found"
-    raise TargetError(
-        f"'{target.name}' builds on the GPU that will run the engine{f' ({arch})' if arch else ''}, {found}"
-    )
-
-
-def _elsewhere(bundle: Bundle, target: Target, arch: str | None, profiles: dict[str, list[Profile]]) -> str:
-    """Return what to run on a machine that can build: lmmprune's command, and trtexec's lines without lmmprune."""
+def _elsewhere(bundle: Bundle, target: Target, name: str, arch: str | None) -> str:
+    """Return what to run on a machine that can build, with lmmprune and without."""
     ours = ["lmmprune", "build", bundle.path.name, "--target", target.name, *(["--arch", arch] if arch else [])]
     where = f"a machine with {target.requires}" if not target.architectures else "any machine"
-    lines = []
-    for component, ranges in profiles.items():
-        graph = Path(bundle.path.name) / bundle.manifest.graphs[component].file
-        lines.append(shlex.join(trtexec.build_command(target, graph, graph.with_suffix(".engine"), ranges)))
+    plan = ["lmmprune", "build", str(bundle.path), "--target", name, "--plan-only", "-o", f"{bundle.path}-plan"]
     # JetPack brings TensorRT and its Python module along.
     package = "lmmprune" if arch in target.boards.values() else f"'lmmprune[{target.extra}]'"
     return (
         f"Copy '{bundle.path}' to {where} and run: pip install {package} && {shlex.join(ours)} "
-        f"-- or without Python: {' && '.join(lines)} (build --plan-only -o FOLDER writes all that, with a script)"
+        f"-- or, if it has no Python, write a folder that builds there with trtexec: {shlex.join(plan)}"
     )
 
 
@@ -249,10 +226,18 @@ def _build_one(
     options: BuildOptions,
     version: str,
     say: Say,
+    step: Step | None,
 ) -> EngineRecord:
     precision, graph = bundle.manifest.precision, bundle.file(bundle.manifest.graphs[component].file)
     start = time.perf_counter()
-    engine = tensorrt.build_engine(target, graph, profiles=profiles, arch=arch, options=options, say=say)
+
+    def named(phase: str, done: int, of: int) -> None:
+        assert step is not None
+        step(f"{component}: {phase}", done, of)
+
+    engine = tensorrt.build_engine(
+        target, graph, profiles=profiles, arch=arch, options=options, say=say, step=named if step else None
+    )
     seconds = round(time.perf_counter() - start, 3)
     weights = graph_weights(graph)
     here = any(gpu.arch == arch for gpu in machine.gpus())

@@ -18,6 +18,7 @@ LENGTH = "cache_length"
 SCATTER_OPSET = 24
 """TensorScatter enters ONNX here."""
 _LENGTH_AXIS = 2
+_MASK = 3  # input of Attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,9 @@ class StaticCache(ir.passes.InPlacePass):
     After: ``present [B,Hk,M,D] = TensorScatter(past [B,Hk,M,D], new, length)``
 
     ``length`` is the input ``cache_length`` less what the cuts before the layer have taken away; the causal mask, which
-    compares places, hides the rest of the cache as it hides the future. A run-time that gives past and present the same
-    memory saves the copy of the whole cache per token. Needs opset 24.
+    compares places, hides the rest of the cache as it hides the future. Attention takes that mask without an ``Expand``
+    before it. A run-time that gives past and present the same memory saves the copy of the whole cache per token. Needs
+    opset 24.
 
     Attributes:
         past: Names of the inputs that are the keys and the values of each layer, ``[B,Hk,past,D]``.
@@ -68,17 +70,20 @@ class StaticCache(ir.passes.InPlacePass):
         for past, count in zip(values, (count for count in self.removed for _ in range(2)), strict=True):
             _count_from(past, lengths[count], totals[count])
             _scatter(past, lengths[count], self.capacity - count)
+        _leave_masks_narrow(model.graph)
         RemoveUnusedNodesPass()(model)
         model.graph.opset_imports[""] = max(model.graph.opset_imports[""], SCATTER_OPSET)
         infer_shapes(model, stale=[node.outputs[0] for value in (*values, length) for node, _ in value.uses()])
         return ir.passes.PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Check that nothing reads the length of a cache from its shape, and that no cache grows."""
+        """Check that nothing reads the length of a cache from its shape, that no cache grows, that masks are narrow."""
         for past in self._values(model):
             users = {node.op_type for node, _ in past.uses()}
             if users != {"TensorScatter"}:
                 raise Broken(f"'{past.name}' is read by {', '.join(sorted(users))}, expected TensorScatter alone")
+        if left := [node.name for node, _ in _expanded_masks(model.graph)]:
+            raise Broken(f"the masks of {', '.join(map(str, left))} are expanded, expected none: Attention broadcasts")
 
     def _values(self, model: ir.Model) -> list[ir.Value]:
         inputs = {value.name: value for value in model.graph.inputs}
@@ -105,6 +110,26 @@ def _count_from(past: ir.Value, length: ir.Value, total: ir.Value) -> None:
                 if node.op_type == "Add" and node.outputs[0].shape in ([], [1]):
                     _stand_for(node, total)
         ir.convenience.replace_all_uses_with(counted, length)
+
+
+def _leave_masks_narrow(graph: ir.Graph) -> None:
+    # TensorRT-RTX 1.7.1 doesn't build an expanded mask of a fixed length for steps of 1..2 tokens (seen): "Graph
+    # contains more than one op named expand [profile 1].1_iota".
+    for attention, expand in list(_expanded_masks(graph)):
+        attention.replace_input_with(_MASK, expand.inputs[0])
+
+
+def _expanded_masks(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """Yield each Attention whose mask is expanded over batch or heads only, and the Expand."""
+    for node in graph:
+        mask = node.inputs[_MASK] if node.op_type == "Attention" and len(node.inputs) > _MASK else None
+        expand = mask.producer() if mask is not None else None
+        if expand is None or expand.op_type != "Expand":
+            continue
+        narrow = expand.inputs[0]
+        # Queries and keys have to be there: ONNX Runtime pads a mask with too few keys instead of repeating it.
+        if narrow is not None and narrow.shape is not None and len(narrow.shape) == 4 and 1 not in narrow.shape[2:]:
+            yield node, expand
 
 
 def _stand_for(node: ir.Node, number: ir.Value) -> None:

@@ -16,9 +16,10 @@ from fake_cuda import ILLEGAL, FakeCudart
 from fake_trt import FakeTrt, make_plan
 
 from lmmprune.compiler.backends.cuda import CudaDevice
-from lmmprune.compiler.backends.engine import explain, load_engine
+from lmmprune.compiler.backends.engine import load_engine
 from lmmprune.compiler.backends.engine_session import EngineSession
 from lmmprune.compiler.backends.pool import Pool, roomy
+from lmmprune.compiler.backends.trt_log import explain
 from lmmprune.errors import BundleError, InputError, TargetError
 
 STATIC = """

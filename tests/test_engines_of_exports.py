@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from exports import exported
+from exports import exported, exported_again
 
 from lmmprune.compiler.build import build
 from lmmprune.compiler.verify import verify
@@ -31,6 +31,25 @@ def test_exports_build(variant: str, arch: str, tmp_path: Path) -> None:
         engine = copy / "engines" / f"tensorrt-rtx-{arch}" / f"{entry.record.component}.engine"
         assert engine.stat().st_size == entry.record.bytes > 100_000
     assert report.manifest.precision.int8 == ("s8s8" if "int8" in variant else None)
+
+
+FIXED: dict[str, dict[str, object]] = {
+    "float16": {},
+    "int8": {"int8": True, "calibration_samples": 2},
+    "float16 pruned": {"ratio": 0.5},
+    "int8 pruned": {"ratio": 0.5, "int8": True, "calibration_samples": 2},
+    "float16, cut in the decoder": {"ratio": 0.5, "method": "fastv"},
+    "int8, cut in the decoder": {"ratio": 0.5, "method": "fastv", "int8": True, "calibration_samples": 2},
+}
+
+
+@pytest.mark.parametrize("variant", FIXED)
+def test_decoders_with_a_cache_of_fixed_length_build(variant: str, tmp_path: Path) -> None:
+    path, _ = exported_again(target="tensorrt-rtx", static_cache=256, **FIXED[variant])
+    copy = tmp_path / "bundle"
+    shutil.copytree(path, copy)
+    [decoder] = build(copy, "tensorrt-rtx", arch="sm89", components=["decoder"])
+    assert list(decoder.record.profiles) == ["prefill", "decode"]
 
 
 @pytest.mark.parametrize("variant", ["fp16 pruned", "int8 pruned"])

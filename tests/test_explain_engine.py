@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from exports import exported_again
+from fake_trt import ILogger
 
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.engines import RECORD, EngineRecord, read_records
@@ -84,7 +85,7 @@ def test_engine_is_inspected_on_its_gpu(gpu: bool) -> None:
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
     trt: Any = SimpleNamespace(
         Runtime=lambda log: runtime,
-        Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None}),
+        ILogger=ILogger,
         LayerInformationFormat=SimpleNamespace(JSON=1),
     )
     layers = inspect_engine(trt, b"plan")

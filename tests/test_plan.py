@@ -103,6 +103,25 @@ def test_folder_stands_alone(made):
     assert listed == names - {"SHA256SUMS"}
 
 
+@pytest.mark.parametrize("path", ["/home/me/x.cache", "~/x.cache", "../x.cache"])
+def test_timing_cache_outside_of_the_folder(tmp_path, path):
+    options = BuildOptions(timing_cache=Path(path))
+    with pytest.raises(InputError, match=r"is a place on this machine.* leave it out .*'engines/timing.cache'"):
+        write_plan(bundles(tmp_path, "tensorrt-11"), "tensorrt-11", tmp_path / "plan", options=options)
+    assert not (tmp_path / "plan").exists()
+
+
+def test_timing_cache_inside_of_the_folder(tmp_path):
+    options = BuildOptions(timing_cache=Path("mine.cache"))
+    made = write_plan(bundles(tmp_path, "tensorrt-11"), "tensorrt-11", tmp_path / "plan", options=options)
+    builds = [command for command in made.commands if "--onnx=" in command]
+    assert all("--timingCacheFile=mine.cache" in command for command in builds)
+    # Shapes of both profiles.
+    decoder = next(command for command in builds if "decoder.onnx" in command)
+    assert "--profile=0 --minShapes=input_ids:1x1,position_ids:1x1,past_key_0:1x2x0x4" in decoder
+    assert "--profile=1" in decoder
+
+
 def test_everything_is_built_timed_and_imported(plan, program):
     done, result = measure(plan, program)
     assert done.returncode == 0, done.stderr

@@ -46,6 +46,11 @@ def examples(count: int) -> list[tuple[Image.Image, str]]:
     return [(load_image(folder / row["image"]), row["prompt"]) for row in rows]
 
 
+def decoder(**options: object) -> ir.Graph:
+    folder, _ = exported_again(**options)
+    return ir.load(folder / Bundle.open(folder).manifest.decoder.file).graph
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_fixed_cache_says_what_a_growing_one_says(variant: str) -> None:
     options = VARIANTS[variant]
@@ -63,6 +68,16 @@ def test_a_fixed_cache_says_what_a_growing_one_says(variant: str) -> None:
             np.testing.assert_array_equal(said[1].kept[name], kept)
         for one, other in zip(said[0].logits, said[1].logits, strict=True):
             np.testing.assert_allclose(other, one, atol=2e-2 if variant == "float16" else 1e-4)
+
+
+@pytest.mark.parametrize("variant", ["unpruned", "one cut in the decoder"])
+def test_attention_takes_the_mask_that_was_compared(variant: str) -> None:
+    def writers(**more: object) -> list[str]:
+        graph = decoder(**VARIANTS[variant], **more)
+        return [node.inputs[3].producer().op_type for node in graph if node.op_type == "Attention"]
+
+    assert writers() == ["Expand"] * 4
+    assert writers(static_cache=CAPACITY) == ["LessOrEqual"] * 4
 
 
 def test_the_run_time_updates_in_place(monkeypatch: pytest.MonkeyPatch) -> None:

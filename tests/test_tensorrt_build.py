@@ -9,8 +9,12 @@ from runtime_fixtures import make_bundle
 
 from lmmprune.compiler import build as build_module
 from lmmprune.compiler import machine
+from lmmprune.compiler.architectures import named_arch, present_or_named
 from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.backends.engine import load_engine
+from lmmprune.compiler.backends.origin import find_node
 from lmmprune.compiler.build import build
+from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.engines import open_engine, read_records
@@ -143,6 +147,41 @@ def test_unsupported_operator_names_the_node(tmp_path):
         tensorrt.build_engine(RTX, write(tmp_path / "bad.onnx", text), arch="sm89")
 
 
+def test_builder_error_names_the_node_of_a_value(tmp_path, monkeypatch):
+    real = trt.Builder
+
+    class Refusing(real):
+        def __init__(self, log):
+            real.__init__(self, log)
+            self.log = log
+
+        def build_serialized_network(self, network, config):
+            # What TensorRT-RTX 1.7.1 said of a mask.
+            self.log.log(trt.ILogger.ERROR, "Graph contains more than one op named mask [profile 1].1_iota")
+
+    monkeypatch.setattr(trt, "Builder", Refusing)
+    text = "g (float[4] x) => (float[4] y) { mask = Relu (x)  y = Neg (mask) }"
+    with pytest.raises(TargetError) as e:
+        tensorrt.build_engine(RTX, write(tmp_path / "m.onnx", text), arch="sm89")
+    assert "can't compile 'm.onnx' at node 'n0_Relu': Graph contains" in str(e.value)
+    assert "'build --verbose' shows what comes before it; another --dtype, or an export without" in str(e.value)
+
+
+def test_workspace_that_is_too_small(tmp_path):
+    graph = write(tmp_path / "a.onnx", ATTENTION.replace("T[", "float[").replace("S", "64").replace("P", "96"))
+    with pytest.raises(TargetError, match=r"--workspace 0.000976562MiB is too small for it: give more, or leave it"):
+        tensorrt.build_engine(RTX, graph, arch="sm89", options=BuildOptions(workspace=1024))
+
+
+def test_nodes_are_found_by_what_they_are_called_or_give(tmp_path):
+    text = "g (float[4] x) => (float[4] y) { shape = Relu (x)  mul_3 = Neg (shape)  y = Abs (mul_3) }"
+    graph = write(tmp_path / "n.onnx", text)
+    assert find_node(graph, "mul_3 fails in {ForeignNode[n2_Abs...]}") == "n2_Abs"
+    assert find_node(graph, "shape: 4, near [mul_3]") == "n1_Neg"
+    assert find_node(graph, "op named shape [profile 1].1_iota") == "n0_Relu"
+    assert find_node(graph, "shape: {4, 1}") is None
+
+
 def test_file_that_is_no_onnx(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"not a graph")
     with pytest.raises(TargetError, match=r"can't (read|take) '"):
@@ -154,6 +193,30 @@ def test_profile_that_does_not_fit(tmp_path):
     wrong = Profile(name="prefill", shapes={"x": ((1, 4), (1, 2), (1, 8))})
     with pytest.raises(TargetError, match="profile"):
         tensorrt.build_engine(RTX, graph, profiles=[wrong], arch="sm89")
+
+
+@pytest.mark.parametrize(("gpus", "found"), [([], "no NVIDIA driver answers"), (["535.10"], "driver is 535.10")])
+@pytest.mark.parametrize("kind", ["Builder", "Runtime"])
+def test_dead_driver(kind, gpus, found, tmp_path, monkeypatch):
+    def dead(log):
+        log.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35. Please check your CUDA installation")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt, kind, dead)
+    here = tuple(machine.Gpu(name="RTX", arch="sm89", driver=driver, memory=None) for driver in gpus)
+    monkeypatch.setattr(machine, "gpus", lambda: here)
+    graph = write(tmp_path / "r.onnx", "g (float[4] x) => (float[4] y) { y = Relu (x) }")
+    calls = {
+        "Builder": lambda: tensorrt.build_engine(RTX, graph, arch="sm89"),
+        "Runtime": lambda: load_engine(trt, graph, profile_names=(), rebuild="lmmprune build"),
+    }
+    with pytest.raises(TargetError) as e:
+        calls[kind]()
+    message = str(e.value)
+    assert "\n" not in message
+    assert f"can't start its {kind.lower()} (the NVIDIA driver is missing or too old for this TensorRT" in message
+    assert found in message
+    assert "update the NVIDIA driver or restart the machine; 'lmmprune doctor'" in message
 
 
 @pytest.fixture
@@ -231,13 +294,36 @@ def test_failed_write_leaves_nothing_behind(bundle, monkeypatch):
 def test_unknown_architecture(bundle):
     with pytest.raises(TargetError, match=r"can't build for 'sm98'; did you mean 'sm89'\?"):
         build(bundle.path, "rtx", arch="sm98")
-    with pytest.raises(TargetError, match="can't build for 'sm87'"):
+    known = "sm120, sm121, sm75, sm80, sm86, sm89"
+    with pytest.raises(TargetError, match=f"can't build for 'banana'; known: {known}$"):
+        build(bundle.path, "rtx", arch="banana")
+    with pytest.raises(TargetError) as e:
         build(bundle.path, "rtx", arch="sm87")
+    assert "can't build for 'sm87', a Jetson, which builds with its own TensorRT: export for the board" in str(e.value)
+    assert "--target jetson-orin-jp6 or jetson-orin-jp7.2" in str(e.value)
+    assert "lmmprune build" not in str(e.value)
+
+
+def test_architecture_of_plain_tensorrt(bundle, tmp_path):
+    with pytest.raises(TargetError, match=r"'tensorrt-11' can't build for 'banana'; known: .*sm90$"):
+        build(bundle.path, "tensorrt", arch="banana")
+    with pytest.raises(TargetError, match=r"'tensorrt-11' can't build for 'sm_89'; did you mean 'sm89'\?$"):
+        build(bundle.path, "tensorrt", arch="sm_89")
+    board = make_bundle(tmp_path / "board", dtype="float16", target="tensorrt-10.3")
+    with pytest.raises(TargetError, match="'jetson-orin-jp6' has sm87, --arch is 'sm89': leave --arch out, or take"):
+        build(board.path, "jetson-orin-jp6", arch="sm89")
+
+
+def test_gpu_that_is_here_and_newer_than_the_list(bundle, monkeypatch):
+    here = machine.Gpu(name="new", arch="sm130", driver=None, memory=None)
+    monkeypatch.setattr(machine, "gpus", lambda: (here,))
+    for arch in ("sm130", None):
+        assert present_or_named(RTX, named_arch(RTX, "rtx", arch)) == "sm130"
 
 
 def test_architecture_must_be_named_without_a_gpu(bundle, monkeypatch):
     monkeypatch.setattr(machine, "gpus", tuple)
-    with pytest.raises(TargetError, match="no GPU was found, so name one with --arch: sm75, "):
+    with pytest.raises(TargetError, match=r"no GPU was found, so name one with --arch: sm75, .* sm121$"):
         build(bundle.path, "rtx")
 
 
@@ -257,13 +343,11 @@ def test_missing_tensorrt_says_what_to_run_on_the_target(bundle, monkeypatch):
         build(bundle.path, "tensorrt")
     message = str(e.value)
     assert "pip install 'lmmprune[gpu]' && lmmprune build out --target tensorrt-11" in message
-    assert "trtexec --onnx=out/vision.onnx --saveEngine=out/vision.engine --skipInference &&" in message
-    assert "--profile=0 --minShapes=input_ids:1x1,position_ids:1x1,past_key_0:1x2x0x4" in message
-    assert "--profile=1" in message
-    assert "--stronglyTyped" not in message
+    plan = f"lmmprune build {bundle.path} --target tensorrt --plan-only -o {bundle.path}-plan"
+    assert message.endswith(f"write a folder that builds there with trtexec: {plan}")
 
 
-def test_trtexec_of_tensorrt_10_is_told_to_type_strongly(tmp_path, monkeypatch):
+def test_missing_gpu_says_what_to_run_on_the_board(tmp_path, monkeypatch):
     bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
     monkeypatch.setattr(tensorrt, "load", lambda target: trt)
     monkeypatch.setattr(machine, "gpus", tuple)
@@ -272,7 +356,7 @@ def test_trtexec_of_tensorrt_10_is_told_to_type_strongly(tmp_path, monkeypatch):
     message = str(e.value)
     assert "builds on the GPU that will run the engine (sm87), no NVIDIA GPU was found" in message
     assert "pip install lmmprune && lmmprune build out --target tensorrt-10.3 --arch sm87" in message
-    assert "--stronglyTyped" in message
+    assert f"--target jetson-orin-jp6 --plan-only -o {bundle.path}-plan" in message
 
 
 def test_version_that_the_target_does_not_describe(monkeypatch):

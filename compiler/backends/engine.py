@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lmmprune.compiler.backends.trt_log import make_log, one_line
+from lmmprune.compiler.backends.trt_log import explain, make_log
+from lmmprune.compiler.backends.trt_start import start
 from lmmprune.compiler.numpy_types import numpy_type
 from lmmprune.errors import TargetError
 
@@ -29,14 +29,6 @@ _DTYPES = {
     "INT64": "int64",
     "BOOL": "bool",
 }
-# Seen in TensorRT-RTX 1.7.1, or read in TensorRT's headers: words of its message -> what they mean for the user.
-_CAUSES = (
-    (r"cudaError 35|driver version", "the NVIDIA driver is missing or too old for this TensorRT"),
-    (r"plug-?in", "it holds a plug-in that isn't registered here (an operator that TensorRT has no layer for)"),
-    (r"compute capability|different (device|gpu)|incompatible (device|platform)", "it is for another GPU"),
-    (r"serialization|magic|version (tag|mismatch)", "another version of TensorRT built it, or it is no engine"),
-    (r"out of memory|outofmemory", "the GPU is out of memory: close what else uses it"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +114,13 @@ def load_engine(
         host_code: Whether it brings a runtime of its own along, as engines for several versions of TensorRT do.
 
     Raises:
-        TargetError: TensorRT refuses it; the message holds TensorRT's first reason.
+        TargetError: TensorRT doesn't start or refuses it; the message holds TensorRT's first reason.
     """
     log = make_log(trt)
     if hasattr(trt, "init_libnvinfer_plugins"):
         trt.init_libnvinfer_plugins(log, "")
     log.clear()
-    runtime = trt.Runtime(log)
+    runtime = start(trt, "Runtime", log)
     if host_code:
         runtime.engine_host_code_allowed = True
     # Mapped, not read: on a Jetson the host's memory is the GPU's.
@@ -164,13 +156,6 @@ def load_engine(
         log=log,
         runtime=runtime,
     )
-
-
-def explain(text: str) -> str:
-    """Return TensorRT's first reason in one line, with what it means where that is known."""
-    reason = one_line(text.splitlines()[0] if text else "no reason given")
-    cause = next((cause for words, cause in _CAUSES if re.search(words, reason, re.IGNORECASE)), None)
-    return f"{cause} ({reason})" if cause else reason
 
 
 def _bindings(trt: ModuleType, engine: Any, path: Path) -> Iterator[tuple[Binding, bool]]:

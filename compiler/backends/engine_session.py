@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.device import Block, Device, Graph
-from lmmprune.compiler.backends.engine import Binding, LoadedEngine, Ranges, Shape, explain
+from lmmprune.compiler.backends.engine import Binding, LoadedEngine, Ranges, Shape
 from lmmprune.compiler.backends.pool import DeviceTensor, Pool, padded
 from lmmprune.compiler.backends.session import Value
+from lmmprune.compiler.backends.trt_log import explain
 from lmmprune.errors import BundleError, InputError, TargetError
 
 # Graphs recorded per profile: outputs alternate between two buffers, inputs that the caller holds add a few.

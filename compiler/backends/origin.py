@@ -25,6 +25,8 @@ _MAKERS = (
 )
 # A module with weights: what people call a place in a model.
 _WEIGHT = re.compile(r"^(.*\.(?:layers|blocks|resblocks|h)\.\d+\.[\w.]*?)\.(?:weight|bias)\b")
+# Seen in TensorRT-RTX 1.7.1: "expand [profile 1].1_iota" is made from the value "expand".
+_MYELIN = re.compile(r"([^\s\[\]{}()'\",;]+) \[profile \d+\]")
 _FAR = 200  # nodes to look at before giving up: more than a layer has
 
 
@@ -45,11 +47,16 @@ def describe(graph: Path, node: str) -> str:
 
 
 def find_node(graph: Path, message: str) -> str | None:
-    """Return the first node of a graph that a message names, None if it names none."""
+    """Return the first node of a graph that a message names, by its name or its output's; None: it names none."""
     by_name = _nodes(graph)
     # Builders put names into brackets and join those of fused nodes: {ForeignNode[a...b]}, [a + b].
     words = re.split(r"\.{3}|[\s\[\]{}()'\",:;+]+", message)
-    return next((word for word in words if word in by_name), None)
+    if named := next((word for word in words if word in by_name), None):
+        return named
+    by_output = {value.name: name for name, node in by_name.items() for value in node.outputs if value.name}
+    # A value may be called "shape" or "add": such words mean it only where Myelin's mark follows.
+    values = [*_MYELIN.findall(message), *(word for word in words if not word.isalpha())]
+    return next((by_output[word] for word in values if word in by_output), None)
 
 
 def written_by(node: str) -> str | None:

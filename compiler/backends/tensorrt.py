@@ -6,6 +6,7 @@ compiles for the GPU that is present, and measures kernels on it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from lmmprune.compiler import machine
 from lmmprune.compiler.backends.origin import describe, find_node
 from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.backends.trt_log import make_log, one_line
+from lmmprune.compiler.backends.trt_progress import Step, watched
+from lmmprune.compiler.backends.trt_start import start
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.targets import Target
@@ -72,6 +75,7 @@ def build_engine(
     arch: str | None = None,
     options: BuildOptions | None = None,
     say: Callable[[str], None] | None = None,
+    step: Step | None = None,
 ) -> Engine:
     """Compile one graph; weights in external files are read from beside it.
 
@@ -83,18 +87,19 @@ def build_engine(
         options: What to ask of the builder.
         say: Called with what the user should know (attention without a fused kernel), and with the builder's own
             messages if the options ask for them.
+        step: Called with the builder's phase, how much of it is done, and how much there is.
 
     Raises:
         MissingExtraError: The builder's package isn't installed.
-        TargetError: The architecture is unknown to the target, or the parser or the builder refuses the graph; the
-            message names the node.
+        TargetError: The architecture is unknown to the target, the builder doesn't start, or the parser or the builder
+            refuses the graph; the message names the node.
         InputError: The timing cache can't be used.
     """
     trt = load(target)
     capability = _capability(trt, target, arch)
     options = options or BuildOptions()
     log = make_log(trt, say=say if options.verbose else None)
-    builder = trt.Builder(log)
+    builder = start(trt, "Builder", log)
     # TensorRT 10 types weakly unless told not to; 11 has no other way and ignores the flag.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -117,23 +122,36 @@ def build_engine(
     decomposed = [layer for layer in attention if layer.get_input(0).dtype == trt.float32]
     for layer in decomposed:
         layer.decomposable = True
-    plan = builder.build_serialized_network(network, config)
-    if plan is None and len(decomposed) < len(attention) and _NO_FUSED_KERNEL in log.errors():
-        log.clear()
-        decomposed = attention
-        for layer in decomposed:
-            layer.decomposable = True
+    with watched(trt, config, step):
         plan = builder.build_serialized_network(network, config)
+        if plan is None and len(decomposed) < len(attention) and _NO_FUSED_KERNEL in log.errors():
+            log.clear()
+            decomposed = attention
+            for layer in decomposed:
+                layer.decomposable = True
+            plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = one_line(log.errors())
         node = find_node(graph, log.errors())
         where = f" at node '{node}'{describe(graph, node)}" if node else ""
-        raise TargetError(f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}")
+        raise TargetError(
+            f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}: {_remedy(reason, options)}"
+        )
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
     if decomposed and say is not None:
         say(f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers have no fused kernel in this type")
     return Engine(plan=memoryview(plan), decomposed=len(decomposed))
+
+
+def _remedy(reason: str, options: BuildOptions) -> str:
+    # Seen in TensorRT-RTX 1.7.1: "no tactics to implement the operation within workspace limit".
+    if options.workspace is not None and re.search("workspace|memory|implementation", reason, re.IGNORECASE):
+        return f"--workspace {options.workspace / 2**20:g}MiB is too small for it: give more, or leave it out"
+    return (
+        "'build --verbose' shows what comes before it; another --dtype, or an export without --int8 or --static-cache, "
+        "may build"
+    )
 
 
 def _within(version: str, bounds: tuple[str, str]) -> bool:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+# Seen in TensorRT-RTX 1.7.1, or read in TensorRT's headers: words of its message -> what they mean for the user.
+_CAUSES = (
+    (
+        r"cudaError 35|driver version|initialization failure",
+        "the NVIDIA driver is missing or too old for this TensorRT",
+    ),
+    (r"plug-?in", "it holds a plug-in that isn't registered here (an operator that TensorRT has no layer for)"),
+    (r"compute capability|different (device|gpu)|incompatible (device|platform)", "it is for another GPU"),
+    (r"serialization|magic|version (tag|mismatch)", "another version of TensorRT built it, or it is no engine"),
+    (r"out of memory|outofmemory", "the GPU is out of memory: close what else uses it"),
+)
 
 
 def make_log(trt: ModuleType, *, say: Callable[[str], None] | None = None) -> Any:
@@ -41,3 +54,10 @@ def one_line(text: str) -> str:
     # Without a driver every complaint is followed by cudaError 35, which has nothing to do with it.
     useful = [line for line in lines if line and "cudaError 35" not in line and not line.startswith("Invalid Node")]
     return " ".join(dict.fromkeys(useful))[:600] or text.strip()
+
+
+def explain(text: str) -> str:
+    """Return TensorRT's first reason in one line, with what it means where that is known."""
+    reason = one_line(text.splitlines()[0] if text else "no reason given")
+    cause = next((cause for words, cause in _CAUSES if re.search(words, reason, re.IGNORECASE)), None)
+    return f"{cause} ({reason})" if cause else reason

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.options import check_triton, size, triton_options
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, phases, print_json, show, table
 
 if TYPE_CHECKING:
     from lmmprune.compiler.build_options import BuildOptions
@@ -152,16 +152,18 @@ def _build(
         check_engines(bundle, target=target, arch=arch, components=components, max_prompt=max_prompt)
     built = []
     if triton is None or resolve(manifest.target).compiled:
-        built = build(
-            directory,
-            target,
-            arch=arch,
-            components=components or None,
-            max_prompt=max_prompt,
-            force=force,
-            options=options,
-            say=note,
-        )
+        with phases() as step:
+            built = build(
+                directory,
+                target,
+                arch=arch,
+                components=components or None,
+                max_prompt=max_prompt,
+                force=force,
+                options=options,
+                say=note,
+                step=step,
+            )
     if triton is not None:
         found = built[0].record.arch if built else None
         repository = write_repository(bundle, triton, backend=triton_backend, arch=found)

@@ -112,6 +112,18 @@ def steps(streams: Container[str] = ()) -> Iterator[Callable[[str, int, int], No
         yield step
 
 
+@contextlib.contextmanager
+def phases() -> Iterator[Callable[[str, int, int], None]]:
+    """Give such a function for steps that lie inside of each other: one bar, of the one that was named last."""
+    with progress() as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def step(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of, visible=True)
+
+        yield step
+
+
 def human_bytes(count: float) -> str:
     """Return bytes as text with a binary unit: ``1536`` is ``1.5 KiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

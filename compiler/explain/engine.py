@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lmmprune.errors import BundleError
+from lmmprune.compiler.backends.trt_log import make_log
+from lmmprune.compiler.backends.trt_start import start
+from lmmprune.errors import BundleError, TargetError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,10 @@ def inspect_engine(trt: ModuleType, plan: bytes | memoryview) -> list[EngineLaye
         trt: ``tensorrt`` or ``tensorrt_rtx``.
         plan: The engine.
     """
-    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
+    try:
+        engine = start(trt, "Runtime", make_log(trt)).deserialize_cuda_engine(plan)
+    except TargetError:
+        return None
     if engine is None:
         return None
     return read_inspector(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))

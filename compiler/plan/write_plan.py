@@ -70,10 +70,12 @@ def write_plan(
 
     Raises:
         BundleError: A bundle is missing or broken.
-        InputError: The folder can't be written, two bundles have the same name, or the question doesn't fit.
+        InputError: The folder can't be written, two bundles have the same name, the question doesn't fit, or the timing
+            cache lies outside of the folder.
         TargetError: A bundle doesn't suit the target.
     """
     chosen, options = resolve(target), options or BuildOptions()
+    _check_moves(options.timing_cache)
     variants = tuple(
         variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in names_of(bundles).items()
     )
@@ -165,6 +167,14 @@ def names_of(bundles: Sequence[Path | str]) -> dict[str, Path]:
             raise InputError(f"'{found[name]}' and '{path}' would both be called '{name}': rename one")
         found[name] = path
     return found
+
+
+def _check_moves(timing_cache: Path | None) -> None:
+    if timing_cache is not None and (timing_cache.is_absolute() or {"..", "~"} & {*timing_cache.parts}):
+        raise InputError(
+            f"--timing-cache '{timing_cache}' is a place on this machine, the plan runs on another: leave it out (the "
+            f"plan keeps '{_TIMING_CACHE}' in its folder), or give a path that is relative to the folder"
+        )
 
 
 def _graph_files(bundle: Bundle) -> list[str]:
