@@ -21,6 +21,11 @@ def builder_bytes(bundle: Bundle, component: str) -> int:
     return _COPIES * sum(bundle.manifest.files[name].bytes for name in sources(bundle, component)) + _FIXED
 
 
+def most_builder_bytes(bundle: Bundle) -> int:
+    """Return what building the bundle takes at its peak: components are built one after the other."""
+    return max(builder_bytes(bundle, component) for component in bundle.manifest.graphs)
+
+
 def lacking_memory(bundle: Bundle, component: str) -> str | None:
     """Return why a build would not fit into this machine's free memory, with both numbers; None if it does."""
     needed, free = builder_bytes(bundle, component), machine.free_memory()

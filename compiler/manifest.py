@@ -149,6 +149,11 @@ class Manifest:
         return {"vision": self.vision, "decoder": self.decoder, **heads}
 
     @property
+    def max_tokens(self) -> int:
+        """Longest sequence, prompt and answer together: the model's positions, or a fixed cache's tokens if fewer."""
+        return min(self.max_positions, self.cache.capacity or self.max_positions)
+
+    @property
     def raster(self) -> tuple[int, int]:
         """Visual tokens of the whole picture, rows and columns: those of all its tiles together."""
         rows, columns = self.tiles or (1, 1)

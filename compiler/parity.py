@@ -149,15 +149,23 @@ def _difference(
     for site, places in expected.items():
         mine, theirs = set(kept[site].tolist()), set(places.tolist())
         overlaps[site] = len(mine & theirs) / len(mine | theirs)
-    pairs = list(zip(found, wanted, strict=True))
+    relative, cosine = relative_and_cosine(found, wanted)
     return Difference(
         overlaps=overlaps,
         same=all(np.array_equal(kept[site], expected[site]) for site in expected),
-        # NumPy's max and min keep a NaN, the built-in ones may pass over it.
-        relative=float(np.max([np.abs(f - w).max() / np.abs(w).max() for f, w in pairs])),
-        cosine=float(np.min([f @ w / (np.linalg.norm(f) * np.linalg.norm(w)) for f, w in pairs])),
+        relative=relative,
+        cosine=cosine,
         margin=margin,
     )
+
+
+def relative_and_cosine(found: Array, wanted: Array) -> tuple[float, float]:
+    """Return the largest difference of a value, of its row's largest, and the lowest cosine of rows ``[rows, any]``."""
+    pairs = list(zip(found, wanted, strict=True))
+    # NumPy's max and min keep a NaN, the built-in ones may pass over it.
+    relative = np.max([np.abs(f - w).max() / np.abs(w).max() for f, w in pairs])
+    cosine = np.min([f @ w / (np.linalg.norm(f) * np.linalg.norm(w)) for f, w in pairs])
+    return float(relative), float(cosine)
 
 
 def _shared(found: Array, expected: Array) -> tuple[list[int], list[int]]:

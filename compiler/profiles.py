@@ -54,7 +54,7 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
         InputError: The longest prompt is shorter than the image or longer than the model's positions.
         TargetError: An input has a dynamic dimension of unknown meaning.
     """
-    limit, image = min(manifest.max_positions, manifest.cache.capacity or manifest.max_positions), manifest.image_tokens
+    limit, image = manifest.max_tokens, manifest.image_tokens
     # Buckets share one decoder.
     least = manifest.buckets[0].tokens if manifest.buckets else image
     longest = limit if max_prompt is None else max_prompt

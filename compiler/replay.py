@@ -91,16 +91,10 @@ class Replay:
 
     def __init__(self, bundle: Bundle) -> None:
         """Load both graphs."""
-        ort = require("onnxruntime", "export")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if bundle.manifest.target not in TARGETS:
-            # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         self._manifest = bundle.manifest
 
         def load(graph: Path) -> Any:
-            return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            return load_on_cpu(graph, bundle.manifest.target)
 
         self._vision, self._decoder = load(bundle.vision), load(bundle.decoder)
         self._heads = [load(bundle.file(bucket.head.file)) for bucket in bundle.manifest.buckets]
@@ -110,12 +104,12 @@ class Replay:
     def look(self, image: Image.Image, bucket: int = 0) -> Looked:
         """Run the vision graph on a picture; where there are buckets, then the head of the given one."""
         pixels, manifest = self._preprocess(image), self._manifest
-        found = _run(self._vision, {"pixel_values": pixels.astype(manifest.vision.inputs[0].dtype)})
+        found = run_graph(self._vision, {"pixel_values": pixels.astype(manifest.vision.inputs[0].dtype)})
         own_count = int(found[OWN_COUNT][0]) if OWN_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
             manifest = of_bucket(manifest, chosen)
-            found = _run(self._heads[bucket], {tensor.name: found[tensor.name] for tensor in chosen.head.inputs})
+            found = run_graph(self._heads[bucket], {tensor.name: found[tensor.name] for tensor in chosen.head.inputs})
         return Looked(
             manifest=manifest, pixels=pixels, features=found["image_features"], kept=_kept(found), own_count=own_count
         )
@@ -131,7 +125,7 @@ class Replay:
         logits, tokens, lengths = [], [], []
         for _ in range(min(1 + steps, prompter.room(prompt, positions))):
             feeds = {"input_ids": ids, "position_ids": positions, "image_features": looked.features, **cache.feeds()}
-            found = _run(self._decoder, feeds)
+            found = run_graph(self._decoder, feeds)
             first = first or found
             cache.take(found, tokens=ids.shape[1])
             lengths.append([self._length(found[key]) for key, _ in self._manifest.cache.present])
@@ -157,7 +151,23 @@ class Replay:
         return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
 
 
-def _run(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+def load_on_cpu(graph: Path, target: str) -> Any:
+    """Return a graph that was written for a target in ONNX Runtime's CPU provider.
+
+    Raises:
+        MissingExtraError: onnxruntime isn't installed.
+    """
+    ort = require("onnxruntime", "export")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if target not in TARGETS:
+        # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run what ``load_on_cpu`` gave; return all outputs by name."""
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 

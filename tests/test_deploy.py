@@ -17,6 +17,7 @@ from runtime_fixtures import make_bundle, save_picture
 from lmmprune.compiler.boards import BOARDS, JETPACKS
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.cli import main
+from lmmprune.compiler.explain.engine import GraphWeights
 from lmmprune.compiler.plan.activations import activation_bytes, peak_bytes
 from lmmprune.compiler.plan.deploy import deploy, requirements
 from lmmprune.compiler.plan.memory_plan import GIB, plan_memory
@@ -202,6 +203,29 @@ def test_command_line(bundle, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in printed["boards"]] == [board.name for board in BOARDS if board.arch == "sm87"]
     assert printed["memory"]["total"] == sum(part["bytes"] for part in printed["memory"]["parts"])
+
+
+def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch):
+    """Weights are counted by what the graphs hold: 3 GiB in the decoder, of which three copies don't go into 8 GB."""
+    import lmmprune.compiler.builder_memory as module
+
+    counted = {"vision.onnx": 2**30, "decoder.onnx": 3 * 2**30}
+    found = {name: GraphWeights(bytes={"FLOAT16": size}, float16_bytes=size) for name, size in counted.items()}
+    monkeypatch.setattr(module, "graph_weights", lambda path: found[path.name])
+    arguments = ("bundle", bundle.path, "--for", "jetson-orin-jp6")
+    assert run(*arguments, "-o", tmp_path / "small", "--ram", "8GiB") == 0, "no refusal"
+    shown = capsys.readouterr()
+    need = "uilding takes about 9.2 GiB of the board's memory (three times the largest graph's weights)"
+    warning = f"{need}, the board has 6.5 GiB beside its system: add swap, or export with --int8"
+    assert f"warning: b{warning}" in shown.err
+    assert "building takes 9.2 GiB before that" in shown.out
+    assert f"B{warning}." in (tmp_path / "small" / "README.md").read_text()
+    # 9.25 for the builder and 1.5 for the system.
+    assert run(*arguments, "-o", tmp_path / "large", "--ram", "10.75GiB", "--json") == 0
+    shown = capsys.readouterr()
+    assert "warning" not in shown.err
+    assert json.loads(shown.out)["building"] == {"bytes": 9 * 2**30 + 2**28, "warning": None}
+    assert f"B{need}." in (tmp_path / "large" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

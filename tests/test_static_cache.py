@@ -154,7 +154,11 @@ def test_plans_know_the_length() -> None:
     prefill, decode = decoder_profiles(bundle.manifest, target)
     assert prefill.shapes["input_ids"][2] == (1, CAPACITY)
     assert "past_key_values.0.key" not in decode.shapes
-    cache = plan_memory(bundle, target).parts[1]
+    plan = plan_memory(bundle, target)
+    assert (plan.prompt, plan.length) == (CAPACITY, CAPACITY), "not the model's 512 positions"
+    with pytest.raises(InputError, match=rf"--max-prompt {CAPACITY + 1} must be .* at most {CAPACITY}"):
+        plan_memory(bundle, target, max_prompt=CAPACITY + 1)
+    cache = plan.parts[1]
     # Keys and values of two heads of 32 in float16, in four layers.
     assert cache.bytes == 2 * 4 * 2 * 32 * 2 * CAPACITY
     assert cache.how == f"{CAPACITY} tokens, in place"

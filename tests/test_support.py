@@ -112,6 +112,33 @@ def test_forms_of_attention(node: str, found: str) -> None:
     assert any(found in v.found for v in violations)
 
 
+@pytest.mark.parametrize("target", ["tensorrt-10.16", "tensorrt-11", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    ("queries", "keys", "found"),
+    [
+        ("1,2,3,4", "1,2,5,4", "3 queries read 5 keys, which the target aligns at the upper left"),
+        ("1,2,n,4", "1,2,m,4", "n queries read m keys"),
+        ("1,2,n,4", "1,2,5,4", "n queries read 5 keys"),
+        ("1,2,3,4", "1,2,3,4", None),
+        ("1,2,n,4", "1,2,n,4", None),
+    ],
+)
+def test_a_causal_flag_with_other_keys_than_queries(target: str, queries: str, keys: str, found: str | None) -> None:
+    for flag in (0, 1):
+        body = f"{{ y = Attention<is_causal = {flag}>(q, k, k) }}"
+        model = graph(f"float[{queries}] q, float[{keys}] k", f"float[{queries}] y", body, opset=23)
+        violations = find_violations(model, TARGETS[target])
+        assert [v.rule for v in violations] == (["attention"] if flag and found else [])
+        assert all(found and found in v.found for v in violations)
+
+
+def test_a_causal_flag_where_a_mask_is_needed() -> None:
+    model = graph(
+        X, "float[1,9,4] y", "{ y = Attention<is_causal = 1, q_num_heads = 1, kv_num_heads = 1>(x, x, x) }", 23
+    )
+    assert "is_causal is set, the target takes an explicit mask only" in {v.found for v in find_violations(model, JP6)}
+
+
 def test_scatters_by_computed_or_repeated_elements() -> None:
     inputs, output = "float[4] x, float[2] u", "float[4] y"
     for body, broken in (

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lmmprune.compiler.cli.options import size
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 
 
 @click.command("bundle")
@@ -40,6 +40,8 @@ def command(
     from lmmprune.compiler.plan.deploy import as_dict, deploy
 
     made = deploy(directory, board, output, ram=ram, max_prompt=max_prompt, workspace=workspace, system=system)
+    if made.lack is not None:
+        note(f"warning: {made.lack}")
     if as_json:
         print_json(as_dict(made))
         return
@@ -49,4 +51,5 @@ def command(
     boards = ", ".join(one.name for one in memory.boards(made.arch)) or "no board that is sold"
     if ram is not None:
         show(f"of {human_bytes(ram)}: {human_bytes(ram - memory.total)} stay free")
+    show(f"building takes {human_bytes(made.building)} before that, about three times the largest graph's weights")
     show(f"fits: {boards}", f"copy {made.folder} to the board; README.md there has the steps")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from lmmprune.compiler.boards import JetPack, jetpack
 from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.builder_memory import most_builder_bytes
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.manifest import FILENAME
 from lmmprune.compiler.packages import BASE, packages
-from lmmprune.compiler.plan.memory_plan import SYSTEM, WORKSPACE, MemoryPlan, check_fits, plan_memory
+from lmmprune.compiler.plan.memory_plan import GIB, SYSTEM, WORKSPACE, MemoryPlan, check_fits, plan_memory
 from lmmprune.compiler.plan.stages import QUESTION
 from lmmprune.compiler.plan.wheel import write_wheel
 from lmmprune.compiler.plan.write_plan import README, SCRIPT, Variant, fill_plan, names_of, variant_of
@@ -24,12 +25,17 @@ REQUIREMENTS, MEMORY = "requirements.txt", "memory.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """What was made: the folder, its target and board, and the memory plan."""
+    """What was made: the folder, its target and board, the memory plan, and what the builder takes before that.
+
+    ``lack`` says why a board of the given memory may be too small to build on; None: it isn't, or none was given.
+    """
 
     folder: Path
     target: Target
     arch: str
     memory: MemoryPlan
+    building: int
+    lack: str | None
 
 
 def deploy(
@@ -68,6 +74,8 @@ def deploy(
     if ram is not None:
         check_fits(memory, ram, bundle, target, workspace=workspace, system=system)
     arch = target.boards[board]
+    building = most_builder_bytes(bundle)
+    lack = None if ram is None else _lacking(building, ram, system)
     with write_folder(Path(output)) as folder:
         options = BuildOptions(workspace=workspace)
         _, known = fill_plan(folder, target, [variant], options, arch=arch)
@@ -79,10 +87,26 @@ def deploy(
         wheel = write_wheel(folder)
         (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements(software)), encoding="utf-8")
         (folder / MEMORY).write_text(json.dumps(memory.as_dict(), indent=2) + "\n", encoding="utf-8")
-        text = _readme(variant, board, software, target, wheel.name, max_prompt, workspace)
+        text = _readme(variant, board, software, target, wheel.name, max_prompt, workspace, lack or _need(building))
         (folder / README).write_text(text, encoding="utf-8")
         write_sums(folder, known=known)
-    return Deployed(folder=Path(output), target=target, arch=arch, memory=memory)
+    return Deployed(folder=Path(output), target=target, arch=arch, memory=memory, building=building, lack=lack)
+
+
+def _need(building: int) -> str:
+    return (
+        f"building takes about {building / GIB:.1f} GiB of the board's memory (three times the largest graph's weights)"
+    )
+
+
+def _lacking(building: int, ram: int, system: int) -> str | None:
+    """Return a warning; no refusal, because the factor was measured of TensorRT-RTX only, and swap helps."""
+    if building + system <= ram:
+        return None
+    return (
+        f"{_need(building)}, the board has {max(0, ram - system) / GIB:.1f} GiB beside its system: add swap, or export "
+        "with --int8"
+    )
 
 
 def requirements(software: JetPack) -> list[str]:
@@ -98,7 +122,14 @@ def requirements(software: JetPack) -> list[str]:
 
 
 def _readme(
-    variant: Variant, board: str, software: JetPack, target: Target, wheel: str, max_prompt: int | None, workspace: int
+    variant: Variant,
+    board: str,
+    software: JetPack,
+    target: Target,
+    wheel: str,
+    max_prompt: int | None,
+    workspace: int,
+    building: str,
 ) -> str:
     name = variant.name
     limits = "" if max_prompt is None else f" --max-prompt {max_prompt}"
@@ -122,6 +153,8 @@ For JetPack {software.release}: {target.requires}, CUDA {software.cuda}, Python 
        sudo nvpmodel -m 0 && sudo jetson_clocks
        ~/lmmprune/bin/lmmprune build {name} --target {board}{limits} --workspace {workspace // 2**20}MiB
 
+   {building[0].upper()}{building[1:]}.
+
 4. Ask:
 
        ~/lmmprune/bin/lmmprune run {name} --image photo.jpg --prompt 'What is shown?' --stats
@@ -138,5 +171,6 @@ def as_dict(made: Deployed) -> dict[str, object]:
         "target": made.target.name,
         "arch": made.arch,
         "memory": made.memory.as_dict(),
+        "building": {"bytes": made.building, "warning": made.lack},
         "boards": [dataclasses.asdict(board) for board in made.memory.boards(made.arch)],
     }

@@ -67,7 +67,8 @@ def plan_memory(
     Args:
         bundle: The bundle.
         target: What it will run on.
-        max_prompt: Longest prompt in tokens; the answer may be 512 tokens longer. None: the model's positions.
+        max_prompt: Longest prompt in tokens; the answer may be 512 tokens longer. None: the model's
+            positions, or a fixed cache's tokens where those are fewer.
         workspace: Scratch memory in bytes that a kernel may take.
         system: Bytes that the board keeps for itself.
 
@@ -76,7 +77,7 @@ def plan_memory(
         MissingExtraError: onnx-ir isn't installed.
     """
     manifest = bundle.manifest
-    limit, image = manifest.max_positions, manifest.image_tokens
+    limit, image = manifest.max_tokens, manifest.image_tokens
     prompt = limit if max_prompt is None else max_prompt
     if not image < prompt <= limit:
         raise InputError(f"--max-prompt {prompt} must be more than the image's {image} tokens and at most {limit}")

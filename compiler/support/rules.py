@@ -96,7 +96,7 @@ RULES: Mapping[str, Rule] = {
         find=finders.scatters_twice,
     ),
     "attention": Rule(
-        says="Attention has one output, no cache of its own, no softcap, and its flag's alignment fits",
+        says="Attention has one output, no cache of its own, no softcap; is_causal only for as many keys as queries",
         source="seen: TensorRT-RTX 1.7.1 refuses more outputs and past inputs; is_causal becomes UPPER_LEFT",
         advice="join the cache before the node and give an explicit mask",
         find=finders.attention_form,

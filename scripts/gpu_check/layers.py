@@ -3,16 +3,20 @@
 Pruning at the vision output shortens the sequence that enters the decoder and nothing else, so that one decoder serves
 every ratio: at fewer tokens. (A bundle that is exported pruned is tuned for its own length; these are all tuned for
 the unpruned one.) The vision tower is timed with and without the selection, and the unpruned prompt also with a
-key/value cache of fixed length, with which an engine takes a decode step as one CUDA graph.
+key/value cache of fixed length, with which an engine takes a decode step as one CUDA graph. What is timed is also
+compared with ONNX Runtime on the CPU (``layers_parity``). A variant that breaks is listed, and the others go on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gpu_check.backends import built, bundle_of, usable, versions
+from gpu_check.findings import Findings
+from gpu_check.layers_parity import decoder_parity, vision_parity
 from gpu_check.settings import ANSWER_TOKENS, RATIOS, TEXT_TOKENS, Save, Settings, length, variant_name
 from gpu_check.timing import Run, interleaved
 from lmmprune.compiler.backends.engine_session import EngineSession
@@ -20,7 +24,7 @@ from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.manifest import Tensor
-from lmmprune.errors import LmmpruneError
+from lmmprune.errors import TargetError
 
 MODEL = "llava-1.5-7b"
 PRUNED = "float pruned"
@@ -35,63 +39,96 @@ BUNDLES: dict[str, dict[str, Any]] = {
 }
 
 
+Sessions = Mapping[str, tuple[Bundle, Mapping[str, Session]]]
+
+
 def check(settings: Settings, save: Save, backend: str, model: str = MODEL) -> dict[str, Any]:
-    """Return rows of times; a type whose bundle or engine can't be made is listed with its reason."""
+    """Return rows of times and the parity; what can't be made, timed or compared is listed with its reason.
+
+    Raises:
+        LmmpruneError: This machine can't run the back end, or nothing could be timed.
+    """
     target = usable(backend)
-    data: dict[str, Any] = {"target": target.name, "versions": versions(target), "engines": {}, "reasons": {}}
+    found = Findings(save, target=target.name, versions=versions(target), engines={}, rows=[], parity={})
     sessions: dict[str, tuple[Bundle, dict[str, Session]]] = {}
     for name, fields in BUNDLES.items():
         request = {"layers": settings.layers, "weights": "dummy", "calibration_samples": 2, "target": target.name}
-        try:
+        with found.guard(name):
             bundle = bundle_of(
                 settings.work / f"{model}-{target.name}-{settings.layers}-{name.replace(' ', '-')}",
                 model=model,
                 **(request | fields),
             )
-            data["engines"][name] = built(bundle, target)
+            found.data["engines"][name] = built(bundle, target)
             sessions[name] = (bundle, open_sessions(bundle))
-        except LmmpruneError as error:
-            data["reasons"][name] = str(error)
-        save(data)
-    data["vision_ms"] = interleaved(
-        {
-            name: vision_run(bundle, loaded["vision"])
-            for name, (bundle, loaded) in sessions.items()
-            if bundle.manifest.cache.capacity is None
-        },
-        settings.rounds,
+            found.put()
+    growing = {name: both for name, both in sessions.items() if both[0].manifest.cache.capacity is None}
+    time_towers(settings, found, growing)
+    decoders = {name: both for name, both in sessions.items() if name != PRUNED}
+    time_decoders(settings, found, decoders)
+    found.put(
+        cuda_graphs={
+            f"{name} {component}": {"recorded": session.recorded, "unrecorded": session.unrecorded}
+            for name, (_, loaded) in sessions.items()
+            for component, session in loaded.items()
+            if isinstance(session, EngineSession)
+        }
     )
-    save(data)
-    data["rows"] = rows(settings, {name: found for name, found in sessions.items() if name != PRUNED})
-    data["cuda_graphs"] = {
-        f"{name} {component}": {"recorded": session.recorded, "unrecorded": session.unrecorded}
-        for name, (_, loaded) in sessions.items()
-        for component, session in loaded.items()
-        if isinstance(session, EngineSession)
-    }
-    return data
+    compare(found, decoders)
+    if not found.data["rows"]:
+        reasons = "; ".join(f"{part}: {reason}" for part, reason in found.data["reasons"].items())
+        raise TargetError(f"nothing could be timed: {reasons}")
+    return found.data
 
 
-def rows(settings: Settings, sessions: dict[str, tuple[Bundle, dict[str, Session]]]) -> list[dict[str, Any]]:
-    """Time prefill and decode of every ratio and type, in turns."""
-    found, prefills, decodes = [], {}, {}
+def time_towers(settings: Settings, found: Findings, sessions: Sessions) -> None:
+    """Time the vision graphs in turns."""
+    runs = {}
+    for name, (bundle, loaded) in sessions.items():
+        with found.guard(f"{name}, vision"):
+            runs[f"{name}, vision"] = vision_run(bundle, loaded["vision"])
+    times = interleaved(runs, settings.rounds, found.guard)
+    found.put(vision_ms={name.removesuffix(", vision"): spread for name, spread in times.items()})
+
+
+def time_decoders(settings: Settings, found: Findings, sessions: Sessions) -> None:
+    """Time prefill and decode of every ratio and type, in turns; a row has those of the two that worked."""
+    rows, prefills, decodes = [], {}, {}
     for name, (bundle, loaded) in sessions.items():
         int8, fixed = name.startswith("int8"), bundle.manifest.cache.capacity is not None
         for ratio in RATIOS[:1] if fixed else RATIOS:
             variant = variant_name(ratio, int8=int8, fixed=fixed)
-            prefills[variant], decodes[variant] = decoder_runs(bundle, loaded["decoder"], ratio)
-            found.append(
-                {
-                    "variant": variant,
-                    "ratio": ratio,
-                    "int8": int8,
-                    "fixed": fixed,
-                    "tokens": length(ratio, bundle.manifest.image_tokens),
-                    "weight_bytes": weights_read(bundle),
-                }
-            )
-    first, second = interleaved(prefills, settings.rounds), interleaved(decodes, settings.rounds)
-    return [{**row, "prefill_ms": first[row["variant"]], "decode_ms": second[row["variant"]]} for row in found]
+            with found.guard(variant):
+                prefills[f"{variant}, prefill"], decodes[f"{variant}, decode"] = decoder_runs(
+                    bundle, loaded["decoder"], ratio
+                )
+                rows.append(
+                    {
+                        "variant": variant,
+                        "ratio": ratio,
+                        "int8": int8,
+                        "fixed": fixed,
+                        "tokens": length(ratio, bundle.manifest.image_tokens),
+                        "weight_bytes": weights_read(bundle),
+                    }
+                )
+    for key, runs in (("prefill_ms", prefills), ("decode_ms", decodes)):
+        times = interleaved(runs, settings.rounds, found.guard)
+        for row in rows:
+            row[key] = times.get(f"{row['variant']}, {key.removesuffix('_ms')}")
+        found.put(rows=[row for row in rows if row.get("prefill_ms") or row.get("decode_ms")])
+
+
+def compare(found: Findings, sessions: Sessions) -> None:
+    """Compare each type with ONNX Runtime on the CPU."""
+    for name, (bundle, loaded) in sessions.items():
+        parity = found.data["parity"].setdefault(name, {})
+        # Towers don't differ by the decoder's cache.
+        towers = {"vision": vision_parity} if bundle.manifest.cache.capacity is None else {}
+        for component, measure in {**towers, "decoder": decoder_parity}.items():
+            with found.guard(f"{name}, parity of {component}"):
+                parity[component] = measure(bundle, loaded[component])
+                found.put()
 
 
 def vision_run(bundle: Bundle, session: Session) -> Run:

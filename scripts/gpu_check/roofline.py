@@ -51,6 +51,6 @@ def read_per_step(spec: DecoderSpec, bytes_per_weight: float) -> float:
     return bytes_per_weight * (spec.layers * layer + spec.width * spec.vocabulary)
 
 
-def fraction(value: float, peak: float | None) -> float | None:
+def fraction(value: float | None, peak: float | None) -> float | None:
     """Return which part of a peak a value is, None where the peak isn't known."""
     return value / peak if peak else None

@@ -14,7 +14,7 @@ _LAYERS = ("torch-sdpa", "torch-compile", "ort-7b", "rtx-7b", "trt-7b", "cpu-7b"
 
 def report(stages: Mapping[str, Any]) -> str:
     """Return the report; a stage that found nothing is listed with its reason."""
-    return "\n".join([*_stages(stages), *_tiny(stages), *_layers(stages)]) + "\n"
+    return "\n".join([*_stages(stages), *_tiny(stages), *_layers(stages), *_parity(stages), *_reasons(stages)]) + "\n"
 
 
 def summarize(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -30,11 +30,12 @@ def summarize(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
         # Stages of several calls meet in one file: each has its own depth.
         layers = stages[stage]["layers"] if rows else 0
         spec = dataclasses.replace(LLAVA_7B, layers=layers)
-        base = next((row for row in rows if not row["ratio"] and not row["int8"]), None)
+        base = next((_median(row, "prefill_ms") for row in rows if row["variant"] == "baseline"), None)
         for row in rows:
-            prefill, decode = row["prefill_ms"]["median"], row["decode_ms"]["median"]
-            tera = prefill_tera(spec, row["tokens"], prefill)
-            giga = decode_giga_bytes(spec, row["weight_bytes"], row["tokens"], decode)
+            # A variant may have broken in one of the two.
+            prefill, decode = _median(row, "prefill_ms"), _median(row, "decode_ms")
+            tera = prefill and prefill_tera(spec, row["tokens"], prefill)
+            giga = decode and decode_giga_bytes(spec, row["weight_bytes"], row["tokens"], decode)
             kind = "int8" if row["int8"] else "float16"
             there = torch.get((layers, row["ratio"]))
             found.append(
@@ -52,8 +53,8 @@ def summarize(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "decode_ms": decode,
                     "decode_giga_bytes": giga,
                     "decode_fraction": fraction(giga, peak.get("giga_bytes")),
-                    "speedup": base["prefill_ms"]["median"] / prefill if base else None,
-                    "over_torch": there / prefill if there else None,
+                    "speedup": base / prefill if base and prefill else None,
+                    "over_torch": there / prefill if there and prefill else None,
                 }
             )
     return found
@@ -71,6 +72,11 @@ def products(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def _median(row: Mapping[str, Any], key: str) -> float | None:
+    times = row.get(key)
+    return float(times["median"]) if times else None
+
+
 def _data(stages: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = stages.get(name, {}).get("data")
     return dict(found) if found else {}
@@ -79,8 +85,7 @@ def _data(stages: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _stages(stages: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Stages", "", "| stage | status | seconds | reason |", "|---|---|---|---|")
     for name, stage in stages.items():
-        reason = " ".join(str(stage.get("reason", "")).split()).replace("|", "\\|")
-        yield f"| {name} | {stage['status']} | {stage['seconds']:.1f} | {reason} |"
+        yield f"| {name} | {stage['status']} | {stage['seconds']:.1f} | {_one_line(stage.get('reason', ''))} |"
     yield ""
 
 
@@ -138,6 +143,47 @@ def _layers(stages: Mapping[str, Any]) -> Iterator[str]:
             f"* {product['stage']}, ratio {product['ratio']:g}: pruning x int8 = {product['expected']:.2f} expected, "
             f"{product['measured']:.2f} measured ({product['measured'] / product['expected']:.2f} of it)."
         )
+    yield ""
+
+
+def _parity(stages: Mapping[str, Any]) -> Iterator[str]:
+    lines = []
+    for name in _LAYERS:
+        for variant, parts in _data(stages, name).get("parity", {}).items():
+            cells = [
+                text
+                for part in ("vision", "decoder")
+                for text in (
+                    _number(parts.get(part, {}).get("cosine"), 6),
+                    _number(parts.get(part, {}).get("relative"), 6),
+                )
+            ]
+            lines.append(f"| {name} | {stages[name]['layers']} | {variant} | {' | '.join(cells)} |")
+    if lines:
+        yield from (
+            "## At LLaVA-7B's width, against ONNX Runtime on the CPU",
+            "",
+            "| stage | layers | variant | features: lowest cosine | largest relative difference "
+            "| logits: lowest cosine | largest relative difference |",
+            "|---|---|---|---|---|---|---|",
+            *lines,
+            "",
+        )
+
+
+def _reasons(stages: Mapping[str, Any]) -> Iterator[str]:
+    lines = [
+        f"| {name} | {part} | {_one_line(reason)} |"
+        for name in _LAYERS
+        for part, reason in _data(stages, name).get("reasons", {}).items()
+    ]
+    if lines:
+        yield from ("## What is missing there", "", "| stage | part | reason |", "|---|---|---|", *lines, "")
+
+
+def _one_line(text: object) -> str:
+    """Return a table cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def _peaks(peak: Mapping[str, Any]) -> Iterator[str]:

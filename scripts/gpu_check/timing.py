@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 WARM_UP = 3
@@ -13,15 +14,27 @@ Run = Callable[[], object]
 """Does its work and waits for it."""
 
 
-def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
-    """Return name -> median, quartiles and all samples in milliseconds, after ``WARM_UP`` rounds."""
+def interleaved(
+    runs: Mapping[str, Run], rounds: int, guard: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
+) -> dict[str, dict[str, Any]]:
+    """Return name -> median, quartiles and all samples in milliseconds, after ``WARM_UP`` rounds.
+
+    Args:
+        runs: Name -> what is timed.
+        rounds: How often.
+        guard: Takes a name and holds its run: what it doesn't let through leaves that name out.
+    """
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(-WARM_UP, rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            spent = (time.perf_counter() - start) * 1e3
-            if number >= 0:
+        for name in list(samples):
+            spent = None
+            with guard(name):
+                start = time.perf_counter()
+                runs[name]()
+                spent = (time.perf_counter() - start) * 1e3
+            if spent is None:
+                del samples[name]
+            elif number >= 0:
                 samples[name].append(spent)
     return {name: spread(values) for name, values in samples.items()}
 
