@@ -14,9 +14,9 @@ import onnx_ir as ir
 from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.manifest import File
 from lmmprune.compiler.stream_weights import layout, stream_weights
-from lmmprune.compiler.weight_pieces import pieces_ahead
+from lmmprune.compiler.weight_pieces import copied_from, pieces_ahead
 from lmmprune.errors import InputError
-from lmmprune.lazy import numbers, stored_of
+from lmmprune.lazy import numbers
 from lmmprune.models.source import Source, refuse_damage
 from lmmprune.passes.restore_transposes import RestoreTransposes
 
@@ -92,14 +92,16 @@ def share_weights(
     RestoreTransposes()(model)
     found = []
     for value in model.graph.initializers.values():
-        stored = stored_of(value)
-        if stored is not None and stored.dtype == value.dtype and stored.perm is None:
+        stored = copied_from(value)
+        if stored is not None and stored.perm is None:
             found.append((value, stored))
     if not found:
         raise InputError(
             "--share-weights: the checkpoint holds no weight in the type of the bundle; give the --dtype of the"
             " checkpoint, without --int8"
         )
+    for _, stored in found:  # a disk that takes no links says so before gigabytes are read
+        _link(stored.file, directory / SHARED / stored.file.name)
     done, total = 0, sum(stored.bytes for _, stored in found)
     for piece in pieces_ahead([value for value, _ in found]):
         if piece.last and piece.broken:
@@ -107,10 +109,8 @@ def share_weights(
         done += piece.data.size
         progress(done, total)
     for value, stored in found:
-        link = directory / SHARED / stored.file.name
-        _link(stored.file, link)
         value.const_value = ir.ExternalTensor(
-            location=link.relative_to(directory).as_posix(),
+            location=(Path(SHARED) / stored.file.name).as_posix(),
             offset=stored.offset,
             length=stored.bytes,
             dtype=stored.dtype,

@@ -7,9 +7,9 @@ decoder and one decode step with the cache that it leaves, at the visual tokens 
 (2880), of which each ratio removes its part. Pruning at the vision output shortens the sequence and nothing else, so
 that the pruned variants are the same graphs at fewer tokens. Beside them: both decoders with a key/value cache of fixed
 length (64 tokens more than the prompt), onnxruntime's own ``quantize_dynamic`` of the float decoder, and transformers.
-All of them stay loaded, in one process of less than 20 GiB. Of two sessions of the same graph the one loaded later is
-up to a tenth faster: the int8 decoders are loaded twice each, ours first and last, and the rounds take turns. The order
-within a round is drawn anew for each, too.
+All of them stay loaded, in one process of less than 20 GiB. Two sessions of the same graph aren't equally fast: the
+int8 decoders are loaded twice each, ours first and last, and the rounds take turns. The order within a round is drawn
+anew for each, too.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import runtime_fixtures as fx
 from lmmprune.compiler.bench import bench, steps
 from lmmprune.compiler.bench_chart import check_chart, draw_chart
 from lmmprune.compiler.bench_report import METRICS, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.cli import main
 from lmmprune.compiler.manifest import Precision
 from lmmprune.compiler.memory import measure_memory
 from lmmprune.errors import BundleError, InputError
@@ -140,3 +141,17 @@ def test_memory_failure_is_one_line(folder: Path) -> None:
     with pytest.raises(BundleError, match="measuring the memory") as caught:
         measure_memory(folder / "none", folder / "p.png", "hi")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": 2}', '{"format": 1, "plan": {}, "runs": []}', '{"format": 1, "runs": 3}']
+)
+def test_import_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    for arguments in (["--import", str(path)], ["--import", str(path), "--image", "x.png"], []):
+        with pytest.raises(SystemExit) as stop:
+            main(["bench", *arguments])
+        assert stop.value.code == 2
+        if len(arguments) == 2:
+            assert "result.json" in capsys.readouterr().err

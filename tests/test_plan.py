@@ -393,17 +393,5 @@ def test_folder_that_is_not_empty(made, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"format": 2}', '{"format": 1, "plan": {}, "runs": []}', '{"format": 1, "runs": 3}']
-)
-def test_import_of_something_else(tmp_path, capsys, text):
-    path = tmp_path / "result.json"
-    path.write_text(text)
-    assert run("bench", "--import", path) == 2
-    assert "result.json" in capsys.readouterr().err
-    assert run("bench", "--import", path, "--image", "x.png") == 2
-    assert run("bench") == 2
-
-
 def test_banner():
     assert [trtexec.banner(text) for text in ("10.3", "10.16", "11.0")] == [100300, 101600, 110000]
