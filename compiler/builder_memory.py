@@ -32,8 +32,9 @@ def lacking_memory(bundle: Bundle, component: str) -> str | None:
     if free is None or needed <= free:
         return None
     gib = 2.0**30
+    smaller = "" if bundle.manifest.precision.int8 else "export with --int8, "
     return (
         f"building the {component} of '{bundle.path.name}' takes about {needed / gib:.1f} GiB of memory ({_COPIES} "
-        f"times its weights), {free / gib:.1f} GiB are free: close other programs, add swap, export with --int8, or "
-        "build on a larger machine"
+        f"times its weights), {free / gib:.1f} GiB are free: close other programs, add swap, {smaller}or build on a "
+        "larger machine"
     )

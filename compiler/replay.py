@@ -15,6 +15,7 @@ from lmmprune.compiler.backends.onnxruntime import TARGETS
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.kv_cache import KvCache
 from lmmprune.compiler.manifest import Bucket, Manifest
+from lmmprune.compiler.numpy_types import numpy_type
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.errors import require
@@ -94,7 +95,7 @@ class Replay:
         self._manifest = bundle.manifest
 
         def load(graph: Path) -> Any:
-            return load_on_cpu(graph, bundle.manifest.target)
+            return load_on_cpu(graph, bundle.manifest.target, bundle.manifest.precision.dtype)
 
         self._vision, self._decoder = load(bundle.vision), load(bundle.decoder)
         self._heads = [load(bundle.file(bucket.head.file)) for bucket in bundle.manifest.buckets]
@@ -104,7 +105,7 @@ class Replay:
     def look(self, image: Image.Image, bucket: int = 0) -> Looked:
         """Run the vision graph on a picture; where there are buckets, then the head of the given one."""
         pixels, manifest = self._preprocess(image), self._manifest
-        found = run_graph(self._vision, {"pixel_values": pixels.astype(manifest.vision.inputs[0].dtype)})
+        found = run_graph(self._vision, {"pixel_values": pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         own_count = int(found[OWN_COUNT][0]) if OWN_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
@@ -151,8 +152,10 @@ class Replay:
         return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
 
 
-def load_on_cpu(graph: Path, target: str) -> Any:
+def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
     """Return a graph that was written for a target in ONNX Runtime's CPU provider.
+
+    What is in bfloat16 is emulated: each operator computes in float32 and rounds, inputs and outputs are float32.
 
     Raises:
         MissingExtraError: onnxruntime isn't installed.
@@ -163,13 +166,29 @@ def load_on_cpu(graph: Path, target: str) -> Any:
     if target not in TARGETS:
         # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    if dtype == "bfloat16":
+        import onnx_ir as ir
+
+        from lmmprune.passes.emulate_bfloat16 import EmulateBfloat16
+
+        model = ir.load(graph)
+        EmulateBfloat16()(model)
+        # Weights stay where they are.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+        source: str | bytes = ir.to_proto(model).SerializeToString()
+    else:
+        source = str(graph)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def run_graph(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Run what ``load_on_cpu`` gave; return all outputs by name."""
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    return dict(zip(names, session.run(names, {name: _widened(array) for name, array in feeds.items()}), strict=True))
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _kept(outputs: Mapping[str, Array]) -> dict[str, Array]:

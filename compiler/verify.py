@@ -184,11 +184,12 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
         add("own counts", parity.judge_own_counts(own, precision))
     if any(difference.overlaps for difference in seen):
         add("kept indices", parity.judge_kept(seen, precision))
-    add("image features", parity.judge_values(seen, precision))
+    emulated = ", bfloat16 emulated" if manifest.precision.dtype == "bfloat16" else ""
+    add("image features", parity.judge_values(seen, precision), emulated)
     if any(difference.overlaps for difference in said):
         add("kept in the decoder", parity.judge_kept(said, precision))
     fewest = min(len(spoken.logits) for _, spoken in pairs) - 1
-    add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps")
+    add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps{emulated}")
     return checks
 
 

@@ -139,3 +139,22 @@ def test_damaged_bundle(cli: Cli, tmp_path: Path, command: str) -> None:
     assert "'decoder.data'" in err
     assert "checksum" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (("bench", "a", "b"), "nothing is left half-written"),
+        (
+            ("export", "--model", "m"),
+            "nothing is left half-written (with --resume, what was written is kept to go on from)",
+        ),
+        (("export", "--resume"), "what was written is kept, the same command goes on from there"),
+    ],
+)
+def test_interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], left: str) -> None:
+    def stop(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmmprune.compiler.cli.app.main", stop)
+    assert cli(*arguments) == (130, "", f"lmmprune: error: interrupted; {left}\n")

@@ -1,4 +1,4 @@
-"""Real TensorRT-RTX engines of real exports: every precision, pruned and not, for three architectures."""
+"""Real TensorRT-RTX engines of real exports: every type, pruned and not, for three architectures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lmmprune.compiler.verify import verify
 VARIANTS: dict[str, dict[str, object]] = {
     "fp32": {"dtype": "float32"},
     "fp16 pruned": {"ratio": 0.5},
+    "bf16 pruned": {"ratio": 0.5, "dtype": "bfloat16"},
     "int8 pruned": {"ratio": 0.5, "int8": True},
     "int8, a cache of fixed length": {"ratio": 0.5, "method": "fastv", "int8": True, "static_cache": 200},
 }

@@ -1,22 +1,48 @@
-"""Real TensorRT-RTX engines (sm89, float16) of every method's graphs."""
+"""Real TensorRT-RTX engines of every method's graphs, in every type and for three architectures."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from exports import exported_again
 
 from lmmprune.compiler.build import build
+from lmmprune.compiler.manifest import Manifest
 from lmmprune.passes.methods import METHODS
 
+PRECISIONS: dict[str, dict[str, object]] = {
+    "float32": {"dtype": "float32"},
+    "float16": {},
+    "int8": {"int8": True, "calibration_samples": 2},
+}
+ARCHS = ("sm86", "sm89", "sm120")
+# A Latin square: every method meets every type and every architecture, and they meet each other. All nine of each
+# method are in docs/rtx_engines.md.
+CASES = [
+    (name, precision, ARCHS[(row + column) % 3])
+    for row, name in enumerate(sorted(METHODS))
+    for column, precision in enumerate(PRECISIONS)
+]
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_of_tiny_llava_builds(name: str, tmp_path: Path) -> None:
+
+def changed(manifest: Manifest) -> list[str]:
+    """Return the graphs that the method cuts in: the other one is as without it."""
+    sides = {stage.in_decoder for stage in manifest.schedule}
+    return [name for name, inside in (("vision", False), ("decoder", True)) if inside in sides]
+
+
+@pytest.mark.parametrize(("name", "precision", "arch"), CASES)
+def test_every_method_of_tiny_llava_builds(name: str, precision: str, arch: str, tmp_path: Path) -> None:
     options = {"options": (("prune_text", "2"),)} if name == "inflection" else {}
-    path, _ = exported_again(target="tensorrt-rtx", method=name, ratio=0.5, **options)
-    built = build(path, "tensorrt-rtx", arch="sm89")
-    assert [entry.record.component for entry in built] == ["vision", "decoder"]
+    path, report = exported_again(target="tensorrt-rtx", method=name, ratio=0.5, **options, **PRECISIONS[precision])
+    copy = tmp_path / "bundle"
+    shutil.copytree(path, copy)
+    components = changed(report.manifest)
+    built = build(copy, "tensorrt-rtx", arch=arch, components=components)
+    assert [entry.record.component for entry in built] == components
+    assert components
     assert all(entry.record.bytes > 100_000 for entry in built)
 
 

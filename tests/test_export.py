@@ -233,7 +233,7 @@ def test_ctrl_c_leaves_no_bundle(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
-    assert "interrupted" in done.stderr
+    assert "interrupted; nothing is left half-written (with --resume, what was written is kept" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

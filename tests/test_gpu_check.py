@@ -18,7 +18,7 @@ from fake_cuda import FakeCudart, Kind
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from gpu_check import driver, roofline, stages, table, timing, torch_layers  # noqa: E402  # found through the line before
+from gpu_check import driver, roofline, stages, table, timing, tiny, torch_layers  # noqa: E402  # found through the line before
 from gpu_check.findings import Findings  # noqa: E402  # as above
 from gpu_check.settings import LLAVA_7B, TEXT_TOKENS, Settings, length, variant_name  # noqa: E402  # as above
 
@@ -235,6 +235,18 @@ def test_torchs_layers_prefill_and_step_at_a_fixed_length() -> None:
         step: Any = decode()
         assert step.past_key_values.get_seq_length() == 12, "cut back after every step"
         assert tuple(step.logits.shape) == (1, 1, 50)
+
+
+def test_a_stage_of_refused_variants_is_not_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(output: Path, **request: Any) -> Any:
+        raise TargetError("the memory is full")
+
+    monkeypatch.setattr(tiny, "bundle_of", refuse)
+    stages.run("cpu-tiny", Settings(work=tmp_path, quick=True, layers=1), tmp_path / "result.json")
+    found = stages.read_json(tmp_path / "result.json")
+    assert found["status"] == "unavailable"
+    assert found["reason"].startswith("no variant ran: baseline: the memory is full; pruned 0.5: ")
+    assert {entry["reason"] for entry in found["data"]["variants"].values()} == {"the memory is full"}
 
 
 def test_stages_load_without_the_export_packages() -> None:

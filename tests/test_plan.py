@@ -103,6 +103,15 @@ def test_folder_stands_alone(made):
     assert listed == names - {"SHA256SUMS"}
 
 
+def test_timing_cache_where_the_builder_has_none(tmp_path):
+    options = BuildOptions(timing_cache=Path("x.cache"))
+    with pytest.raises(TargetError, match="'tensorrt-rtx' has no timing cache: leave out --timing-cache"):
+        write_plan(bundles(tmp_path, "tensorrt-rtx"), "tensorrt-rtx", tmp_path / "plan", options=options)
+    stripped = BuildOptions(strip_weights=True)  # refused here without a GPU; the plan runs where there is one
+    write_plan(bundles(tmp_path, "tensorrt-rtx"), "tensorrt-rtx", tmp_path / "plan", options=stripped)
+    assert "--stripWeights" in (tmp_path / "plan" / "steps.tsv").read_text()
+
+
 @pytest.mark.parametrize("path", ["/home/me/x.cache", "~/x.cache", "../x.cache"])
 def test_timing_cache_outside_of_the_folder(tmp_path, path):
     options = BuildOptions(timing_cache=Path(path))

@@ -157,7 +157,7 @@ def test_builder_error_names_the_node_of_a_value(tmp_path, monkeypatch):
 
 def test_workspace_that_is_too_small(tmp_path):
     graph = write(tmp_path / "a.onnx", ATTENTION.replace("T[", "float[").replace("S", "64").replace("P", "96"))
-    with pytest.raises(TargetError, match=r"--workspace 0.000976562MiB is too small for it: give more, or leave it"):
+    with pytest.raises(TargetError, match=r"a --workspace of 1,024 bytes is too small for it: give more, or leave it"):
         tensorrt.build_engine(RTX, graph, arch="sm89", options=BuildOptions(workspace=1024))
 
 

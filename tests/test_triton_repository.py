@@ -116,6 +116,14 @@ def test_what_is_in_a_repository(repositories: dict[str, Repository]) -> None:
     assert "build_engines.sh" not in text
 
 
+def test_build_script_is_clean(repositories: dict[str, Repository]) -> None:
+    script = repositories["tensorrt-10.3"].path / "build_engines.sh"
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "shellcheck"), str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_engines_are_built_by_the_script(repositories: dict[str, Repository], tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(repositories["tensorrt-10.3"].path, repository)

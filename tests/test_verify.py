@@ -47,6 +47,8 @@ def checked(path: Path, samples: int = 2) -> dict[str, Check]:
         ({"ratio": 0.6, "method": "aim"}, BOTH),
         ({"ratio": 0.5, "method": "sparsevlm", "positions": "original"}, DECODER),
         ({"ratio": 0.5, "method": "fastv", "target": "tensorrt-rtx"}, DECODER),
+        ({"ratio": 0.5, "method": "freepruner", "target": "tensorrt-11", "dtype": "bfloat16"}, VISION),
+        ({"ratio": 0.5, "method": "fastv", "target": "tensorrt-10.13", "dtype": "bfloat16", "int8": True}, DECODER),
         # Synthetic weights, and fewer layers than the checkpoint has.
         ({"ratio": 0.5, "method": "ficoco-l", "weights": "dummy", "layers": 2}, DECODER),
         # Scaled to the model's five encoder layers.
@@ -59,6 +61,8 @@ def test_verify_passes(options: dict[str, Any], names: list[str]) -> None:
     checks = checked(path)
     assert list(checks) == FILES + names
     assert all(check.passed for check in checks.values()), checks
+    emulated = [check.name for check in checks.values() if "emulated" in check.found]
+    assert emulated == (["image features", "logits"] if options.get("dtype") == "bfloat16" else [])
     if "int8" not in options and "target" not in options:
         worst = [float(x) for check in checks.values() for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
         assert len(worst) == 2

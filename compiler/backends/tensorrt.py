@@ -147,7 +147,7 @@ def build_engine(
 def _remedy(reason: str, options: BuildOptions) -> str:
     # Seen in TensorRT-RTX 1.7.1: "no tactics to implement the operation within workspace limit".
     if options.workspace is not None and re.search("workspace|memory|implementation", reason, re.IGNORECASE):
-        return f"--workspace {options.workspace / 2**20:g}MiB is too small for it: give more, or leave it out"
+        return f"a --workspace of {options.workspace:,} bytes is too small for it: give more, or leave it out"
     return (
         "'build --verbose' shows what comes before it; another --dtype, or an export without --int8 or --static-cache, "
         "may build"

@@ -76,8 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     except LmmpruneError as error:
         _fail(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing is left half-written (with --resume, what was written is kept to go on from)", 130)
+        _fail(f"interrupted; {_left(sys.argv[1:] if argv is None else argv)}", 130)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _left(argv: Sequence[str]) -> str:
+    """Return what an interrupted command leaves behind."""
+    if "--resume" in argv:
+        return "what was written is kept, the same command goes on from there"
+    resumable = " (with --resume, what was written is kept to go on from)" if "export" in argv[:1] else ""
+    return f"nothing is left half-written{resumable}"
 
 
 def _fail(message: str, code: int) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.progress import progress
 
 if TYPE_CHECKING:
     from lmmprune.compiler.bench_report import Report, Row

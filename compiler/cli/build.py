@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.options import check_triton, size, triton_options
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, phases, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.progress import phases
 
 if TYPE_CHECKING:
     from lmmprune.compiler.build_options import BuildOptions

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.output import json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
+from lmmprune.compiler.cli.progress import progress
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, steps, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
 

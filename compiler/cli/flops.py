@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from lmmprune.compiler.cli.options import set_options
-from lmmprune.compiler.cli.output import human_si, json_option, note, print_json, progress, show, table
+from lmmprune.compiler.cli.output import human_si, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.progress import progress
 from lmmprune.errors import InputError
 
 

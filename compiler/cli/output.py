@@ -1,17 +1,15 @@
-"""What the commands share for printing: ``--json``, tables on stdout, messages and progress bars on stderr."""
+"""What the commands share for printing: ``--json``, tables on stdout, messages on stderr."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
     from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,73 +53,6 @@ def show(*objects: Any) -> None:
 def note(message: str) -> None:
     """Print a message for the person at the terminal on stderr."""
     click.echo(message, err=True)
-
-
-def progress() -> Progress:
-    """Return a progress bar on stderr that disappears when it is done; it is silent when stderr isn't a terminal.
-
-    A task with the field ``bytes`` set shows how much was written and how fast, the others how many of how many.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.text import Text
-
-    class Amount(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            if not task.fields.get("bytes"):
-                return MofNCompleteColumn().render(task)
-            written, speed = DownloadColumn(binary_units=True), TransferSpeedColumn()
-            return Text.assemble(written.render(task), " ", speed.render(task))
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        Amount(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-
-
-@contextlib.contextmanager
-def steps(streams: Container[str] = ()) -> Iterator[Callable[[str, int, int], None]]:
-    """Give a function that shows a bar per named step: its name, what is done of it, and how much there is.
-
-    Args:
-        streams: Steps that count bytes.
-    """
-    with progress() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def step(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of, bytes=what in streams)
-            bar.update(tasks[what], completed=done, total=of)
-
-        yield step
-
-
-@contextlib.contextmanager
-def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Give such a function for steps that lie inside of each other: one bar, of the one that was named last."""
-    with progress() as bar:
-        task = bar.add_task("", total=None, visible=False)
-
-        def step(what: str, done: int, of: int) -> None:
-            bar.update(task, description=what, completed=done, total=of, visible=True)
-
-        yield step
 
 
 def human_bytes(count: float) -> str:

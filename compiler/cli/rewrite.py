@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmmprune.compiler.cli.options import set_options
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, steps, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.progress import steps
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:

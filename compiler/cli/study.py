@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.output import json_option, note, print_json, show, steps, table
+from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
+from lmmprune.compiler.cli.progress import steps
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:

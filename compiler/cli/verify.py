@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import json_option, print_json, show, table
+from lmmprune.compiler.cli.progress import phases
 
 _STATES = {True: "ok", False: "FAILED", None: "not checked"}
 
@@ -24,11 +25,8 @@ def command(bundle: Path, samples: int, as_json: bool) -> None:
     """
     from lmmprune.compiler.verify import verify
 
-    def step(what: str, done: int, of: int) -> None:
-        if sys.stderr.isatty():
-            note(f"{what} {done}/{of}" if of > 1 else what)
-
-    checks = verify(bundle, samples=samples, progress=step)
+    with phases() as step:
+        checks = verify(bundle, samples=samples, progress=step)
     if as_json:
         print_json({"bundle": str(bundle), "checks": [dataclasses.asdict(check) for check in checks]})
     else:

@@ -75,7 +75,7 @@ def deploy(
         check_fits(memory, ram, bundle, target, workspace=workspace, system=system)
     arch = target.boards[board]
     building = most_builder_bytes(bundle)
-    lack = None if ram is None else _lacking(building, ram, system)
+    lack = None if ram is None else _lacking(bundle, building, ram, system)
     with write_folder(Path(output)) as folder:
         options = BuildOptions(workspace=workspace)
         _, known = fill_plan(folder, target, [variant], options, arch=arch)
@@ -99,14 +99,12 @@ def _need(building: int) -> str:
     )
 
 
-def _lacking(building: int, ram: int, system: int) -> str | None:
+def _lacking(bundle: Bundle, building: int, ram: int, system: int) -> str | None:
     """Return a warning; no refusal, because the factor was measured of TensorRT-RTX only, and swap helps."""
     if building + system <= ram:
         return None
-    return (
-        f"{_need(building)}, the board has {max(0, ram - system) / GIB:.1f} GiB beside its system: add swap, or export "
-        "with --int8"
-    )
+    smaller = "" if bundle.manifest.precision.int8 else ", or export with --int8"
+    return f"{_need(building)}, the board has {max(0, ram - system) / GIB:.1f} GiB beside its system: add swap{smaller}"
 
 
 def requirements(software: JetPack) -> list[str]:

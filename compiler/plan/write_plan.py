@@ -72,9 +72,10 @@ def write_plan(
         BundleError: A bundle is missing or broken.
         InputError: The folder can't be written, two bundles have the same name, the question doesn't fit, or the timing
             cache lies outside of the folder.
-        TargetError: A bundle doesn't suit the target.
+        TargetError: A bundle doesn't suit the target, or an option is none of its builder's.
     """
     chosen, options = resolve(target), options or BuildOptions()
+    options.check(chosen, gpu=True)  # there will be one where the plan runs
     _check_moves(options.timing_cache)
     variants = tuple(
         variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in names_of(bundles).items()

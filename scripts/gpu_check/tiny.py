@@ -16,7 +16,7 @@ from lmmprune.compiler.evaluate import evaluate
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.questions import TINY_LLAVA, load_questions
 from lmmprune.compiler.runtime import Runtime
-from lmmprune.errors import LmmpruneError
+from lmmprune.errors import LmmpruneError, TargetError
 from lmmprune.models import tiny_llava
 
 RATIO = 0.5
@@ -25,7 +25,11 @@ _NEW_TOKENS = 4
 
 
 def check(settings: Settings, save: Save, backend: str) -> dict[str, Any]:
-    """Return, for every variant, its engines, its parity and its accuracy or why there are none; and one benchmark."""
+    """Return, for every variant, its engines, its parity and its accuracy or why there are none; and one benchmark.
+
+    Raises:
+        LmmpruneError: This machine can't run the back end, or none of the variants ran.
+    """
     target = usable(backend)
     data: dict[str, Any] = {"target": target.name, "versions": versions(target), "variants": {}}
     bundles = []
@@ -52,17 +56,19 @@ def check(settings: Settings, save: Save, backend: str) -> dict[str, Any]:
         except LmmpruneError as error:
             entry["reason"] = str(error)
         save(data)
-    if bundles:
-        row = _examples()[0]
-        paths = [bundle.path for bundle in bundles]
-        report = bench(paths, row[0], row[1], rounds=settings.rounds, new_tokens=16, memory=False)
-        data["bench"] = {
-            "rows": {
-                line.name: {metric: dataclasses.asdict(spread) for metric, spread in line.times.items()}
-                for line in report.rows
-            },
-            "products": [dataclasses.asdict(product) for product in report.products],
-        }
+    if not bundles:
+        reasons = "; ".join(f"{name}: {entry['reason']}" for name, entry in data["variants"].items())
+        raise TargetError(f"no variant ran: {reasons}")
+    row = _examples()[0]
+    paths = [bundle.path for bundle in bundles]
+    report = bench(paths, row[0], row[1], rounds=settings.rounds, new_tokens=16, memory=False)
+    data["bench"] = {
+        "rows": {
+            line.name: {metric: dataclasses.asdict(spread) for metric, spread in line.times.items()}
+            for line in report.rows
+        },
+        "products": [dataclasses.asdict(product) for product in report.products],
+    }
     return data
 
 
