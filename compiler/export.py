@@ -65,7 +65,7 @@ def export(
     from lmmprune.compiler.heads import write_heads
     from lmmprune.compiler.lower import lower
     from lmmprune.compiler.own_counts import measure_counts, save_counts
-    from lmmprune.compiler.preflight import calibration_bytes, needs
+    from lmmprune.compiler.preflight import Calibration, calibration_needs, needs
     from lmmprune.compiler.quantize import quantize
     from lmmprune.compiler.write_graphs import write_graphs
     from lmmprune.passes.cast_float import CastFloat
@@ -118,9 +118,9 @@ def export(
         target = dataclasses.replace(target, opset=max(target.opset, SCATTER_OPSET))
     warnings: list[str] = []
 
-    calibration = (
-        calibration_bytes(source, len(data.samples), scan=int8.policy == "auto") if int8 is not None and data else 0
-    )
+    calibration = Calibration()
+    if int8 is not None and data:
+        calibration = calibration_needs(source, len(data.samples), scan=int8.policy == "auto", smooth=int8.smooth)
     required = needs(
         source,
         request.output.resolve(),

@@ -29,20 +29,37 @@ NOTABLE_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What calibrating takes, in bytes.
+
+    Attributes:
+        disk: Of float32 graphs beside the bundle in the making; they are gone before its weights are written.
+        memory: Beside the libraries.
+        scan: Whether the scan of ``--int8-policy auto`` is why the decoder doesn't run layer by layer.
+    """
+
+    disk: int = 0
+    memory: int = 0
+    scan: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Needs:
     """What an export takes, in bytes, and what there is.
 
     Attributes:
-        disk: Of the bundle.
+        disk: Of the bundle, or of what calibrating writes where that is more.
         disk_free: On its disk; what an interrupted export wrote there counts as free.
         memory: Peak of the process.
         memory_free: What programs may still take; None where it doesn't say.
+        scan: See ``Calibration``.
     """
 
     disk: int
     disk_free: int
     memory: int
     memory_free: int | None
+    scan: bool
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -65,17 +82,20 @@ class Needs:
         """
         if self.disk > self.disk_free:
             raise InputError(
-                f"the bundle needs about {_gib(self.disk)}, the disk of '{destination}' has {_gib(self.disk_free)}"
+                f"the export needs about {_gib(self.disk)}, the disk of '{destination}' has {_gib(self.disk_free)}"
                 " free: free some space, give another directory, or make it smaller (--int8, --dtype float16)"
             )
         if self.memory_free is not None and self.memory > self.memory_free:
+            less = "leave out --int8-policy auto" if self.scan else "calibrate with fewer samples (--calib-samples)"
             raise InputError(
                 f"the export needs about {_gib(self.memory)} of memory, {_gib(self.memory_free)} are free: close other"
-                " programs, or calibrate with fewer samples (--calib-samples)"
+                f" programs, or {less}"
             )
 
 
-def needs(source: Source, destination: Path, *, dtype: str, int8: bool, shared: bool, calibration: int) -> Needs:
+def needs(
+    source: Source, destination: Path, *, dtype: str, int8: bool, shared: bool, calibration: Calibration
+) -> Needs:
     """Return what an export takes, before anything is traced.
 
     Args:
@@ -84,7 +104,7 @@ def needs(source: Source, destination: Path, *, dtype: str, int8: bool, shared: 
         dtype: Floating-point type of the bundle.
         int8: Whether matrices become INT8.
         shared: Whether the bundle points into the checkpoint instead of holding weights.
-        calibration: Memory that calibrating takes beside the weights, in bytes.
+        calibration: What that takes.
     """
     shapes = source.shapes
     width = _BYTES[dtype]
@@ -98,19 +118,21 @@ def needs(source: Source, destination: Path, *, dtype: str, int8: bool, shared: 
     partial = destination.with_name(f".{destination.name}.partial")
     written = sum(file.stat().st_size for file in partial.glob("*.data")) if partial.is_dir() else 0
     return Needs(
-        disk=(0 if shared else sum(sizes)) + _GRAPHS,
+        disk=max(0 if shared else sum(sizes), calibration.disk) + _GRAPHS,
         disk_free=shutil.disk_usage(place).free + written,
-        memory=_LIBRARIES + (0 if shared else _COPIES * largest * width) + calibration,
+        memory=_LIBRARIES + (0 if shared else _COPIES * largest * width) + calibration.memory,
         memory_free=machine.free_memory(),
+        scan=calibration.scan,
     )
 
 
-def calibration_bytes(source: Source, samples: int, *, scan: bool) -> int:
-    """Return what calibrating takes beside the libraries, in bytes.
+def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool) -> Calibration:
+    """Return what calibrating takes.
 
     Args:
         source: The model.
         samples: How many are run.
+        smooth: Whether SmoothQuant is on, which writes the tower a second time.
         scan: Whether blocks to keep in float are looked for, which takes the whole decoder in memory.
     """
     spec = source.decoder
@@ -118,12 +140,14 @@ def calibration_bytes(source: Source, samples: int, *, scan: bool) -> int:
     table = spec.vocabulary * spec.width
     decoder = 4 * (spec.layers * layer + 2 * table)
     vision = max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - decoder, 0)
+    towers = (2 if smooth else 1) * vision
     if scan or decoder <= WHOLE_BYTES:
-        return _LOADED * max(vision, decoder)
+        memory = _LOADED * max(vision, decoder)
+        return Calibration(disk=towers + decoder, memory=memory, scan=decoder > WHOLE_BYTES)
     # What enters the next layer of every sample, and the values that are looked at within it.
     tokens = source.vision.tokens + TEXT_TOKENS
     held = 4 * tokens * (3 * samples * spec.width + 4 * spec.mlp_width)
-    return max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held)
+    return Calibration(disk=towers, memory=max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held))
 
 
 def _gib(size: int) -> str:

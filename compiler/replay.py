@@ -166,6 +166,11 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
     if target not in TARGETS:
         # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if dtype != "float32":
+        # Weights are widened one by one, right before their use, and given back behind it: a large model's would not
+        # fit otherwise.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if dtype == "bfloat16":
         import onnx_ir as ir
 
@@ -178,7 +183,9 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
         source: str | bytes = ir.to_proto(model).SerializeToString()
     else:
         source = str(graph)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    # Folding would widen all of them at once, for good.
+    unfolded = None if dtype == "float32" else ["ConstantFolding"]
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=unfolded)
 
 
 def run_graph(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:

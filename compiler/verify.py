@@ -160,7 +160,11 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
     progress("load the PyTorch model", 0, 1)
     inside = any(stage.in_decoder for stage in manifest.schedule)
     special_ids = text_layout(manifest.prompt, bundle.file(TOKENIZER), in_decoder=inside).special_ids
-    reference = parity.Reference(load_model(source), options, special_ids)
+    try:
+        model = load_model(source)
+    except Refused as error:
+        return [_not_compared(str(error))]
+    reference = parity.Reference(model, options, special_ids)
     try:
         return _compare(reference, manifest, pairs, progress)
     except Refused as error:

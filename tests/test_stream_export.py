@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -242,9 +243,44 @@ def test_what_is_needed_is_said_and_true(
     )
     (line,) = said
     assert f"{half}: needs about" in line
-    needs = preflight.needs(_source(half), tmp_path / "x", dtype="float16", int8=False, shared=False, calibration=0)
+    needs = needs_of(half, tmp_path, "float16", int8=False)
     size = sum(entry.bytes for entry in report.manifest.files.values())
     assert size <= needs.disk <= size + 2 * preflight._GRAPHS
+
+
+def needs_of(model: Path, tmp_path: Path, dtype: str, *, int8: bool) -> preflight.Needs:
+    source = _source(model)
+    takes = preflight.Calibration()
+    if int8:
+        takes = preflight.calibration_needs(source, 2, scan=False, smooth=True)
+    return preflight.needs(source, tmp_path / "x", dtype=dtype, int8=int8, shared=False, calibration=takes)
+
+
+def test_calibration_takes_disk_before_the_bundle_does(
+    half: Path, tmp_path: Path, traced: Callable[[Source], Canonical], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its float32 graphs are several times what becomes of them."""
+    monkeypatch.setattr(preflight, "_GRAPHS", 2**20)
+    sizes: list[int] = []
+
+    def look(*_: object) -> None:
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        sizes.append(sum(path.stat().st_size for path in files))
+
+    request = Request(model=str(half), output=tmp_path / "out", int8=True, calibration_samples=2)
+    report = export(request, look, traced=traced)
+    bundle = sum(entry.bytes for entry in report.manifest.files.values())
+    peak = max(sizes)
+    assert 2 * bundle < peak <= needs_of(half, tmp_path, "float32", int8=True).disk < 1.5 * peak
+
+
+def test_the_scan_for_blocks_is_what_takes_the_memory(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "WHOLE_BYTES", 0)
+    for scan, remedy in ((True, "leave out --int8-policy auto"), (False, "calibrate with fewer samples")):
+        takes = preflight.calibration_needs(_source(half), 2, scan=scan, smooth=True)
+        found = preflight.needs(_source(half), half, dtype="float32", int8=True, shared=False, calibration=takes)
+        with pytest.raises(InputError, match=remedy):
+            dataclasses.replace(found, memory_free=0).check(half)
 
 
 def _source(model: Path) -> Source:

@@ -91,9 +91,12 @@ def say(
 
 def embed(model: Any, tokens: list[Token], features: torch.Tensor) -> torch.Tensor:
     """Return [T,C], what enters layer 0."""
-    table = model.get_decoder().embed_tokens.weight
-    own, width = features.to(table.dtype), table.shape[1]
-    return torch.stack([own[token.index, :width] if token.kind == "image" else table[token.id] for token in tokens])
+    language = model.get_decoder()
+    # The table of a large model may be in half precision, the norms never are.
+    table, dtype = language.embed_tokens.weight, language.norm.weight.dtype
+    own, width = features.to(dtype), table.shape[1]
+    rows = [own[token.index, :width] if token.kind == "image" else table[token.id].to(dtype) for token in tokens]
+    return torch.stack(rows)
 
 
 def run(model: Any, tokens: list[Token], features: torch.Tensor, cutter: Cutter, rows: int) -> torch.Tensor:

@@ -29,7 +29,9 @@ def vision_parity(bundle: Bundle, session: Session) -> dict[str, float]:
     """Compare the features of random pixel values, token by token."""
     tensor = bundle.manifest.vision.inputs[0]
     feeds = {tensor.name: _random(tensor.shape, tensor.dtype)}
-    expected = run_graph(load_on_cpu(bundle.vision, bundle.manifest.target), feeds)["image_features"]
+    expected = run_graph(load_on_cpu(bundle.vision, bundle.manifest.target, bundle.manifest.precision.dtype), feeds)[
+        "image_features"
+    ]
     found = session.download(session.run(_uploaded(session, feeds))["image_features"])
     return _compared(found[0], expected[0])
 
@@ -37,7 +39,7 @@ def vision_parity(bundle: Bundle, session: Session) -> dict[str, float]:
 def decoder_parity(bundle: Bundle, session: Session) -> dict[str, float]:
     """Compare the logits of a prefill and of one decode step behind it."""
     manifest = bundle.manifest
-    on_cpu = load_on_cpu(bundle.decoder, manifest.target)
+    on_cpu = load_on_cpu(bundle.decoder, manifest.target, manifest.precision.dtype)
     found = _logits(manifest, session.upload, lambda feeds: session.run(_uploaded(session, feeds)), session.download)
     expected = _logits(manifest, lambda array: array, lambda feeds: run_graph(on_cpu, feeds), lambda array: array)
     return _compared(found, expected)
