@@ -43,7 +43,7 @@ class EngineRecord:
         dtype: Floating-point type of the graph.
         int8: Quantization scheme of the graph, None if it isn't quantized.
         profiles: Name -> input -> smallest, likeliest and largest shape, in the order of the engine's profiles.
-        decomposed_attention: Attention layers without a fused kernel.
+        decomposed_attention: Attention layers that may be built from several kernels, for lack of a fused one.
         weights: Type -> bytes of the graph's weights that went in; empty where nothing could count them.
         float16_bytes: What these weights would take in 16 bits each.
         options: What was asked of the builder, where it isn't the default.

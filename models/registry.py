@@ -42,7 +42,10 @@ def family_of(model_type: str) -> Family:
         ModelError: No family serves it.
     """
     if model_type not in FAMILIES:
-        raise ModelError(f"model_type '{model_type}' has no family here{suggestion(model_type, FAMILIES)}")
+        raise ModelError(
+            f"model_type '{model_type}' has no family here (there are: {', '.join(sorted(FAMILIES))}): missing is a "
+            "module that says where its vision tower, projector and decoder are, as models/llava.py does"
+        )
     return FAMILIES[model_type]
 
 

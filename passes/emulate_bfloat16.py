@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.passes.refusals import Broken
+from lmmprune.passes.refusals import Broken, Refused
 from lmmprune.passes.shapes import infer_shapes
 
 _NARROW, _WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
@@ -26,6 +26,12 @@ class EmulateBfloat16(ir.passes.InPlacePass):
     less often. Inputs are rounded first, as a caller would.
     """
 
+    def requires(self, model: ir.Model) -> None:
+        """Check that inputs aren't handed through."""
+        for value in _narrow(model.graph.inputs):
+            if value.is_graph_output():
+                raise Refused(f"input '{value.name}' is an output, too: it can't be rounded under its name")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
         infer_shapes(model)  # types, too: a file may leave them out
@@ -40,7 +46,7 @@ class EmulateBfloat16(ir.passes.InPlacePass):
             for index, value in enumerate(node.inputs):
                 if value is not None and value.dtype == _NARROW:
                     if value not in wide:
-                        wide[value] = _cast(graph, value, "wide")
+                        wide[value] = _cast(graph, value, "wide", user=node)
                     node.replace_input_with(index, wide[value])
         for value in [*results, *_narrow(graph.inputs)]:
             _round(graph, value)
@@ -63,8 +69,11 @@ def _narrow(values: Iterable[ir.Value | None]) -> list[ir.Value]:
     return [value for value in values if value is not None and value.dtype == _NARROW]
 
 
-def _cast(graph: ir.Graph, value: ir.Value, what: str) -> ir.Value:
-    """Put a cast right behind where a value comes from."""
+def _cast(graph: ir.Graph, value: ir.Value, what: str, user: ir.Node | None = None) -> ir.Value:
+    """Put a cast right behind where a value comes from; that of a weight right before its first user.
+
+    At the front, all weights would be widened before any is used, and a large model's wouldn't fit.
+    """
     name, to = f"{value.name}.{what}", _NARROW if what == "rounded" else _WIDE
     node = ir.node("Cast", [value], {"to": int(to)}, name=f"lmmprune/emulate/{name}")
     (output,) = node.outputs
@@ -73,7 +82,7 @@ def _cast(graph: ir.Graph, value: ir.Value, what: str) -> ir.Value:
     if producer is not None:
         graph.insert_after(producer, node)
     else:
-        graph.insert_before(graph[0], node)
+        graph.insert_before(user or graph[0], node)
     return output
 
 

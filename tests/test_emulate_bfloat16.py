@@ -15,7 +15,7 @@ from lmmprune.compiler.replay import load_on_cpu, run_graph
 from lmmprune.passes.emulate_bfloat16 import EmulateBfloat16
 from lmmprune.passes.refusals import Broken
 
-# An output that is read on, a sum over 512 places, a weight, a float32 island, an input that goes straight out.
+# An output that is read on, a sum over 512 places, a weight, a float32 island, an input of two nodes.
 GRAPH = """<ir_version: 10, opset_import: ["": 23]>
 g (bfloat16[3,512] x, bfloat16[4] b) => (bfloat16[3,512] h, bfloat16[3,4] y, bfloat16[4] twice) {
   h = Mul(x, x)
@@ -93,3 +93,17 @@ def test_float32_graphs_stay() -> None:
 def test_what_is_left_is_an_error(model: ir.Model) -> None:
     with pytest.raises(Broken, match=r"\(Mul\) still computes in bfloat16"):
         EmulateBfloat16().ensures(model)
+
+
+def test_inputs_that_are_outputs_are_refused() -> None:
+    head = '<ir_version: 10, opset_import: ["": 23]>'
+    text = f"{head} g (bfloat16[4] b) => (bfloat16[4] y, bfloat16[4] b) {{ y = Neg(b) }}"
+    with pytest.raises(ir.passes.PreconditionError, match="'b' is an output, too"):
+        EmulateBfloat16()(ir.from_proto(onnx.parser.parse_model(text)))
+
+
+def test_weights_are_widened_where_they_are_used(model: ir.Model) -> None:
+    EmulateBfloat16()(model)
+    (product,) = [node for node in model.graph if node.op_type == "MatMul"]
+    nodes = list(model.graph)
+    assert nodes[nodes.index(product) - 1].inputs[0] is model.graph.initializers["w"]

@@ -18,8 +18,8 @@ PRECISIONS: dict[str, dict[str, object]] = {
     "int8": {"int8": True, "calibration_samples": 2},
 }
 ARCHS = ("sm86", "sm89", "sm120")
-# A Latin square: every method meets every type and every architecture, and they meet each other. All nine of each
-# method are in docs/rtx_engines.md.
+# A Latin square: every method meets every type and every architecture, and they meet each other. All of them, and
+# bfloat16, are in docs/rtx_engines.md.
 CASES = [
     (name, precision, ARCHS[(row + column) % 3])
     for row, name in enumerate(sorted(METHODS))

@@ -107,9 +107,16 @@ def test_timing_cache_where_the_builder_has_none(tmp_path):
     options = BuildOptions(timing_cache=Path("x.cache"))
     with pytest.raises(TargetError, match="'tensorrt-rtx' has no timing cache: leave out --timing-cache"):
         write_plan(bundles(tmp_path, "tensorrt-rtx"), "tensorrt-rtx", tmp_path / "plan", options=options)
-    stripped = BuildOptions(strip_weights=True)  # refused here without a GPU; the plan runs where there is one
-    write_plan(bundles(tmp_path, "tensorrt-rtx"), "tensorrt-rtx", tmp_path / "plan", options=stripped)
-    assert "--stripWeights" in (tmp_path / "plan" / "steps.tsv").read_text()
+    options = BuildOptions(refit=True)  # refused here without a GPU; the plan runs where there is one
+    write_plan(bundles(tmp_path, "tensorrt-rtx"), "tensorrt-rtx", tmp_path / "plan", options=options)
+    assert "--refit" in (tmp_path / "plan" / "steps.tsv").read_text()
+
+
+def test_engines_without_weights_are_not_timed(tmp_path):
+    with pytest.raises(InputError, match="--strip-weights with --plan-only: a plan times what it builds"):
+        write_plan(
+            bundles(tmp_path, "tensorrt-11"), "tensorrt-11", tmp_path / "plan", options=BuildOptions(strip_weights=True)
+        )
 
 
 @pytest.mark.parametrize("path", ["/home/me/x.cache", "~/x.cache", "../x.cache"])
@@ -296,6 +303,21 @@ def test_several_token_counts_and_rtx(tmp_path, program):
     (row,) = import_result(result).report.rows
     assert (row.times["vision_ms"].median, row.times["ttft_ms"].median) == (21, 121)
     assert row.tokens_before == report.manifest.tokens_before
+
+
+@pytest.mark.parametrize(("alias", "name"), BOARDS)
+def test_real_exports_for_every_jetson(tmp_path, program, alias, name):
+    """Unpruned, and INT8 cut inside the decoder: the script takes what the exporter writes."""
+    calibrated = {"int8": True, "calibration_samples": 2}
+    paths = [exported_again(target=name, **more)[0] for more in ({}, {"ratio": 0.5, "method": "fastv", **calibrated})]
+    for path, called in zip(paths, ("baseline", "pruned"), strict=True):
+        (tmp_path / called).symlink_to(path)
+    written = write_plan([tmp_path / "baseline", tmp_path / "pruned"], alias, tmp_path / "plan")
+    assert written.arch == TARGETS[name].boards[alias]
+    done, result = measure(tmp_path / "plan", program, FAKE_VERSION=BANNERS[name])
+    assert done.returncode == 0, done.stderr
+    baseline, pruned = import_result(result).report.rows
+    assert (baseline.image_tokens, pruned.image_tokens) == (144, 72)
 
 
 def test_interrupted_script_says_so(plan, program):

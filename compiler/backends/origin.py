@@ -68,7 +68,7 @@ def written_by(node: str) -> str | None:
 
 
 def _nodes(graph: Path) -> Mapping[str, ir.Node]:
-    # A Jetson builds with TensorRT alone; there, the name says what it can.
+    # The extras of the builders bring it; where TensorRT came another way, the name says what it can.
     if importlib.util.find_spec("onnx_ir") is None:
         return {}
     import onnx_ir as ir

@@ -35,7 +35,7 @@ class Engine:
 
     Attributes:
         plan: The engine, ready to be written to a file (the builder's own memory: it isn't copied).
-        decomposed: Attention layers without a fused kernel, built from several smaller ones.
+        decomposed: Attention layers that may be built from several smaller kernels, for lack of a fused one.
     """
 
     plan: memoryview
@@ -140,7 +140,10 @@ def build_engine(
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
     if decomposed and say is not None:
-        say(f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers have no fused kernel in this type")
+        say(
+            f"{graph.name}: {len(decomposed)} of {len(attention)} attention layers may fall apart into several "
+            "kernels, because the builder has no fused one in this type"
+        )
     return Engine(plan=memoryview(plan), decomposed=len(decomposed))
 
 

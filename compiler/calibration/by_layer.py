@@ -206,13 +206,18 @@ def _session(model: ir.Model) -> Any:
     ort = require("onnxruntime", "export")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=_providers(ort))
+
+
+def _providers(ort: Any) -> list[str]:
+    """Return CUDA's where onnxruntime-gpu is installed, which shortens the job, and the CPU's."""
     available = ort.get_available_providers()
-    # A CUDA device shortens the job where onnxruntime-gpu is installed; its sums round otherwise than the CPU's.
-    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=providers)
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
 
 
 def _key(plan: Plan, origin: str) -> str:
-    version = require("onnxruntime", "export").__version__
-    parts = [origin, list(plan.names), repr(plan.calibrator), repr(plan.integers), plan.smooth, version]
+    ort = require("onnxruntime", "export")
+    # CUDA's sums round otherwise than the CPU's: layers of both aren't mixed.
+    where = [ort.__version__, *_providers(ort)]
+    parts = [origin, list(plan.names), repr(plan.calibrator), repr(plan.integers), plan.smooth, where]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -34,7 +34,6 @@ def progress() -> Progress:
         ProgressColumn,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
     from rich.text import Text
 
@@ -42,8 +41,8 @@ def progress() -> Progress:
         def render(self, task: Task) -> Text:
             if not task.fields.get("bytes"):
                 return MofNCompleteColumn().render(task)
-            written, speed = DownloadColumn(binary_units=True), TransferSpeedColumn()
-            return Text.assemble(written.render(task), " ", speed.render(task))
+            speed = f" {human_bytes(task.speed)}/s" if task.speed else ""
+            return Text.assemble(DownloadColumn(binary_units=True).render(task), speed)
 
     class Log(Progress):
         """Lines instead of bars."""
@@ -79,6 +78,8 @@ def line(task: Task) -> str:
         amount = f"{human_bytes(task.completed)} of {human_bytes(task.total)}"
     else:
         amount = f"{task.completed:.0f} of {task.total:.0f}"
+    if task.fields.get("bytes") and task.speed:
+        amount += f", {human_bytes(task.speed)}/s"
     left = task.time_remaining
     return f"{task.description}: {amount}" + (f", about {_duration(left)} left" if left else "")
 
@@ -110,8 +111,13 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
     """Give such a function for steps that lie inside of each other: one bar, of the one that was named last."""
     with progress() as bar:
         task = bar.add_task("", total=None, visible=False)
+        now = ""
 
         def step(what: str, done: int, of: int) -> None:
+            nonlocal now
+            if what != now:
+                now = what
+                bar.reset(task)  # its speed isn't that of the phase before
             bar.update(task, description=what, completed=done, total=of, visible=True)
 
         yield step

@@ -54,12 +54,12 @@ class EngineLayer:
 
 
 def graph_weights(graph: Path) -> GraphWeights | None:
-    """Count the weights of an ONNX file by type, without reading them; None on a board without onnx-ir.
+    """Count the weights of an ONNX file by type, without reading them; None where there is no onnx-ir.
 
     Scales, zero points, positions and other constants are no weights: what has less than two axes, or is an integer of
     more than a byte, isn't counted.
     """
-    # A Jetson builds with TensorRT alone: the counts are a courtesy, the engine isn't.
+    # The extras of the builders bring it; where TensorRT came another way, the counts are a courtesy.
     if importlib.util.find_spec("onnx_ir") is None:
         return None
     import onnx_ir as ir

@@ -112,10 +112,10 @@ def requirements(software: JetPack) -> list[str]:
     found = packages()
     # TensorRT's own module comes with JetPack; CUDA's must be of the board's CUDA.
     cuda = next(package for package in found["gpu"] if package.name.startswith("cuda-"))
-    types = next(package for package in found["gpu"] if package.name == "ml-dtypes")
+    others = [package for package in found["gpu"] if package.name in ("ml-dtypes", "onnx-ir")]
     major = int(software.cuda.split(".")[0])
     least = cuda.wanted if f">={major}." in cuda.wanted else f">={major}.0"
-    base = (f"{package.name}{package.wanted}" for package in (*found[BASE], types))
+    base = (f"{package.name}{package.wanted}" for package in (*found[BASE], *others))
     return [*base, f"{cuda.name}{least},<{major + 1}"]
 
 

@@ -70,12 +70,16 @@ def write_plan(
 
     Raises:
         BundleError: A bundle is missing or broken.
-        InputError: The folder can't be written, two bundles have the same name, the question doesn't fit, or the timing
-            cache lies outside of the folder.
+        InputError: The folder can't be written, two bundles have the same name, the question doesn't fit, the timing
+            cache lies outside of the folder, or the engines shall have no weights.
         TargetError: A bundle doesn't suit the target, or an option is none of its builder's.
     """
     chosen, options = resolve(target), options or BuildOptions()
     options.check(chosen, gpu=True)  # there will be one where the plan runs
+    if options.strip_weights:
+        raise InputError(
+            "--strip-weights with --plan-only: a plan times what it builds, which an engine without weights can't be"
+        )
     _check_moves(options.timing_cache)
     variants = tuple(
         variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in names_of(bundles).items()

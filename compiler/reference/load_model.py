@@ -13,7 +13,7 @@ from lmmprune.compiler import machine
 from lmmprune.compiler.reference.cut import Refused
 from lmmprune.models.source import Source
 
-LARGE_BYTES = 8 * 2**30
+LARGE_BYTES = 2 * 2**30
 """Float32 weights from which the decoder's stay in the checkpoint's type, where they are mapped and not copied."""
 _HALF = {ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16}
 
