@@ -12,7 +12,7 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   targets
 
-.PHONY: demo test test-py310 lint types setup browser triton clean
+.PHONY: demo test test-py310 lint types setup browser triton optimum clean
 
 setup: $(VENV)/.ready
 
@@ -58,6 +58,14 @@ $(VENV310)/.ready: pyproject.toml constraints-py310.txt
 	  pytest hypothesis onnx matplotlib
 	touch $@
 
+# A tower is rewritten as optimum's own command exports it, whose packages live apart: they need transformers 4.
+optimum: $(VENV)/optimum/.ready
+
+$(VENV)/optimum/.ready: tests/optimum-requirements.txt | setup
+	@echo "installing optimum-cli for the tests"
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/optimum -r $<
+	@touch $@
+
 test-py310:
 ifeq ($(PY310),)
 	@echo "no Python 3.10 here: the run-time's tests on JetPack 6's Python are left out"
@@ -66,7 +74,7 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-test: lint types browser triton test-py310
+test: lint types browser triton optimum test-py310
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 clean:

@@ -63,7 +63,7 @@ def test_folder_holds_a_whole_bundle_and_the_run_time(folder, bundle):
 def test_requirements_are_the_run_times(board, major):
     *base, cuda = requirements(JETPACKS[board])
     names = {line.split(">")[0] for line in base}
-    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes"}
+    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes", "onnx-ir"}
     assert re.fullmatch(rf"cuda-(python|bindings)>={major}\.\d+,<{major + 1}", cuda)
 
 

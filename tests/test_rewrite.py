@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from optimum_cli import exported_by_optimum
 
 from lmmprune.compiler.raise_graph import raise_graph
 from lmmprune.compiler.reference import Cut, rule_options, see
@@ -23,7 +24,7 @@ from lmmprune.passes.schedule import Facts
 
 KEEP = 11
 MATRIX = [(k, a, o) for k in ("clip", "siglip") for a in ("eager", "sdpa") for o in (17, 18)]
-IN_DECODER = ["aim", "fastv", "ficoco-l", "ficoco-vl", "pyramiddrop", "sparsevlm"]
+IN_DECODER = ["fastv", "ficoco-l", "ficoco-vl", "pyramiddrop", "sparsevlm"]
 IN_TOWER = [name for name in METHODS if name not in IN_DECODER]
 
 
@@ -84,6 +85,18 @@ def test_every_method_selects_as_the_reference_does(kind: str, attention: str, o
             # CLS has seen every patch, and so has what is pooled from it.
             np.testing.assert_allclose(said["last_hidden_state"][:, 0], before["last_hidden_state"][:, 0], atol=1e-5)
             np.testing.assert_allclose(said["pooler_output"], before["pooler_output"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_files_of_optimums_own_command(kind: str) -> None:
+    data = exported_by_optimum(kind)
+    expected = ft.answers(ft.exported(kind), ft.pixels(2))
+    for name, array in ft.answers(data, ft.pixels(2)).items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg="optimum has the same weights")
+    for name in IN_TOWER:
+        layer = -2 if METHODS[name].beyond else 0
+        if allowed(kind, name, layer):
+            agree(data, kind, name, layer)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

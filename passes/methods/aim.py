@@ -16,7 +16,7 @@ from lmmprune.passes.filters import random_walk
 from lmmprune.passes.methods.in_decoder import input_layers
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
-from lmmprune.passes.rules import Outcome, Reduce, merged
+from lmmprune.passes.rules import Outcome, Reduce, Rule, merged
 from lmmprune.passes.schedule import Counts, Facts, average, round_half_up, solve
 from lmmprune.passes.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.stage import Stage
@@ -25,6 +25,8 @@ from lmmprune.passes.stage import Stage
 @dataclass(frozen=True, kw_only=True)
 class Aim(Method):
     """Merge pairs at the vision output until n0 are left; before layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
+
+    With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all.
 
     Reference: Zhong et al., AIM, 2024, arXiv 2412.03248 (released code).
     """
@@ -46,13 +48,15 @@ class Aim(Method):
         super().check(model)
         for name in ("first_layer", "last_layer"):
             in_paper(name, getattr(self, name), 32)
-        if not 0 < self.temperature < math.inf or self.steps < 1:
+        if not 0 < self.temperature < math.inf or self.steps < 0:
             raise InputError(
-                f"temperature={self.temperature:g}, steps={self.steps}: expected a positive number and 1 step or more"
+                f"temperature={self.temperature:g}, steps={self.steps}: expected a positive number and 0 steps or more"
             )
 
     def counts(self, model: Facts, target: int) -> Counts:
         """Merging first; with a small ratio, a weaker decoder part alone."""
+        if self.steps == 0:
+            return [(VISION_OUTPUT, target)]
         layers = tuple(range(self.first_layer, self.last_layer + 1))
         sites = [llm_input(layer) for layer in input_layers(model, layers, self.name)]
         m = len(sites)
@@ -76,6 +80,14 @@ class Aim(Method):
             Stage(site=site, keep=keep, rule=walk if site.in_decoder else merge_rounds)
             for site, keep in self.counts(model, target)
         )
+
+    def at_output_only(self) -> Method:
+        """Return the merging alone."""
+        return dataclasses.replace(self, steps=0)
+
+    def rule_at_output(self) -> Rule:
+        """Return the merging."""
+        return merge_rounds
 
 
 def merge_rounds(at: At, keep: int) -> Outcome:
