@@ -75,8 +75,7 @@ else
 endif
 
 test: lint types browser triton optimum test-py310
-	@# In their own order: sorted by number of tests, the slowest file, which has two, would run alone at the end.
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) $(VENV310) $(OUT)
