@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from exports import exported_again
 from runtime_fixtures import make_bundle
+from shell import assert_clean
 
 from lmmprune.compiler import trtexec
 from lmmprune.compiler.bench_import import import_result
@@ -74,11 +75,7 @@ def measure(plan, program, *arguments, **environment):
 
 
 def test_script_is_clean():
-    checker = Path(sys.executable).parent / "shellcheck"
-    program = str(checker) if checker.exists() else shutil.which("shellcheck")
-    assert program, "install the dev extra: it brings shellcheck"
-    done = subprocess.run([program, str(SCRIPT_FILE)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert_clean(SCRIPT_FILE)
 
 
 def test_folder_stands_alone(made):

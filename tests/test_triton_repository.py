@@ -16,6 +16,7 @@ import onnx
 import pytest
 import runtime_fixtures as fx
 from exports import exported_again
+from shell import assert_clean
 from triton_server import HOME, in_client, need_triton
 
 from lmmprune.compiler import engines
@@ -117,11 +118,7 @@ def test_what_is_in_a_repository(repositories: dict[str, Repository]) -> None:
 
 
 def test_build_script_is_clean(repositories: dict[str, Repository]) -> None:
-    script = repositories["tensorrt-10.3"].path / "build_engines.sh"
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "shellcheck"), str(script)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    assert_clean(repositories["tensorrt-10.3"].path / "build_engines.sh")
 
 
 def test_engines_are_built_by_the_script(repositories: dict[str, Repository], tmp_path: Path) -> None:
