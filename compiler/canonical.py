@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,14 +13,18 @@ from lmmprune.models.source import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Canonical:
-    """The canonical graphs of a model (opset 23, float32); passes change them in place."""
+    """The canonical graphs of a model (opset 23, float32); passes change them in place.
+
+    ``remarks`` is what the user should know of how the weights were understood, one line each.
+    """
 
     vision: ir.Model
     decoder: ir.Model
+    remarks: tuple[str, ...] = ()
 
     def clone(self) -> Canonical:
         """Return a copy to change; its weights are the same readers."""
-        return Canonical(vision=self.vision.clone(), decoder=self.decoder.clone())
+        return dataclasses.replace(self, vision=self.vision.clone(), decoder=self.decoder.clone())
 
 
 def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = False) -> Canonical:
@@ -33,14 +38,15 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
     from lmmprune.models import trace
     from lmmprune.models.canonicalize import canonicalize
 
-    model = trace.fake_model(source)
+    remarks: list[str] = []
+    model = trace.fake_model(source, remarks.append)
     readers = source.readers(model)
     vision = trace.trace_vision(model, source, beyond=beyond and source.vision.has_beyond)
     decoder = trace.trace_decoder(model, source, image_token_id=image_token_id)
     for graph in (vision, decoder):
         trace.bind(graph, readers)
         canonicalize(graph)
-    return Canonical(vision=vision, decoder=decoder)
+    return Canonical(vision=vision, decoder=decoder, remarks=tuple(remarks))
 
 
 def shared_trace() -> Callable[[Source], Canonical]:

@@ -116,7 +116,7 @@ def export(
         entering = min((s.keep for s in stages if not s.site.in_decoder), default=facts.tokens)
         check_cache(request.static_cache, target, entering, source.decoder.max_positions)
         target = dataclasses.replace(target, opset=max(target.opset, SCATTER_OPSET))
-    warnings: list[str] = []
+    warnings = list(source.remarks)
 
     calibration = Calibration()
     if int8 is not None and data:
@@ -144,6 +144,7 @@ def export(
             graphs = canonical_graphs(
                 source, image_token_id=prompt.image_token_id, beyond=method.beyond and bool(stages)
             )
+        warnings.extend(graphs.remarks)
         own: OwnCounts | None = None
         if data and (request.auto or request.buckets):
             own = measure_counts(

@@ -43,7 +43,13 @@ def vision_spec(config: Any) -> VisionSpec:
         )
     side = vision.image_size // vision.patch_size
     # hidden[0] are the embeddings, so a negative index counts from layers + 1.
-    layers = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
+    states = vision.num_hidden_layers + 1
+    if not -states <= layer < states:
+        raise ModelError(
+            f"vision_feature_layer is {layer}, but the tower of {states - 1} layers has the states {-states} to"
+            f" {states - 1}: is config.json the one of this checkpoint?"
+        )
+    layers = layer % states
     return VisionSpec(
         layers=layers,
         tokens=side * side,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,10 +15,12 @@ import numpy as np
 
 from lmmprune.errors import ModelError, require
 from lmmprune.lazy import count_non_finite
-from lmmprune.models import checkpoint
+from lmmprune.models import config_file, packed, shards
 from lmmprune.models.aliases import ALIASES
+from lmmprune.models.configure import Reach, as_traced, check_decoder, reach, without_windows
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.registry import family_of, fetch, locate
+from lmmprune.models.weight_names import by_module_name
 from lmmprune.stored import Array, Stored
 
 
@@ -53,6 +56,9 @@ class Source:
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
         damage: Tensors of the checkpoint with NaN or infinity, as far as they have been read, and how many each.
         tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
+        reach: How many positions the decoder serves, and what ends there.
+        quantization: What the configuration says of a quantization of the weights.
+        weights_file: File or index of the weights that the configuration names; None: the usual ones.
     """
 
     name: str
@@ -61,6 +67,9 @@ class Source:
     directory: Path | None
     dummy: bool
     tiles: tuple[int, int] | None = None
+    reach: Reach
+    quantization: Mapping[str, Any] | None = None
+    weights_file: str | None = None
     damage: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
@@ -71,16 +80,40 @@ class Source:
     @property
     def decoder(self) -> DecoderSpec:
         """The decoder's numbers."""
-        return self.family.decoder(self.config)
+        return dataclasses.replace(self.family.decoder(self.config), max_positions=self.reach.positions)
 
     @functools.cached_property
     def entries(self) -> Mapping[str, Stored]:
         """Every tensor of the checkpoint by its name on disk; none with synthetic weights.
 
         Raises:
-            ModelError: No safetensors, or a shard that is missing or damaged.
+            ModelError: No safetensors, a shard that is missing or damaged, or weights that are quantized.
         """
-        return checkpoint.entries(self.directory) if self.directory and not self.dummy else {}
+        if self.directory is None or self.dummy:
+            return {}
+        found = shards.entries(self.directory, self.weights_file)
+        packed.refuse(self.directory, self.quantization, found)
+        return found
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of how the checkpoint was read, one line each."""
+        said = [f"positions end at {self.reach.positions}, with {self.reach.why}"] if self.reach.why else []
+        if self.directory is not None and not self.dummy:
+            adapter = config_file.ADAPTER
+            beside = (self.directory / adapter).is_file()
+            said += [
+                line
+                for line in (
+                    packed.remark(self.quantization),
+                    shards.passed_over(self.directory, self.weights_file),
+                    f"'{self.directory}' has '{adapter}', too: the adapter isn't merged unless --adapter names it"
+                    if beside
+                    else None,
+                )
+                if line
+            ]
+        return tuple(said)
 
     @functools.cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -98,7 +131,7 @@ class Source:
     def readers(self, model: Any) -> Mapping[str, Callable[[], Array]]:
         """Return for every parameter name of a (fake) module the function that reads or makes its values."""
         if not self.dummy:
-            found = checkpoint.by_module_name(model, self.entries)
+            found = by_module_name(model, self.entries)
             return {name: Reader(stored=stored, damage=self.damage) for name, stored in found.items()}
         return {name: _maker(name, tuple(p.shape)) for name, p in model.named_parameters(remove_duplicate=False)}
 
@@ -150,8 +183,14 @@ def resolve(
         directory = where
     elif not (dummy and model in ALIASES):
         directory = fetch(where, weights=not dummy)
-    config = checkpoint.read_config(directory) if directory else _architecture(model)
+    raw = config_file.read_raw(directory) if directory else {}
+    config = config_file.read_config(directory, raw) if directory else _architecture(model)
     family = family_of(config.model_type)
+    check_decoder(config.text_config)
+    quantization = packed.take_out(config, raw)
+    how_far = reach(config.text_config)
+    without_windows(config.text_config)
+    as_traced(config)
     if layers is not None:
         config = family.shrink(config, layers)
     if family.arrange is not None:
@@ -160,7 +199,17 @@ def resolve(
         raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
     if image_size is not None:
         _fix_size(family, config, image_size)
-    return Source(name=model, family=family, config=config, directory=directory, dummy=dummy, tiles=tiles)
+    return Source(
+        name=model,
+        family=family,
+        config=config,
+        directory=directory,
+        dummy=dummy,
+        tiles=tiles,
+        reach=how_far,
+        quantization=quantization,
+        weights_file=getattr(config, "transformers_weights", None),
+    )
 
 
 def _fix_size(family: Family, config: Any, image_size: tuple[int, int]) -> None:

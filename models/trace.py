@@ -14,7 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmmprune.errors import ModelError
 from lmmprune.lazy import lazy, numbers
+from lmmprune.models.configure import fix_rotation
 from lmmprune.models.source import Reader, Source
+from lmmprune.models.weight_names import tie
 from lmmprune.models.wrappers import Decoder, Vision
 from lmmprune.stored import Array
 
@@ -22,8 +24,13 @@ OPSET = 23
 Readers = Mapping[str, Callable[[], Array]]
 
 
-def fake_model(source: Source) -> Any:
-    """Build the module with fake parameters and real buffers (positions, rotary frequencies: they are constants)."""
+def fake_model(source: Source, remark: Callable[[str], None] = lambda line: None) -> Any:
+    """Build the module with fake parameters and real buffers (positions, rotary frequencies: they are constants).
+
+    Args:
+        source: The model.
+        remark: Told in one line what the user should know of how its weights were understood.
+    """
     import transformers
     from transformers.initialization import no_init_weights
 
@@ -33,13 +40,16 @@ def fake_model(source: Source) -> Any:
     with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
         model = architecture(source.config).eval()
         # Switched off together with the initialisation.
-        model.tie_weights()
+        said = tie(model, source.entries)
+    if said:
+        remark(said)
     owner = model
     for name, module in model.named_modules():
         if isinstance(module, transformers.PreTrainedModel):
             owner = module
         if module._buffers:
             _fill_buffers(owner, module, name)
+        fix_rotation(module)
     if source.family.prepare is not None:
         source.family.prepare(model)
     return model

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.groups import is_move, trace_groups
+from lmmprune.passes.groups import trace_groups
 from lmmprune.passes.refusals import Refused
 from lmmprune.passes.shapes import reached, static_shape
+from lmmprune.passes.tokenwise import begin_of_tokenwise, streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     woven = _named(model.graph.outputs, "image_features", "vision")
     features, lines = _unwoven(woven)
     own, *others = _levels(features)
-    patches, deeper = _patches(own), tuple(_patches(value) for value in others)
+    patches, deeper = begin_of_tokenwise(own), tuple(begin_of_tokenwise(value) for value in others)
     hidden, members = trace_groups(patches)
     for tokens in deeper:
         if not np.array_equal(trace_groups(tokens)[1], members):
@@ -196,8 +197,8 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
 
 def _added(stream: ir.Value, attended: Container[ir.Value]) -> list[ir.Value]:
     """Return what is added to a stream that no attention has seen."""
-    sums = [node for node, _ in stream.uses() if node.op_type == "Add" and len(_streams(node)) == 2]
-    return [value for node in sums for value in _streams(node) if value is not stream and value not in attended]
+    sums = [node for node, _ in stream.uses() if node.op_type == "Add" and len(streams(node)) == 2]
+    return [value for node in sums for value in streams(node) if value is not stream and value not in attended]
 
 
 def find_layers(model: ir.Model, what: str) -> tuple[Layer, ...]:
@@ -291,7 +292,7 @@ def _residual(value: ir.Value, attention: ir.Node) -> ir.Value:
             raise Refused(f"'{value.name}' behind '{attention.name}' has {len(users)} users, expected one")
         node = users[0]
         value = node.outputs[0]
-        if node.op_type == "Add" and len(_streams(node)) == 2:
+        if node.op_type == "Add" and len(streams(node)) == 2:
             return value
         if node.op_type not in _TO_RESIDUAL:
             raise Refused(f"'{node.name}' ({node.op_type}) lies between '{attention.name}' and its residual sum")
@@ -299,22 +300,9 @@ def _residual(value: ir.Value, attention: ir.Node) -> ir.Value:
 
 def _block_output(mid: ir.Value, attention: ir.Node) -> ir.Value:
     for node, _ in mid.uses():
-        if node.op_type == "Add" and len(_streams(node)) == 2:
+        if node.op_type == "Add" and len(streams(node)) == 2:
             return node.outputs[0]
     raise Refused(f"no residual sum around the MLP behind '{attention.name}': expected Add(stream, MLP(norm(stream)))")
-
-
-def _streams(node: ir.Node) -> list[ir.Value]:
-    """The inputs of a node that aren't weights or constants."""
-    return [value for value in node.inputs if value is not None and not value.is_initializer()]
-
-
-# Operators that treat each token by itself: walking back through them stays within the projector.
-_TOKENWISE = {
-    *("MatMul", "Add", "Gelu", "Mul", "Sigmoid", "LayerNormalization", "RMSNormalization", "Erf", "Div"),
-    # What other exporters write a Gelu with, and a name for an output.
-    *("Tanh", "Pow", "Gemm", "Identity"),
-}
 
 
 def _levels(features: ir.Value) -> list[ir.Value]:
@@ -322,27 +310,4 @@ def _levels(features: ir.Value) -> list[ir.Value]:
     node = features.producer()
     if node is None or node.op_type != "Concat" or node.attributes.get_int("axis") not in (-1, 2):
         return [features]
-    return _streams(node)
-
-
-def _patches(value: ir.Value) -> ir.Value:
-    """Walk from the features back through the projector to the value that enters it, or to the tower's end.
-
-    That is what drops CLS, puts several patches into a token, or the tiles of a picture together.
-    """
-    while True:
-        node = value.producer()
-        if node is None:
-            raise Refused("no attention before 'image_features': the projector's input could not be found")
-        if is_move(node):
-            return value
-        if node.op_type not in _TOKENWISE:
-            raise Refused(
-                f"'{node.name}' ({node.op_type}) lies between the tower and 'image_features':"
-                " expected token-wise operators, then the Slice that drops CLS or a pixel shuffle"
-            )
-        # A residual sum has two token inputs: that is the tower's last layer, and it has no CLS to drop.
-        streams = _streams(node)
-        if len(streams) > 1 and node.op_type == "Add":
-            return value
-        value = streams[0]
+    return streams(node)

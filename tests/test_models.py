@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmmprune.errors import ModelError
-from lmmprune.models import checkpoint, registry, trace
+from lmmprune.models import config_file, registry, shards, trace
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
+from lmmprune.models.weight_names import by_module_name
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_every_naming_of_a_checkpoint_is_found(naming: str, fake: object, tmp_pa
     tensors = load_file(tiny_llava_dir() / "model.safetensors")
     assert "language_model.model.embed_tokens.weight" in tensors
     save_file({NAMINGS[naming](name): tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
-    found = checkpoint.by_module_name(fake, checkpoint.entries(tmp_path))
+    found = by_module_name(fake, shards.entries(tmp_path))
     key = "model.language_model.layers.1.mlp.up_proj.weight"
     expected = tensors["language_model.model.layers.1.mlp.up_proj.weight"].float()
     assert torch.equal(torch.from_numpy(found[key].read().astype("float32")), expected)
@@ -55,24 +56,25 @@ def test_shards_of_any_float_type_are_read(dtype: torch.dtype, fake: object, tmp
         save_file({name: tensors[name] for name in part}, tmp_path / f"shard-{number}.safetensors")
         index.update(dict.fromkeys(part, f"shard-{number}.safetensors"))
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    found = checkpoint.by_module_name(fake, checkpoint.entries(tmp_path))
+    found = by_module_name(fake, shards.entries(tmp_path))
     expected = tensors["language_model.lm_head.weight"].float()
     assert torch.equal(torch.from_numpy(found["lm_head.weight"].read().astype("float32")), expected)
     (tmp_path / "shard-1.safetensors").unlink()
     with pytest.raises(ModelError, match=r"shard-1\.safetensors' is missing"):
-        checkpoint.entries(tmp_path)
+        shards.entries(tmp_path)
 
 
 def test_a_truncated_file_and_a_lying_index_are_refused(tmp_path: Path) -> None:
     data = (tiny_llava_dir() / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match="truncated"):
-        checkpoint.entries(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(data)
-    index = {"weight_map": {"nothing.weight": "model.safetensors"}}
+        shards.entries(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "shard.safetensors")
+    (tmp_path / "shard.safetensors").write_bytes(data)
+    index = {"weight_map": {"nothing.weight": "shard.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"names 'nothing\.weight'"):
-        checkpoint.entries(tmp_path)
+        shards.entries(tmp_path)
 
 
 def test_a_lost_tensor_and_another_shape_are_named(fake: object, tmp_path: Path) -> None:
@@ -80,32 +82,32 @@ def test_a_lost_tensor_and_another_shape_are_named(fake: object, tmp_path: Path)
     tensors.pop("language_model.model.norm.weight")
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"lacks 'model\.language_model\.norm\.weight'"):
-        checkpoint.by_module_name(fake, checkpoint.entries(tmp_path))
+        by_module_name(fake, shards.entries(tmp_path))
     save_file(tensors | {"language_model.model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"shape \[3\], config\.json says \[128\]"):
-        checkpoint.by_module_name(fake, checkpoint.entries(tmp_path))
+        by_module_name(fake, shards.entries(tmp_path))
 
 
 def test_pickles_and_remote_code_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match="pickled weights"):
-        checkpoint.entries(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "auto_map": {"AutoModel": "x.Y"}}))
+        shards.entries(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl_chat", "auto_map": {"AutoModel": "x.Y"}}))
     with pytest.raises(ModelError, match="remote code"):
-        checkpoint.read_config(tmp_path)
+        config_file.read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="can't be read"):
-        checkpoint.read_config(tmp_path)
+        config_file.read_config(tmp_path)
 
 
 def test_configurations_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("3")
     with pytest.raises(ModelError, match="holds int, expected an object"):
-        checkpoint.read_config(tmp_path)
+        config_file.read_config(tmp_path)
     config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": "four"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"isn't a configuration that transformers knows .*num_hidden_layers"):
-        checkpoint.read_config(tmp_path)
+        config_file.read_config(tmp_path)
 
 
 @pytest.mark.parametrize(

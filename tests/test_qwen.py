@@ -35,9 +35,9 @@ from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import LmmpruneError
-from lmmprune.models.checkpoint import by_module_name
 from lmmprune.models.registry import family_of
 from lmmprune.models.source import resolve
+from lmmprune.models.weight_names import by_module_name
 from lmmprune.passes.methods import METHODS
 from lmmprune.passes.reduce_decoder import ReduceDecoder
 from lmmprune.stored import Stored

@@ -16,7 +16,7 @@ from lmmprune.compiler import weight_pieces
 from lmmprune.compiler.stream_weights import layout, stream_weights
 from lmmprune.errors import ModelError
 from lmmprune.lazy import count_non_finite, lazy
-from lmmprune.models.checkpoint import entries
+from lmmprune.models.shards import entries
 from lmmprune.stored import Array, Stored
 
 TYPES = {

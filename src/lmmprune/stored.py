@@ -13,6 +13,8 @@ import onnx_ir as ir
 from lmmprune.errors import ModelError
 
 Array = np.ndarray[Any, Any]
+_PIECE = 2**22
+"""Numbers that are compared in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,22 @@ class Stored:
         array = np.empty(self.shape, self.dtype.numpy())
         self.fill(bytes_of(array))
         return array
+
+    def same_values(self, other: Stored) -> bool:
+        """Return whether another tensor holds the same numbers, in whatever type; read in pieces."""
+        if self.shape != other.shape:
+            return False
+        count = math.prod(self.shape)
+        for start in range(0, count, _PIECE):
+            mine, theirs = (tensor._piece(start, min(_PIECE, count - start)) for tensor in (self, other))
+            if not np.array_equal(mine, theirs):
+                return False
+        return True
+
+    def _piece(self, start: int, count: int) -> Array:
+        array = np.empty(count, self.dtype.numpy())
+        self.fill(bytes_of(array), start * array.itemsize)
+        return array.astype(np.float32)
 
     def fill(self, buffer: Array, start: int = 0) -> None:
         """Read bytes into a buffer until it is full.
