@@ -79,7 +79,10 @@ def reach(text: Any) -> Reach:
     scaling = text.rope_parameters or {}
     kind = scaling.get("rope_type", "default")
     if kind in _CHANGING:
-        original = scaling.get("original_max_position_embeddings") or text.max_position_embeddings
+        # Dynamic scaling begins at max_position_embeddings, whatever else is written beside it.
+        original = text.max_position_embeddings
+        if kind == "longrope":
+            original = scaling.get("original_max_position_embeddings") or original
         why = f"rope_type '{kind}': behind {original} positions its frequencies change"
         limits.append(Reach(positions=int(original), why=why))
     return min(limits, key=lambda limit: (limit.positions, limit.why is None))
