@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lmmprune.errors import below
 from lmmprune.models.source import Source
 
 
@@ -45,7 +46,8 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
     decoder = trace.trace_decoder(model, source, image_token_id=image_token_id)
     for graph in (vision, decoder):
         trace.bind(graph, readers)
-        canonicalize(graph)
+        with below("bringing the traced graph into canonical form", "please report it with the model's config.json"):
+            canonicalize(graph)
     return Canonical(vision=vision, decoder=decoder, remarks=tuple(remarks))
 
 

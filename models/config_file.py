@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lmmprune.errors import ModelError, require
+from lmmprune.errors import ModelError, below, require, said
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
@@ -65,17 +66,31 @@ def read_config(directory: Path, raw: Mapping[str, Any] | None = None) -> Any:
         port = _PORTS.get(str(raw.get("model_type")), "a native port")
         raise ModelError(f"'{file}' has auto_map: the model needs remote code, which is never run; use {port}")
     require("transformers", "export")
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
+    import transformers
 
-    try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise ModelError(
-            f"'{file}' isn't a configuration that transformers knows ({' '.join(str(error).split())[:200]})"
-        ) from error
+    with below(
+        f"reading '{file}' with transformers {transformers.__version__}",
+        "it isn't a configuration that this release knows; is the file whole, and the release new enough?",
+    ):
+        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     _refuse_missing_parts(file, raw, config)
     return config
+
+
+@contextlib.contextmanager
+def reading(config: Any) -> Iterator[None]:
+    """Turn what a family doesn't find in a configuration, or can't compute with, into one line.
+
+    Raises:
+        ModelError: Names the setting, as far as Python does.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        raise ModelError(
+            f"{CONFIG} of a '{config.model_type}' can't be understood ({said(error)}): a setting is missing, or isn't"
+            " what this family has there; -v shows where it was read"
+        ) from error
 
 
 def _instead(directory: Path) -> str:

@@ -186,19 +186,22 @@ def resolve(
     raw = config_file.read_raw(directory) if directory else {}
     config = config_file.read_config(directory, raw) if directory else _architecture(model)
     family = family_of(config.model_type)
-    check_decoder(config.text_config)
-    quantization = packed.take_out(config, raw)
-    how_far = reach(config.text_config)
-    without_windows(config.text_config)
-    as_traced(config)
-    if layers is not None:
-        config = family.shrink(config, layers)
-    if family.arrange is not None:
-        config, tiles = family.arrange(config, tiles)
-    elif tiles is not None:
-        raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
-    if image_size is not None:
-        _fix_size(family, config, image_size)
+    with config_file.reading(config):
+        check_decoder(config.text_config)
+        quantization = packed.take_out(config, raw)
+        how_far = reach(config.text_config)
+        without_windows(config.text_config)
+        as_traced(config)
+        if layers is not None:
+            config = family.shrink(config, layers)
+        if family.arrange is not None:
+            config, tiles = family.arrange(config, tiles)
+        elif tiles is not None:
+            raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
+        if image_size is not None:
+            _fix_size(family, config, image_size)
+        # Whatever a family doesn't find or can't serve is said now.
+        family.vision(config), family.decoder(config)
     return Source(
         name=model,
         family=family,

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lmmprune.errors import ModelError
+from lmmprune.errors import ModelError, below
 from lmmprune.lazy import lazy, numbers
 from lmmprune.models.configure import fix_rotation
 from lmmprune.models.source import Reader, Source
@@ -37,7 +37,11 @@ def fake_model(source: Source, remark: Callable[[str], None] = lambda line: None
     mapping: Any = transformers.AutoModelForImageTextToText._model_mapping
     architecture = mapping[type(source.config)]
     # Some towers (SigLIP) draw initial weights in a way that looks at values, and fake weights have none.
-    with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
+    advice = (
+        f"try --weights dummy with an alias of the {source.family.title} family, to see whether it is the checkpoint"
+    )
+    building = below(f"building a {source.config.model_type} with transformers {transformers.__version__}", advice)
+    with building, FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
         model = architecture(source.config).eval()
         # Switched off together with the initialisation.
         said = tie(model, source.entries)
@@ -80,7 +84,7 @@ def trace_vision(model: Any, source: Source, *, batch: int = 1, beyond: bool = F
         pixels = torch.zeros(batch * source.vision.tiles, 3, height, width)
     outputs = ["image_features", "beyond_features"] if beyond else ["image_features"]
     module = Vision(model, source.family, beyond=beyond)
-    traced = _export(module, (pixels,), ["pixel_values"], outputs, None)
+    traced = _export("the vision tower", module, (pixels,), ["pixel_values"], outputs, None)
     return _clean_names(traced)
 
 
@@ -107,6 +111,7 @@ def trace_decoder(model: Any, source: Source, *, image_token_id: int) -> ir.Mode
     along = {positions.ndim - 1: "seq"}
     dynamic: Any = ({1: "seq"}, {1: "image_tokens"}, along, [({2: "past"}, {2: "past"})] * spec.layers)
     traced = _export(
+        "the decoder",
         Decoder(model, spec, image_token_id),
         (ids, features, positions, cache),
         ["input_ids", "image_features", "position_ids", *(n for pair in names[0] for n in pair)],
@@ -140,9 +145,10 @@ def bind(model: ir.Model, readers: Readers) -> None:
 
 
 def _export(
-    module: torch.nn.Module, args: tuple[Any, ...], inputs: list[str], outputs: list[str], dynamic: Any
+    what: str, module: torch.nn.Module, args: tuple[Any, ...], inputs: list[str], outputs: list[str], dynamic: Any
 ) -> ir.Model:
-    with _quiet(), torch.no_grad():
+    advice = "lmmprune models lists what was tried; other releases of torch and transformers may trace it"
+    with below(f"tracing {what} with torch {torch.__version__}", advice), _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
             args,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"lmmprune.compiler.cli.{cmd_name}")
         command: click.Command = module.command
+        if not any("-v" in parameter.opts for parameter in command.params):
+            command.params.append(verbose_option())
         return command
 
     def resolve_command(
@@ -58,14 +61,36 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def verbose_option() -> click.Option:
+    """Return the option of every command that shows where an error comes from."""
+    return click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        expose_value=False,
+        callback=remember_verbose,
+        help="Show the traceback behind an error.",
+    )
+
+
+def remember_verbose(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    """Note for ``main`` that tracebacks are wanted."""
+    _wanted["traceback"] = _wanted["traceback"] or value
+    return value
+
+
+_wanted = {"traceback": False}
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(lmmprune.__version__, prog_name="lmmprune")
+@click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=remember_verbose, hidden=True)
 def app() -> None:
     """Prune visual tokens inside the graph of a large multimodal model, quantize it, compile it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    _wanted["traceback"] = False
     try:
         result: Any = app.main(args=None if argv is None else list(argv), standalone_mode=False)
     except click.UsageError as error:
@@ -74,9 +99,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except LmmpruneError as error:
+        if _wanted["traceback"]:
+            traceback.print_exception(error)
         _fail(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, click.Abort):
         _fail(f"interrupted; {_left(sys.argv[1:] if argv is None else argv)}", 130)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is shown whole
+        traceback.print_exception(error)
+        _fail("this is a mistake of lmmprune, not yours: please report it with the lines above", 1)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli import remember_verbose
 from lmmprune.compiler.cli.options import check_triton, size, triton_options
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import phases
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     "--workspace", type=size, metavar="SIZE", help="Most scratch memory of a kernel, such as 1GiB. Default: no limit."
 )
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Keep what the builder measures in this file.")
-@click.option("--verbose", is_flag=True, help="Pass on the builder's own messages.")
+@click.option(
+    "-v", "--verbose", is_flag=True, callback=remember_verbose, help="Pass on the builder's messages, show tracebacks."
+)
 @click.option("--plan-only", is_flag=True, help="Build nothing: write a folder that builds and times elsewhere.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The folder of --plan-only.")
 @click.option("--prompt", help="What a plan times the prefill with. Default: a short question.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 
@@ -48,6 +51,57 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(names)}"
+
+
+_CAUSE = 300
+"""Letters of a library's own message that are shown."""
+
+
+@contextlib.contextmanager
+def below(part: str, advice: str, *, kind: type[LmmpruneError] = ModelError) -> Iterator[None]:
+    """Turn what a library raises below a step into one line: the part, the cause, what to try.
+
+    What our own code raises is our own mistake and stays what it is.
+
+    Args:
+        part: What was done, such as ``tracing the decoder``.
+        advice: What the user can try.
+        kind: The error to raise.
+
+    Raises:
+        LmmpruneError: ``kind``, from the library's exception.
+    """
+    try:
+        yield
+    except LmmpruneError:
+        raise
+    except Exception as error:
+        root = _root(error)
+        if _is_ours(root):
+            raise
+        raise kind(f"{part} failed ({said(root)}): {advice}; -v shows the traceback") from error
+
+
+def said(error: BaseException) -> str:
+    """Return an exception's own words in one line, the first of them where there are many."""
+    words = " ".join(str(error).split())
+    short = words if len(words) <= _CAUSE else words[: _CAUSE - 1].rsplit(" ", 1)[0] + " …"
+    return f"{type(error).__name__}: {short}" if short else type(error).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what an exception was raised from in the end: exporters wrap the cause in steps and advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether the innermost line that ran is in this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    home = Path(__file__).resolve().parent
+    rooms = [home, *(path.resolve() for path in home.iterdir() if path.is_dir())]
+    return bool(frames) and any(Path(frames[-1].filename).resolve().is_relative_to(room) for room in rooms)
 
 
 def require(module: str, extra: str) -> ModuleType:
