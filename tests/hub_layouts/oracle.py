@@ -1,0 +1,82 @@
+"""transformers' own answer: its processor, its model and its ``generate``, from the picture and the question on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from hub_layouts.layout import Layout
+
+QUESTION = "What is on the left of the picture, a cat or 2 dogs?"
+NEW_TOKENS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What transformers makes of a picture and a question.
+
+    Attributes:
+        prompt: Ids of the whole prompt, the picture's places included.
+        pixels: ``pixel_values`` as the model gets them.
+        tokens: The greedy answer.
+    """
+
+    prompt: list[int]
+    pixels: NDArray[np.float32]
+    tokens: list[int]
+
+
+def picture(layout: Layout) -> Image.Image:
+    """Return a picture of coloured blocks."""
+    rng = np.random.default_rng(3)
+    blocks = Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8))
+    return blocks.resize(layout.picture, Image.Resampling.BICUBIC)
+
+
+def expected(folder: Path, layout: Layout) -> Expected:
+    """Ask transformers, in float32.
+
+    Args:
+        folder: The checkpoint.
+        layout: What its processor needs to be told.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    auto: Any = AutoProcessor
+    processor = auto.from_pretrained(folder, **layout.processor)
+    auto = AutoModelForImageTextToText
+    model, loading = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    for kind, names in loading.items():
+        assert not names, f"{layout.name} isn't what transformers expects: {kind} {names}"
+    # A checkpoint may keep the template with its tokenizer, which the processor doesn't look at.
+    template = processor.chat_template or processor.tokenizer.chat_template or layout.template
+    assert template, f"{layout.name} has no chat template: state one"
+    content = [{"type": "image", "image": picture(layout)}, {"type": "text", "text": QUESTION}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        **layout.call,
+    )
+    length = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        found = model.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    return Expected(
+        prompt=inputs["input_ids"][0].tolist(),
+        pixels=inputs["pixel_values"].float().numpy(),
+        tokens=found[0, length:].tolist(),
+    )
+
+
+def as_pictures(pixels: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return ``pixel_values`` of any family's processor as pictures ``[B,3,H,W]`` of a bundle's shape."""
+    return pixels.reshape(shape)
