@@ -94,6 +94,7 @@ def export(
         layers=request.layers,
         image_size=request.image_size,
         tiles=request.tiles,
+        adapter=request.adapter,
     )
     facts = facts_of(source)
     if request.buckets:
@@ -216,6 +217,7 @@ def export(
             prefix=text.prefix,
             grid=source.vision.grid,
             tiles=source.tiles,
+            adapter=str(source.adapter.resolve()) if source.adapter else None,
             vision=signature("vision.onnx", graphs.vision),
             decoder=signature("decoder.onnx", graphs.decoder),
             cache=cache_of(source, reduce_decoder.removed_before(source.decoder.layers)),

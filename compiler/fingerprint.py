@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lmmprune.models.adapter import WEIGHTS
+from lmmprune.models.config_file import ADAPTER
 from lmmprune.models.source import Source
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def fingerprint(
     """
     asked = {key: value for key, value in dataclasses.asdict(request).items() if key not in _NOT_CONTENT}
     files = []
-    for file in sorted({entry.file for entry in source.entries.values()}):
+    adapter = [source.adapter / name for name in (ADAPTER, WEIGHTS)] if source.adapter else []
+    for file in [*sorted({entry.file for entry in source.entries.values()}), *adapter]:
         status = file.stat()
         files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
     parts = [asked, files, dict(tools), data.digest() if data else None, found]

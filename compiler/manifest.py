@@ -134,6 +134,7 @@ class Manifest:
     tools: Mapping[str, str]
     created: str
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
+    adapter: str | None = None  # directory of the LoRA adapter that was merged into the weights
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     files: Mapping[str, File] = field(default_factory=dict)
     format: int = FORMAT

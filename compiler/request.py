@@ -50,6 +50,7 @@ class Request:
     percentile: float = 90.0
     buckets: tuple[float, ...] = ()
     share_weights: bool = False
+    adapter: Path | None = None
     static_cache: int | None = None
     resume: bool = False
 

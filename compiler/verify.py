@@ -103,6 +103,7 @@ def _source(manifest: Manifest) -> Source:
         layers=len(manifest.cache.past) if dummy else None,
         image_size=(int(height), int(width)),
         tiles=manifest.tiles,
+        adapter=Path(manifest.adapter) if manifest.adapter else None,
     )
 
 

@@ -16,11 +16,12 @@ import numpy as np
 from lmmprune.errors import ModelError, require
 from lmmprune.lazy import count_non_finite
 from lmmprune.models import config_file, packed, shards
+from lmmprune.models.adapter import Adapter, Update, read_settings
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.configure import Reach, as_traced, check_decoder, reach, without_windows
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.registry import family_of, fetch, locate
-from lmmprune.models.weight_names import by_module_name
+from lmmprune.models.weight_names import by_module_name, renaming
 from lmmprune.stored import Array, Stored
 
 
@@ -45,6 +46,26 @@ class Reader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Merged:
+    """Reads one tensor of a checkpoint with an adapter's product added to it.
+
+    Attributes:
+        reader: Reads the checkpoint's.
+        update: What is added.
+    """
+
+    reader: Reader
+    update: Update
+
+    def __call__(self) -> Array:
+        """Return the values, float32."""
+        merged = self.update.apply(self.reader())
+        if count := count_non_finite(merged):
+            self.reader.damage[self.update.a.name] = count
+        return merged
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """What ``--model`` and ``--weights`` resolve to.
 
@@ -59,6 +80,7 @@ class Source:
         reach: How many positions the decoder serves, and what ends there.
         quantization: What the configuration says of a quantization of the weights.
         weights_file: File or index of the weights that the configuration names; None: the usual ones.
+        adapter: Directory of a LoRA adapter that is merged into the weights; None: none.
     """
 
     name: str
@@ -70,6 +92,7 @@ class Source:
     reach: Reach
     quantization: Mapping[str, Any] | None = None
     weights_file: str | None = None
+    adapter: Path | None = None
     damage: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
@@ -101,7 +124,7 @@ class Source:
         said = [f"positions end at {self.reach.positions}, with {self.reach.why}"] if self.reach.why else []
         if self.directory is not None and not self.dummy:
             adapter = config_file.ADAPTER
-            beside = (self.directory / adapter).is_file()
+            beside = (self.directory / adapter).is_file() and self.adapter is None
             said += [
                 line
                 for line in (
@@ -131,9 +154,25 @@ class Source:
     def readers(self, model: Any) -> Mapping[str, Callable[[], Array]]:
         """Return for every parameter name of a (fake) module the function that reads or makes its values."""
         if not self.dummy:
-            found = by_module_name(model, self.entries)
-            return {name: Reader(stored=stored, damage=self.damage) for name, stored in found.items()}
+            return self._readers(model)
         return {name: _maker(name, tuple(p.shape)) for name, p in model.named_parameters(remove_duplicate=False)}
+
+    def adapted(self, model: Any) -> Adapter | None:
+        """Return the adapter by the names of a (fake) module's parameters; None without one.
+
+        Raises:
+            ModelError: It doesn't fit the module.
+        """
+        return Adapter.read(self.adapter, model, renaming(model)) if self.adapter else None
+
+    def _readers(self, model: Any) -> dict[str, Callable[[], Array]]:
+        found = by_module_name(model, self.entries)
+        adapter = self.adapted(model)
+        if adapter is not None:
+            found |= adapter.replaced
+        readers = {name: Reader(stored=stored, damage=self.damage) for name, stored in found.items()}
+        merged = adapter.updates if adapter is not None else {}
+        return {**readers, **{name: Merged(reader=readers[name], update=merged[name]) for name in merged}}
 
 
 def refuse_damage(source: Source) -> None:
@@ -160,6 +199,7 @@ def resolve(
     layers: int | None = None,
     image_size: tuple[int, int] | None = None,
     tiles: tuple[int, int] | None = None,
+    adapter: Path | None = None,
 ) -> Source:
     """Resolve a ``--model`` argument.
 
@@ -169,6 +209,7 @@ def resolve(
         layers: Keep only so many decoder layers; with synthetic weights only.
         image_size: Height and width of the pictures in pixels, for towers that take any; None: the family's own choice.
         tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
+        adapter: Directory of a LoRA adapter to merge into the weights.
 
     Raises:
         ModelError: Unknown, not a checkpoint, or a family that isn't served.
@@ -177,6 +218,10 @@ def resolve(
     dummy = weights == "dummy"
     if layers is not None and not dummy:
         raise ModelError("--layers needs --weights dummy: a trained model can't lose layers")
+    if adapter is not None:
+        if dummy:
+            raise ModelError("--adapter with --weights dummy: an adapter is merged into a checkpoint's weights")
+        read_settings(adapter)
     where = locate(model)
     directory: Path | None = None
     if isinstance(where, Path):
@@ -212,6 +257,7 @@ def resolve(
         reach=how_far,
         quantization=quantization,
         weights_file=getattr(config, "transformers_weights", None),
+        adapter=adapter,
     )
 
 

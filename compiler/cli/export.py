@@ -68,6 +68,7 @@ def _tiles(text: str) -> tuple[int, int]:
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
 @click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
 @click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="LoRA directory of PEFT, merged into the weights.")
 @click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
 @click.option("--tiles", metavar="RxC", help="Rows and columns that pictures are cut into, where they are  [2x2]")
 @click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")

@@ -6,6 +6,7 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -48,6 +49,7 @@ def load_model(source: Source) -> Any:
             attn_implementation="eager",
             local_files_only=True,
         ).eval()
+        _merge(model, source)
         return widened(model) if half else model
     source.config._attn_implementation = "eager"
     model = auto.from_config(source.config, dtype=torch.float32).eval()
@@ -56,6 +58,16 @@ def load_model(source: Source) -> Any:
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(readers[name]()))
     return model
+
+
+def _merge(model: Any, source: Source) -> None:
+    """Put what an adapter changes into a loaded model, in float32."""
+    adapter = source.adapted(model)
+    if adapter is None:
+        return
+    readers, parameters = source.readers(model), dict(model.named_parameters(remove_duplicate=False))
+    for name in (*adapter.updates, *adapter.replaced):
+        parameters[name].data = torch.from_numpy(readers[name]().astype(np.float32))
 
 
 def widened(model: Any) -> Any:
