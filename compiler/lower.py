@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from lmmprune.compiler.support import require_supported
 from lmmprune.compiler.targets import Target
+from lmmprune.errors import below
 from lmmprune.passes.convert_opset import ConvertOpset
 from lmmprune.passes.lower_attention import LowerAttention
 from lmmprune.passes.lower_gelu import LowerGelu
@@ -23,6 +24,7 @@ LOWERINGS: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
 }
 
 
+@below("lowering a graph to its target", "try another --target; 'lmmprune targets' lists them")
 def lower(model: ir.Model, target: Target) -> None:
     """Lower a graph in place, and refuse it if the target's parser would not take the result.
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from lmmprune.compiler.bundle import PREPROCESSOR
 from lmmprune.compiler.calibration.data import CalibrationSet
 from lmmprune.compiler.preprocess import Preprocessor
-from lmmprune.errors import require
+from lmmprune.errors import below, require
 from lmmprune.passes.methods import Method
 from lmmprune.passes.schedule import Facts
 from lmmprune.passes.split_vision import COUNT, CountTokens
@@ -41,6 +41,7 @@ class OwnCounts:
         return ranked[max(0, math.ceil(self.percentile / 100 * len(ranked)) - 1)]
 
 
+@below("counting what the method itself would keep", "give --ratio a number")
 def measure_counts(
     vision: ir.Model,
     method: Method,

@@ -25,6 +25,7 @@ from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.preflight import WHOLE_BYTES
 from lmmprune.compiler.sensitivity import scan
 from lmmprune.compiler.smooth import Smoothed, search
+from lmmprune.errors import below
 from lmmprune.lazy import is_lazy, numbers
 from lmmprune.passes.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8 import SCHEMES
@@ -34,6 +35,7 @@ Progress = Callable[[str, int, int], None]
 Samples = list[Callable[[], Steps]]
 
 
+@below("quantizing", "try --int8-weights-only, or --no-smooth; without --int8 the export needs no calibration")
 def quantize(
     graphs: Canonical,
     manifest: Manifest,

@@ -15,12 +15,13 @@ from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.manifest import File
 from lmmprune.compiler.stream_weights import layout, stream_weights
 from lmmprune.compiler.weight_pieces import copied_from, pieces_ahead
-from lmmprune.errors import InputError
+from lmmprune.errors import BundleError, InputError, below
 from lmmprune.lazy import numbers
 from lmmprune.models.source import Source, refuse_damage
 from lmmprune.passes.restore_transposes import RestoreTransposes
 
 
+@below("writing the graphs", "is there room on the disk, and can it be written to?", kind=BundleError)
 def write_graphs(
     parts: Mapping[str, ir.Model],
     directory: Path,
