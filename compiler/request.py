@@ -52,6 +52,7 @@ class Request:
     share_weights: bool = False
     static_cache: int | None = None
     resume: bool = False
+    template: str | None = None
 
     @property
     def quantizes(self) -> bool:
