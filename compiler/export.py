@@ -135,7 +135,9 @@ def export(
     required.check(request.output)
 
     with write_bundle(request.output, resume=request.resume) as writer:
-        prompt = write_assets(source, writer.path)
+        assets = write_assets(source, writer.path, request.template)
+        prompt = assets.prompt
+        warnings.extend(assets.warnings)
         likely = stages if counts else method.stages_for(facts, facts.tokens)
         text = text_layout(prompt, writer.path / TOKENIZER, in_decoder=any(s.site.in_decoder for s in likely))
         progress("trace", 0, 1)

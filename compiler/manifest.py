@@ -79,12 +79,25 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """How a question becomes tokens: ``template`` holds ``<image>`` (``image_token``) and ``{prompt}`` once each."""
+    """How a question becomes tokens.
+
+    Attributes:
+        template: Text that holds ``<image>`` (``image_token``) and ``{prompt}`` once each.
+        image_token: Text of the placeholder.
+        image_token_id: Its id.
+        eos_token_ids: Tokens that end an answer.
+        special_tokens: Whether the tokenizer puts its own special tokens around; not where the template brings them.
+        strip: Ends of a question that lose their white space: "both", "left", "right", or "" for none.
+        origin: File of the checkpoint that the template comes from, "--template", "built-in", or "" if unknown.
+    """
 
     template: str
     image_token: str
     image_token_id: int
     eos_token_ids: tuple[int, ...]
+    special_tokens: bool = True
+    strip: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from lmmprune.compiler.load_tokenizer import load_tokenizer
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.errors import BundleError, InputError
 
 _SLOT = "{prompt}"
 _PROTECTED = 2  # tokens behind the image that a decoder never drops
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+STRIPS: Mapping[str, Callable[[str], str]] = {
+    "": lambda text: text,
+    "both": str.strip,
+    "left": str.lstrip,
+    "right": str.rstrip,
+}
+"""What a chat template does to the ends of a question, by the manifest's names."""
+
 _INCOMPLETE = "\ufffd"  # what a character decodes to whose last bytes haven't come yet
 
 
@@ -51,18 +59,12 @@ class Prompter:
         """
         self._manifest = manifest
         self._prompt = manifest.prompt
+        if self._prompt.strip not in STRIPS:
+            raise BundleError(f"the bundle's prompt strips {self._prompt.strip!r}, known: {', '.join(STRIPS)}")
         for part in (self._prompt.image_token, _SLOT):
             if self._prompt.template.count(part) != 1:
                 raise BundleError(f"the bundle's prompt template must hold '{part}' once: {self._prompt.template!r}")
-        try:
-            text = tokenizer.read_text(encoding="utf-8")
-            self._tokenizer = Tokenizer.from_str(text)
-            self._plain = Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises bare Exception for every kind of damage
-            raise BundleError(f"'{tokenizer}' can't be used ({error}): export again") from error
-        for one in (self._tokenizer, self._plain):
-            one.no_truncation()
-            one.no_padding()
+        self._tokenizer, self._plain = load_tokenizer(tokenizer), load_tokenizer(tokenizer)
         self._plain.encode_special_tokens = True
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {index: token.content for index, token in added.items() if token.special}
@@ -81,7 +83,7 @@ class Prompter:
             InputError: The prompt can't be told from the model's own tokens, or leaves no position for an answer.
         """
         before, after = self._prompt.template.split(_SLOT)
-        ids = self._encode(before, question, after)
+        ids = self._encode(before, self._clean(question), after)
         image = self._prompt.image_token_id
         if ids.count(image) != 1:
             raise BundleError(
@@ -92,6 +94,17 @@ class Prompter:
         self._check_text(len(ids) - start - 1)
         ids[start : start + 1] = [image] * count
         return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)
+
+    def _clean(self, question: str) -> str:
+        """Return a question as the chat template puts it.
+
+        Raises:
+            InputError: It isn't text, as bytes of a terminal that aren't UTF-8.
+        """
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
+            shown = question.encode("utf-8", "backslashreplace").decode()
+            raise InputError(f"the prompt {shown!r} holds a half of a character, not valid UTF-8: write it anew")
+        return STRIPS[self._prompt.strip](question)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""
@@ -104,7 +117,7 @@ class Prompter:
 
     def _encode(self, before: str, question: str, after: str) -> list[int]:
         # The whole is tokenized at once, as the reference does: tokens may span the seams of the template.
-        encoding = self._tokenizer.encode(before + question + after)
+        encoding = self._tokenizer.encode(before + question + after, add_special_tokens=self._prompt.special_tokens)
         begin, end = len(before), len(before) + len(question)
         ids: list[int] = []
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):

@@ -53,6 +53,7 @@ class Request:
     adapter: Path | None = None
     static_cache: int | None = None
     resume: bool = False
+    template: str | None = None
 
     @property
     def quantizes(self) -> bool:

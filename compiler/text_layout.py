@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from lmmprune.compiler.load_tokenizer import load_tokenizer
 from lmmprune.compiler.manifest import Prompt
 from lmmprune.errors import ModelError
 
@@ -31,13 +32,10 @@ def text_layout(prompt: Prompt, tokenizer: Path, *, in_decoder: bool) -> TextLay
         in_decoder: Whether tokens are cut inside the decoder, which needs the prefix to be constant.
 
     Raises:
-        ModelError: The image's place depends on the question.
+        ModelError: The image's place depends on the question, or isn't a token.
     """
-    encoder = Tokenizer.from_file(str(tokenizer))
-    before = {
-        encoder.encode(prompt.template.replace("{prompt}", question)).ids.index(prompt.image_token_id)
-        for question in _QUESTIONS
-    }
+    encoder = load_tokenizer(tokenizer)
+    before = {_place(prompt, encoder, question) for question in _QUESTIONS}
     if len(before) > 1 and in_decoder:
         raise ModelError(
             f"the image stands behind {min(before)} to {max(before)} tokens, depending on the question: a cut inside"
@@ -45,3 +43,13 @@ def text_layout(prompt: Prompt, tokenizer: Path, *, in_decoder: bool) -> TextLay
         )
     special = [index for index, token in encoder.get_added_tokens_decoder().items() if token.special]
     return TextLayout(prefix=min(before), special_ids=tuple(sorted({*special, prompt.image_token_id})))
+
+
+def _place(prompt: Prompt, encoder: Tokenizer, question: str) -> int:
+    text = prompt.template.replace("{prompt}", question)
+    ids = encoder.encode(text, add_special_tokens=prompt.special_tokens).ids
+    if prompt.image_token_id not in ids:
+        raise ModelError(
+            f"the tokenizer doesn't find '{prompt.image_token}' in {text!r}: it must be a token of its own"
+        )
+    return ids.index(prompt.image_token_id)

@@ -92,9 +92,12 @@ class Family:
         name: Name of the family, also its ``model_type`` in config.json.
         title: What people call it.
         template: Prompt with ``<image>`` and ``{prompt}``, used where the checkpoint brings no chat template.
+        early_template: Whether early revisions of its checkpoints on the hub bring none.
         image_token: Text of the image placeholder.
         picture: What the processor writes for one picture around the placeholder's repetitions, with ``image_token``
             once; empty: nothing else.
+        inline: What a text writes for a picture before its question, where a chat template takes texts only; empty:
+            the placeholder and a new line.
         processor: Settings that override the image processor's, so that a picture is one image of the tower's size.
         vision: Reads a ``VisionSpec`` from the transformers configuration.
         decoder: Reads a ``DecoderSpec`` from it.
@@ -114,6 +117,7 @@ class Family:
     template: str
     image_token: str
     picture: str = ""
+    inline: str = ""
     processor: Mapping[str, Any] = field(default_factory=dict)
     vision: Callable[[Any], VisionSpec]
     decoder: Callable[[Any], DecoderSpec]
@@ -121,6 +125,7 @@ class Family:
     vision_features: Callable[[Any, Any, bool], Any]
     prepare: Callable[[Any], None] | None = None
     arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None
+    early_template: bool = False
     reference: str = ""
     sites: tuple[str, ...] = OTHER_SITES
     limits: tuple[str, ...] = ()

@@ -127,6 +127,7 @@ FAMILY = Family(
     decoder=decoder_spec,
     shrink=shrink,
     vision_features=_features,
+    early_template=True,
     reference="arXiv 2310.03744",
     sites=(*ENCODER_SITES, *OTHER_SITES),
     limits=(

@@ -17,6 +17,7 @@ FAMILY = Family(
     decoder=llava.decoder_spec,
     shrink=llava.shrink,
     vision_features=anyres.features,
+    early_template=True,
     reference="blog post",
     limits=anyres.LIMITS,
     arrange=anyres.arrange,

@@ -9,10 +9,11 @@ from lmmprune.errors import ModelError
 from lmmprune.models.family import VisionSpec
 
 IMAGE_TOKEN = "<|image_pad|>"
+INLINE = "<|vision_start|><|image_pad|><|vision_end|>"
 # For checkpoints that bring no chat template of their own.
 TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    "<|vision_start|><|image_pad|><|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    f"{INLINE}{{prompt}}<|im_end|>\n<|im_start|>assistant\n"
 )
 # Visual tokens along each side of a picture when nothing else is said.
 _SIDE = 16

@@ -59,6 +59,7 @@ FAMILY = Family(
     title="Qwen2.5-VL",
     template=qwen.TEMPLATE,
     image_token=qwen.IMAGE_TOKEN,
+    inline=qwen.INLINE,
     vision=_vision,
     decoder=_decoder,
     shrink=shrink,

@@ -58,6 +58,7 @@ FAMILY = Family(
     title="Qwen3-VL",
     template=qwen.TEMPLATE,
     image_token=qwen.IMAGE_TOKEN,
+    inline=qwen.INLINE,
     vision=_vision,
     decoder=_decoder,
     shrink=shrink,

@@ -15,11 +15,12 @@ from PIL import Image
 from random_shuffles import PATCH, save_idefics3
 from whole_models import check_against_transformers, noise
 
-from lmmprune.compiler.assets import preprocessing, write_assets
+from lmmprune.compiler.assets import write_assets
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import Canonical, shared_trace
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.export import export
+from lmmprune.compiler.image_processor import preprocessing
 from lmmprune.compiler.request import Request
 from lmmprune.compiler.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
@@ -128,7 +129,7 @@ def test_aliases_have_a_configuration(alias: str, family: str, layers: int, text
     assert source.family.name == family
     assert (source.vision.tokens, source.vision.merge, source.vision.layers) == (64, 4, 12)
     assert (source.decoder.layers, source.decoder.width, source.decoder.head_dim) == (layers, text, 64)
-    prompt = write_assets(source, tmp_path)
+    prompt = write_assets(source, tmp_path).prompt
     assert prompt.template.count("<image>") == 1
 
 

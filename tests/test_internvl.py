@@ -146,5 +146,5 @@ def test_aliases_have_a_configuration(alias: str, layers: int, width: int, head_
     assert (source.vision.tokens, source.vision.merge, source.vision.layers) == (256, 2, 24)
     assert (source.decoder.layers, source.decoder.width, source.decoder.head_dim) == (layers, width, head_dim)
     # The borrowed tokenizer has another placeholder.
-    prompt = write_assets(source, tmp_path)
+    prompt = write_assets(source, tmp_path).prompt
     assert (prompt.image_token, prompt.template.count("<image>")) == ("<image>", 1)

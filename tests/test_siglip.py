@@ -18,9 +18,10 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from lmmprune.compiler.assets import preprocessing, write_assets
+from lmmprune.compiler.assets import write_assets
 from lmmprune.compiler.bundle import PREPROCESSOR
 from lmmprune.compiler.canonical import canonical_graphs
+from lmmprune.compiler.image_processor import preprocessing
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.errors import ModelError
 from lmmprune.models import trace
@@ -108,7 +109,7 @@ def test_the_preprocessor_is_siglips_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path, head=False, layer=-2)
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    assert write_assets(resolve(str(tmp_path)), bundle).image_token == "<image>"
+    assert write_assets(resolve(str(tmp_path)), bundle).prompt.image_token == "<image>"
     ours = Preprocessor.load(bundle / PREPROCESSOR)
     reference = SiglipImageProcessorPil.from_pretrained(tmp_path)
     for width, height in ((28, 28), (333, 100), (17, 5), (64, 640)):

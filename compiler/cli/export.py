@@ -75,6 +75,7 @@ def _tiles(text: str) -> tuple[int, int]:
 @click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
 @click.option("--static-cache", type=int, metavar="TOKENS", help="Key/value cache of fixed length, updated in place.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
+@click.option("--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.")
 @triton_options
 @json_option
 def command(
