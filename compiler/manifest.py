@@ -148,6 +148,8 @@ class Manifest:
     created: str
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
+    # transformers' generation settings that change greedy answers: {"applied": {name: value}, "ignored": {..}}
+    generation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: Mapping[str, File] = field(default_factory=dict)
     format: int = FORMAT
 
