@@ -9,7 +9,7 @@ from pathlib import Path
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER
 from lmmprune.compiler.chat_template import ChatTemplate, find_chat_template
 from lmmprune.compiler.checkpoint_tokenizer import CheckpointTokenizer, checkpoint_tokenizer
-from lmmprune.compiler.end_tokens import end_tokens
+from lmmprune.compiler.generation import Generation, generation
 from lmmprune.compiler.image_processor import image_processor, preprocessing
 from lmmprune.compiler.image_token import find_image_token
 from lmmprune.compiler.manifest import Prompt
@@ -30,6 +30,7 @@ class Assets:
     """What a bundle says of its prompts, and what the user should know of it."""
 
     prompt: Prompt
+    generation: Generation
     warnings: tuple[str, ...] = ()
 
 
@@ -53,16 +54,19 @@ def write_assets(source: Source, directory: Path, template: str | None = None) -
     _write_preprocessor(source, directory / PREPROCESSOR)
     image_token, image_token_id = find_image_token(source, origin, tokens)
     found = _template(source, origin, tokens, image_token, template)
+    answers = generation(origin, tokens)
     prompt = Prompt(
         template=found.text,
         image_token=image_token,
         image_token_id=image_token_id,
-        eos_token_ids=end_tokens(origin),
+        eos_token_ids=answers.end_tokens,
         special_tokens=tokens.adds_special_tokens(found.text),
         strip=found.strip,
         origin=found.origin,
     )
-    return Assets(prompt=prompt, warnings=(*tokens.warnings, *found.warnings))
+    # An architecture that borrows a tokenizer gives no answers that could differ.
+    said = answers.warnings if source.directory else ()
+    return Assets(prompt=prompt, generation=answers, warnings=(*tokens.warnings, *found.warnings, *said))
 
 
 def image_token_id(source: Source) -> int:

@@ -224,6 +224,7 @@ def export(
             decoder=signature("decoder.onnx", graphs.decoder),
             cache=cache_of(source, reduce_decoder.removed_before(source.decoder.layers)),
             prompt=prompt,
+            generation={"applied": assets.generation.applied, "ignored": assets.generation.ignored},
             max_positions=source.decoder.max_positions,
             flops={part: {"before": before[part], "after": after[part]} for part in before},
             tools=_tools(),

@@ -149,6 +149,8 @@ class Manifest:
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
     adapter: str | None = None  # directory of the LoRA adapter that was merged into the weights
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
+    # transformers' generation settings that change greedy answers: {"applied": {name: value}, "ignored": {..}}
+    generation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: Mapping[str, File] = field(default_factory=dict)
     format: int = FORMAT
 

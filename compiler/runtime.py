@@ -16,6 +16,7 @@ from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.kv_cache import KvCache
+from lmmprune.compiler.logits import LogitsRules
 from lmmprune.compiler.numpy_types import numpy_type
 from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Encoded, Prompter
@@ -54,6 +55,7 @@ class Runtime:
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
         self._vision, self._decoder = sessions["vision"], sessions["decoder"]
         self._heads = {bucket.tokens: sessions[f"head_{bucket.tokens}"] for bucket in manifest.buckets}
+        self._rules = LogitsRules(manifest)
         self._checked: set[int] = set()
         self._spare: KvCache[Value] | None = None
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
@@ -64,7 +66,7 @@ class Runtime:
 
         Raises:
             InputError: The picture can't be resized for the model.
-            BundleError: On the first call: the graph doesn't leave as many tokens as the manifest says.
+            BundleError: As ``look_at``.
         """
         start = time.perf_counter()
         pixels = self.preprocessor(image)
@@ -87,7 +89,7 @@ class Runtime:
         own_count = None
         if self._heads:
             own_count = int(self._vision.download(outputs["own_count"])[0])
-            outputs = self._choose(own_count).run({name: outputs[name] for name in ("patches", "ranking")})
+            outputs = self._heads[self._size(own_count)].run({name: outputs[name] for name in ("patches", "ranking")})
         end = time.perf_counter()
         kept = self._vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
         tokens = self.bundle.manifest.image_tokens
@@ -109,9 +111,6 @@ class Runtime:
     def _size(self, own_count: int) -> int:
         """Return the smallest bucket that is large enough, or the largest."""
         return min((size for size in self._heads if size >= own_count), default=max(self._heads))
-
-    def _choose(self, own_count: int) -> Session:
-        return self._heads[self._size(own_count)]
 
     def answer(
         self, image: Image.Image | Look, prompt: str, max_new_tokens: int = 128, *, stop_at_eos: bool = True
@@ -167,13 +166,13 @@ class Runtime:
             BundleError: The logits aren't numbers.
         """
         positions = self.prompter.positions(prompt, look.kept)
-        ids = prompt.input_ids
+        ids, choose = prompt.input_ids, self._rules.answer(prompt, limit)
         with self._cache() as cache:
             for _ in range(min(limit, self.room(look, prompt))):
                 start = time.perf_counter()
                 outputs = self._decoder.run(self._feeds(look, ids, positions, cache))
                 logits = self._decoder.download(outputs["logits"])[0, -1]
-                token = int(logits.argmax())
+                token = choose(logits)
                 spent = (time.perf_counter() - start) * 1e3
                 if not np.isfinite(logits[token]):
                     raise BundleError(
