@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.load_onnx import load_onnx
 from lmmprune.models.source import Source
 from lmmprune.passes.count_flops import count_flops
 from lmmprune.passes.specialize import specialize
@@ -81,9 +82,9 @@ def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
     """
     tokens = bundle.manifest.image_tokens + text_tokens
     return {
-        "vision": count_flops(ir.load(bundle.vision)),
+        "vision": count_flops(load_onnx(bundle.vision, weights=False)),
         # Behind a cut inside the decoder, lengths are index arithmetic until the sequence's own is known.
-        "prefill": count_flops(specialize(ir.load(bundle.decoder), seq=tokens)),
+        "prefill": count_flops(specialize(load_onnx(bundle.decoder, weights=False), seq=tokens)),
     }
 
 

@@ -2,25 +2,111 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmmprune.errors import InputError
+from lmmprune.errors import InputError, LmmpruneError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_READERS = ("google", "ml_dtypes", "numpy", "onnx", "onnx_ir", "onnxscript")
 
-def load_onnx(path: Path) -> ir.Model:
-    """Load a graph; weights beside the file are not read.
+
+def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
+    """Load a graph, its nodes in an order in which they can be computed; weights beside the file are not read.
+
+    Args:
+        path: The file, or a link to it.
+        weights: Whether the files with its weights must be there, and complete.
 
     Raises:
-        InputError: It can't be read as ONNX.
+        InputError: It can't be read as ONNX, or isn't a graph that could be computed.
     """
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
+    from lmmprune.compiler.linked_data import link_data
+
+    with read_as_onnx(path):
+        model = ir.load(path)
+        link_data(model, path, check=weights)
+    for graph in model.graphs():
+        _check_values(path, graph)
+    if not all(_in_order(graph) for graph in model.graphs()):
+        try:
+            model.graph.sort()
+        except ValueError as error:
+            raise InputError(
+                f"the nodes of '{path}' make a circle, each waiting for another's output: it isn't a graph that can be"
+                " computed; export it again"
+            ) from error
+    return model
+
+
+@contextlib.contextmanager
+def read_as_onnx(path: Path, what: str = "isn't an ONNX file that can be read") -> Iterator[None]:
+    """Turn what ONNX's libraries raise about a damaged or strange file into one line.
+
+    Args:
+        path: The file.
+        what: What it says about the file.
+
+    Raises:
+        InputError: One of the libraries raised something.
+    """
     try:
-        return ir.load(path)
-    except (OSError, DecodeError, ValueError, TypeError) as error:
-        raise InputError(f"'{path}' isn't an ONNX file that can be read ({type(error).__name__})") from error
+        yield
+    except LmmpruneError:
+        raise
+    except (OSError, MemoryError, RecursionError) as error:
+        raise InputError(f"'{path}' {what} ({_said(error)})") from error
+    except Exception as error:
+        # Raised by our own code it is our own bug.
+        if not _from_reader(error):
+            raise
+        raise InputError(f"'{path}' {what} ({_said(error)})") from error
+
+
+def _said(error: BaseException) -> str:
+    """Return the first line of the first cause."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _from_reader(error: BaseException) -> bool:
+    """Return whether an exception was raised inside of ONNX's libraries."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return name.split(".")[0] in _READERS
+
+
+def _check_values(path: Path, graph: ir.Graph) -> None:
+    """Refuse values that nothing makes."""
+    own = {value for node in graph for value in node.outputs}
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value in own or value.producer() is not None:
+                continue
+            if value.is_initializer() or value.is_graph_input() or value.const_value is not None:
+                continue
+            raise InputError(
+                f"node '{node.name}' ({node.op_type}) of '{path}' reads '{value.name}', which no input, weight or node"
+                " of the graph is: the file is damaged or a part of a graph; export it again"
+            )
+
+
+def _in_order(graph: ir.Graph) -> bool:
+    """Return whether every node stands behind those whose outputs it reads."""
+    own = {value for node in graph for value in node.outputs}
+    seen: set[ir.Value] = set()
+    for node in graph:
+        if any(value in own and value not in seen for value in node.inputs if value is not None):
+            return False
+        seen.update(node.outputs)
+    return True

@@ -18,6 +18,10 @@ from lmmprune.passes.find_features import behind_identity, find_picture
 from lmmprune.passes.fold_shapes import FoldShapes
 from lmmprune.passes.fuse_attention import FuseAttention
 from lmmprune.passes.fuse_layer_norm import FuseLayerNorm
+from lmmprune.passes.lower_einsum import LowerEinsum
+from lmmprune.passes.lower_gemm import LowerGemm
+from lmmprune.passes.move_weights import MoveWeights
+from lmmprune.passes.put_batch_first import PutBatchFirst
 from lmmprune.passes.reduce_vision import KEPT
 from lmmprune.passes.refusals import Refused
 from lmmprune.passes.widen_float import WidenFloat
@@ -88,6 +92,9 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
     _check_flow(model)
     WidenFloat()(model)
     ConvertOpset(version=OPSET)(model)
+    LowerEinsum()(model)
+    LowerGemm()(model)
+    MoveWeights()(model)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     copies = _drop_copies(model)
     names = [str(value.name) for value in model.graph.outputs]
@@ -96,6 +103,7 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
         raise Refused(f"two of the outputs {', '.join(names)} are the same computation: remove one from the graph")
     FuseLayerNorm()(model)
     FuseAttention(batch=shape[0])(model)
+    PutBatchFirst(batch=shape[0])(model)
     return Raised(
         model=model, dtype=dtype, picture_dtype=picture_dtype, batch=shape[0], opset=opset, nodes=nodes, copies=copies
     )

@@ -174,9 +174,10 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
     if dtype == "bfloat16":
         import onnx_ir as ir
 
+        from lmmprune.compiler.load_onnx import load_onnx
         from lmmprune.passes.emulate_bfloat16 import EmulateBfloat16
 
-        model = ir.load(graph)
+        model = load_onnx(graph)
         EmulateBfloat16()(model)
         # Weights stay where they are.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))

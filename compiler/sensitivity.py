@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps, drive, load_beside
+from lmmprune.compiler.load_onnx import load_onnx
 from lmmprune.passes.blocks import find_blocks
 from lmmprune.passes.insert_qdq import InsertQdq, quantizable
 from lmmprune.passes.int8 import Range
@@ -76,9 +77,7 @@ def scan(
         budget: Relative error that is allowed.
         done: Called with the finished and all steps.
     """
-    import onnx_ir as ir
-
-    model = ir.load(graph)
+    model = load_onnx(graph)
     kinds = find_blocks(model)
     blocks = list(dict.fromkeys(kinds[node].name for node in quantizable(model, scheme)))
     # Ranking, everything quantized, and the bisection.

@@ -10,7 +10,6 @@ from typing import Any
 from lmmprune.compiler import parity, promises
 from lmmprune.compiler.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.calibration.data import load_calibration
-from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.replay import Looked, Replay, Spoken
 from lmmprune.compiler.text_layout import text_layout
@@ -74,19 +73,25 @@ def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
 
 def _well_formed(graph: Path, manifest: Manifest) -> Check:
     onnx = require("onnx", "export")
-    linked = any(name.startswith(f"{SHARED}/") for name in manifest.files)
     name = f"checker {graph.name}"
     try:
-        onnx.checker.check_model(_unlinked(onnx, graph) if linked else str(graph), full_check=True)
+        onnx.checker.check_model(_unlinked(onnx, graph) or str(graph), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return Check(name=name, passed=False, found=str(error).splitlines()[0])
     return Check(name=name, passed=True, found=f"opset {manifest.opset}")
 
 
 def _unlinked(onnx: Any, graph: Path) -> Any:
-    """Return a graph whose external weights are inputs: the checker refuses files with a second name (onnx 1.23)."""
+    """Return a graph whose external weights are inputs if they are links; None if they aren't.
+
+    The checker refuses links, and files with a second name (onnx 1.23).
+    """
     model = onnx.load(str(graph), load_external_data=False)
     outside = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+    files = [graph, *(graph.parent / place for place in places)]
+    if not any(file.is_symlink() or (file.exists() and file.stat().st_nlink > 1) for file in files):
+        return None
     for tensor in outside:
         model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         model.graph.initializer.remove(tensor)

@@ -25,8 +25,8 @@ class Layer:
             repeated (Hk divides H).
         heads: H, Hk and D.
         scale: Factor on the logits.
-        mid: The stream after attention and residual, ``[B,T,C]``.
-        out: The stream after the MLP and its residual.
+        mid: The stream after attention and residual, ``[B,T,C]``; with post-norm behind the norm of the sum.
+        out: The stream after the MLP and its residual, and its norm.
     """
 
     node: ir.Node
@@ -235,7 +235,9 @@ def _layer(node: ir.Node) -> Layer:
     (heads, width), key_heads = (_number(q, 1), _number(q, 3)), _number(k, 1)
     if heads % key_heads:
         raise Refused(f"'{node.name}' has {heads} heads on {key_heads} key heads: expected a multiple")
-    mid = _residual(node.outputs[0], node)
+    total = _residual(node.outputs[0], node)
+    mid = _behind_norm(total)
+    out = _block_output(mid, node)
     return Layer(
         node=node,
         q=q,
@@ -243,7 +245,7 @@ def _layer(node: ir.Node) -> Layer:
         heads=(heads, key_heads, width),
         scale=node.attributes.get_float("scale", width**-0.5),
         mid=mid,
-        out=_block_output(mid, node),
+        out=out if mid is total else _behind_norm(out),
     )
 
 
@@ -296,6 +298,14 @@ def _residual(value: ir.Value, attention: ir.Node) -> ir.Value:
             return value
         if node.op_type not in _TO_RESIDUAL:
             raise Refused(f"'{node.name}' ({node.op_type}) lies between '{attention.name}' and its residual sum")
+
+
+def _behind_norm(total: ir.Value) -> ir.Value:
+    """Return the stream behind a residual sum: with post-norm, where only a norm reads the sum, what the norm makes."""
+    users = list(total.uses())
+    if len(users) == 1 and users[0][1] == 0 and users[0][0].op_type in ("LayerNormalization", "RMSNormalization"):
+        return users[0][0].outputs[0]
+    return total
 
 
 def _block_output(mid: ir.Value, attention: ir.Node) -> ir.Value:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from lmmprune.passes.anchors import Layer
 from lmmprune.passes.builder import Builder
 from lmmprune.passes.refusals import Refused
-from lmmprune.passes.shapes import static_shape
+from lmmprune.passes.shapes import is_constant, static_shape
 
 FLOAT = int(ir.DataType.FLOAT)
 INT64 = int(ir.DataType.INT64)
@@ -205,6 +205,12 @@ class At:
 
     def attention_of(self, queries: ir.Value) -> ir.Value:
         """Return the attention of queries ``[B,H,rows,D]`` (scaled) on all tokens of an encoder."""
+        mask = list(self.layer.node.inputs)[3:4]
+        if mask and mask[0] is not None and is_constant(mask[0]):
+            raise Refused(
+                f"{self.name}: the rule asks for the attention of tokens that it chose, and this tower adds a number to"
+                " the logits of each pair of tokens (relative positions): use a method that scores all of them"
+            )
         return self.b.op("Softmax", self._masked(self.logits(queries, self.keys("all")), "all"), axis=-1)
 
     def _masked(self, logits: ir.Value, which: Rows) -> ir.Value:
@@ -220,6 +226,8 @@ class At:
             # Scores count in the prefill only, whose tokens are the first columns, however long a cache is.
             count = b.op("Shape", self.layer.k, start=2, end=3)
             mask = b.op("Slice", mask, [0], count, [3])
+        elif mask.shape is None or mask.shape[2] != 1:
+            mask = self.rows(mask, which, 2)
         if len(self.head_axes) == 2:
             mask = b.op("Unsqueeze", mask, [1])
         if inputs[3] is not None and inputs[3].dtype == ir.DataType.BOOL:

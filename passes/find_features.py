@@ -141,7 +141,7 @@ def _holder(model: ir.Model, layers: Sequence[Layer], patches: int, name: str | 
         what = "an output with tokens" if name is None else f"tokens in '{name}'"
         raise Refused(
             f"looked for {what}, [B,{patches},C] or [B,{patches + 1},C], behind the attention;"
-            f" found: {shown}: export with last_hidden_state, or give the --grid"
+            f" found: {shown}: export with last_hidden_state, or give the --grid{_beside(layers, patches)}"
         )
     if len(last) > 1:
         several = ", ".join(str(value.name) for value in last)
@@ -177,7 +177,8 @@ def _has_cls(model: ir.Model, tokens: int, patches: int) -> bool:
         return False
     if tokens != patches + 1:
         raise Refused(
-            f"the tower has {tokens} tokens on a grid of {patches} patches: expected as many, or one more for CLS"
+            f"the tower has {tokens} tokens on a grid of {patches} patches: expected as many, or one more for CLS;"
+            " registers or a second class token can't be kept beside the patches"
         )
     for node in model.graph:
         lengths = [_tokens(value) for value in node.inputs if value is not None]
@@ -188,6 +189,13 @@ def _has_cls(model: ir.Model, tokens: int, patches: int) -> bool:
     raise Refused(
         f"looked for the Concat of CLS with {patches} patches, found none: which of {tokens} tokens is CLS isn't known"
     )
+
+
+def _beside(layers: Sequence[Layer], patches: int) -> str:
+    """Return what to say about a tower with more than one token beside the patches."""
+    tokens = static_shape(layers[-1].q)[2]
+    registers = "; registers or a second class token can't be kept beside the patches"
+    return f" (its layers see {tokens} tokens{registers})" if tokens > patches + 1 else ""
 
 
 def _dropped(

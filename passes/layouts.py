@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.passes.moves import Array, is_move, moved, moved_by
 from lmmprune.passes.shapes import static_shape
 
-Array = np.ndarray[Any, Any]
-
-_MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 _SCALES = {"Mul", "Div"}
+
+Order = Literal["BT", "TB"]
+"""Whether the tokens of a picture follow each other in memory, or the pictures of a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """A value as a rearrangement of another one.
+    """A value as a rearrangement of another one, or of a part of it.
 
     Attributes:
         source: The value it comes from.
@@ -32,7 +33,7 @@ class Moved:
 
 
 def trace_moves(value: ir.Value, *, factors: bool = True) -> Moved:
-    """Walk back from a value with static shapes through reshapes, transpositions and constant factors.
+    """Walk back from a value with static shapes through moves and constant factors.
 
     Args:
         value: Where to begin.
@@ -42,29 +43,38 @@ def trace_moves(value: ir.Value, *, factors: bool = True) -> Moved:
         Refused: A shape on the way isn't static.
     """
     node = value.producer()
-    if node is not None and node.op_type in _MOVES:
-        found = trace_moves(_input(node, 0), factors=factors)
-        return Moved(source=found.source, factor=found.factor, places=move(node, found.places))
+    if node is not None and is_move(node):
+        found = trace_moves(moved_by(value), factors=factors)
+        return Moved(source=found.source, factor=found.factor, places=moved(value, found.places))
     if factors and node is not None and node.op_type in _SCALES and (scaled := _scaled(node)) is not None:
         inner, factor = scaled
         if static_shape(inner) == static_shape(value):
             found = trace_moves(inner)
             return Moved(source=found.source, factor=found.factor * factor, places=found.places)
-    shape = static_shape(value)
-    return Moved(source=value, factor=1.0, places=np.arange(np.prod(shape)).reshape(shape))
+    return untouched(value)
 
 
-def is_move(node: ir.Node) -> bool:
-    """Return whether a node only rearranges its first input."""
-    return node.op_type in _MOVES
+def untouched(value: ir.Value) -> Moved:
+    """Return a value as its own source."""
+    return Moved(source=value, factor=1.0, places=every_place(static_shape(value)))
 
 
-def move(node: ir.Node, places: Array) -> Array:
-    """Rearrange as a node does; whatever isn't a transposition keeps the order of the flattened entries."""
-    if node.op_type == "Transpose":
-        perm = node.attributes.get("perm")
-        return places.transpose(None if perm is None else tuple(perm.as_ints()))
-    return places.reshape(static_shape(node.outputs[0]))
+def every_place(shape: tuple[int, ...]) -> Array:
+    """Return the places of a shape's entries."""
+    return np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+
+
+def order_of_rows(rows: Array, batch: int, tokens: int) -> Order | None:
+    """Return the order of rows of several pictures.
+
+    Args:
+        rows: ``[B,T]``, the place of each picture's token.
+        batch: B.
+        tokens: T.
+    """
+    if np.array_equal(rows, every_place((batch, tokens))):
+        return "BT"
+    return "TB" if np.array_equal(rows, every_place((tokens, batch)).T) else None
 
 
 def scalar(value: ir.Value | None) -> float | None:
@@ -82,9 +92,3 @@ def _scaled(node: ir.Node) -> tuple[ir.Value, float] | None:
     if right is not None and node.op_type == "Mul" and (factor := scalar(left)):
         return right, factor
     return None
-
-
-def _input(node: ir.Node, index: int) -> ir.Value:
-    value = node.inputs[index]
-    assert value is not None
-    return value

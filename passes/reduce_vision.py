@@ -94,6 +94,14 @@ class ReduceVision(ir.passes.InPlacePass):
                     f"no site '{stage.site}': the encoder has layers 0..{anchors.depth - 1} before its features"
                 )
 
+            inside = stage.site.kind == "vision_layer" and stage.keep < self._all
+            behind = anchors.layers[stage.site.layer + 1 : anchors.depth] if inside else ()
+            if any(value is not None for layer in behind for value in list(layer.node.inputs)[3:4]):
+                raise Refused(
+                    f"no site '{stage.site}': the layers behind it add a number to the logits of each pair of tokens"
+                    " (relative positions): use a method that cuts at the vision output"
+                )
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
         anchors = find_vision_anchors(model)
@@ -104,8 +112,19 @@ class ReduceVision(ir.passes.InPlacePass):
         changed = bool(beyond) or any(value.name == KEPT for value in model.graph.outputs)
         if changed:
             RemoveUnusedNodesPass()(model)
-            infer_shapes(model, stale=[output for node in model.graph for output in node.outputs])
+            self._infer(model)
         return ir.passes.PassResult(model, modified=changed)
+
+    def _infer(self, model: ir.Model) -> None:
+        try:
+            infer_shapes(model, stale=[output for node in model.graph for output in node.outputs])
+        except Refused as error:
+            if all(stage.site.kind != "vision_layer" for stage in self._mine):
+                raise
+            raise Refused(
+                f"something behind a cut inside the encoder reads all its tokens, such as rotary positions ({error}):"
+                " use a method that cuts at the vision output"
+            ) from error
 
     def ensures(self, model: ir.Model) -> None:
         """Re-derive the token count at every site from shape inference."""

@@ -56,6 +56,21 @@ def reached(values: Iterable[ir.Value]) -> list[ir.Value]:
     return list(seen)
 
 
+def is_constant(value: ir.Value) -> bool:
+    """Return whether a value is made of weights and constants alone."""
+    work, seen = [value], {value}
+    while work:
+        here = work.pop()
+        node = here.producer()
+        if node is None and not (here.is_initializer() or here.const_value is not None):
+            return False
+        for before in () if node is None else node.inputs:
+            if before is not None and before not in seen:
+                seen.add(before)
+                work.append(before)
+    return True
+
+
 def static_shape(value: ir.Value) -> tuple[int, ...]:
     """Return a value's shape as numbers.
 

@@ -71,9 +71,9 @@ def _nodes(graph: Path) -> Mapping[str, ir.Node]:
     # The extras of the builders bring it; where TensorRT came another way, the name says what it can.
     if importlib.util.find_spec("onnx_ir") is None:
         return {}
-    import onnx_ir as ir
+    from lmmprune.compiler.load_onnx import load_onnx
 
-    return {node.name: node for node in ir.load(graph).graph if node.name}
+    return {node.name: node for node in load_onnx(graph, weights=False).graph if node.name}
 
 
 def _place(node: ir.Node) -> str | None:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from lmmprune.compiler.bundle import file_sha256
 from lmmprune.compiler.calibration.histogram import Histogram
+from lmmprune.compiler.load_onnx import load_onnx
 
 FORMAT = 1
 _VARIABLE = "LMMPRUNE_CACHE"
@@ -38,7 +39,7 @@ def graph_sha256(graph: Path) -> str:
         graph: ONNX file with its external data beside it.
     """
     digest = hashlib.sha256(file_sha256(graph).encode())
-    tensors = [value.const_value for value in ir.load(graph).graph.initializers.values()]
+    tensors = [value.const_value for value in load_onnx(graph).graph.initializers.values()]
     files = sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
     for name in files:
         digest.update(file_sha256(graph.parent / name).encode())

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from lmmprune.compiler.load_onnx import load_onnx
 from lmmprune.errors import require
 from lmmprune.stored import Array
 
@@ -78,7 +79,7 @@ def watch_values(
     own: list[str] = []
 
     def load(feeds: Feeds) -> None:
-        model = ir.load(graph)
+        model = load_onnx(graph)
         own.extend(str(output.name) for output in model.graph.outputs)
         groups = _groups(model, names, feeds, limit)
         for group in groups:
@@ -102,7 +103,7 @@ def watch_values(
 
 
 def _session(graph: Path, change: Callable[[ir.Model], None], *, shared: bool = False) -> Any:
-    model = ir.load(graph)
+    model = load_onnx(graph)
     change(model)
     return load_beside(graph, model, shared=shared)
 

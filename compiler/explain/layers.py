@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lmmprune.compiler.load_onnx import load_onnx
 from lmmprune.passes.blocks import find_blocks
 from lmmprune.passes.builder import SCORE
 
@@ -70,7 +71,7 @@ def read_layers(graph: Path) -> list[Layer]:
     Args:
         graph: ONNX file; floating point or quantized by any scheme of ``SCHEMES``.
     """
-    model = ir.load(graph)
+    model = load_onnx(graph)
     found = {node: _describe(node) for node in model.graph if node.op_type in _PRODUCTS}
     attentions = [node for node in found if node.op_type == "Attention"]
     # Roles are read off a floating-point graph: here one with the quantization taken out again.

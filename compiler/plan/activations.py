@@ -32,9 +32,10 @@ def activation_bytes(graph: Path, *, seq: int = 0, past: int = 0, image_tokens: 
     require("onnxscript", "export")
     import onnx_ir as ir
 
+    from lmmprune.compiler.load_onnx import load_onnx
     from lmmprune.passes.specialize import specialize
 
-    model = ir.load(graph)
+    model = load_onnx(graph, weights=False)
     for value in model.graph.initializers.values():
         # Shapes are computed from integers; and onnx-ir doesn't read weights that a bundle shares with its checkpoint.
         if isinstance(value.const_value, ir.ExternalTensor) and not value.const_value.dtype.is_integer():
