@@ -26,6 +26,15 @@ def set_options(pairs: tuple[str, ...]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def force_option(what: str) -> Callable[[F], F]:
+    """Add ``--force`` to a command that writes; it arrives as the argument ``force``.
+
+    Args:
+        what: What it replaces, for ``--help``.
+    """
+    return click.option("--force", is_flag=True, help=f"Replace {what}.")
+
+
 def triton_options(function: F) -> F:
     """Add ``--triton`` and ``--triton-backend`` to a command; they arrive as ``triton`` and ``triton_backend``."""
     directory = click.option(
@@ -43,7 +52,14 @@ def triton_options(function: F) -> F:
 
 
 def check_triton(
-    bundle: Path, triton: Path | None, triton_backend: str, target: str, dtype: str | None, cache: int | None
+    bundle: Path,
+    triton: Path | None,
+    triton_backend: str,
+    target: str,
+    dtype: str | None,
+    cache: int | None,
+    *,
+    force: bool,
 ) -> None:
     """Refuse what ``--triton`` can't do before anything slow begins.
 
@@ -54,6 +70,7 @@ def check_triton(
         target: Name or alias of the bundle's target.
         dtype: Its floating-point type; None: the target's own.
         cache: Fixed length of its key/value cache; None: it grows.
+        force: Whether a repository that is there may be replaced.
 
     Raises:
         LmmpruneError: The directory isn't free, or Triton can't serve such a bundle.
@@ -68,7 +85,7 @@ def check_triton(
     from lmmprune.compiler.triton.models import backend_of
     from lmmprune.compiler.triton.repository import check_cache, check_destination
 
-    check_destination(triton, bundle)
+    check_destination(triton, bundle, force=force)
     check_cache(cache)
     backend_of(resolve(target), dtype_of(resolve(target), dtype), triton_backend)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.options import force_option, set_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.errors import InputError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--grid", metavar="RxC", help="Patches, rows and columns  [default: those of the patch embedding]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: the graph's]")
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@force_option("a file that is there")
 @json_option
 def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None, as_json: bool, **request: Any) -> None:
     r"""Prune the vision tower in an ONNX file of another exporter: CLIP or SigLIP, opset 13 or newer.
