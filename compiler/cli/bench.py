@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
@@ -50,8 +51,17 @@ def command(
     if imported is not None:
         if bundles or image or prompt or explained:
             raise click.UsageError("--import stands alone: leave out bundles, --image, --prompt and --explain")
+        refuse_ignored(
+            False,
+            "says how to measure, and --import shows what was: leave it out",
+            "rounds",
+            "new_tokens",
+            "threads",
+            "memory",
+        )
         _import(imported, chart, force, as_json)
         return
+    refuse_ignored(chart is not None, "is for a chart: add --chart FILE", "force")
     for name, given in (("BUNDLES", bundles), ("--image", image), ("--prompt", prompt)):
         if not given:
             raise click.UsageError(f"missing {name}: give bundles, --image and --prompt, or --import FILE")

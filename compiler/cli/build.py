@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli import remember_verbose
+from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import check_triton, force_option, size, triton_options
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import phases
@@ -88,6 +89,7 @@ def command(
         for name, given in (("--arch", arch), ("--component", components), ("--triton", triton)):
             if given:
                 raise click.UsageError(f"{name} doesn't go with --plan-only, which builds nothing here")
+        refuse_ignored(False, "goes with --triton", "triton_backend")
         if output is None:
             raise click.UsageError("--plan-only needs a folder: -o FOLDER")
         _plan(directories, target, output, prompt, max_prompt, options, force, as_json)
@@ -157,6 +159,11 @@ def _build(
     check_triton(bundle.path, triton, triton_backend, manifest.target, dtype, cache, force=force)
     if triton is not None:
         check_engines(bundle, target=target, arch=arch, components=components, max_prompt=max_prompt)
+    refuse_ignored(
+        triton is None or resolve(manifest.target).compiled,
+        f"is for engines, and '{manifest.target}' has none: leave it out",
+        *("refit", "strip_weights", "version_compatible", "workspace", "timing_cache"),
+    )
     built = []
     if triton is None or resolve(manifest.target).compiled:
         with phases() as step:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
@@ -43,6 +44,7 @@ def command(
     from lmmprune.compiler.replace import check_file
     from lmmprune.compiler.runtime import Runtime
 
+    refuse_ignored(predictions is not None, "is for predictions: add --predictions FILE", "force")
     opened = Bundle.open(bundle)
     if predictions and not predictions.parent.is_dir():
         raise InputError(f"can't write '{predictions}': there is no directory '{predictions.parent}'")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.export_options import check_export_options
 from lmmprune.compiler.cli.options import check_triton, force_option, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
@@ -101,6 +102,8 @@ def command(
     from lmmprune.compiler.export import export
     from lmmprune.compiler.request import STREAMS, Request
 
+    options = set_options(pairs)
+    check_export_options(ratio, buckets, request)
     output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
     force: bool = request["force"]  # type: ignore[assignment]  # same
     dtype, cache = request["dtype"], request["static_cache"]
@@ -108,7 +111,7 @@ def command(
     with steps(streams=STREAMS) as step:
         report = export(
             Request(
-                options=set_options(pairs),
+                options=options,
                 ratio=None if ratio in (None, "auto") else _number("--ratio", ratio),
                 auto=ratio == "auto",
                 buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),

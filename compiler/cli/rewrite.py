@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, set_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
@@ -41,6 +42,12 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
     lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o pruned.onnx
     """
     from lmmprune.compiler.rewrite import Request, rewrite
+
+    refuse_ignored(
+        request["ratio"] is not None or request["keep"] is not None,
+        "says how tokens are removed: add --ratio R or --keep K",
+        *("method", "method_file", "pairs"),
+    )
 
     with steps() as step:
         report = rewrite(

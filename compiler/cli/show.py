@@ -68,6 +68,8 @@ def command(
     check_file(output, force=force)
     wanted = _wanted(manifest, site)
     asked = any(inside for inside in wanted.values())
+    if prompt is not None and not asked:
+        note("--prompt changes nothing: what is drawn is cut before the question is read")
     picture = load_image(image)
     runtime = Runtime(opened, threads=threads)
     look = runtime.look(picture)

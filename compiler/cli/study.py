@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
@@ -77,6 +78,8 @@ def command(
     from lmmprune.compiler.study.summary import summary
     from lmmprune.compiler.study.timing import TimingSettings
 
+    refuse_ignored(int8, "is for INT8: add --int8, or leave it out", "calib", "calib_samples")
+    refuse_ignored(ray is None, "is for this machine alone: with --ray, the cluster decides", "workers")
     request = StudyRequest(
         settings=Settings(
             model=_absolute(model),
