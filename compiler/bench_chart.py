@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bench_report import Report, Row, Spread
+from lmmprune.compiler.replace import check_file
 from lmmprune.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREEN, _SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
 
 
-def check_chart(path: Path) -> None:
+def check_chart(path: Path, *, force: bool = False) -> None:
     """Refuse a chart that couldn't be written, before anything is measured for it.
 
     Raises:
-        InputError: Its folder doesn't exist, or its suffix isn't known.
+        InputError: Its folder doesn't exist, its suffix isn't known, or it is there and ``force`` isn't given.
         MissingExtraError: matplotlib isn't installed.
     """
     require("matplotlib", "export")
@@ -30,6 +31,7 @@ def check_chart(path: Path) -> None:
         raise InputError(f"can't write the chart '{path}': there is no directory '{path.parent}'")
     if path.suffix[1:] not in FigureCanvasAgg.get_supported_filetypes():
         raise InputError(f"can't write the chart '{path}': give it the suffix .png, .svg or .pdf")
+    check_file(path, force=force, option="--chart")
 
 
 def draw_chart(report: Report, path: Path) -> None:

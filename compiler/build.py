@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,8 @@ def build(
 ) -> list[Built]:
     """Compile a bundle's graphs into engines beside them.
 
-    An engine that is there, built from the same graph by the same builder with the same profiles, is kept.
+    An engine that is there, built from the same graph by the same builder with the same profiles and options, is kept;
+    one that is of no use any more, because its graph or the builder's version changed, is built again.
 
     Args:
         bundle_dir: The bundle.
@@ -56,14 +57,14 @@ def build(
         arch: GPU architecture such as ``sm89``; None: the board that the alias names, else the GPU that is present.
         components: Which graphs; None: all of them.
         max_prompt: Longest prompt in tokens (None: as many as the model has positions).
-        force: Build even what is up to date.
+        force: Build even what is up to date, or was built with other options.
         options: What to ask of the builder.
         say: Called with one line of progress at a time.
         step: Called with what the builder does, how much of it is done, and how much there is.
 
     Raises:
         BundleError: The bundle is missing or broken.
-        InputError: A component is unknown or the directory can't be written.
+        InputError: A component is unknown, an engine was built with other options, or the directory can't be written.
         TargetError: The bundle doesn't suit the target, or this machine can't build for it.
         MissingExtraError: The builder isn't installed; the message holds the commands for another machine.
     """
@@ -84,15 +85,14 @@ def build(
             raise  # it builds on any machine: another one isn't the remedy
         raise type(error)(f"{error}. {_elsewhere(bundle, chosen, target, wanted)}") from error
 
+    if not force:
+        for component in components:
+            _check_kept(bundle, engines.directory(bundle, chosen.name, wanted), component, trt, profiles, options)
     built = []
     for component in components:
         folder = engines.directory(bundle, chosen.name, wanted)
         old = engines.read_records(folder).get(component)
-        if (
-            old is not None
-            and not force
-            and (reason := _outdated(bundle, old, folder, trt, profiles[component], options))
-        ):
+        if old is not None and not force and (reason := _useless(bundle, old, folder, trt)):
             say(f"{component}: the engine in '{folder}' is stale ({reason}); building it again")
         elif old is not None and not force:
             say(f"{component}: '{folder / old.file}' is up to date")
@@ -189,23 +189,36 @@ def _elsewhere(bundle: Bundle, target: Target, name: str, arch: str | None) -> s
     )
 
 
-def _outdated(
+def _check_kept(
     bundle: Bundle,
-    record: EngineRecord,
     folder: Path,
+    component: str,
     trt: object,
-    profiles: Sequence[Profile],
+    profiles: Mapping[str, Sequence[Profile]],
     options: BuildOptions,
-) -> str | None:
+) -> None:
+    """Refuse to replace an engine that still runs, but isn't the one that is asked for."""
+    old = engines.read_records(folder).get(component)
+    if old is None or _useless(bundle, old, folder, trt):
+        return
+    shapes, asked = old.profiles != _ranges(profiles[component]), options.recorded()
+    if not shapes and old.options == asked:
+        return
+    was = "for other shapes" if shapes else f"with other options ({_words(old.options)}; asked: {_words(asked)})"
+    raise InputError(f"'{folder / old.file}' was built {was} and still runs: --force to replace it")
+
+
+def _words(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" if value is not True else name for name, value in options.items()) or "none"
+
+
+def _useless(bundle: Bundle, record: EngineRecord, folder: Path, trt: object) -> str | None:
+    """Return why an engine can't run any more, None if it can."""
     if reason := record.stale(bundle):
         return reason
     version = getattr(trt, "__version__", "")
     if record.version != version:
         return f"built by version {record.version}, here is {version}"
-    if record.profiles != _ranges(profiles):
-        return "built for other shapes"
-    if record.options != options.recorded():
-        return "built with other options"
     path = folder / record.file
     return None if path.is_file() and path.stat().st_size == record.bytes else "its file is missing or truncated"
 

@@ -20,6 +20,7 @@ from lmmprune.compiler.bundle import TOKENIZER
 from lmmprune.compiler.flops import TEXT_TOKENS
 from lmmprune.compiler.layout import cache_of, largest_of, schedule_of
 from lmmprune.compiler.manifest import Bucket, Manifest, Precision
+from lmmprune.compiler.replace import BUNDLE, check_directory
 from lmmprune.compiler.request import Progress, Report, Request
 from lmmprune.compiler.settings import check_cache, counts_of, dtype_of, int8_of, positions_of
 from lmmprune.compiler.signature import signature
@@ -85,6 +86,7 @@ def export(
     clock = StepClock(progress)
     progress = clock.report
     # Everything that can be refused is refused before the first slow step.
+    check_directory(request.output, BUNDLE, force=request.force)
     target = targets.resolve(request.target)
     dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
@@ -134,7 +136,7 @@ def export(
         announce(f"{source.name}: {required}")
     required.check(request.output)
 
-    with write_bundle(request.output, resume=request.resume) as writer:
+    with write_bundle(request.output, resume=request.resume, force=request.force) as writer:
         assets = write_assets(source, writer.path, request.template)
         prompt = assets.prompt
         warnings.extend(assets.warnings)

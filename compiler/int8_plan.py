@@ -77,8 +77,6 @@ def choose_scheme(target: Target, *, weights_only: bool, dynamic: bool, dtype: s
     Raises:
         InputError: The target doesn't take what was asked for.
     """
-    if weights_only and dynamic:
-        raise InputError("--int8-weights-only and --int8-dynamic exclude each other: give one")
     scheme = "s8-weights" if weights_only else "u8s8-dynamic" if dynamic else target.int8
     if scheme not in target.int8_schemes:
         takes = "; ".join(f"{name}: {SCHEMES[name].summary}" for name in target.int8_schemes)

@@ -54,6 +54,7 @@ class Request:
     static_cache: int | None = None
     resume: bool = False
     template: str | None = None
+    force: bool = False
 
     @property
     def quantizes(self) -> bool:

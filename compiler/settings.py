@@ -30,6 +30,13 @@ def int8_of(request: Request, target: targets.Target, dtype: str) -> Int8Plan | 
         if request.int8_policy != "all" or request.keep_float:
             raise InputError("--int8-policy and --keep-float say how to quantize: add --int8")
         return None
+    kinds = {
+        "--int8": request.int8,
+        "--int8-weights-only": request.int8_weights_only,
+        "--int8-dynamic": request.int8_dynamic,
+    }
+    if len(given := [name for name, wanted in kinds.items() if wanted]) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other, each is a way to quantize: give one")
     if request.share_weights:
         raise InputError(
             "--share-weights links the checkpoint's floating-point weights, --int8 makes new ones: leave one out"

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lmmprune.compiler.atomic import made_parents, rename_over, terminable
-from lmmprune.compiler.bundle import ENGINES, file_sha256
+from lmmprune.compiler.bundle import file_sha256
 from lmmprune.compiler.manifest import FILENAME, File, Manifest
+from lmmprune.compiler.replace import BUNDLE, check_directory
 from lmmprune.errors import InputError
 
 _LOCK = ".lock"
@@ -61,26 +61,27 @@ class BundleWriter:
 
 
 @contextlib.contextmanager
-def write_bundle(destination: Path | str, *, resume: bool = False) -> Iterator[BundleWriter]:
+def write_bundle(destination: Path | str, *, resume: bool = False, force: bool = False) -> Iterator[BundleWriter]:
     """Open a sibling of ``destination`` for writing; rename it over ``destination`` on success.
 
-    The destination must be absent, an empty directory, or a bundle, which is replaced. On any exception the sibling
-    goes away and the destination is as it was.
+    The destination must be absent, an empty directory, or, with ``force``, a bundle, which is replaced. On any
+    exception the sibling goes away and the destination is as it was.
 
-    Before: ``out/`` absent, empty, or a bundle
+    Before: ``out/`` absent or empty; with ``force``, or a bundle
     After:  ``out/`` is the new bundle
 
     Args:
         destination: Directory that the bundle shall have; missing parents are made.
         resume: Leave the sibling if the process is interrupted (Ctrl-C, SIGTERM), and find in it the weights that an
             interrupted or killed process wrote.
+        force: Replace a bundle that is there.
 
     Raises:
         InputError: The destination holds something else, can't be written, is being written by another process, or the
             disk is full.
     """
     destination = Path(destination).resolve()
-    _check_replaceable(destination)
+    check_directory(destination, BUNDLE, force=force)
     temporary = destination.with_name(f".{destination.name}.partial")
     with made_parents(destination), terminable(), _claim(temporary, destination):
         _clear(temporary, resume=resume)
@@ -128,33 +129,3 @@ def _clear(temporary: Path, *, resume: bool) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _check_replaceable(destination: Path) -> None:
-    """Refuse a destination whose replacement would lose something that isn't a bundle."""
-    if not destination.exists():
-        return
-    if not destination.is_dir():
-        raise InputError(f"'{destination}' is a file: give a directory for the bundle")
-    entries = sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
-    if not any(destination.iterdir()):
-        return
-    listed = _listed_files(destination / FILENAME)
-    if listed is None:
-        raise InputError(f"'{destination}' isn't empty and isn't a bundle: give another directory, or empty this one")
-    for name in entries:
-        if name != FILENAME and name not in listed and PurePosixPath(name).parts[0] != ENGINES:
-            raise InputError(
-                f"'{destination}' holds '{name}', which isn't part of the bundle there: move it away first"
-            )
-
-
-def _listed_files(path: Path) -> set[str] | None:
-    """Return the files that a bundle's manifest lists, None if it isn't one; an old format is a bundle too."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(raw, dict) or not {"format", "vision", "decoder", "files"} <= raw.keys():
-        return None
-    return set(raw["files"]) if isinstance(raw["files"], dict) else None

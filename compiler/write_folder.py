@@ -9,25 +9,26 @@ from pathlib import Path
 
 from lmmprune.compiler.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle import file_sha256
-from lmmprune.errors import InputError
+from lmmprune.compiler.replace import check_directory
 
 SUMS = "SHA256SUMS"
 
 
 @contextlib.contextmanager
-def write_folder(destination: Path) -> Iterator[Path]:
+def write_folder(destination: Path, kind: str, *, force: bool = False) -> Iterator[Path]:
     """Open a temporary sibling of ``destination`` for writing; rename it to ``destination`` on success.
 
     Args:
-        destination: The folder to be; absent or empty. Missing parents are made.
+        destination: The folder to be; absent or empty, with ``force`` also one of the same kind. Missing parents are
+            made.
+        kind: What is written, of those in ``replace.py``.
+        force: Replace what is there.
 
     Raises:
         InputError: It holds something, can't be written, or the disk is full.
     """
     destination = destination.resolve()
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        what = "isn't empty" if destination.is_dir() else "is a file"
-        raise InputError(f"'{destination}' {what}: give a new folder with -o")
+    check_directory(destination, kind, force=force)
     with temporary_sibling(destination) as temporary:
         yield temporary
         rename_over(temporary, destination)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.atomic import temporary_sibling
-from lmmprune.errors import InputError
+from lmmprune.compiler.replace import check_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,11 +30,8 @@ def check_writable(path: Path, *, force: bool) -> None:
     Raises:
         InputError: It is a directory, or a file is there and ``force`` isn't given.
     """
-    if path.is_dir():
-        raise InputError(f"'{path}' is a directory: give the name of the file to write, such as '{path}/pruned.onnx'")
     for file in (path, data_file(path)):
-        if file.exists() and not force:
-            raise InputError(f"'{file}' exists: give another name, or --force to replace it")
+        check_file(file, force=force)
 
 
 def write_graph(

@@ -47,7 +47,7 @@ def main(output: Path, samples: int, worst: int, draw_only: bool) -> None:
             for ratio in RATIOS:
                 bar.update(task, description=f"ratio {ratio}")
                 place = Path(name) / str(ratio)
-                export(Request(model="tiny-llava", output=place / "bundle", ratio=ratio), traced=traced)
+                export(Request(model="tiny-llava", output=place / "bundle", ratio=ratio, force=True), traced=traced)
                 results[str(ratio)] = measure(Bundle.open(place / "bundle"), place, data)
                 bar.advance(task)
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,7 @@ def main(output: Path, work: Path, arch: str, ratio: float, layers: int, methods
                 weights="dummy",
                 layers=layers,
                 target="tensorrt-rtx",
+                force=True,
             )
             manifest = export(request, traced=traced).manifest
             # The other component is the unpruned one, the same for all methods.

@@ -39,16 +39,16 @@ def main(output: Path, rounds: int) -> None:
     bundles = []
     for name, options in VARIANTS.items():
         bundles.append(str(output / name))
-        call("export", "--model", "tiny-llava", *options, "-o", bundles[-1])
+        call("export", "--model", "tiny-llava", *options, "-o", bundles[-1], "--force")
     for bundle in (bundles[0], bundles[-1]):
         call("run", bundle, "--image", image, "--prompt", prompt, "--stats")
     click.echo(f"(the right answer is '{example['answer']}')")
-    call("show", bundles[1], "--image", image, "-o", str(output / "kept.png"))
+    call("show", bundles[1], "--image", image, "-o", str(output / "kept.png"), "--force")
     call("verify", bundles[1])
     chart = str(output / "bench.png")
-    call("bench", *bundles, "--image", image, "--prompt", prompt, "--rounds", str(rounds), "--chart", chart)
+    call("bench", *bundles, "--image", image, "--prompt", prompt, "--rounds", str(rounds), "--chart", chart, "--force")
     rtx = str(output / "pruned-rtx")
-    call("export", "--model", "tiny-llava", "--ratio", "0.5", "--target", "tensorrt-rtx", "-o", rtx)
+    call("export", "--model", "tiny-llava", "--ratio", "0.5", "--target", "tensorrt-rtx", "-o", rtx, "--force")
     call("build", rtx, "--target", "tensorrt-rtx", "--arch", "sm89")
 
 

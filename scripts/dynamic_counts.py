@@ -49,7 +49,7 @@ def main(output: Path, limit: int | None) -> None:
         task = bar.add_task("", total=len(VARIANTS))
         for name, options in VARIANTS.items():
             bar.update(task, description=name)
-            export(Request(output=Path(folder) / "bundle", **COMMON, **options), traced=traced)
+            export(Request(output=Path(folder) / "bundle", force=True, **COMMON, **options), traced=traced)
             runtime = Runtime(Bundle.open(Path(folder) / "bundle"))
             tokens = [runtime.look(question.load()).tokens for question in pictures.values()]
             result = evaluate(runtime, questions)

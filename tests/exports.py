@@ -20,7 +20,7 @@ def exported(**options: Any) -> tuple[Path, Report]:
     """Return a bundle of tiny-llava exported with these options; don't change it."""
     folder = Path(_ROOT.name) / ("-".join(f"{key}={value}" for key, value in sorted(options.items())) or "plain")
     given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(Request(model="tiny-llava", output=folder, **given))
+    return folder, export(Request(model="tiny-llava", output=folder, force=True, **given))
 
 
 @functools.cache
@@ -28,4 +28,4 @@ def exported_again(**options: Any) -> tuple[Path, Report]:
     """Return such a bundle, made from a trace that all of them share: ten times faster."""
     folder = Path(_ROOT.name) / ("again-" + "-".join(f"{key}={value}" for key, value in sorted(options.items())))
     given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(Request(model="tiny-llava", output=folder, **given), traced=_TRACED)
+    return folder, export(Request(model="tiny-llava", output=folder, force=True, **given), traced=_TRACED)

@@ -112,4 +112,4 @@ def exported(family: str, **options: Any) -> tuple[Path, Report]:
     name = "-".join([family, *(f"{key}={value}" for key, value in sorted(options.items()))])
     folder = Path(_ROOT.name) / "bundles" / name
     given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(Request(model=str(checkpoint(family)), output=folder, **given), traced=traced)
+    return folder, export(Request(model=str(checkpoint(family)), output=folder, force=True, **given), traced=traced)

@@ -98,7 +98,7 @@ decoder (int64[1,seq] input_ids, FLOAT[1,K,8] image_features, int64[1,seq] posit
 
 def make_bundle(destination: Path, *, keep: int = PATCHES, dtype: str = "float32", **changes: Any) -> Bundle:
     """Write the bundle and open it; ``changes`` replace fields of the manifest."""
-    with write_bundle(destination) as writer:
+    with write_bundle(destination, force=True) as writer:
         vision = _vision(keep, dtype, with_indices=keep < PATCHES)
         decoder = _decoder(keep, dtype)
         onnx.save(vision, writer.path / "vision.onnx")

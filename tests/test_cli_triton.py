@@ -41,7 +41,7 @@ def test_export_writes_bundle_and_repository(cli: Cli, tmp_path: Path, monkeypat
 EXPORT: tuple[Any, ...] = ("export", "--model", "tiny-llava", "-o", "{out}/bundle")
 MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
     "not empty": ((*EXPORT, "--triton", "{made}"), "isn't empty"),
-    "a file": ((*EXPORT, "--triton", "{made}/file"), "isn't empty"),
+    "a file": ((*EXPORT, "--triton", "{made}/file"), "is a file: give a directory for the model repository"),
     "inside of the bundle": ((*EXPORT, "--triton", "{out}/bundle/r"), "lie inside of each other"),
     "around the bundle": ((*EXPORT, "--triton", "{out}"), "lie inside of each other"),
     "no backend": ((*EXPORT, "--triton", "{out}/r", "--target", "tensorrt-rtx"), "--target tensorrt-11"),

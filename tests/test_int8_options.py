@@ -13,6 +13,7 @@ from test_inspect import call
 from towers import Tower
 
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.calibration import data
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.runtime import Runtime
 
@@ -44,9 +45,13 @@ def answer(path: Path) -> str:
 
 
 def test_weights_only_needs_no_pictures_and_quantizes_no_activation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = export(capsys, tmp_path / "w", "--int8-weights-only", "--calib", tmp_path / "isnt-there")
+    def never(*_: object) -> None:
+        raise AssertionError("pictures were looked for")
+
+    monkeypatch.setattr(data, "load_calibration", never)
+    report = export(capsys, tmp_path / "w", "--int8-weights-only")
     assert report["precision"]["int8"] == "s8-weights"
     found = operators(tmp_path / "w")
     assert "QuantizeLinear" not in found
@@ -93,10 +98,13 @@ def test_one_sample_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (("--int8", "--calibrator", "entropi"), "no calibrator 'entropi'; did you mean 'entropy'?"),
         (("--int8", "--int8-policy", "some"), "--int8-policy some: expected all or auto"),
-        (("--int8", "--int8-budget", 2), "--int8-budget 2: expected a relative error, 0 < budget < 1"),
+        (
+            ("--int8", "--int8-policy", "auto", "--int8-budget", 2),
+            "--int8-budget 2: expected a relative error, 0 < budget < 1",
+        ),
         (("--int8", "--keep-float", "lm_head"), "--keep-float lm_head: expected vision:BLOCK or decoder:BLOCK"),
         (("--int8", "--calib-samples", 1, "--keep-float", "decoder:x"), "no block 'x' to keep in floating point"),
-        (("--int8-policy", "auto"), "--int8-policy and --keep-float say how to quantize: add --int8"),
+        (("--int8-policy", "auto"), "--int8-policy says how to quantize: add --int8"),
         (("--int8-weights-only", "--int8-dynamic"), "--int8-weights-only and --int8-dynamic exclude each other"),
         (("--int8-dynamic", "--target", "tensorrt-rtx"), "target 'tensorrt-rtx' takes no INT8 scheme 'u8s8-dynamic'"),
         (("--int8-dynamic", "--dtype", "float16"), "--int8-dynamic quantizes float32 activations, not float16"),

@@ -364,7 +364,7 @@ def test_folder_that_is_not_empty(made, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     path = made.variants[0].bundle.path
-    with pytest.raises(InputError, match="isn't empty: give a new folder with -o"):
+    with pytest.raises(InputError, match="isn't empty and isn't a plan: give another directory"):
         write_plan([path], "tensorrt-10.3", tmp_path / "full")
     assert [entry.name for entry in (tmp_path / "full").iterdir()] == ["mine"]
     with pytest.raises(InputError, match="would both be called 'baseline'"):

@@ -42,7 +42,7 @@ Show = Callable[..., tuple[int, str, str]]
 def show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Show:
     def call(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as caught:
-            main(["show", *map(str, arguments), "-o", str(tmp_path / "x.png")])
+            main(["show", *map(str, arguments), "-o", str(tmp_path / "x.png"), "--force"])
         out, err = capsys.readouterr()
         assert isinstance(caught.value.code, int)
         return caught.value.code, out, err

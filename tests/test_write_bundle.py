@@ -23,8 +23,8 @@ def manifest(tmp_path: Path) -> Manifest:
     return found
 
 
-def write(destination: Path, manifest: Manifest, content: str = "x") -> None:
-    with write_bundle(destination) as writer:
+def write(destination: Path, manifest: Manifest, content: str = "x", *, force: bool = False) -> None:
+    with write_bundle(destination, force=force) as writer:
         (writer.path / "sub").mkdir()
         (writer.path / "sub" / "data").write_text(content)
         writer.finish(manifest)
@@ -47,12 +47,15 @@ def test_missing_parents_are_made(tmp_path: Path, manifest: Manifest) -> None:
     assert (tmp_path / "a" / "b" / "out" / "sub" / "data").is_file()
 
 
-def test_empty_directory_and_bundle_are_replaced(tmp_path: Path, manifest: Manifest) -> None:
+def test_an_empty_directory_is_written_to_and_a_bundle_replaced_if_told_to(tmp_path: Path, manifest: Manifest) -> None:
     (tmp_path / "out").mkdir()
     write(tmp_path / "out", manifest, "first")
     (tmp_path / "out" / "engines" / "sm89").mkdir(parents=True)
     (tmp_path / "out" / "engines" / "sm89" / "vision.engine").touch()
-    write(tmp_path / "out", manifest, "second")
+    with pytest.raises(InputError, match=r"holds a bundle of synthetic with 1 engine: .* --force to replace it"):
+        write(tmp_path / "out", manifest, "second")
+    assert (tmp_path / "out" / "sub" / "data").read_text() == "first"
+    write(tmp_path / "out", manifest, "second", force=True)
     assert (tmp_path / "out" / "sub" / "data").read_text() == "second"
     assert not (tmp_path / "out" / "engines").exists()
     assert os.listdir(tmp_path) == ["out"]
@@ -71,7 +74,7 @@ def test_directory_with_something_else_is_refused(tmp_path: Path, manifest: Mani
     out.mkdir()
     (out / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="isn't empty and isn't a bundle"):
-        write(out, manifest)
+        write(out, manifest, force=True)
     (out / "manifest.json").write_text('{"name": "a web site"}')
     with pytest.raises(InputError, match="isn't empty and isn't a bundle"):
         write(out, manifest)
@@ -83,7 +86,7 @@ def test_bundle_with_a_foreign_file_is_refused(tmp_path: Path, manifest: Manifes
     write(tmp_path / "out", manifest)
     (tmp_path / "out" / "notes.txt").touch()
     with pytest.raises(InputError, match=r"holds 'notes.txt'"):
-        write(tmp_path / "out", manifest)
+        write(tmp_path / "out", manifest, force=True)
 
 
 def test_file_in_the_way(tmp_path: Path, manifest: Manifest) -> None:
@@ -101,7 +104,7 @@ def test_failure_leaves_what_was_there(tmp_path: Path, manifest: Manifest, error
         write(tmp_path / "x" / "out", manifest, "old")
 
     def fail() -> None:
-        with write_bundle(tmp_path / "x" / "out") as writer:
+        with write_bundle(tmp_path / "x" / "out", force=True) as writer:
             (writer.path / "data").write_text("new")
             raise error
 
@@ -128,7 +131,7 @@ def test_failed_rename_brings_the_old_bundle_back(
 
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "out", manifest, "new")
+        write(tmp_path / "out", manifest, "new", force=True)
     assert (tmp_path / "out" / "sub" / "data").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
+from lmmprune.compiler.cli.options import force_option
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, a process each.")
 @click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this PNG.")
 @click.option("--explain", "explained", is_flag=True, help="Say which kernel computed each layer, and why a float one.")
+@force_option("a chart that is there")
 @json_option
 def command(
     bundles: tuple[Path, ...],
@@ -38,6 +41,7 @@ def command(
     memory: bool,
     chart: Path | None,
     explained: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Time bundles side by side, interleaved in one process; the first one is what the others are compared with.
@@ -47,8 +51,17 @@ def command(
     if imported is not None:
         if bundles or image or prompt or explained:
             raise click.UsageError("--import stands alone: leave out bundles, --image, --prompt and --explain")
-        _import(imported, chart, as_json)
+        refuse_ignored(
+            False,
+            "says how to measure, and --import shows what was: leave it out",
+            "rounds",
+            "new_tokens",
+            "threads",
+            "memory",
+        )
+        _import(imported, chart, force, as_json)
         return
+    refuse_ignored(chart is not None, "is for a chart: add --chart FILE", "force")
     for name, given in (("BUNDLES", bundles), ("--image", image), ("--prompt", prompt)):
         if not given:
             raise click.UsageError(f"missing {name}: give bundles, --image and --prompt, or --import FILE")
@@ -60,7 +73,7 @@ def command(
     from lmmprune.compiler.explain import explain as kernels
 
     if chart:
-        check_chart(chart)
+        check_chart(chart, force=force)
     if explained:  # refused now, not after the measurement
         for path in bundles:
             kernels.check_explainable(Bundle.open(path))
@@ -95,13 +108,13 @@ def command(
         _show_kernels(explanation)
 
 
-def _import(path: Path, chart: Path | None, as_json: bool) -> None:
+def _import(path: Path, chart: Path | None, force: bool, as_json: bool) -> None:
     """Show what was measured elsewhere."""
     from lmmprune.compiler.bench_chart import check_chart, draw_chart
     from lmmprune.compiler.bench_import import import_result
 
     if chart:
-        check_chart(chart)
+        check_chart(chart, force=force)
     found = import_result(path)
     for line in found.missing:
         note(line)

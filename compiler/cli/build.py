@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli import remember_verbose
-from lmmprune.compiler.cli.options import check_triton, size, triton_options
+from lmmprune.compiler.cli.given import refuse_ignored
+from lmmprune.compiler.cli.options import check_triton, force_option, size, triton_options
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import phases
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     "--component", "components", multiple=True, help="vision, decoder, head_K; may be repeated. Default: all."
 )
 @click.option("--max-prompt", type=click.IntRange(min=1), help="Longest prompt in tokens. Default: the model's limit.")
-@click.option("--force", is_flag=True, help="Build even what is up to date.")
+@force_option("engines, also if they are up to date, and what lies at -o or --triton")
 @click.option("--refit", is_flag=True, help="Let the weights be exchanged later.")
 @click.option(
     "--strip-weights", is_flag=True, help="Leave the weights out of the engine; they are put in when it runs."
@@ -85,12 +86,13 @@ def command(
     )
     target = target or Bundle.open(directories[0]).manifest.target
     if plan_only:
-        for name, given in (("--arch", arch), ("--component", components), ("--force", force), ("--triton", triton)):
+        for name, given in (("--arch", arch), ("--component", components), ("--triton", triton)):
             if given:
                 raise click.UsageError(f"{name} doesn't go with --plan-only, which builds nothing here")
+        refuse_ignored(False, "goes with --triton", "triton_backend")
         if output is None:
             raise click.UsageError("--plan-only needs a folder: -o FOLDER")
-        _plan(directories, target, output, prompt, max_prompt, options, as_json)
+        _plan(directories, target, output, prompt, max_prompt, options, force, as_json)
         return
     if output is not None or prompt is not None:
         raise click.UsageError(f"{'-o' if output is not None else '--prompt'} goes with --plan-only")
@@ -106,12 +108,16 @@ def _plan(
     prompt: str | None,
     max_prompt: int | None,
     options: BuildOptions,
+    force: bool,
     as_json: bool,
 ) -> None:
     from lmmprune.compiler.plan.stages import QUESTION
     from lmmprune.compiler.plan.write_plan import SCRIPT, write_plan
 
-    plan = write_plan(directories, target, output, question=prompt or QUESTION, max_prompt=max_prompt, options=options)
+    question = prompt or QUESTION
+    plan = write_plan(
+        directories, target, output, question=question, max_prompt=max_prompt, options=options, force=force
+    )
     if as_json:
         print_json(
             {
@@ -149,11 +155,15 @@ def _build(
 
     bundle = Bundle.open(directory)
     manifest = bundle.manifest
-    check_triton(
-        bundle.path, triton, triton_backend, manifest.target, manifest.precision.dtype, manifest.cache.capacity
-    )
+    dtype, cache = manifest.precision.dtype, manifest.cache.capacity
+    check_triton(bundle.path, triton, triton_backend, manifest.target, dtype, cache, force=force)
     if triton is not None:
         check_engines(bundle, target=target, arch=arch, components=components, max_prompt=max_prompt)
+    refuse_ignored(
+        triton is None or resolve(manifest.target).compiled,
+        f"is for engines, and '{manifest.target}' has none: leave it out",
+        *("refit", "strip_weights", "version_compatible", "workspace", "timing_cache"),
+    )
     built = []
     if triton is None or resolve(manifest.target).compiled:
         with phases() as step:
@@ -170,7 +180,7 @@ def _build(
             )
     if triton is not None:
         found = built[0].record.arch if built else None
-        repository = write_repository(bundle, triton, backend=triton_backend, arch=found)
+        repository = write_repository(bundle, triton, backend=triton_backend, arch=found, force=force)
     if as_json:
         rows = [{**dataclasses.asdict(one.record), "path": str(one.path), "fresh": one.fresh} for one in built]
         print_json({"engines": rows, "triton": None if triton is None else str(triton)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lmmprune.compiler.cli.options import size
+from lmmprune.compiler.cli.options import force_option, size
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 
 
@@ -22,6 +22,7 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_j
 @click.option(
     "--system", type=size, metavar="SIZE", default="1.5GiB", show_default=True, help="What the board keeps for itself."
 )
+@force_option("such a folder that is there")
 @json_option
 def command(
     directory: Path,
@@ -31,6 +32,7 @@ def command(
     max_prompt: int | None,
     workspace: int,
     system: int,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Make a folder that a board is deployed from: bundle, plan, run-time, requirements and the steps.
@@ -39,7 +41,9 @@ def command(
     """
     from lmmprune.compiler.plan.deploy import as_dict, deploy
 
-    made = deploy(directory, board, output, ram=ram, max_prompt=max_prompt, workspace=workspace, system=system)
+    made = deploy(
+        directory, board, output, ram=ram, max_prompt=max_prompt, workspace=workspace, system=system, force=force
+    )
     if made.lack is not None:
         note(f"warning: {made.lack}")
     if as_json:

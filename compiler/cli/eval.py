@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
+from lmmprune.compiler.cli.options import force_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.errors import InputError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
 @click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write every answer, JSON Lines.")
+@force_option("predictions that are there")
 @json_option
 def command(
     bundle: Path,
@@ -31,17 +34,22 @@ def command(
     max_new_tokens: int,
     threads: int | None,
     predictions: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Ask questions with known answers; print the share of exact matches with its 95 % interval."""
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.evaluate import evaluate
     from lmmprune.compiler.questions import load_questions
+    from lmmprune.compiler.replace import check_file
     from lmmprune.compiler.runtime import Runtime
 
+    refuse_ignored(predictions is not None, "is for predictions: add --predictions FILE", "force")
     opened = Bundle.open(bundle)
     if predictions and not predictions.parent.is_dir():
         raise InputError(f"can't write '{predictions}': there is no directory '{predictions.parent}'")
+    if predictions:
+        check_file(predictions, force=force, option="--predictions")
     questions = load_questions(data)[:limit]
     runtime = Runtime(opened, threads=threads)
     with progress() as bar:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.options import check_triton, set_options, triton_options
+from lmmprune.compiler.cli.export_options import check_export_options
+from lmmprune.compiler.cli.options import check_triton, force_option, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.manifest import Manifest, Stage
@@ -76,6 +77,7 @@ def _tiles(text: str) -> tuple[int, int]:
 @click.option("--static-cache", type=int, metavar="TOKENS", help="Key/value cache of fixed length, updated in place.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
 @click.option("--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.")
+@force_option("a bundle that is there, its engines included, and what lies at --triton")
 @triton_options
 @json_option
 def command(
@@ -100,12 +102,16 @@ def command(
     from lmmprune.compiler.export import export
     from lmmprune.compiler.request import STREAMS, Request
 
+    options = set_options(pairs)
+    check_export_options(ratio, buckets, request)
     output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
-    check_triton(output, triton, triton_backend, request["target"], request["dtype"], request["static_cache"])  # type: ignore[arg-type]  # same
+    force: bool = request["force"]  # type: ignore[assignment]  # same
+    dtype, cache = request["dtype"], request["static_cache"]
+    check_triton(output, triton, triton_backend, request["target"], dtype, cache, force=force)  # type: ignore[arg-type]  # same
     with steps(streams=STREAMS) as step:
         report = export(
             Request(
-                options=set_options(pairs),
+                options=options,
                 ratio=None if ratio in (None, "auto") else _number("--ratio", ratio),
                 auto=ratio == "auto",
                 buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),
@@ -123,7 +129,7 @@ def command(
         from lmmprune.compiler.bundle import Bundle
         from lmmprune.compiler.triton.repository import write_repository
 
-        repository = write_repository(Bundle.open(output), triton, backend=triton_backend)
+        repository = write_repository(Bundle.open(output), triton, backend=triton_backend, force=force)
     for warning in report.warnings:
         note(f"warning: {warning}")
     if stayed := _in_float(manifest):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import set_options
 from lmmprune.compiler.cli.output import human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
@@ -43,6 +44,8 @@ def command(bundle: Path | None, model: str | None, as_json: bool, **options: An
     elif bundle is not None:
         raise InputError("--model and a bundle's directory exclude each other: give one")
     else:
+        prunes = options["ratio"] is not None or options["keep"] is not None
+        refuse_ignored(prunes, "says how tokens are removed: add --ratio R or --keep K", "method", "pairs")
         _model(model, as_json=as_json, **options)
 
 

@@ -13,17 +13,34 @@ from lmmprune.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Sizes are of memory: fewer bytes than this are a forgotten unit.
+_LEAST = 2**20
+
 
 def set_options(pairs: tuple[str, ...]) -> dict[str, str]:
     """Return the ``NAME=VALUE`` of every ``--set``.
 
     Raises:
-        InputError: One has no ``=``.
+        InputError: One has no ``=``, or two set the same.
     """
+    found: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        name, equals, value = pair.partition("=")
+        if not equals:
             raise InputError(f"--set {pair}: expected name=value")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if name in found:
+            raise InputError(f"--set {name} is given as {found[name]} and as {value}, and one is taken: leave one out")
+        found[name] = value
+    return found
+
+
+def force_option(what: str) -> Callable[[F], F]:
+    """Add ``--force`` to a command that writes; it arrives as the argument ``force``.
+
+    Args:
+        what: What it replaces, for ``--help``.
+    """
+    return click.option("--force", is_flag=True, help=f"Replace {what}.")
 
 
 def triton_options(function: F) -> F:
@@ -43,7 +60,14 @@ def triton_options(function: F) -> F:
 
 
 def check_triton(
-    bundle: Path, triton: Path | None, triton_backend: str, target: str, dtype: str | None, cache: int | None
+    bundle: Path,
+    triton: Path | None,
+    triton_backend: str,
+    target: str,
+    dtype: str | None,
+    cache: int | None,
+    *,
+    force: bool,
 ) -> None:
     """Refuse what ``--triton`` can't do before anything slow begins.
 
@@ -54,6 +78,7 @@ def check_triton(
         target: Name or alias of the bundle's target.
         dtype: Its floating-point type; None: the target's own.
         cache: Fixed length of its key/value cache; None: it grows.
+        force: Whether a repository that is there may be replaced.
 
     Raises:
         LmmpruneError: The directory isn't free, or Triton can't serve such a bundle.
@@ -68,21 +93,25 @@ def check_triton(
     from lmmprune.compiler.triton.models import backend_of
     from lmmprune.compiler.triton.repository import check_cache, check_destination
 
-    check_destination(triton, bundle)
+    check_destination(triton, bundle, force=force)
     check_cache(cache)
     backend_of(resolve(target), dtype_of(resolve(target), dtype), triton_backend)
 
 
 def size(value: str) -> int:
-    """Return a size such as ``8GiB``, ``512MiB`` or ``1000000`` as bytes; for ``type=`` of an option.
+    """Return a size such as ``8GiB``, ``512MiB`` or ``2000000000`` as bytes; for ``type=`` of an option.
 
     Raises:
-        click.BadParameter: It isn't one, or is 0.
+        click.BadParameter: It isn't one, is 0, or a bare number that is too small to be bytes.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?B?|B)?", value.strip(), re.IGNORECASE)
     power = " KMGT".index(match[2].upper()) if match and match[2] else 0
     # People and vendors write GB for what the system counts in GiB: 8GB is 8GiB here.
     found = int(float(match[1]) * 1024**power) if match else 0
-    if found <= 0:
+    # A fraction of a byte, or of an unnamed unit.
+    if match is None or found <= 0 or (not match[2] and "." in match[1]):
         raise click.BadParameter(f"'{value}' isn't a size: write 8GiB, 512MiB or a number of bytes")
+    if match[0].isdecimal() and found < _LEAST:
+        unit = "GiB" if found <= 128 else "MiB" if found <= 2**17 else "B"
+        raise click.BadParameter(f"'{value}' would be {found} bytes: write {match[0]}{unit} if that is meant")
     return found

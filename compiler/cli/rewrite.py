@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.given import refuse_ignored
+from lmmprune.compiler.cli.options import force_option, set_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.errors import InputError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--grid", metavar="RxC", help="Patches, rows and columns  [default: those of the patch embedding]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: the graph's]")
 @click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@force_option("a file that is there")
 @json_option
 def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None, as_json: bool, **request: Any) -> None:
     r"""Prune the vision tower in an ONNX file of another exporter: CLIP or SigLIP, opset 13 or newer.
@@ -41,6 +42,12 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
     lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o pruned.onnx
     """
     from lmmprune.compiler.rewrite import Request, rewrite
+
+    refuse_ignored(
+        request["ratio"] is not None or request["keep"] is not None,
+        "says how tokens are removed: add --ratio R or --keep K",
+        *("method", "method_file", "pairs"),
+    )
 
     with steps() as step:
         report = rewrite(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.options import force_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.errors import BundleError, InputError, suggestion
 
@@ -32,9 +33,17 @@ _QUOTED = 60  # characters of the question that stand below the drawing
 )
 @click.option("--site", help="Draw this site only, as vision_layer_3.", metavar="NAME")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
+@force_option("a drawing that is there")
 @json_option
 def command(
-    bundle: Path, image: Path, output: Path, prompt: str | None, site: str | None, threads: int | None, as_json: bool
+    bundle: Path,
+    image: Path,
+    output: Path,
+    prompt: str | None,
+    site: str | None,
+    threads: int | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Draw which patches a bundle keeps of a picture, one panel per site.
 
@@ -47,6 +56,7 @@ def command(
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.draw import draw_panels, evenly
     from lmmprune.compiler.preprocess import load_image
+    from lmmprune.compiler.replace import check_file
     from lmmprune.compiler.runtime import Runtime
 
     opened = Bundle.open(bundle)
@@ -55,8 +65,11 @@ def command(
         raise InputError(f"can't write '{output}': give it the suffix of a picture, as .png")
     if not output.parent.is_dir():
         raise InputError(f"can't write '{output}': there is no directory '{output.parent}'")
+    check_file(output, force=force)
     wanted = _wanted(manifest, site)
     asked = any(inside for inside in wanted.values())
+    if prompt is not None and not asked:
+        note("--prompt changes nothing: what is drawn is cut before the question is read")
     picture = load_image(image)
     runtime = Runtime(opened, threads=threads)
     look = runtime.look(picture)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmmprune.compiler.cli.given import refuse_ignored
+from lmmprune.compiler.cli.options import force_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.errors import InputError
@@ -39,6 +41,7 @@ _MOST_WORKERS = 4
 @click.option("--new-tokens", default=16, show_default=True, type=click.IntRange(min=2), help="Per timed answer.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator when timing.")
 @click.option("--keep-bundles/--discard-bundles", default=True, show_default=True, help="Once all is timed.")
+@force_option("a study that is there: begin anew")
 @json_option
 def command(
     *,
@@ -59,6 +62,7 @@ def command(
     new_tokens: int,
     threads: int | None,
     keep_bundles: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     r"""Measure every method at every ratio in every precision, and write one report.
@@ -74,6 +78,8 @@ def command(
     from lmmprune.compiler.study.summary import summary
     from lmmprune.compiler.study.timing import TimingSettings
 
+    refuse_ignored(int8, "is for INT8: add --int8, or leave it out", "calib", "calib_samples")
+    refuse_ignored(ray is None, "is for this machine alone: with --ray, the cluster decides", "workers")
     request = StudyRequest(
         settings=Settings(
             model=_absolute(model),
@@ -92,6 +98,7 @@ def command(
         ray=ray,
         timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
         keep_bundles=keep_bundles,
+        force=force,
     )
     with steps() as step:
         result = run_study(request, step)

@@ -17,6 +17,7 @@ from lmmprune.compiler.plan.memory_plan import GIB, SYSTEM, WORKSPACE, MemoryPla
 from lmmprune.compiler.plan.stages import QUESTION
 from lmmprune.compiler.plan.wheel import write_wheel
 from lmmprune.compiler.plan.write_plan import README, SCRIPT, Variant, fill_plan, names_of, variant_of
+from lmmprune.compiler.replace import BOARD, check_apart
 from lmmprune.compiler.targets import Target, resolve
 from lmmprune.compiler.write_folder import place, write_folder, write_sums
 
@@ -47,6 +48,7 @@ def deploy(
     max_prompt: int | None = None,
     workspace: int = WORKSPACE,
     system: int = SYSTEM,
+    force: bool = False,
 ) -> Deployed:
     """Write the folder of one bundle for one kind of board.
 
@@ -58,6 +60,7 @@ def deploy(
         max_prompt: Longest prompt in tokens (None: as many as the model has positions).
         workspace: Scratch memory in bytes that a kernel may take.
         system: Bytes that the board keeps for itself.
+        force: Replace such a folder that is there.
 
     Raises:
         BundleError: The bundle is missing or broken.
@@ -76,7 +79,8 @@ def deploy(
     arch = target.boards[board]
     building = most_builder_bytes(bundle)
     lack = None if ram is None else _lacking(bundle, building, ram, system)
-    with write_folder(Path(output)) as folder:
+    check_apart(output, bundle.path)
+    with write_folder(Path(output), BOARD, force=force) as folder:
         options = BuildOptions(workspace=workspace)
         _, known = fill_plan(folder, target, [variant], options, arch=arch)
         for file, entry in bundle.manifest.files.items():

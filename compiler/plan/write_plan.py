@@ -19,6 +19,8 @@ from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.plan.stages import QUESTION, Stage, stages_of
 from lmmprune.compiler.profiles import Profile
+from lmmprune.compiler.replace import PLAN as PLAN_FOLDER
+from lmmprune.compiler.replace import check_apart
 from lmmprune.compiler.targets import Target, resolve
 from lmmprune.compiler.write_folder import place, write_folder, write_sums
 from lmmprune.errors import InputError
@@ -57,6 +59,7 @@ def write_plan(
     question: str = QUESTION,
     max_prompt: int | None = None,
     options: BuildOptions | None = None,
+    force: bool = False,
 ) -> Plan:
     """Write the plan of one or several bundles; the first is what the others are compared with.
 
@@ -67,6 +70,7 @@ def write_plan(
         question: What the prefill is timed with.
         max_prompt: Longest prompt in tokens (None: as many as the model has positions).
         options: What to ask of the builder.
+        force: Replace a plan that is there.
 
     Raises:
         BundleError: A bundle is missing or broken.
@@ -84,7 +88,9 @@ def write_plan(
     variants = tuple(
         variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in names_of(bundles).items()
     )
-    with write_folder(Path(output)) as folder:
+    for path in bundles:
+        check_apart(output, Path(path))
+    with write_folder(Path(output), PLAN_FOLDER, force=force) as folder:
         commands, known = fill_plan(folder, chosen, variants, options, arch=chosen.boards.get(target))
         write_sums(folder, known=known)
     return Plan(

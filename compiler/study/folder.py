@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.replace import STUDY as STUDY_FOLDER
+from lmmprune.compiler.replace import check_directory
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.grid import Cell
 from lmmprune.compiler.study.settings import differences
@@ -47,22 +49,28 @@ class Folder:
 
 
 @contextlib.contextmanager
-def open_study(path: Path, identity: Mapping[str, str], request: Mapping[str, Any]) -> Iterator[Folder]:
+def open_study(
+    path: Path, identity: Mapping[str, str], request: Mapping[str, Any], *, force: bool = False
+) -> Iterator[Folder]:
     """Open the folder of a study for writing, new or to go on with; only one process at a time may.
 
     Args:
         path: The folder.
         identity: What decides all cells; it must be that of the study there.
         request: What else was asked for, for the record; it may differ, as with more methods or ratios.
+        force: Begin anew: what a study there measured is thrown away.
 
     Raises:
         InputError: It holds something else or another study, another process works in it, or it can't be written.
     """
     folder = Folder(path=path.resolve())
-    earlier = _earlier(folder.path)
+    if force:
+        check_directory(path, STUDY_FOLDER, force=True)
+    earlier = None if force else _earlier(folder.path)
     if earlier is not None and (differ := list(differences(earlier, identity))):
         raise InputError(
-            f"'{path}' holds a study of something else, which differs in {', '.join(differ)}: give another folder"
+            f"'{path}' holds a study of something else, which differs in {', '.join(differ)}: give another folder, "
+            "or --force to begin anew"
         )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -75,6 +83,8 @@ def open_study(path: Path, identity: Mapping[str, str], request: Mapping[str, An
         except BlockingIOError as error:
             raise InputError(f"another process works in '{path}': wait for it, or give another folder") from error
         _sweep(folder.path)
+        if force:
+            _empty(folder.path)
         record = {"format": _FORMAT, "identity": dict(identity), "request": dict(request)}
         write_text(folder.path / STUDY, json.dumps(record, indent=1) + "\n")
         try:
@@ -126,6 +136,15 @@ def _earlier(path: Path) -> dict[str, str] | None:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"'{path / STUDY}' isn't the record of a study ({error}): give another folder") from error
+
+
+def _empty(path: Path) -> None:
+    """Remove an earlier study, all but the lock that this process holds."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()
 
 
 def _sweep(path: Path) -> None:

@@ -56,6 +56,7 @@ def request_of(job: Job) -> Request:
         calibration=settings.calibration,
         calibration_samples=settings.calibration_samples,
         target=settings.target,
+        force=True,  # the study's own, of a run that was ended before it was measured
     )
 
 

@@ -51,6 +51,7 @@ class StudyRequest:
         ray: Address of a Ray cluster, to run cells there instead.
         timing: How to time.
         keep_bundles: Whether bundles stay after timing.
+        force: Whether what an earlier study measured in the folder is thrown away.
     """
 
     settings: Settings
@@ -62,6 +63,7 @@ class StudyRequest:
     ray: str | None
     timing: TimingSettings
     keep_bundles: bool
+    force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def run_study(request: StudyRequest, progress: Progress = lambda what, done, of:
     questions = load_questions(request.settings.data)[: request.settings.limit]
     about = identity(request.settings, _checkpoint(request.settings), questions)
     asked = {"methods": list(request.methods), "ratios": list(request.ratios), "int8": request.int8}
-    with open_study(request.output, about, asked) as folder:
+    with open_study(request.output, about, asked, force=request.force) as folder:
         results = {cell: result for cell in cells if (result := folder.result(cell)) is not None}
         reused = len(results)
         _run(request, folder, [cell for cell in cells if cell not in results], progress)

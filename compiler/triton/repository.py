@@ -21,6 +21,7 @@ from lmmprune.compiler import engines, trtexec
 from lmmprune.compiler.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle import ASSETS, PREPROCESSOR, Bundle
 from lmmprune.compiler.manifest import FILENAME
+from lmmprune.compiler.replace import REPOSITORY, check_apart, check_directory
 from lmmprune.compiler.targets import resolve
 from lmmprune.compiler.triton.models import (
     ANSWER,
@@ -80,25 +81,20 @@ def check_engines(
             raise InputError(f"{option} is for engines, '{own}' has none: leave it out")
 
 
-def check_destination(destination: Path, bundle: Path) -> Path:
+def check_destination(destination: Path, bundle: Path, *, force: bool = False) -> Path:
     """Return the absolute path of a repository to be.
 
     Args:
         destination: Where it shall go.
         bundle: The bundle that it is made from; it may not exist yet.
+        force: Whether a repository that is there may go.
 
     Raises:
         InputError: Something is there already, or one would lie inside of the other.
     """
-    destination, bundle = destination.resolve(), bundle.resolve()
-    if destination == bundle or bundle in destination.parents or destination in bundle.parents:
-        raise InputError(f"--triton '{destination}' and the bundle '{bundle}' lie inside of each other: take another")
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise InputError(
-            f"--triton '{destination}' isn't empty: give another directory (a repository is never overwritten, its "
-            "configuration may have been edited)"
-        )
-    return destination
+    check_apart(destination, bundle, option="--triton")
+    check_directory(destination, REPOSITORY, force=force, option="--triton")
+    return destination.resolve()
 
 
 def check_cache(capacity: int | None) -> None:
@@ -115,7 +111,7 @@ def check_cache(capacity: int | None) -> None:
 
 
 def write_repository(
-    bundle: Bundle, destination: Path, *, backend: str = DEFAULT, arch: str | None = None
+    bundle: Bundle, destination: Path, *, backend: str = DEFAULT, arch: str | None = None, force: bool = False
 ) -> Repository:
     """Write a model repository that serves a bundle; all of it appears, or nothing.
 
@@ -123,16 +119,17 @@ def write_repository(
 
     Args:
         bundle: What to serve.
-        destination: Directory of the repository: absent or empty.
+        destination: Directory of the repository: absent or empty, with ``force`` also a repository.
         backend: ``python`` runs the graphs inside of Python models; ``default``: the target's own backend.
         arch: GPU architecture whose engines of the bundle are taken; None: a script that builds them is written.
+        force: Replace a repository that is there, whose configuration may have been edited.
 
     Raises:
         InputError: The destination isn't empty or can't be written, or the bundle's cache has a fixed length.
         TargetError: Triton can't serve the bundle's target that way.
         BundleError: An engine is missing or stale.
     """
-    destination = check_destination(destination, bundle.path)
+    destination = check_destination(destination, bundle.path, force=force)
     manifest = bundle.manifest
     check_cache(manifest.cache.capacity)
     chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)

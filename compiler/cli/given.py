@@ -1,0 +1,69 @@
+"""What was written on the command line: nothing of it may be ignored, neither a value nor an option."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+from click.core import ParameterSource
+
+from lmmprune.errors import InputError
+
+
+def refuse_repeated(name: str | None, command: click.Command, ctx: click.Context, arguments: list[str]) -> None:
+    """Refuse an option with one value that is given several times, of which click takes the last.
+
+    Args:
+        name: The name that the command is called by.
+        command: The command.
+        ctx: Its group's context.
+        arguments: What stands behind its name.
+
+    Raises:
+        click.UsageError: An option is repeated.
+    """
+    own = click.Context(command, info_name=name, parent=ctx, **command.context_settings)
+    try:
+        _, _, order = command.make_parser(own).parse_args(list(arguments))
+    except click.UsageError:
+        return  # the command itself says it better
+    if any({*parameter.opts} & {*own.help_option_names} for parameter in order):
+        return
+    for parameter, times in Counter(order).items():
+        if times > 1 and isinstance(parameter, click.Option) and _single(parameter):
+            names = "/".join([_name(parameter.opts), *parameter.secondary_opts])
+            raise click.UsageError(f"{names} is given {times} times, and one is taken: leave the others out", ctx=own)
+
+
+def was_given(name: str) -> bool:
+    """Say whether the option with this parameter name stands on the command line of the present command."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def refuse_ignored(useful: bool, why: str, *names: str) -> None:
+    """Refuse options that were given and would change nothing.
+
+    Args:
+        useful: Whether they have an effect here.
+        why: Goes behind the option's name: what it is for, and what to do.
+        names: Their parameter names.
+
+    Raises:
+        InputError: One was given.
+    """
+    if useful:
+        return
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        if parameter.name in names and was_given(parameter.name):
+            off = parameter.secondary_opts and ctx.params.get(parameter.name) is False
+            raise InputError(f"{_name(parameter.secondary_opts if off else parameter.opts)} {why}")
+
+
+def _single(option: click.Option) -> bool:
+    """Say whether a second one would replace the first; a plain flag says the same twice."""
+    return not option.multiple and not option.count and not (option.is_flag and not option.secondary_opts)
+
+
+def _name(names: list[str]) -> str:
+    return max(names, key=len)
