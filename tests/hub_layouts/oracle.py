@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -43,11 +42,11 @@ def picture(layout: Layout) -> Image.Image:
     return blocks.resize(layout.picture, Image.Resampling.BICUBIC)
 
 
-def expected(folder: Path, layout: Layout) -> Expected:
+def expected(model: str, layout: Layout) -> Expected:
     """Ask transformers, in float32.
 
     Args:
-        folder: The checkpoint.
+        model: The checkpoint's folder, or its name in the hub's cache.
         layout: What its processor needs to be told.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -55,9 +54,9 @@ def expected(folder: Path, layout: Layout) -> Expected:
     auto: Any = AutoProcessor
     # Videos need torchvision, and a picture none of it: the processor goes without its part for them.
     with mock.patch(f"{_VIDEOS}.from_pretrained", return_value=None), mock.patch(_CHECK):
-        processor = auto.from_pretrained(folder, **layout.processor)
+        processor = auto.from_pretrained(model, **layout.processor)
     auto = AutoModelForImageTextToText
-    model, loading = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    module, loading = auto.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
     for kind, names in loading.items():
         assert not names, f"{layout.name} isn't what transformers expects: {kind} {names}"
     if getattr(processor, "video_processor", 0) is None:
@@ -78,7 +77,7 @@ def expected(folder: Path, layout: Layout) -> Expected:
     )
     length = inputs["input_ids"].shape[1]
     with torch.no_grad():
-        found = model.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        found = module.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     return Expected(
         prompt=inputs["input_ids"][0].tolist(),
         pixels=inputs["pixel_values"].float().numpy(),

@@ -114,7 +114,7 @@ _qwen2_5 = functools.partial(
     model="qwen2_5_vl",
     # Windows of 56 pixels instead of 112.
     tower={
-        "depth": 3,
+        "depth": 2,
         "hidden_act": "silu",
         "hidden_size": 32,
         "intermediate_size": 44,
