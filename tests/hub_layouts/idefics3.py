@@ -126,7 +126,7 @@ def _tokenizer(folder: Path, **more: Any) -> None:
     )
 
 
-def _smolvlm(folder: Path, *, width: int, heads: int, tower: str) -> None:
+def _smolvlm(folder: Path, *, tower: str) -> None:
     """Write SmolVLM: its template begins with the start token, spelled out; its end is another than the text's."""
     write_json(
         folder,
@@ -136,7 +136,7 @@ def _smolvlm(folder: Path, *, width: int, heads: int, tower: str) -> None:
             "model_type": "idefics3",
             "pad_token_id": 2,
             "scale_factor": 4,
-            "text_config": _text(hidden_size=width, num_attention_heads=heads),
+            "text_config": _text(),
             "tie_word_embeddings": False,
             "torch_dtype": "bfloat16",
             "transformers_version": "4.46.0",
@@ -271,14 +271,14 @@ LAYOUTS = (
         name="SmolVLM-256M-Instruct",
         hub_id="HuggingFaceTB/SmolVLM-256M-Instruct",
         family="idefics3",
-        write=functools.partial(_smolvlm, width=24, heads=3, tower="siglip_vision_model"),
+        write=functools.partial(_smolvlm, tower="siglip_vision_model"),
         **_COMMON,
     ),
     Layout(
         name="SmolVLM-500M-Instruct",
         hub_id="HuggingFaceTB/SmolVLM-500M-Instruct",
         family="idefics3",
-        write=functools.partial(_smolvlm, width=40, heads=5, tower="idefics3"),
+        write=functools.partial(_smolvlm, tower="idefics3"),
         commands=("plain",),
         **_COMMON,
     ),

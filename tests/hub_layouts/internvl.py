@@ -75,7 +75,7 @@ def _text(**more: Any) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, text: dict[str, Any], special: list[str], *, version: str, plain: list[str]) -> None:
+def _write(folder: Path, text: dict[str, Any], special: list[str], *, version: str, plain: list[str], change: Any = dict) -> None:
     image = qwen_text.BYTE_TOKENS + 3 + special.index("<IMG_CONTEXT>")
     write_json(
         folder,
@@ -126,7 +126,15 @@ def _write(folder: Path, text: dict[str, Any], special: list[str], *, version: s
         folder, special, plain=plain, processor_class="InternVLProcessor", extra_special_tokens=marks, **marks
     )
     silent = range(qwen_text.BYTE_TOKENS, text["vocab_size"])
-    write_weights(folder, _NAMES, dtype=torch.bfloat16, silent=list(silent))
+    write_weights(folder, _NAMES, dtype=torch.bfloat16, silent=list(silent), change=change)
+
+
+def _with_head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Add a head that isn't the embedding, though the configuration leaves ties to a default that says so."""
+    name = "language_model.model.embed_tokens.weight"
+    head = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(6)) / 5
+    head[tensors[name].abs().sum(1) == 0] = 0
+    return tensors | {"language_model.lm_head.weight": head.to(tensors[name].dtype)}
 
 
 def _three(folder: Path) -> None:
@@ -140,7 +148,7 @@ def _three(folder: Path) -> None:
         rope_scaling={"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
         vocab_size=qwen_text.cut(151674) + 1,
     )
-    _write(folder, text, special, version="4.52.0.dev0", plain=qwen_text.TOOLS)
+    _write(folder, text, special, version="4.52.0.dev0", plain=qwen_text.TOOLS, change=_with_head)
 
 
 def _three_five(folder: Path) -> None:

@@ -20,7 +20,7 @@ _REVISION = "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
 
 def _small(folder: Path) -> None:
     """Write llava-1.5 as it is on the hub, with two decoder layers."""
-    llava_1_5.write_today(folder, tower_layers=3, layers=2)
+    llava_1_5.write_today(folder, layers=2)
 
 
 def _original_llava(folder: Path) -> None:

@@ -111,14 +111,14 @@ def _rest(folder: Path, dtype: torch.dtype, *, new_names: bool = False) -> None:
     write_weights(folder, NEW_LLAVA if new_names else OLD_LLAVA, dtype=dtype, silent=silent, shards=3)
 
 
-def write_today(folder: Path, *, tower_layers: int = 4, layers: int = 3) -> None:
+def write_today(folder: Path, *, layers: int = 3) -> None:
     """Write today's revision: the processor's own settings, and the template in a file of JSON."""
     whole = config(
         image_seq_length=16,
         transformers_version="4.47.0.dev0",
         tie_word_embeddings=False,
         text_config=text(num_hidden_layers=layers),
-        vision_config=clip.tower(tower_layers),
+        vision_config=clip.tower(3),
     )
     whole.pop("vocab_size")
     write_json(

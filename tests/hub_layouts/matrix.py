@@ -17,6 +17,7 @@ from huggingface_hub import constants
 
 from hub_layouts import oracle
 from hub_layouts.layout import Layout
+from hub_layouts.one_trace import one_trace
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import shared_trace
 from lmmprune.compiler.export import export
@@ -77,7 +78,8 @@ class Tried:
         started = time.perf_counter()
         try:
             # Without a network: from the cache, where the model is there.
-            with mock.patch.multiple(constants, HF_HUB_CACHE=str(self.folder), HF_HUB_OFFLINE=True):
+            cache = mock.patch.multiple(constants, HF_HUB_CACHE=str(self.folder), HF_HUB_OFFLINE=True)
+            with cache, one_trace():
                 outcome, line = self._serve(command, self._bundles / command)
         except LmmpruneError as error:
             outcome, line = "refused", " ".join(str(error).split())
