@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 from lmmprune.errors import ModelError
-from lmmprune.models.family import VisionSpec
+from lmmprune.models import llava
+from lmmprune.models.family import DecoderSpec, VisionSpec
 
 IMAGE_TOKEN = "<|image_pad|>"
 INLINE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -52,3 +54,11 @@ def vision_spec(config: Any, *, window: int = 1) -> VisionSpec:
         merge=merge,
         has_beyond=False,
     )
+
+
+def decoder_spec(config: Any) -> DecoderSpec:
+    """Return the numbers of a decoder whose frequencies are dealt out in stretches, as before Qwen3-VL."""
+    # The frame's number turns the first frequencies, the row's the next, the column's the last.
+    sections = enumerate(config.text_config.rope_parameters["mrope_section"])
+    rows = tuple(row for row, count in sections for _ in range(count))
+    return dataclasses.replace(llava.decoder_spec(config), rotary_rows=rows)

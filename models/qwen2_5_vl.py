@@ -5,12 +5,11 @@ Reference: Bai et al., Qwen2.5-VL Technical Report, 2025, arXiv 2502.13923.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from lmmprune.models import qwen
-from lmmprune.models.family import GROUPED, NO_CLS, DecoderSpec, Family, VisionSpec
-from lmmprune.models.llava import decoder_spec, shrink
+from lmmprune.models.family import GROUPED, NO_CLS, Family, VisionSpec
+from lmmprune.models.llava import shrink
 
 
 def _vision(config: Any) -> VisionSpec:
@@ -22,13 +21,6 @@ def _window(vision: Any) -> int:
     merge: int = vision.spatial_merge_size
     tokens: int = vision.window_size // (merge * vision.patch_size)
     return tokens * merge
-
-
-def _decoder(config: Any) -> DecoderSpec:
-    # The frame's number turns the first frequencies, the row's the next, the column's the last.
-    sections = enumerate(config.text_config.rope_parameters["mrope_section"])
-    rows = tuple(row for row, count in sections for _ in range(count))
-    return dataclasses.replace(decoder_spec(config), rotary_rows=rows)
 
 
 def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
@@ -61,7 +53,7 @@ FAMILY = Family(
     image_token=qwen.IMAGE_TOKEN,
     inline=qwen.INLINE,
     vision=_vision,
-    decoder=_decoder,
+    decoder=qwen.decoder_spec,
     shrink=shrink,
     vision_features=_features,
     reference="arXiv 2502.13923",

@@ -39,7 +39,8 @@ def rotary_angles(vision: Any, rows: int, columns: int) -> Array:
     kind = vision.rope_parameters["rope_type"]
     if kind != "axial":
         raise ModelError(f"the tower's rotation is '{kind}': expected 'axial'")
-    quarter = vision.hidden_size // vision.num_heads // 4
+    # Qwen2-VL's hidden_size is the width behind its merger.
+    quarter = getattr(vision, "embed_dim", vision.hidden_size) // vision.num_heads // 4
     # float32, as the model computes them.
     exponents = np.arange(quarter, dtype=np.float32) / np.float32(quarter)
     frequencies = (1 / np.float32(vision.rope_parameters["rope_theta"]) ** exponents).astype(np.float32)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from lmmprune.errors import ModelError, require, suggestion
-from lmmprune.models import idefics3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen3_vl
+from lmmprune.models import idefics3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.family import Family
 
@@ -19,6 +19,7 @@ FAMILIES: dict[str, Family] = {
         idefics3.FAMILY,
         idefics3.SMOLVLM,
         internvl.FAMILY,
+        qwen2_vl.FAMILY,
         qwen2_5_vl.FAMILY,
         qwen3_vl.FAMILY,
     )

@@ -1,4 +1,4 @@
-"""The vision side of Qwen2.5-VL and Qwen3-VL in pieces: patch by patch, all in raster order, windows as a mask."""
+"""The vision side of Qwen2-VL, Qwen2.5-VL and Qwen3-VL in pieces: patch by patch, all in raster order, windows as a mask."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ import torch
 
 from lmmprune.compiler.reference.look import Look, attend, rotate, split
 from lmmprune.compiler.reference.tower import Tower
+
+
+def qwen2_vl(model: Any, size: tuple[int, int]) -> Tower:
+    """Return the tower of a Qwen2-VL for pictures of a height and width in pixels."""
+    visual, vision = model.model.visual, model.config.vision_config
+    places = _places(size, vision.patch_size)
+    return Tower(
+        has_cls=False,
+        depth=vision.depth,
+        layers=visual.blocks,
+        columns=size[1] // vision.patch_size,
+        embed=lambda picture: _embed(visual, picture, places),
+        attend=lambda layer, x, sizes: _attend(visual, layer, x, places, torch.zeros(len(x), len(x))),
+        feed=_feed,
+        finish=visual.merger.ln_q,
+        merge=vision.spatial_merge_size,
+        project=visual.merger.mlp,
+    )
 
 
 def qwen2_5_vl(model: Any, size: tuple[int, int]) -> Tower:
@@ -87,7 +105,7 @@ def qwen3_vl(model: Any, size: tuple[int, int]) -> Tower:
     )
 
 
-TOWERS = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+TOWERS = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
 
 
 def _places(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:

@@ -93,8 +93,11 @@ def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Ten
     if len(shape) == 1:
         return noise if "newline" in name or "class_embedding" in name else 1 + 0.2 * noise
     if "embed" in name and "patch" not in name:
-        return noise
-    return (1.2 if "q_proj" in name or "k_proj" in name else 1.0) * noise / math.sqrt(noise[0].numel())
+        # Small beside what the layers add: a tied head would only repeat the last token.
+        return 0.4 * noise
+    gains = {"q_proj": 1.2, "k_proj": 1.2, "qkv": 1.2, "o_proj": 2.0, "down_proj": 2.0}
+    gain = next((value for part, value in gains.items() if part in name), 1.0)
+    return gain * noise / math.sqrt(noise[0].numel())
 
 
 def _renamed(name: str, renames: Renames) -> str:

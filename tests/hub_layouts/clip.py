@@ -9,7 +9,7 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def tower(layers: int = 4) -> dict[str, Any]:
+def tower(layers: int) -> dict[str, Any]:
     """Return ``vision_config``."""
     return {
         "hidden_size": 32,

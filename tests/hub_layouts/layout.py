@@ -17,7 +17,7 @@ class Layout:
         hub_id: Whose layout it is; empty for a kind of folder that belongs to no checkpoint alone.
         family: The family that serves it; empty where none does.
         write: Writes the files into an empty folder.
-        model: Turns the folder into what ``--model`` takes; None: the folder itself.
+        hub_model: What ``--model`` takes where the folder is the hub's cache; empty: the folder itself.
         line: What the one line of a refusal must hold (regular expressions), where no family serves it.
         export: Settings of every export: the picture's size, the grid of tiles.
         refused: Command -> what the line of its refusal must hold, where the family serves less than everything.
@@ -32,7 +32,7 @@ class Layout:
     hub_id: str = ""
     family: str = ""
     write: Callable[[Path], None]
-    model: Callable[[Path], str] | None = None
+    hub_model: str = ""
     line: tuple[str, ...] = ()
     export: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)

@@ -35,7 +35,7 @@ def text(**more: Any) -> dict[str, Any]:
 
     The checkpoint leaves the sizes to the defaults (4096, 11008, 32, 32); so large they can't be here, and are said.
     """
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     return {
         "_name_or_path": "lmsys/vicuna-7b-v1.5",
         "architectures": ["LlamaForCausalLM"],
@@ -61,7 +61,7 @@ def config(**more: Any) -> dict[str, Any]:
         "text_config": text(),
         "torch_dtype": "float16",
         "transformers_version": "4.36.0.dev0",
-        "vision_config": clip.tower(),
+        "vision_config": clip.tower(3),
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
         "vocab_size": VOCABULARY,
@@ -111,9 +111,15 @@ def _rest(folder: Path, dtype: torch.dtype, *, new_names: bool = False) -> None:
     write_weights(folder, NEW_LLAVA if new_names else OLD_LLAVA, dtype=dtype, silent=silent, shards=3)
 
 
-def _today(folder: Path) -> None:
+def write_today(folder: Path, *, layers: int = 3) -> None:
     """Write today's revision: the processor's own settings, and the template in a file of JSON."""
-    whole = config(image_seq_length=16, transformers_version="4.47.0.dev0", tie_word_embeddings=False)
+    whole = config(
+        image_seq_length=16,
+        transformers_version="4.47.0.dev0",
+        tie_word_embeddings=False,
+        text_config=text(num_hidden_layers=layers),
+        vision_config=clip.tower(3),
+    )
     whole.pop("vocab_size")
     write_json(
         folder,
@@ -166,7 +172,7 @@ def _saved_again(folder: Path) -> None:
     words = text(dtype="float16", rope_parameters=rope, num_key_value_heads=4, head_dim=8, hidden_act="silu")
     words.pop("torch_dtype")
     words.pop("_name_or_path")
-    tower = clip.tower() | {"dtype": "float16", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05}
+    tower = clip.tower(3) | {"dtype": "float16", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05}
     write_json(
         folder,
         config=old | {"text_config": words, "vision_config": tower, "transformers_version": "5.0.0"},
@@ -189,7 +195,7 @@ def _saved_again(folder: Path) -> None:
 
 _HUB = "llava-hf/llava-1.5-7b-hf"
 LAYOUTS = (
-    Layout(name="llava-1.5-7b-hf", hub_id=_HUB, family="llava", write=_today, commands=EVERYTHING),
+    Layout(name="llava-1.5-7b-hf", hub_id=_HUB, family="llava", write=write_today, commands=EVERYTHING),
     Layout(
         name="llava-1.5-7b-hf (2023)", hub_id=_HUB, family="llava", write=_first, processor=_UNSAID, template=TEMPLATE
     ),
@@ -199,7 +205,7 @@ LAYOUTS = (
         family="llava",
         write=_tokenizers_template,
         processor=_UNSAID,
-        commands=("plain", "fastv", "int8"),
+        commands=("plain", "int8"),
     ),
     Layout(name="llava-1.5-7b-hf (saved again)", hub_id=_HUB, family="llava", write=_saved_again),
 )

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+from huggingface_hub import constants
 
 from hub_layouts import oracle
 from hub_layouts.layout import Layout
+from hub_layouts.one_trace import one_trace
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import shared_trace
 from lmmprune.compiler.export import export
@@ -66,7 +69,7 @@ class Tried:
         self.folder = work / re.sub(r"[^\w.]+", "-", layout.name).strip("-")
         self.folder.mkdir(parents=True)
         layout.write(self.folder)
-        self.model = layout.model(self.folder) if layout.model else str(self.folder)
+        self.model = layout.hub_model or str(self.folder)
         self._bundles = work / "bundles" / self.folder.name
         self._traced = shared_trace()
 
@@ -74,7 +77,10 @@ class Tried:
         """Export, verify and with ``plain`` compare answers; nothing is raised but an interruption."""
         started = time.perf_counter()
         try:
-            outcome, line = self._serve(command, self._bundles / command)
+            # Without a network: from the cache, where the model is there.
+            cache = mock.patch.multiple(constants, HF_HUB_CACHE=str(self.folder), HF_HUB_OFFLINE=True)
+            with cache, one_trace():
+                outcome, line = self._serve(command, self._bundles / command)
         except LmmpruneError as error:
             outcome, line = "refused", " ".join(str(error).split())
         except Exception as error:  # noqa: BLE001  a table has a row for whatever happens
@@ -115,7 +121,7 @@ class Tried:
     @functools.cached_property
     def wanted(self) -> oracle.Expected:
         """What transformers answers."""
-        return oracle.expected(self.folder, self.layout)
+        return oracle.expected(self.model, self.layout)
 
 
 def _unlike(found: list[int], wanted: list[int]) -> str:

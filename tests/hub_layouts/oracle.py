@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from hub_layouts.layout import Layout
 
 QUESTION = "What is on the left of the picture, a cat or 2 dogs?"
 NEW_TOKENS = 12
+_VIDEOS = "transformers.models.auto.video_processing_auto.AutoVideoProcessor"
+_CHECK = "transformers.processing_utils.ProcessorMixin.check_argument_for_proper_class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +42,26 @@ def picture(layout: Layout) -> Image.Image:
     return blocks.resize(layout.picture, Image.Resampling.BICUBIC)
 
 
-def expected(folder: Path, layout: Layout) -> Expected:
+def expected(model: str, layout: Layout) -> Expected:
     """Ask transformers, in float32.
 
     Args:
-        folder: The checkpoint.
+        model: The checkpoint's folder, or its name in the hub's cache.
         layout: What its processor needs to be told.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     auto: Any = AutoProcessor
-    processor = auto.from_pretrained(folder, **layout.processor)
+    # Videos need torchvision, and a picture none of it: the processor goes without its part for them.
+    with mock.patch(f"{_VIDEOS}.from_pretrained", return_value=None), mock.patch(_CHECK):
+        processor = auto.from_pretrained(model, **layout.processor)
     auto = AutoModelForImageTextToText
-    model, loading = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    module, loading = auto.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
     for kind, names in loading.items():
         assert not names, f"{layout.name} isn't what transformers expects: {kind} {names}"
+    if getattr(processor, "video_processor", 0) is None:
+        # SmolVLM's asks how to sample them even where there are none.
+        processor.video_processor = SimpleNamespace(num_frames=None, fps=None)
     # A checkpoint may keep the template with its tokenizer, which the processor doesn't look at.
     template = processor.chat_template or processor.tokenizer.chat_template or layout.template
     assert template, f"{layout.name} has no chat template: state one"
@@ -69,7 +77,7 @@ def expected(folder: Path, layout: Layout) -> Expected:
     )
     length = inputs["input_ids"].shape[1]
     with torch.no_grad():
-        found = model.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        found = module.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     return Expected(
         prompt=inputs["input_ids"][0].tolist(),
         pixels=inputs["pixel_values"].float().numpy(),
@@ -78,5 +86,16 @@ def expected(folder: Path, layout: Layout) -> Expected:
 
 
 def as_pictures(pixels: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return ``pixel_values`` of any family's processor as pictures ``[B,3,H,W]`` of a bundle's shape."""
-    return pixels.reshape(shape)
+    """Return ``pixel_values`` of any family's processor as pictures ``[B,3,H,W]`` of a bundle's shape.
+
+    Qwen's rows are patches, squares of 2 x 2 together, each as two equal frames.
+    """
+    if pixels.ndim != 2:
+        return pixels.reshape(shape)
+    _, channels, height, width = shape
+    patch = round((pixels.shape[1] / (2 * channels)) ** 0.5)
+    rows, columns = height // patch // 2, width // patch // 2
+    frames = pixels.reshape(rows, columns, 2, 2, channels, 2, patch, patch).transpose(5, 4, 0, 2, 6, 1, 3, 7)
+    first, second = frames.reshape(2, channels, height, width)
+    assert np.array_equal(first, second)
+    return first[None]

@@ -121,6 +121,29 @@ def write_gpt2(folder: Path, before: list[str], rows: list[dict[str, Any]]) -> N
     )
 
 
+def write_llama3(folder: Path, special: list[str]) -> list[dict[str, Any]]:
+    """Write Llama 3's tokenizer.json, whose post-processor puts the first of the special tokens in front."""
+    vocabulary, merges = vocabularies.byte_pairs(BYTE_TOKENS)
+    rows = [added(BYTE_TOKENS + index, token) for index, token in enumerate(special)]
+    split = {"type": "Split", "pattern": {"Regex": _QWEN_WORDS}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    bos, text = {"SpecialToken": {"id": special[0], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    second = [{"SpecialToken": {"id": special[0], "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    known = {special[0]: {"id": special[0], "ids": [BYTE_TOKENS], "tokens": [special[0]]}}
+    front = {"single": [bos, text], "pair": [bos, text, *second], "special_tokens": known}
+    _write(
+        folder,
+        rows,
+        normalizer=None,
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [split, level]},
+        post_processor={"type": "Sequence", "processors": [level, {"type": "TemplateProcessing", **front}]},
+        decoder=level | {"add_prefix_space": True, "use_regex": True},
+        model=_byte_bpe(vocabulary, [" ".join(pair) for pair in merges])
+        | dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix")),
+    )
+    return rows
+
+
 def _byte_bpe(vocabulary: dict[str, int], merges: list[str]) -> dict[str, Any]:
     none = dict.fromkeys(("dropout", "unk_token"))
     empty = dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix"), "")
