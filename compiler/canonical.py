@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lmmprune.compiler import trace_cache
 from lmmprune.errors import below
 from lmmprune.models.source import Source
 
@@ -28,13 +29,14 @@ class Canonical:
         return dataclasses.replace(self, vision=self.vision.clone(), decoder=self.decoder.clone())
 
 
-def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = False) -> Canonical:
-    """Trace both components under fake tensors and bring them into canonical form.
+def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = False, cache: bool = True) -> Canonical:
+    """Trace both components under fake tensors and bring them into canonical form, or take what an earlier trace left.
 
     Args:
         source: The model.
         image_token_id: Id of the image placeholder.
         beyond: Whether the vision graph shall go on one layer behind the features, if the tower has one.
+        cache: Whether to take what an earlier trace left, and to leave it for later ones.
     """
     from lmmprune.models import trace
     from lmmprune.models.canonicalize import canonicalize
@@ -42,13 +44,29 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
     remarks: list[str] = []
     model = trace.fake_model(source, remarks.append)
     readers = source.readers(model)
-    vision = trace.trace_vision(model, source, beyond=beyond and source.vision.has_beyond)
-    decoder = trace.trace_decoder(model, source, image_token_id=image_token_id)
-    for graph in (vision, decoder):
-        trace.bind(graph, readers)
-        with below("bringing the traced graph into canonical form", "please report it with the model's config.json"):
-            canonicalize(graph)
-    return Canonical(vision=vision, decoder=decoder, remarks=tuple(remarks))
+    beyond = beyond and source.vision.has_beyond
+    key = trace_cache.key_of(source, model, image_token_id=image_token_id, beyond=beyond)
+    make: dict[str, Callable[[], ir.Model]] = {
+        "vision": lambda: trace.trace_vision(model, source, beyond=beyond),
+        "decoder": lambda: trace.trace_decoder(model, source, image_token_id=image_token_id),
+    }
+    graphs = {}
+    for name, traced in make.items():
+        packed = trace_cache.load(key, name) if cache else None
+        if packed is None:
+            graph = traced()
+            trace.bind(graph, readers)
+            with below(
+                "bringing the traced graph into canonical form", "please report it with the model's config.json"
+            ):
+                canonicalize(graph)
+            packed = trace_cache.pack(graph)
+            if cache:
+                trace_cache.save(key, name, packed)
+        # A fresh graph goes the same way: what comes of it doesn't depend on the cache.
+        graphs[name], origins = trace_cache.unpack(packed)
+        trace.bind_again(graphs[name], origins, readers)
+    return Canonical(**graphs, remarks=tuple(remarks))
 
 
 def shared_trace() -> Callable[[Source], Canonical]:

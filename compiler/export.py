@@ -147,7 +147,7 @@ def export(
             graphs = traced(source)
         else:
             graphs = canonical_graphs(
-                source, image_token_id=prompt.image_token_id, beyond=method.beyond and bool(stages)
+                source, image_token_id=prompt.image_token_id, beyond=method.beyond and bool(stages), cache=request.cache
             )
         warnings.extend(graphs.remarks)
         own: OwnCounts | None = None

@@ -53,6 +53,7 @@ class Request:
     adapter: Path | None = None
     static_cache: int | None = None
     resume: bool = False
+    cache: bool = True
     template: str | None = None
     force: bool = False
 

@@ -9,7 +9,7 @@ import onnx_ir.passes.common as common
 from onnxscript import optimizer
 from onnxscript.rewriter import onnx_fusions
 
-from lmmprune.lazy import derive, is_lazy, numbers, stored_of, weights_out_of_sight
+from lmmprune.lazy import Origin, derive, is_lazy, numbers, origin_of, stored_of, weights_out_of_sight
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -50,7 +50,7 @@ def transpose_weights(model: ir.Model) -> None:
         weight, old = node.inputs[0], node.outputs[0]
         assert weight is not None
         perm = node.attributes["perm"].as_ints()
-        new = _transposed(weight, tuple(perm))
+        new = transposed(weight, tuple(perm))
         assert new.name is not None
         assert weight.name is not None
         # A weight that is transposed twice (tied embeddings) is stored once.
@@ -63,12 +63,17 @@ def transpose_weights(model: ir.Model) -> None:
             del model.graph.initializers[weight.name]
 
 
-def _transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
+def transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
+    """Return a weight whose reader transposes another one's values."""
     shape = numbers(weight.shape)
     stored = stored_of(weight)
     if stored is not None:
         before = stored.perm or tuple(range(len(perm)))
         stored = dataclasses.replace(stored, perm=tuple(before[axis] for axis in perm))
+    origin = origin_of(weight)
+    if origin is not None:
+        before = origin.perm or tuple(range(len(perm)))
+        origin = Origin(origin.weight, tuple(before[axis] for axis in perm))
     return derive(
         weight,
         lambda array: array.transpose(perm),
@@ -76,4 +81,5 @@ def _transposed(weight: ir.Value, perm: tuple[int, ...]) -> ir.Value:
         shape=[shape[axis] for axis in perm],
         name=f"{weight.name}.T",
         stored=stored,
+        origin=origin,
     )

@@ -13,7 +13,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmmprune.errors import ModelError, below
-from lmmprune.lazy import lazy, numbers
+from lmmprune.lazy import Origin, lazy, numbers
+from lmmprune.models.canonicalize import transposed
 from lmmprune.models.configure import fix_rotation
 from lmmprune.models.source import Reader, Source
 from lmmprune.models.weight_names import tie
@@ -138,10 +139,41 @@ def bind(model: ir.Model, readers: Readers) -> None:
             read = readers[name]
             stored = read.stored if isinstance(read, Reader) else None
             shape = numbers(value.shape)
-            value.const_value = lazy(read, dtype=ir.DataType.FLOAT, shape=shape, name=name, stored=stored)
+            value.const_value = lazy(
+                read, dtype=ir.DataType.FLOAT, shape=shape, name=name, stored=stored, origin=Origin(name)
+            )
         else:
             assert value.const_value is not None
             value.const_value = ir.Tensor(value.const_value.numpy(), name=name)
+
+
+def bind_again(model: ir.Model, origins: Mapping[str, Origin], readers: Readers) -> None:
+    """Bind the weights of a canonical graph that was kept without them; nothing is read yet.
+
+    Args:
+        model: Changed in place.
+        origins: Initializer -> the parameter that it is.
+        readers: Parameter -> the function that reads it.
+
+    Raises:
+        KeyError: A parameter has no reader.
+    """
+    for name, origin in origins.items():
+        value, read = model.graph.initializers[name], readers[origin.weight]
+        shape = numbers(value.shape)
+        if origin.perm is None:
+            stored = read.stored if isinstance(read, Reader) else None
+            value.const_value = lazy(
+                read, dtype=ir.DataType.FLOAT, shape=shape, name=name, stored=stored, origin=origin
+            )
+            continue
+        before = tuple(shape[origin.perm.index(axis)] for axis in range(len(shape)))
+        whole = ir.Value(name=origin.weight, shape=ir.Shape(before), type=ir.TensorType(ir.DataType.FLOAT))
+        bound = read.stored if isinstance(read, Reader) else None
+        whole.const_value = lazy(
+            read, dtype=ir.DataType.FLOAT, shape=before, name=origin.weight, stored=bound, origin=Origin(origin.weight)
+        )
+        value.const_value = transposed(whole, origin.perm).const_value
 
 
 def _export(

@@ -16,9 +16,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 # What an earlier run measured must not stand in for what this one would.
-_CACHE = tempfile.mkdtemp(prefix="lmmprune-cache-")
-os.environ["LMMPRUNE_CACHE"] = _CACHE
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+# Processes of one run share it: each would trace tiny-llava for itself.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.mkdtemp(prefix="lmmprune-cache-")
+    os.environ["LMMPRUNE_CACHE"] = _CACHE
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 
 @pytest.fixture

@@ -78,6 +78,9 @@ def _tiles(text: str) -> tuple[int, int]:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
 @click.option("--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.")
 @force_option("a bundle that is there, its engines included, and what lies at --triton")
+@click.option(
+    "--cache/--no-cache", default=True, help="Keep traces of architectures, and take those of earlier exports."
+)
 @triton_options
 @json_option
 def command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,21 @@ import onnx_ir as ir
 from lmmprune.stored import Array, Stored
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The parameter of the loaded module that a weight is, and the order of its axes; None: as they are there."""
+
+    weight: str
+    perm: tuple[int, ...] | None = None
+
+
 class Weight(ir.LazyTensor):
     """A tensor whose values are read when they are needed, and not kept.
 
     Attributes:
         read: Returns the values in whatever type they lie in; ``numpy()`` gives them in ``dtype``.
         stored: Where a file holds them; None where they are computed.
+        origin: The parameter that it is; None where it is made of one.
     """
 
     def __init__(
@@ -29,20 +39,28 @@ class Weight(ir.LazyTensor):
         shape: Sequence[int],
         name: str,
         stored: Stored | None = None,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__(self._evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
         self.read = read
         self.stored = stored
+        self.origin = origin
 
     def _evaluate(self) -> ir.Tensor[Any]:
         return ir.Tensor(contiguous(self.read(), self.dtype.numpy()), dtype=self.dtype, name=self.name)
 
 
 def lazy(
-    read: Callable[[], Array], *, dtype: ir.DataType, shape: Sequence[int], name: str, stored: Stored | None = None
+    read: Callable[[], Array],
+    *,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    name: str,
+    stored: Stored | None = None,
+    origin: Origin | None = None,
 ) -> Weight:
     """Return a tensor whose values are read when they are needed, and not kept."""
-    return Weight(read, dtype=dtype, shape=shape, name=name, stored=stored)
+    return Weight(read, dtype=dtype, shape=shape, name=name, stored=stored, origin=origin)
 
 
 def derive(
@@ -53,6 +71,7 @@ def derive(
     shape: Sequence[int],
     name: str,
     stored: Stored | None = None,
+    origin: Origin | None = None,
 ) -> ir.Value:
     """Return a new initializer whose values are computed from another one's while they are streamed.
 
@@ -63,11 +82,12 @@ def derive(
         shape: Its shape.
         name: Its name.
         stored: Where a file holds the result.
+        origin: The parameter that the result is, its axes in another order.
     """
     source = value.const_value
     assert source is not None
     read = source.read if isinstance(source, Weight) else source.numpy
-    tensor = lazy(lambda: change(read()), dtype=dtype, shape=shape, name=name, stored=stored)
+    tensor = lazy(lambda: change(read()), dtype=dtype, shape=shape, name=name, stored=stored, origin=origin)
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
 
 
@@ -143,6 +163,11 @@ def values_of(value: ir.Value | None) -> Array:
     assert value is not None
     assert value.const_value is not None
     return value.const_value.read() if isinstance(value.const_value, Weight) else value.const_value.numpy()
+
+
+def origin_of(value: ir.Value) -> Origin | None:
+    """Return the parameter that an initializer is, None where it is made of one or is a constant."""
+    return value.const_value.origin if isinstance(value.const_value, Weight) else None
 
 
 def is_lazy(value: ir.Value | None) -> bool:

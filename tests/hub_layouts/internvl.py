@@ -75,7 +75,9 @@ def _text(**more: Any) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, text: dict[str, Any], special: list[str], *, version: str, plain: list[str], change: Any = dict) -> None:
+def _write(
+    folder: Path, text: dict[str, Any], special: list[str], *, version: str, plain: list[str], change: Any = dict
+) -> None:
     image = qwen_text.BYTE_TOKENS + 3 + special.index("<IMG_CONTEXT>")
     write_json(
         folder,

@@ -192,7 +192,10 @@ def _qwen3(folder: Path) -> None:
         generation={"top_k": 20, "top_p": 0.8, "repetition_penalty": 1.0, "temperature": 0.7},
         # At least 65536 pixels on the hub.
         images={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16}
-        | {"size": {"longest_edge": 16777216, "shortest_edge": 4096}, "image_processor_type": "Qwen2VLImageProcessorFast"},
+        | {
+            "size": {"longest_edge": 16777216, "shortest_edge": 4096},
+            "image_processor_type": "Qwen2VLImageProcessorFast",
+        },
         plain=True,
     )
     write_weights(folder, (), dtype=torch.bfloat16, silent=range(_END, _VOCABULARY))
