@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from lmmprune.compiler.bundle import TOKENIZER
 from lmmprune.compiler.load_tokenizer import parse_tokenizer
+from lmmprune.compiler.quiet import quiet_transformers
 from lmmprune.compiler.read_json import read_json_if_there
 from lmmprune.errors import ModelError
 
@@ -86,7 +87,8 @@ def checkpoint_tokenizer(origin: Path) -> CheckpointTokenizer:
 def _load(origin: Path) -> Any:
     from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(origin, trust_remote_code=False, local_files_only=True)
+    with quiet_transformers():
+        loaded = AutoTokenizer.from_pretrained(origin, trust_remote_code=False, local_files_only=True)
     if not hasattr(loaded, "backend_tokenizer"):
         raise TypeError(f"{type(loaded).__name__} isn't a fast tokenizer")
     return loaded

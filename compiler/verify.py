@@ -13,6 +13,7 @@ from lmmprune.compiler.calibration.data import load_calibration
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.replay import Looked, Replay, Spoken
 from lmmprune.compiler.text_layout import text_layout
+from lmmprune.compiler.verify_prompt import compare_prompts
 from lmmprune.errors import BundleError, InputError, require
 from lmmprune.models.source import Source, resolve
 
@@ -64,6 +65,9 @@ def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
         progress(f"checker {graph.name}", 0, 1)
         checks.append(_well_formed(graph, bundle.manifest))
     source = _source(bundle.manifest)
+    progress("prompts", 0, 1)
+    same, found = compare_prompts(bundle, source)
+    checks.append(Check(name="prompt", passed=same, found=found))
     pairs, refusal = _replay(bundle, source, samples, progress)
     if not pairs:
         return [*checks, _not_compared(f"the bundle takes none of the questions: {refusal}")]

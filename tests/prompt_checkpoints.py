@@ -27,6 +27,8 @@ PARTS = (
 )
 TEXT_ONLY = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<end>' }}{% endfor %}assistant:"
 
+TEXT_PARTS = "{% for p in messages[0]['content'] if p['type'] == 'text' %}q: {{ p['text'] }}{% endfor %} a:"
+
 
 def letters(*, bos: bool, pad: bool = False) -> Tokenizer:
     """Return a tokenizer like Llama's, of letters and bytes; ``bos``: its post-processor puts <s> in front."""

@@ -158,8 +158,7 @@ def test_a_template_that_takes_texts_only_gets_the_picture_inside(bundle: Bundle
 
 
 def test_text_parts_alone_get_the_picture_too(bundle: Bundle, tmp_path: Path) -> None:
-    template = "{% for p in messages[0]['content'] if p['type'] == 'text' %}q: {{ p['text'] }}{% endfor %} a:"
-    assets, _ = pc.export(pc.checkpoint(tmp_path / "model", {"chat_template.jinja": template}), bundle)
+    assets, _ = pc.export(pc.checkpoint(tmp_path / "model", {"chat_template.jinja": pc.TEXT_PARTS}), bundle)
     assert (assets.prompt.template, len(assets.warnings)) == ("q: <image>\n{prompt} a:", 1)
 
 
