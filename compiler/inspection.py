@@ -16,22 +16,27 @@ _OURS = re.compile(r"lmmprune/(?P<method>[^/]+)/(?P<site>(vision|projector)_outp
 _SPLIT = re.compile(r"lmmprune/(?P<method>[^/]+)/(ranking|head)/")
 
 
-def inspect_graph(path: Path, *, scheme: str | None = None) -> dict[str, Any]:
+def inspect_graph(
+    path: Path, *, scheme: str | None = None, image_size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Describe an ONNX file without reading its weights.
 
     Args:
         path: The file.
         scheme: INT8 scheme whose rules a quantized graph shall follow; None takes the one that it looks like.
+        image_size: Height and width in pixels, where another exporter's tower leaves them open.
 
     Returns:
         Among others ``sites``, where its tokens are cut, in the order in which a token meets them; ``anchors``, what an
-        unpruned graph offers to a method (or why nothing, under ``refusal``; None for a pruned graph); and ``cache``,
-        the layers of a decoder whose caches have the same length.
+        unpruned graph offers to a method (or why nothing, under ``refusal``; None for a pruned graph), to which command
+        alone under ``command``, if another exporter wrote it; and ``cache``, the layers of a decoder whose caches have
+        the same length.
 
     Raises:
         InputError: It can't be read as ONNX.
     """
     require("onnx_ir", "export")
+    from lmmprune.compiler.inspection_foreign import foreign_anchors, is_picture_graph
     from lmmprune.compiler.inspection_int8 import describe_int8, has_float_weight
     from lmmprune.passes.blocks import weighted
 
@@ -39,6 +44,11 @@ def inspect_graph(path: Path, *, scheme: str | None = None) -> dict[str, Any]:
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
     int8 = describe_int8(model, scheme)
+    anchors = None if sites else _anchors(model, quantized=int8["scheme"] is not None)
+    layers = _attention_layers(model)
+    if anchors is not None and "refusal" in anchors and int8["scheme"] is None and is_picture_graph(model):
+        offer, found, refusal = foreign_anchors(path, image_size)
+        anchors, layers = offer or {"refusal": refusal}, found or layers
     return {
         "file": str(path),
         "opset": model.opset_imports.get(""),
@@ -50,9 +60,9 @@ def inspect_graph(path: Path, *, scheme: str | None = None) -> dict[str, Any]:
         "float_matmuls": sum(has_float_weight(node) for node in weighted(model)),
         "int8": int8,
         "sites": sites,
-        "anchors": None if sites else _anchors(model, quantized=int8["scheme"] is not None),
+        "anchors": anchors,
         "cache": _cache(model),
-        "attention_layers": _attention_layers(model),
+        "attention_layers": layers,
     }
 
 

@@ -12,7 +12,7 @@ from lmmprune.errors import InputError, LmmpruneError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_READERS = ("google", "ml_dtypes", "numpy", "onnx", "onnx_ir", "onnxscript")
+_READERS = ("google", "ml_dtypes", "onnx", "onnx_ir", "onnxscript")
 
 
 def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
@@ -29,10 +29,14 @@ def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
 
     from lmmprune.compiler.linked_data import link_data
 
-    with read_as_onnx(path):
+    try:
         model = ir.load(path)
-        link_data(model, path, check=weights)
+    except Exception as error:
+        # Whatever the readers stumble over, it is the file.
+        raise InputError(f"'{path}' isn't an ONNX file that can be read ({_said(error)}): export it again") from error
+    link_data(model, path, check=weights)
     for graph in model.graphs():
+        _check_tensors(path, graph)
         _check_values(path, graph)
     if not all(_in_order(graph) for graph in model.graphs()):
         try:
@@ -46,12 +50,12 @@ def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
 
 
 @contextlib.contextmanager
-def read_as_onnx(path: Path, what: str = "isn't an ONNX file that can be read") -> Iterator[None]:
+def read_as_onnx(path: Path, what: str) -> Iterator[None]:
     """Turn what ONNX's libraries raise about a damaged or strange file into one line.
 
     Args:
         path: The file.
-        what: What it says about the file.
+        what: What that says about the file.
 
     Raises:
         InputError: One of the libraries raised something.
@@ -60,30 +64,51 @@ def read_as_onnx(path: Path, what: str = "isn't an ONNX file that can be read") 
         yield
     except LmmpruneError:
         raise
-    except (OSError, MemoryError, RecursionError) as error:
-        raise InputError(f"'{path}' {what} ({_said(error)})") from error
     except Exception as error:
         # Raised by our own code it is our own bug.
         if not _from_reader(error):
             raise
-        raise InputError(f"'{path}' {what} ({_said(error)})") from error
+        raise InputError(f"'{path}' {what} ({_said(error)}): export it again") from error
 
 
 def _said(error: BaseException) -> str:
     """Return the first line of the first cause."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
+    error = _first(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
+def _first(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
 def _from_reader(error: BaseException) -> bool:
     """Return whether an exception was raised inside of ONNX's libraries."""
-    trace = error.__traceback__
+    trace = _first(error).__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
     return name.split(".")[0] in _READERS
+
+
+def _check_tensors(path: Path, graph: ir.Graph) -> None:
+    """Refuse weights inside of the file that aren't as long as they say, or of no type."""
+    import onnx_ir as ir
+
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor):
+            continue
+        try:
+            # Looks at the bytes in the file, without a copy.
+            tensor.numpy()
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the weight '{name}' {tensor.shape} of '{path}' can't be read ({_said(error)}): the file is damaged;"
+                " export it again"
+            ) from error
 
 
 def _check_values(path: Path, graph: ir.Graph) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from lmmprune.compiler.load_onnx import load_onnx
+from lmmprune.compiler.load_onnx import load_onnx, read_as_onnx
 from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.lazy import lazy, numbers
 from lmmprune.models.canonicalize import canonicalize
@@ -74,6 +74,11 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
     """
     model = load_onnx(path)
     _check(model)
+    with read_as_onnx(path, "has nodes that ONNX's own tools can't work with"):
+        return _raise(model, batch, image_size)
+
+
+def _raise(model: ir.Model, batch: int | None, image_size: tuple[int, int] | None) -> Raised:
     opset, nodes = model.graph.opset_imports[""], sum(1 for _ in model.graph)
     common.InlinePass()(model)
     common.RemoveInitializersFromInputsPass()(model)

@@ -250,7 +250,7 @@ def _layer(node: ir.Node) -> Layer:
 
 
 def _number(value: ir.Value, axis: int) -> int:
-    dim = None if value.shape is None else value.shape[axis]
+    dim = None if value.shape is None or len(value.shape) <= axis else value.shape[axis]
     if not isinstance(dim, int):
         raise Refused(f"'{value.name}' has shape {value.shape}: expected a number on axis {axis}")
     return dim

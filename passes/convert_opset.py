@@ -30,7 +30,8 @@ class ConvertOpset(ir.passes.InPlacePass):
     After: opset 20, ``DequantizeLinear(x, scale, zero, axis=1)``: attributes that the version doesn't know are dropped
     where they say what it does anyway
 
-    Before: opset 17, ``ReduceMean(x, axes=[-1])``   After: opset 23, ``ReduceMean(x, [-1])``
+    Before: opset 17, ``ReduceMean(x, axes=[-1])``, ``Split(x)`` with three outputs
+    After: opset 23, ``ReduceMean(x, [-1])``, ``Split(x, num_outputs=3)``
 
     Every node is compared with its operator's schema in ``onnx.defs``: that it exists, attributes, number of inputs and
     outputs, and the types of both.
@@ -55,6 +56,9 @@ class ConvertOpset(ir.passes.InPlacePass):
         for node in _standard(model):
             if (name := _becomes_input(node, _opset(model), self.version)) is not None:
                 _move_to_input(model, node, name)
+            if node.op_type == "Split" and _opset(model) < 18 <= self.version and _given(node) < 2:
+                # Equal parts, as many as outputs, which has to be said since.
+                node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
             for name in set(node.attributes) - set(_schema(node, self.version).attributes):
                 node.attributes.pop(name)
         model.graph.opset_imports[""] = self.version
@@ -64,6 +68,10 @@ class ConvertOpset(ir.passes.InPlacePass):
         """Check the version."""
         if _opset(model) != self.version:
             raise Broken(f"the graph imports opset {_opset(model)}, expected {self.version}")
+
+
+def _given(node: ir.Node) -> int:
+    return sum(value is not None for value in node.inputs)
 
 
 def _opset(model: ir.Model) -> int:
@@ -91,9 +99,9 @@ def _check(node: ir.Node, before: int, after: int) -> None:
     for (op_type, since), what in _CHANGED_MEANING.items():
         if op_type == node.op_type and min(before, after) < since <= max(before, after):
             raise Refused(f"{name} means something else in {where}: {what}")
-    if node.op_type == "Split" and before < 18 <= after and len(node.inputs) < 2:
-        raise Refused(f"{name} states no sizes, which {where} asks for: simplify the graph, or export at opset 18")
     for key in set(node.attributes) - set(new.attributes) - {_becomes_input(node, before, after)}:
+        if key not in old.attributes:
+            raise Refused(f"{name} has an attribute '{key}', which opset {before} doesn't know: export it again")
         default = old.attributes[key].default_value
         if node.attributes[key].value != (helper.get_attribute_value(default) if default.name else None):
             raise Refused(f"{name} has {key}={node.attributes[key].value}, which {where} doesn't know")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.passes.refusals import Refused
 from lmmprune.passes.shapes import static_shape
 
 Array = np.ndarray[Any, Any]
@@ -35,8 +36,19 @@ def mover(value: ir.Value) -> Callable[[Array], Array]:
 
 
 def moved(value: ir.Value, numbers: Array) -> Array:
-    """Return the numbers that a value holds, given those that its node moves."""
-    return mover(value)(numbers)
+    """Return the numbers that a value holds, given those that its node moves.
+
+    Raises:
+        Refused: The node can't do that to its input.
+    """
+    try:
+        return mover(value)(numbers)
+    except (IndexError, ValueError) as error:
+        node = _node(value)
+        raise Refused(
+            f"'{node.name}' ({node.op_type}) can't make '{value.name}' {value.shape} of {numbers.shape}: expected"
+            f" a graph that can be computed ({error}); export it again"
+        ) from error
 
 
 def moved_by(value: ir.Value) -> ir.Value:

@@ -8,20 +8,25 @@ from typing import Any
 
 import click
 
+from lmmprune.compiler.cli.options import number_pair
 from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--target", help="Check Q/DQ against this target's rules  [default: the bundle's, or what it looks like]")
+@click.option(
+    "--image-size", metavar="PX|HxW", help="Pixels of the picture, where another tool's tower leaves it open."
+)
 @json_option
-def command(path: Path, target: str | None, as_json: bool) -> None:
+def command(path: Path, target: str | None, image_size: str | None, as_json: bool) -> None:
     """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""
     from lmmprune.compiler import targets
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.inspection import inspect_graph
     from lmmprune.errors import InputError
 
+    size = number_pair("--image-size", image_size, single=True)
     scheme: str | None = targets.resolve(target).int8 if target else None
     if path.is_dir():
         bundle = Bundle.open(path)
@@ -34,7 +39,7 @@ def command(path: Path, target: str | None, as_json: bool) -> None:
             f" {manifest.method or 'not pruned'}, positions {manifest.positions}, target {manifest.target}"
         )
     elif path.is_file():
-        graphs, head = [inspect_graph(path, scheme=scheme)], str(path)
+        graphs, head = [inspect_graph(path, scheme=scheme, image_size=size)], str(path)
     else:
         raise InputError(f"'{path}' doesn't exist: give a bundle or an ONNX file")
     engines = _engines(path) if path.is_dir() else []
@@ -115,9 +120,11 @@ def _offer(anchors: dict[str, Any]) -> str:
     """Say what an unpruned graph offers, or why it can't be pruned."""
     if "refusal" in anchors:
         return f"no site for pruning: {anchors['refusal']}"
-    sites = f"not pruned; sites {', '.join(anchors['sites'])}"
+    command = f" (for 'lmmprune {anchors['command']}')" if "command" in anchors else ""
+    sites = f"not pruned; sites {', '.join(anchors['sites'])}{command}"
     if "patches" in anchors:
-        cls = "after CLS was dropped" if anchors["has_cls"] else "no CLS"
+        dropped = "beside CLS" if command else "after CLS was dropped"
+        cls = dropped if anchors["has_cls"] else "no CLS"
         many = anchors["patches_per_token"]
         made = f" of {many} patches each" if many > 1 else ""
         return f"{sites}; {anchors['tokens']} tokens{made} at '{anchors['patches']}', {cls}"

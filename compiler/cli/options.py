@@ -115,3 +115,13 @@ def size(value: str) -> int:
         unit = "GiB" if found <= 128 else "MiB" if found <= 2**17 else "B"
         raise click.BadParameter(f"'{value}' would be {found} bytes: write {match[0]}{unit} if that is meant")
     return found
+
+
+def number_pair(option: str, text: str | None, *, single: bool = False) -> tuple[int, int] | None:
+    """Return ``24x24`` as numbers, ``336`` as a square."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None or not (single or match[2]):
+        raise InputError(f"{option} {text}: expected {'a number, or ' * single}two numbers such as 24x24")
+    return int(match[1]), int(match[2] or match[1])

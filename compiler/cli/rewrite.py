@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, set_options
+from lmmprune.compiler.cli.options import force_option, number_pair, set_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
-from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
     from lmmprune.compiler.rewrite import Report
@@ -53,8 +51,8 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
         report = rewrite(
             Request(
                 options=set_options(pairs),
-                image_size=_pair("--image-size", image_size, single=True),
-                grid=_pair("--grid", grid),
+                image_size=number_pair("--image-size", image_size, single=True),
+                grid=number_pair("--grid", grid),
                 **request,
             ),
             step,
@@ -110,13 +108,3 @@ def _document(report: Report) -> dict[str, Any]:
         "bytes": report.bytes,
         "seconds": round(report.seconds, 3),
     }
-
-
-def _pair(option: str, text: str | None, *, single: bool = False) -> tuple[int, int] | None:
-    """Return ``24x24`` as numbers, ``336`` as a square."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None or not (single or match[2]):
-        raise InputError(f"{option} {text}: expected {'a number, or ' * single}two numbers such as 24x24")
-    return int(match[1]), int(match[2] or match[1])
