@@ -5,7 +5,9 @@ from __future__ import annotations
 from hub_layouts import bakllava, idefics3, internvl, kinds, llava_1_5, llava_1_6, llava_qwen, qwen_vl
 from hub_layouts.layout import Layout
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
         *llava_1_5.LAYOUTS,
         *llava_1_6.LAYOUTS,
         *llava_qwen.LAYOUTS,
@@ -14,4 +16,5 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
         *idefics3.LAYOUTS,
         *qwen_vl.LAYOUTS,
         *kinds.LAYOUTS,
-    )}
+    )
+}
