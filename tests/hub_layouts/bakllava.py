@@ -11,7 +11,7 @@ from hub_layouts.checkpoint_files import OLD_LLAVA, write_json, write_weights
 from hub_layouts.layout import Layout
 
 
-def _bakllava(folder: Path) -> None:
+def _bakllava(folder: Path, layers: int) -> None:
     # Sizes that MistralConfig's defaults give are said, as in llava_1_5.text; so is the window, 4096 on the hub.
     text = {
         "_name_or_path": "mistralai/Mistral-7B-v0.1",
@@ -25,12 +25,14 @@ def _bakllava(folder: Path) -> None:
         "torch_dtype": "float16",
         "vocab_size": llava_1_5.VOCABULARY,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
     }
     write_json(
         folder,
-        config=llava_1_5.config(text_config=text, vision_config=clip.tower(3), transformers_version="4.37.0.dev0"),
+        config=llava_1_5.config(
+            layers, text_config=text, vision_config=clip.tower(3), transformers_version="4.37.0.dev0"
+        ),
         generation_config={"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2},
         preprocessor_config=clip.processor(processor_class="LlavaProcessor"),
         processor_config={
@@ -47,8 +49,8 @@ def _bakllava(folder: Path) -> None:
     write_weights(folder, OLD_LLAVA, dtype=torch.float16, silent=silent, shards=4)
 
 
-def _vip(folder: Path) -> None:
-    whole = llava_1_5.config(architectures=["VipLlavaForConditionalGeneration"], model_type="vipllava")
+def _vip(folder: Path, layers: int) -> None:
+    whole = llava_1_5.config(layers, architectures=["VipLlavaForConditionalGeneration"], model_type="vipllava")
     for name in ("vision_feature_layer", "vision_feature_select_strategy"):
         whole.pop(name)
     tower = clip.tower(13)

@@ -32,7 +32,7 @@ _TURNS = (
 )
 
 
-def _text(**more: Any) -> dict[str, Any]:
+def _text(layers: int) -> dict[str, Any]:
     return {
         "_flash_attn_2_enabled": True,
         "architectures": ["VLlama3ForCausalLM"],
@@ -44,7 +44,7 @@ def _text(**more: Any) -> dict[str, Any]:
         "model_type": "llama",
         "neftune_noise_alpha": 0.0,
         "num_attention_heads": 3,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_key_value_heads": 1,
         "pad_token_id": 2,
         "perceiver_config": {"attention_dropout": 0.0, "hidden_act": "silu", "model_type": "vllama3"},
@@ -56,7 +56,6 @@ def _text(**more: Any) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "use_resampler": False,
         "vocab_size": VOCABULARY,
-        **more,
     }
 
 
@@ -126,7 +125,7 @@ def _tokenizer(folder: Path, **more: Any) -> None:
     )
 
 
-def _smolvlm(folder: Path, *, tower: str) -> None:
+def _smolvlm(folder: Path, layers: int, *, tower: str) -> None:
     """Write SmolVLM: its template begins with the start token, spelled out; its end is another than the text's."""
     write_json(
         folder,
@@ -136,7 +135,7 @@ def _smolvlm(folder: Path, *, tower: str) -> None:
             "model_type": "idefics3",
             "pad_token_id": 2,
             "scale_factor": 4,
-            "text_config": _text(),
+            "text_config": _text(layers),
             "tie_word_embeddings": False,
             "torch_dtype": "bfloat16",
             "transformers_version": "4.46.0",
@@ -159,7 +158,7 @@ def _smolvlm(folder: Path, *, tower: str) -> None:
     write_weights(folder, (), dtype=torch.bfloat16, silent=[0, 1, 2, *range(_GLOBAL, VOCABULARY)])
 
 
-def _smolvlm2(folder: Path) -> None:
+def _smolvlm2(folder: Path, layers: int) -> None:
     """Write SmolVLM2: another model_type, videos, and a tower that leaves its depth to the defaults."""
     write_json(
         folder,
@@ -169,7 +168,7 @@ def _smolvlm2(folder: Path) -> None:
             "model_type": "smolvlm",
             "pad_token_id": 2,
             "scale_factor": 4,
-            "text_config": _text(),
+            "text_config": _text(layers),
             "tie_word_embeddings": False,
             "torch_dtype": "float32",
             "transformers_version": "4.47.1",
@@ -194,7 +193,7 @@ LLAMA3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<fake_token_aro
 LLAMA3 += ["<end_of_utterance>"]
 
 
-def _idefics3(folder: Path) -> None:
+def _idefics3(folder: Path, layers: int) -> None:
     """Write Idefics3: the template spells BOS, and the tokenizer puts one in front as well."""
     from hub_layouts.tokenizer_files import write_llama3
 
@@ -216,7 +215,7 @@ def _idefics3(folder: Path) -> None:
                 "max_position_embeddings": 10240,
                 "model_type": "llama",
                 "num_attention_heads": 4,
-                "num_hidden_layers": 2,
+                "num_hidden_layers": layers,
                 "num_key_value_heads": 2,
                 "pad_token_id": ids["<|eot_id|>"],
                 "rms_norm_eps": 1e-05,

@@ -70,7 +70,6 @@ def _text(**more: Any) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "use_cache": True,
         "use_sliding_window": False,
-        **qwen_text.decoder(),
         **more,
     }
 
@@ -139,10 +138,11 @@ def _with_head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors | {"language_model.lm_head.weight": head.to(tensors[name].dtype)}
 
 
-def _three(folder: Path) -> None:
+def _three(folder: Path, layers: int) -> None:
     """Write InternVL3: frequencies that change with the length, ties left to a default, and a head of its own."""
     special = [*qwen_text.VISION, *qwen_text.TOOLS, *_MARKS, "<video>"]
     text = _text(
+        **qwen_text.decoder(layers),
         architectures=["Qwen2ForCausalLM"],
         max_position_embeddings=32768,
         max_window_layers=70,
@@ -153,15 +153,16 @@ def _three(folder: Path) -> None:
     _write(folder, text, special, version="4.52.0.dev0", plain=qwen_text.TOOLS, change=_with_head)
 
 
-def _three_five(folder: Path) -> None:
+def _three_five(folder: Path, layers: int) -> None:
     """Write InternVL3.5: Qwen3's decoder and four special tokens more before InternVL's."""
     thinking = ["<tool_response>", "</tool_response>", "<think>", "</think>"]
     special = [*qwen_text.VISION, *qwen_text.TOOLS, *thinking, *_MARKS, "<video>"]
     text = _text(
+        **qwen_text.decoder(layers),
         architectures=["Qwen3ForCausalLM"],
         attention_bias=False,
         head_dim=16,
-        layer_types=["full_attention"] * 2,
+        layer_types=["full_attention"] * layers,
         max_position_embeddings=40960,
         max_window_layers=28,
         model_type="qwen3",
@@ -171,7 +172,7 @@ def _three_five(folder: Path) -> None:
     _write(folder, text, special, version="4.56.0.dev0", plain=[*qwen_text.TOOLS, *thinking])
 
 
-def _original(folder: Path) -> None:
+def _original(folder: Path, layers: int) -> None:
     """Write what says whose model it is: its code and its own names; no weights are needed to refuse it."""
     write_json(
         folder,
@@ -186,7 +187,9 @@ def _original(folder: Path) -> None:
             "downsample_ratio": 0.5,
             "dynamic_image_size": True,
             "force_image_size": SIDE,
-            "llm_config": _text(architectures=["Qwen2ForCausalLM"], model_type="qwen2", vocab_size=2000),
+            "llm_config": _text(
+                **qwen_text.decoder(layers), architectures=["Qwen2ForCausalLM"], model_type="qwen2", vocab_size=2000
+            ),
             "max_dynamic_patch": 12,
             "min_dynamic_patch": 1,
             "model_type": "internvl_chat",
@@ -223,7 +226,7 @@ LAYOUTS = (
         name="InternVL3_5-1B-HF",
         hub_id="OpenGVLab/InternVL3_5-1B-HF",
         write=_three_five,
-        commands=("plain", "ficoco-l"),
+        commands=("plain", "freepruner"),
         **_COMMON,
     ),
     Layout(

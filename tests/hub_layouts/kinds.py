@@ -18,14 +18,9 @@ _BASE = "llava-hf/llava-1.5-7b-hf"
 _REVISION = "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
 
 
-def _small(folder: Path) -> None:
-    """Write llava-1.5 as it is on the hub, with two decoder layers."""
-    llava_1_5.write_today(folder, layers=2)
-
-
-def _original_llava(folder: Path) -> None:
+def _original_llava(folder: Path, layers: int) -> None:
     """Write liuhaotian/llava-v1.5-7b: the language model and projector alone, its tower is another checkpoint."""
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": layers}
     write_json(
         folder,
         config={
@@ -76,15 +71,15 @@ def _original_llava(folder: Path) -> None:
     (folder / "pytorch_model.bin.index.json").write_text(f'{{"weight_map": {weight_map!r}}}'.replace("'", '"'))
 
 
-def _original_safetensors(folder: Path) -> None:
+def _original_safetensors(folder: Path, layers: int) -> None:
     """Write the same with safetensors, as later fine-tunes with LLaVA's own code have it."""
-    _original_llava(folder)
+    _original_llava(folder, layers)
     for file in folder.glob("pytorch_model*"):
         file.unlink()
     save_file({"model.mm_projector.0.weight": torch.zeros(32, 32).half()}, folder / "model.safetensors")
 
 
-def _adapter(folder: Path) -> None:
+def _adapter(folder: Path, layers: int) -> None:
     """Write what PEFT saves: the low-rank factors and whose weights they belong to."""
     name = "base_model.model.language_model.model.layers.0.self_attn.q_proj"
     factors = {f"{name}.lora_A.weight": torch.zeros(4, 32), f"{name}.lora_B.weight": torch.zeros(32, 4)}
@@ -114,9 +109,9 @@ def _adapter(folder: Path) -> None:
     (folder / "README.md").write_text(f"---\nbase_model: {_BASE}\nlibrary_name: peft\n---\n", encoding="utf-8")
 
 
-def _pickled(folder: Path) -> None:
+def _pickled(folder: Path, layers: int) -> None:
     """Write weights as pickles alone."""
-    _small(folder)
+    llava_1_5.write_today(folder, layers)
     shards = sorted(folder.glob("model-*.safetensors"))
     tensors = {name: tensor for file in shards for name, tensor in load_file(file).items()}
     for file in (*shards, folder / "model.safetensors.index.json"):
@@ -124,26 +119,26 @@ def _pickled(folder: Path) -> None:
     torch.save(tensors, folder / "pytorch_model.bin")
 
 
-def _cache(folder: Path) -> None:
+def _cache(folder: Path, layers: int) -> None:
     """Write the hub's cache: blobs by the digest of their content, and a snapshot of links to them."""
     repository = folder / f"models--{_BASE.replace('/', '--')}"
     snapshot = repository / "snapshots" / _REVISION
     for part in (snapshot, repository / "blobs", repository / "refs"):
         part.mkdir(parents=True)
     (repository / "refs" / "main").write_text(_REVISION)
-    _small(snapshot)
+    llava_1_5.write_today(snapshot, layers)
     for file in sorted(snapshot.iterdir()):
         blob = repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
         file.replace(blob)
         file.symlink_to(os.path.relpath(blob, snapshot))
 
 
-def _doubled(folder: Path) -> None:
+def _doubled(folder: Path, layers: int) -> None:
     """Write the weights three times: shards with their index, all in one file, and consolidated under other names.
 
     transformers takes the single file; the shards hold other values, and the consolidated file nothing it knows.
     """
-    _small(folder)
+    llava_1_5.write_today(folder, layers)
     shards = sorted(folder.glob("model-*.safetensors"))
     whole = {name: tensor for file in shards for name, tensor in load_file(file).items()}
     for file in shards:
@@ -153,7 +148,7 @@ def _doubled(folder: Path) -> None:
     save_file({"tok_embeddings.weight": torch.zeros(8, 8)}, folder / "consolidated.safetensors")
 
 
-def _text_only(folder: Path) -> None:
+def _text_only(folder: Path, layers: int) -> None:
     """Write a language model without a tower."""
     end, stop = qwen_text.cut(151643), qwen_text.cut(151645)
     write_json(
@@ -171,7 +166,7 @@ def _text_only(folder: Path) -> None:
             "transformers_version": "4.43.1",
             "use_sliding_window": False,
             "vocab_size": qwen_text.cut(151936),
-            **qwen_text.decoder(),
+            **qwen_text.decoder(layers),
         },
         generation_config={"bos_token_id": end, "eos_token_id": [stop, end]},
     )
@@ -179,7 +174,7 @@ def _text_only(folder: Path) -> None:
     save_file({"model.norm.weight": torch.ones(32).bfloat16()}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _only_a_tower(folder: Path) -> None:
+def _only_a_tower(folder: Path, layers: int) -> None:
     """Write openai/clip-vit-large-patch14-336, which isn't a model that answers."""
     write_json(
         folder,

@@ -16,7 +16,7 @@ class Layout:
         name: Short name, for tables and ``--only``.
         hub_id: Whose layout it is; empty for a kind of folder that belongs to no checkpoint alone.
         family: The family that serves it; empty where none does.
-        write: Writes the files into an empty folder.
+        write: Writes the files into an empty folder, with so many decoder layers.
         hub_model: What ``--model`` takes where the folder is the hub's cache; empty: the folder itself.
         line: What the one line of a refusal must hold (regular expressions), where no family serves it.
         export: Settings of every export: the picture's size, the grid of tiles.
@@ -26,12 +26,13 @@ class Layout:
         template: The chat template that is meant, where the files hold none.
         picture: Width and height of the picture that is asked about.
         commands: Those that the tests try; the script tries all.
+        layers: Decoder layers in the tests, where every layer takes seconds to trace; the script takes 3.
     """
 
     name: str
     hub_id: str = ""
     family: str = ""
-    write: Callable[[Path], None]
+    write: Callable[[Path, int], None]
     hub_model: str = ""
     line: tuple[str, ...] = ()
     export: Mapping[str, Any] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Layout:
     template: str = ""
     picture: tuple[int, int] = (90, 64)
     commands: tuple[str, ...] = ("plain", "freepruner")
+    layers: int = 1
 
     @property
     def served(self) -> bool:

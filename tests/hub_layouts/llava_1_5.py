@@ -30,12 +30,12 @@ TEMPLATE = (
 _UNSAID = {"patch_size": clip.PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 
 
-def text(**more: Any) -> dict[str, Any]:
+def text(layers: int, **more: Any) -> dict[str, Any]:
     """Return ``text_config``: Vicuna, by what differs from LlamaConfig's defaults.
 
     The checkpoint leaves the sizes to the defaults (4096, 11008, 32, 32); so large they can't be here, and are said.
     """
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 4}
     return {
         "_name_or_path": "lmsys/vicuna-7b-v1.5",
         "architectures": ["LlamaForCausalLM"],
@@ -49,7 +49,7 @@ def text(**more: Any) -> dict[str, Any]:
     }
 
 
-def config(**more: Any) -> dict[str, Any]:
+def config(layers: int, **more: Any) -> dict[str, Any]:
     """Return ``config.json`` as of December 2023."""
     return {
         "architectures": ["LlavaForConditionalGeneration"],
@@ -58,7 +58,7 @@ def config(**more: Any) -> dict[str, Any]:
         "model_type": "llava",
         "pad_token_id": PAD,
         "projector_hidden_act": "gelu",
-        "text_config": text(),
+        "text_config": text(layers),
         "torch_dtype": "float16",
         "transformers_version": "4.36.0.dev0",
         "vision_config": clip.tower(3),
@@ -111,14 +111,13 @@ def _rest(folder: Path, dtype: torch.dtype, *, new_names: bool = False) -> None:
     write_weights(folder, NEW_LLAVA if new_names else OLD_LLAVA, dtype=dtype, silent=silent, shards=3)
 
 
-def write_today(folder: Path, *, layers: int = 3) -> None:
+def write_today(folder: Path, layers: int) -> None:
     """Write today's revision: the processor's own settings, and the template in a file of JSON."""
     whole = config(
+        layers,
         image_seq_length=16,
         transformers_version="4.47.0.dev0",
         tie_word_embeddings=False,
-        text_config=text(num_hidden_layers=layers),
-        vision_config=clip.tower(3),
     )
     whole.pop("vocab_size")
     write_json(
@@ -139,11 +138,11 @@ def write_today(folder: Path, *, layers: int = 3) -> None:
     _rest(folder, torch.float16)
 
 
-def _first(folder: Path) -> None:
+def _first(folder: Path, layers: int) -> None:
     """Write the first revision: no template anywhere, and nothing of the processor but the pictures' part."""
     write_json(
         folder,
-        config=config(),
+        config=config(layers),
         generation_config=_generation(transformers_version="4.36.0.dev0"),
         preprocessor_config=clip.processor(processor_class="LlavaProcessor"),
     )
@@ -151,11 +150,11 @@ def _first(folder: Path) -> None:
     _rest(folder, torch.float16)
 
 
-def _tokenizers_template(folder: Path) -> None:
+def _tokenizers_template(folder: Path, layers: int) -> None:
     """Write fine-tunes of 2024: bfloat16, and the template among the tokenizer's settings."""
     write_json(
         folder,
-        config=config(torch_dtype="bfloat16", text_config=text(torch_dtype="bfloat16")),
+        config=config(layers, torch_dtype="bfloat16", text_config=text(layers, torch_dtype="bfloat16")),
         generation_config=_generation(transformers_version="4.41.2"),
         preprocessor_config=clip.processor(processor_class="LlavaProcessor"),
     )
@@ -163,13 +162,15 @@ def _tokenizers_template(folder: Path) -> None:
     _rest(folder, torch.bfloat16)
 
 
-def _saved_again(folder: Path) -> None:
+def _saved_again(folder: Path, layers: int) -> None:
     """Write what transformers 5 saves: new names, one settings file for the processor, a template of its own."""
-    old = config(image_seq_length=16, tie_word_embeddings=False, multimodal_projector_bias=True, dtype="float16")
+    old = config(
+        layers, image_seq_length=16, tie_word_embeddings=False, multimodal_projector_bias=True, dtype="float16"
+    )
     for name in ("torch_dtype", "vocab_size", "ignore_index"):
         old.pop(name)
     rope = {"rope_theta": 10000.0, "rope_type": "default"}
-    words = text(dtype="float16", rope_parameters=rope, num_key_value_heads=4, head_dim=8, hidden_act="silu")
+    words = text(layers, dtype="float16", rope_parameters=rope, num_key_value_heads=4, head_dim=8, hidden_act="silu")
     words.pop("torch_dtype")
     words.pop("_name_or_path")
     tower = clip.tower(3) | {"dtype": "float16", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05}
@@ -195,7 +196,7 @@ def _saved_again(folder: Path) -> None:
 
 _HUB = "llava-hf/llava-1.5-7b-hf"
 LAYOUTS = (
-    Layout(name="llava-1.5-7b-hf", hub_id=_HUB, family="llava", write=write_today, commands=EVERYTHING),
+    Layout(name="llava-1.5-7b-hf", hub_id=_HUB, family="llava", write=write_today, commands=EVERYTHING, layers=3),
     Layout(
         name="llava-1.5-7b-hf (2023)", hub_id=_HUB, family="llava", write=_first, processor=_UNSAID, template=TEMPLATE
     ),

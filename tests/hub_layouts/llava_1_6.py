@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,7 @@ _TEXT_ONLY = (
 )
 
 
-def _vicuna() -> dict[str, Any]:
-    return llava_1_5.text(num_hidden_layers=2)
-
-
-def _mistral() -> dict[str, Any]:
+def _mistral(layers: int) -> dict[str, Any]:
     """Return ``text_config``; the sizes that MistralConfig's defaults give are said, as in ``llava_1_5.text``."""
     return {
         "_name_or_path": "mistralai/Mistral-7B-Instruct-v0.2",
@@ -59,12 +56,14 @@ def _mistral() -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "vocab_size": llava_1_5.VOCABULARY,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
     }
 
 
-def _write(folder: Path, *, text: dict[str, Any], template: str, settings: dict[str, Any]) -> None:
+def _write(
+    folder: Path, layers: int, *, text: Callable[[int], dict[str, Any]], template: str, settings: dict[str, Any]
+) -> None:
     whole = {
         "architectures": ["LlavaNextForConditionalGeneration"],
         "ignore_index": -100,
@@ -72,7 +71,7 @@ def _write(folder: Path, *, text: dict[str, Any], template: str, settings: dict[
         "image_token_index": llava_1_5.IMAGE,
         "model_type": "llava_next",
         "projector_hidden_act": "gelu",
-        "text_config": text,
+        "text_config": text(layers),
         "torch_dtype": "float16",
         "transformers_version": "4.39.0.dev0",
         "use_image_newline_parameter": True,
@@ -119,14 +118,14 @@ LAYOUTS = (
     Layout(
         name="llava-v1.6-vicuna-7b-hf",
         hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
-        write=functools.partial(_write, text=_vicuna(), template=VICUNA, settings={"legacy": False}),
+        write=functools.partial(_write, text=llava_1_5.text, template=VICUNA, settings={"legacy": False}),
         **_COMMON,
     ),
     Layout(
         name="llava-v1.6-mistral-7b-hf",
         hub_id="llava-hf/llava-v1.6-mistral-7b-hf",
         write=functools.partial(
-            _write, text=_mistral(), template=MISTRAL, settings={"legacy": True, "chat_template": _TEXT_ONLY}
+            _write, text=_mistral, template=MISTRAL, settings={"legacy": True, "chat_template": _TEXT_ONLY}
         ),
         **_COMMON,
     ),

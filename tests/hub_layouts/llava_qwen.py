@@ -27,7 +27,7 @@ TEMPLATE = (
 _GENERATION = {"_from_model_config": True, "bos_token_id": _END, "eos_token_id": _STOP}
 
 
-def _onevision(folder: Path) -> None:
+def _onevision(folder: Path, layers: int) -> None:
     """Write OneVision: a tied decoder whose head isn't in the file, tiles in many grids, videos too."""
     pinpoints = [[rows * _SIDE, columns * _SIDE] for rows in range(1, 7) for columns in range(1, 7)]
     write_json(
@@ -50,7 +50,7 @@ def _onevision(folder: Path) -> None:
                 "tie_word_embeddings": True,
                 "torch_dtype": "bfloat16",
                 "vocab_size": VOCABULARY,
-                **qwen_text.decoder(),
+                **qwen_text.decoder(layers),
             },
             "tie_word_embeddings": False,
             "torch_dtype": "float16",
@@ -86,7 +86,7 @@ def _onevision(folder: Path) -> None:
     write_weights(folder, OLD_LLAVA, dtype=torch.float16, silent=(_END, _END + 1, _STOP, IMAGE, VIDEO))
 
 
-def _interleave(folder: Path) -> None:
+def _interleave(folder: Path, layers: int) -> None:
     """Write Interleave: LLaVA's model_type with SigLIP and Qwen1.5, whose windows are switched off."""
     write_json(
         folder,
@@ -106,7 +106,7 @@ def _interleave(folder: Path) -> None:
                 "torch_dtype": "bfloat16",
                 "use_sliding_window": False,
                 "vocab_size": VOCABULARY,
-                **qwen_text.decoder(num_key_value_heads=4),
+                **qwen_text.decoder(layers, num_key_value_heads=4),
             },
             "torch_dtype": "float16",
             "transformers_version": "4.42.0.dev0",
@@ -138,7 +138,7 @@ LAYOUTS = (
         export={"tiles": (2, 2)},
         picture=(2 * _SIDE, 2 * _SIDE),
         refused={"ficoco-v": "tiles"},
-        commands=("plain", "ficoco-l"),
+        commands=("plain", "freepruner"),
     ),
     Layout(
         name="llava-interleave-qwen-0.5b-hf",

@@ -63,12 +63,12 @@ class Cell:
 class Tried:
     """A layout on disk, on which commands are tried; traces are shared among them."""
 
-    def __init__(self, layout: Layout, work: Path) -> None:
-        """Write the files."""
+    def __init__(self, layout: Layout, work: Path, *, layers: int | None = None) -> None:
+        """Write the files, with another number of decoder layers than the tests' if it is given."""
         self.layout = layout
         self.folder = work / re.sub(r"[^\w.]+", "-", layout.name).strip("-")
         self.folder.mkdir(parents=True)
-        layout.write(self.folder)
+        layout.write(self.folder, layers or layout.layers)
         self.model = layout.hub_model or str(self.folder)
         self._bundles = work / "bundles" / self.folder.name
         self._traced = shared_trace()
@@ -88,6 +88,8 @@ class Tried:
             outcome = "failed"
             line = f"{type(error).__name__} in {Path(place.filename).name}: {' '.join(str(error).split())[:300]}"
         seconds = time.perf_counter() - started
+        # Where the folder lies is no part of a table.
+        line = line.replace(f"{self.folder.parent}/", "")
         return Cell(layout=self.layout.name, command=command, outcome=outcome, line=line, seconds=seconds)
 
     def _serve(self, command: str, bundle: Path) -> tuple[str, str]:

@@ -35,19 +35,20 @@ class Expected:
     tokens: list[int]
 
 
-def picture(layout: Layout) -> Image.Image:
+def picture(layout: Layout, seed: int = 3) -> Image.Image:
     """Return a picture of coloured blocks."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     blocks = Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8))
     return blocks.resize(layout.picture, Image.Resampling.BICUBIC)
 
 
-def expected(model: str, layout: Layout) -> Expected:
+def expected(model: str, layout: Layout, *, seed: int = 3) -> Expected:
     """Ask transformers, in float32.
 
     Args:
         model: The checkpoint's folder, or its name in the hub's cache.
         layout: What its processor needs to be told.
+        seed: Of the picture.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -65,7 +66,7 @@ def expected(model: str, layout: Layout) -> Expected:
     # A checkpoint may keep the template with its tokenizer, which the processor doesn't look at.
     template = processor.chat_template or processor.tokenizer.chat_template or layout.template
     assert template, f"{layout.name} has no chat template: state one"
-    content = [{"type": "image", "image": picture(layout)}, {"type": "text", "text": QUESTION}]
+    content = [{"type": "image", "image": picture(layout, seed)}, {"type": "text", "text": QUESTION}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         chat_template=template,

@@ -78,13 +78,13 @@ def write_tokenizer(folder: Path, special: list[str], *, plain: list[str] | None
     return BYTE_TOKENS + len(names)
 
 
-def decoder(**more: Any) -> dict[str, Any]:
+def decoder(layers: int, **more: Any) -> dict[str, Any]:
     """Return the sizes of a small decoder."""
     return {
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_attention_heads": 4,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_key_value_heads": 2,
         **more,
     }

@@ -50,7 +50,7 @@ def _files(folder: Path, *, processor: str, generation: dict[str, Any], images: 
     qwen_text.write_tokenizer(folder, [*qwen_text.VISION, *tools], plain=tools, chat_template=_WITH_SYSTEM)
 
 
-def _flat(folder: Path, *, tower: dict[str, Any], own: dict[str, Any], model: str, **files: Any) -> None:
+def _flat(folder: Path, layers: int, *, tower: dict[str, Any], own: dict[str, Any], model: str, **files: Any) -> None:
     """Write the flat configuration, the text model's keys beside the vision tower's part."""
     name = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"}[model]
     write_json(
@@ -77,7 +77,7 @@ def _flat(folder: Path, *, tower: dict[str, Any], own: dict[str, Any], model: st
             "vision_config": tower,
             "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 1]},
             "vocab_size": _VOCABULARY,
-            **qwen_text.decoder(),
+            **qwen_text.decoder(layers),
             **own,
         },
         chat_template={"chat_template": _WITH_SYSTEM},
@@ -138,7 +138,7 @@ _qwen2_5 = functools.partial(
 )
 
 
-def _qwen3(folder: Path) -> None:
+def _qwen3(folder: Path, layers: int) -> None:
     """Write Qwen3-VL: parts side by side, features at several depths, interleaved frequencies."""
     write_json(
         folder,
@@ -163,7 +163,7 @@ def _qwen3(folder: Path) -> None:
                 "tie_word_embeddings": True,
                 "use_cache": True,
                 "vocab_size": _VOCABULARY,
-                **qwen_text.decoder(num_hidden_layers=3),
+                **qwen_text.decoder(layers),
             },
             "tie_word_embeddings": True,
             "transformers_version": "4.57.0.dev0",
@@ -210,7 +210,7 @@ LAYOUTS = (
         hub_id="Qwen/Qwen2-VL-2B-Instruct",
         family="qwen2_vl",
         write=_qwen2,
-        commands=("plain", "ficoco-l"),
+        commands=("plain", "int8"),
         **_56,
         **_COMMON,
     ),
@@ -229,7 +229,8 @@ LAYOUTS = (
         write=_qwen3,
         export={"image_size": (64, 96)},
         picture=(96, 64),
-        commands=("plain", "fastv"),
+        commands=("plain", "freepruner"),
+        layers=2,
         **_COMMON,
     ),
 )
