@@ -23,6 +23,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lmmprune.models.aliases import ALIASES
+from lmmprune.models.configure import parts
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source, resolve
 
@@ -105,7 +106,9 @@ def write_settings(source: Source, directory: Path) -> None:
     """Write the configuration, the generation settings and the processor's, for the sizes of this model."""
     tiny = json.loads((tiny_llava_dir() / "config.json").read_text(encoding="utf-8"))
     source.config.image_token_index = source.config.image_token_id = tiny["image_token_index"]
-    source.config.dtype = "float16"
+    # Every part says its type, as in published checkpoints.
+    for part in parts(source.config):
+        part.dtype = "float16"
     source.config.save_pretrained(directory)
     shutil.copyfile(tiny_llava_dir() / "generation_config.json", directory / "generation_config.json")
     processor = json.loads((tiny_llava_dir() / "processor_config.json").read_text(encoding="utf-8"))
