@@ -58,6 +58,7 @@ def import_result(path: Path) -> Imported:
                 "engine": f"TensorRT {raw['version']}",
                 "trtexec": raw["trtexec"],
                 "target": plan["target"],
+                **({"power": power} if (power := raw.get("power")) else {}),
             },
             rows=rows,
             products=find_products(rows),

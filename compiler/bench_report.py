@@ -93,7 +93,15 @@ class Report:
         cores = f", {self.machine['cores']} cores" if "cores" in self.machine else ""
         gpus = "".join(f", {gpu['name']}" for gpu in self.machine.get("gpus", ()))
         backends = ", ".join(f"{name} {version}" for name, version in self.machine.get("backends", {}).items())
-        return f"{self.machine['processor']}{cores}{gpus}, {self.machine.get('engine', backends)}"
+        return f"{self.machine['processor']}{cores}{gpus}, {self.machine.get('engine', backends)}{self._power()}"
+
+    def _power(self) -> str:
+        """Return a board's power mode, and its hottest sensor before and after, where a plan's script noted them."""
+        states = [state for state in self.machine.get("power", {}).values() if state]
+        modes = dict.fromkeys(str(state["mode"]) for state in states if state["mode"])
+        hottest = [f"{max(state['temperatures'].values()):.0f}" for state in states if state["temperatures"]]
+        text = f", power mode {', then '.join(modes)}" if modes else ""
+        return f"{text}, {' -> '.join(hottest)} degrees C" if hottest else text
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""

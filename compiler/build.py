@@ -15,11 +15,13 @@ from lmmprune.compiler.backends.trt_progress import Step
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.builder_memory import lacking_memory
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.engine_spec import engine_spec
 from lmmprune.compiler.engines import EngineRecord
 from lmmprune.compiler.explain.engine import count_precisions, graph_weights, inspect_engine
 from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.profiles import Profile, decoder_profiles, vision_profiles
+from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.targets import TARGETS, Target, resolve
+from lmmprune.compiler.where_to_build import where_to_build
 from lmmprune.errors import InputError, MissingExtraError, TargetError, suggestion
 
 Say = Callable[[str], None]
@@ -75,7 +77,8 @@ def build(
     for component in components:
         if component not in bundle.manifest.graphs:
             raise InputError(f"no component '{component}'{suggestion(component, bundle.manifest.graphs)}")
-    profiles = {component: profiles_of(bundle.manifest, chosen, component, max_prompt) for component in components}
+    spec = engine_spec(bundle.manifest, chosen, components=components, max_prompt=max_prompt, options=options)
+    profiles, options = spec.profiles, spec.options
     wanted = named_arch(chosen, target, arch)
     try:
         trt = tensorrt.load(chosen)
@@ -83,7 +86,7 @@ def build(
     except (MissingExtraError, TargetError) as error:
         if chosen.architectures and isinstance(error, TargetError):
             raise  # it builds on any machine: another one isn't the remedy
-        raise type(error)(f"{error}. {_elsewhere(bundle, chosen, target, wanted)}") from error
+        raise where_to_build(error, bundle, chosen, target, wanted) from error
 
     if not force:
         for component in components:
@@ -162,31 +165,6 @@ def _export_command(bundle: Bundle, target: Target) -> str:
     if manifest.precision.int8 is not None:
         words.append("--int8")
     return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
-
-
-def profiles_of(manifest: Manifest, target: Target, component: str, max_prompt: int | None) -> list[Profile]:
-    """Return the optimisation profiles of one component; none if every shape is static.
-
-    Raises:
-        InputError: ``max_prompt`` doesn't suit the model.
-        TargetError: A dimension has an unknown meaning.
-    """
-    if component == "decoder":
-        return decoder_profiles(manifest, target, max_prompt)
-    return vision_profiles(manifest)
-
-
-def _elsewhere(bundle: Bundle, target: Target, name: str, arch: str | None) -> str:
-    """Return what to run on a machine that can build, with lmmprune and without."""
-    ours = ["lmmprune", "build", bundle.path.name, "--target", target.name, *(["--arch", arch] if arch else [])]
-    where = f"a machine with {target.requires}" if not target.architectures else "any machine"
-    plan = ["lmmprune", "build", str(bundle.path), "--target", name, "--plan-only", "-o", f"{bundle.path}-plan"]
-    # JetPack brings TensorRT and its Python module along.
-    package = "lmmprune" if arch in target.boards.values() else f"'lmmprune[{target.extra}]'"
-    return (
-        f"Copy '{bundle.path}' to {where} and run: pip install {package} && {shlex.join(ours)} "
-        f"-- or, if it has no Python, write a folder that builds there with trtexec: {shlex.join(plan)}"
-    )
 
 
 def _check_kept(

@@ -110,6 +110,12 @@ def time_command(
     return words
 
 
+def find_program(target: Target) -> str:
+    """Return the line of a shell script that puts the program's path into ``$trtexec``; JetPack keeps it off PATH."""
+    program = DIALECTS[target.name].program
+    return f"trtexec=$(command -v {program} || echo /usr/src/tensorrt/bin/{program})"
+
+
 def banner(version: str) -> int:
     """Return a release as the program's banner writes it: ``10.16`` is 101600 (``[TensorRT v101600]``)."""
     parts = [*map(int, version.split(".")), 0, 0]

@@ -160,9 +160,45 @@ def test_missing_gpu_says_what_to_run_on_the_board(tmp_path, monkeypatch):
     with pytest.raises(TargetError) as e:
         build(bundle.path, "jetson-orin-jp6")
     message = str(e.value)
-    assert "builds on the GPU that will run the engine (sm87), no NVIDIA GPU was found" in message
-    assert "pip install lmmprune && lmmprune build out --target tensorrt-10.3 --arch sm87" in message
-    assert f"--target jetson-orin-jp6 --plan-only -o {bundle.path}-plan" in message
+    assert message == (
+        "engines for a Jetson (jetson-orin-jp6) are built on the board itself, and this machine isn't one: make a "
+        f"folder to copy there, with the steps: lmmprune bundle {bundle.path} --for jetson-orin-jp6 -o "
+        f"{bundle.path}-jetson-orin-jp6 -- or, for trtexec alone, without Python: lmmprune build {bundle.path} "
+        f"--target jetson-orin-jp6 --plan-only -o {bundle.path}-plan"
+    )
+
+
+@pytest.mark.parametrize(("name", "arch"), [("jetson-orin-jp6", None), ("tensorrt-10.3", "sm87")])
+def test_a_pc_without_tensorrt_is_told_of_the_boards_folder_and_no_package(tmp_path, monkeypatch, name, arch):
+    def missing(module, extra):
+        raise MissingExtraError(
+            f"this needs the package '{module}', which isn't installed: pip install 'lmmprune[gpu]'"
+        )
+
+    bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
+    monkeypatch.setattr(tensorrt, "require", missing)
+    monkeypatch.setattr(machine, "gpus", tuple)
+    with pytest.raises(TargetError, match=r"lmmprune bundle .* --for jetson-orin-jp6 -o") as e:
+        build(bundle.path, name, arch=arch)
+    assert "pip install" not in str(e.value)
+    # A plain name may mean a PC's GPU: both are told.
+    with pytest.raises(MissingExtraError, match=r"pip install 'lmmprune\[gpu\]' && .* for a Jetson: lmmprune bundle "):
+        build(bundle.path, "tensorrt-10.3")
+
+
+def test_a_jetson_without_the_module_is_told_of_jetpack(tmp_path, monkeypatch):
+    def missing(module, extra):
+        raise MissingExtraError(
+            f"this needs the package '{module}', which isn't installed: pip install 'lmmprune[gpu]'"
+        )
+
+    bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
+    monkeypatch.setattr(tensorrt, "require", missing)
+    orin = machine.Gpu(name="Orin", arch="sm87", driver=None, memory=None)
+    monkeypatch.setattr(machine, "gpus", lambda: (orin,))
+    with pytest.raises(MissingExtraError, match=r"isn't installed; on a Jetson, .* --system-site-packages") as e:
+        build(bundle.path, "jetson-orin-jp6")
+    assert "pip install" not in str(e.value)
 
 
 def test_version_that_the_target_does_not_describe(monkeypatch):

@@ -19,7 +19,7 @@ from lmmprune.compiler import trtexec
 from lmmprune.compiler.bench_import import import_result
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.plan.write_plan import SCRIPT, write_plan
+from lmmprune.compiler.plan.write_plan import POWER, SCRIPT, write_plan
 from lmmprune.compiler.targets import TARGETS
 from lmmprune.errors import InputError, TargetError
 
@@ -89,7 +89,7 @@ def test_folder_stands_alone(made):
         for stage in ("prefill", "decode")
         for tensor in ("input_ids", "position_ids")
     }
-    assert names == graphs | inputs | {SCRIPT, "steps.tsv", "plan.json", "README.md", "SHA256SUMS"}
+    assert names == graphs | inputs | {SCRIPT, POWER, "steps.tsv", "plan.json", "README.md", "SHA256SUMS"}
     assert (made.folder / SCRIPT).stat().st_mode & stat.S_IXUSR
     subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=made.folder, check=True)
     listed = {line.split("  ")[1] for line in (made.folder / "SHA256SUMS").read_text().splitlines()}

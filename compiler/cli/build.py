@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 )
 @click.option("--version-compatible", is_flag=True, help="Let newer releases of the same major version run the engine.")
 @click.option(
-    "--workspace", type=size, metavar="SIZE", help="Most scratch memory of a kernel, such as 1GiB. Default: no limit."
+    "--workspace",
+    type=size,
+    metavar="SIZE",
+    help="Most scratch memory of a kernel. Default: 1GiB for a board, else no limit.",
 )
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Keep what the builder measures in this file.")
 @click.option(
@@ -130,7 +133,7 @@ def _plan(
         )
         return
     show(
-        f"{plan.folder}: {len(plan.commands)} steps for {plan.target.summary}",
+        f"{plan.folder}: {plan.steps} steps for {plan.target.summary}",
         f"copy it there and run: sh {plan.folder.name}/{SCRIPT}",
         "then here: lmmprune bench --import result.json",
     )

@@ -11,12 +11,13 @@ from lmmprune.compiler.boards import JetPack, jetpack
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.builder_memory import most_builder_bytes
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.engine_spec import WORKSPACE
 from lmmprune.compiler.manifest import FILENAME
 from lmmprune.compiler.packages import BASE, packages
-from lmmprune.compiler.plan.memory_plan import GIB, SYSTEM, WORKSPACE, MemoryPlan, check_fits, plan_memory
+from lmmprune.compiler.plan.memory_plan import GIB, SYSTEM, MemoryPlan, check_fits, plan_memory
 from lmmprune.compiler.plan.stages import QUESTION
 from lmmprune.compiler.plan.wheel import write_wheel
-from lmmprune.compiler.plan.write_plan import README, SCRIPT, Variant, fill_plan, names_of, variant_of
+from lmmprune.compiler.plan.write_plan import POWER, README, SCRIPT, Variant, fill_plan, names_of, variant_of
 from lmmprune.compiler.replace import BOARD, check_apart
 from lmmprune.compiler.targets import Target, resolve
 from lmmprune.compiler.write_folder import place, write_folder, write_sums
@@ -72,7 +73,7 @@ def deploy(
     target = resolve(board)
     bundle = Bundle.open(path)
     name = next(iter(names_of([path])))
-    variant = variant_of(name, bundle, target, QUESTION, max_prompt)
+    variant = variant_of(name, bundle, target, QUESTION, max_prompt, BuildOptions(workspace=workspace))
     memory = plan_memory(bundle, target, max_prompt=max_prompt, workspace=workspace, system=system)
     if ram is not None:
         check_fits(memory, ram, bundle, target, workspace=workspace, system=system)
@@ -81,8 +82,7 @@ def deploy(
     lack = None if ram is None else _lacking(bundle, building, ram, system)
     check_apart(output, bundle.path)
     with write_folder(Path(output), BOARD, force=force) as folder:
-        options = BuildOptions(workspace=workspace)
-        _, known = fill_plan(folder, target, [variant], options, arch=arch)
+        _, known = fill_plan(folder, target, [variant], arch=arch)
         for file, entry in bundle.manifest.files.items():
             if not (folder / name / file).exists():
                 place(bundle.file(file), folder / name / file)
@@ -150,9 +150,10 @@ For JetPack {software.release}: {target.requires}, CUDA {software.cuda}, Python 
        ~/lmmprune/bin/pip install -r {REQUIREMENTS} ./{wheel}
        ~/lmmprune/bin/lmmprune doctor
 
-3. Build the engines on the board, in the full power mode, so that kernels are chosen for it:
+3. Build the engines on the board, in its mode of full power, so that kernels are chosen for it. The number of that mode
+   differs from board to board, so the script looks for its name, and checks and says what is set:
 
-       sudo nvpmodel -m 0 && sudo jetson_clocks
+       sudo sh {POWER}
        ~/lmmprune/bin/lmmprune build {name} --target {board}{limits} --workspace {workspace // 2**20}MiB
 
    {building[0].upper()}{building[1:]}.
@@ -161,8 +162,9 @@ For JetPack {software.release}: {target.requires}, CUDA {software.cuda}, Python 
 
        ~/lmmprune/bin/lmmprune run {name} --image photo.jpg --prompt 'What is shown?' --stats
 
-Without Python, `sh {SCRIPT}` builds and times the engines with trtexec alone (`sh {SCRIPT} -h`); its result.json is
-shown by `lmmprune bench --import result.json` on any machine. What the board's memory is taken by: {MEMORY}.
+Without Python, `sh {SCRIPT}` builds and times the engines with trtexec alone (`sh {SCRIPT} -h`); its result.json, with
+the power mode, clocks and temperatures before and after, is shown by `lmmprune bench --import result.json` on any
+machine. What the board's memory is taken by: {MEMORY}.
 """
 
 

@@ -43,7 +43,7 @@ tab=$(printf '\t')
 mkdir -p engines logs
 runs=logs/runs.json
 : > "$runs"
-status=complete problem='' release='' device=''
+status=complete problem='' release='' device='' before=null
 
 # dash's echo would read backslashes.
 warn() {
@@ -55,14 +55,22 @@ text() {
   printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | tr -d '\000-\037' | sed 's/\\/\\\\/g; s/"/\\"/g')"
 }
 
+# Power mode, clocks and temperatures; times of a board mean nothing without them.
+power_state() {
+  sh ./power.sh -j 2> /dev/null || echo null
+}
+
 write_result() {
+  after=null
+  [ "$before" = null ] || after=$(power_state)
   {
     printf '{"format": 1, "status": "%s", "problem": ' "$status"
     if [ -n "$problem" ]; then text "$problem"; else printf null; fi
     printf ', "trtexec": '; text "$trtexec"
     printf ', "version": '; text "$release"
     printf ', "device": '; text "$device"
-    printf ', "rounds": %s, "seconds": %s,\n"plan": ' "$rounds" "$seconds"
+    printf ',\n"power": {"before": %s, "after": %s}' "$before" "$after"
+    printf ',\n"rounds": %s, "seconds": %s,\n"plan": ' "$rounds" "$seconds"
     cat plan.json
     printf ',\n"runs": [\n'
     sed '$!s/$/,/' "$runs"
@@ -130,6 +138,12 @@ if [ "$number" -lt "$least" ] || [ "$number" -ge "$below" ]; then
 $((below / 10000)).$((below / 100 % 100)), '$trtexec' is $release: export for that version, see 'lmmprune targets'"
 fi
 echo "TensorRT $release: $trtexec"
+before=$(power_state)
+mode=$(printf '%s' "$before" | sed -n 's/^{"mode": "\([^"]*\)".*/\1/p')
+case $mode in
+  '' | MAXN*) ;;
+  *) warn "the power mode is $mode, and kernels and times are of that mode: for full power: sudo sh power.sh" ;;
+esac
 
 grep "^build$tab" steps.tsv > logs/build.tsv
 while IFS= read -r step; do

@@ -10,6 +10,7 @@ from typing import Any
 from lmmprune.compiler.backends.pool import roomy
 from lmmprune.compiler.boards import BOARDS, Board
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.engine_spec import WORKSPACE
 from lmmprune.compiler.plan.activations import activation_bytes
 from lmmprune.compiler.targets import Target
 from lmmprune.errors import InputError, TargetError
@@ -17,7 +18,6 @@ from lmmprune.errors import InputError, TargetError
 GIB = 2.0**30
 # Ubuntu without a desktop, CUDA's context and TensorRT's libraries (believed: about 1 GiB was read in users' reports).
 SYSTEM = int(1.5 * GIB)
-WORKSPACE = 2**30
 NEW_TOKENS = 512
 _LITTLE = 2**28  # a workspace that still leaves most kernels to choose from (believed)
 _ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import resources
@@ -14,11 +14,11 @@ from typing import Any
 
 import lmmprune
 from lmmprune.compiler import engines, trtexec
-from lmmprune.compiler.build import check_suits, profiles_of
+from lmmprune.compiler.build import check_suits
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.engine_spec import EngineSpec, engine_spec
 from lmmprune.compiler.plan.stages import QUESTION, Stage, stages_of
-from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.replace import PLAN as PLAN_FOLDER
 from lmmprune.compiler.replace import check_apart
 from lmmprune.compiler.targets import Target, resolve
@@ -26,7 +26,7 @@ from lmmprune.compiler.write_folder import place, write_folder, write_sums
 from lmmprune.errors import InputError
 
 FORMAT = 1
-SCRIPT, STEPS, PLAN, README = "measure.sh", "steps.tsv", "plan.json", "README.md"
+SCRIPT, POWER, STEPS, PLAN, README = "measure.sh", "power.sh", "steps.tsv", "plan.json", "README.md"
 _TIMING_CACHE = "engines/timing.cache"
 
 
@@ -36,19 +36,24 @@ class Variant:
 
     name: str
     bundle: Bundle
-    profiles: Mapping[str, list[Profile]]
+    spec: EngineSpec
     stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was written: the target, the board's architecture (None: any), the variants and the commands."""
+    """What was written: the target, the board's architecture (None: any), the variants, and what a shell would take."""
 
     folder: Path
     target: Target
     arch: str | None
     variants: tuple[Variant, ...]
     commands: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Engines that are built, and stages that are timed."""
+        return sum(len(variant.spec.profiles) + len(variant.stages) for variant in self.variants)
 
 
 def write_plan(
@@ -86,35 +91,37 @@ def write_plan(
         )
     _check_moves(options.timing_cache)
     variants = tuple(
-        variant_of(name, Bundle.open(path), chosen, question, max_prompt) for name, path in names_of(bundles).items()
+        variant_of(name, Bundle.open(path), chosen, question, max_prompt, options)
+        for name, path in names_of(bundles).items()
     )
     for path in bundles:
         check_apart(output, Path(path))
     with write_folder(Path(output), PLAN_FOLDER, force=force) as folder:
-        commands, known = fill_plan(folder, chosen, variants, options, arch=chosen.boards.get(target))
+        commands, known = fill_plan(folder, chosen, variants, arch=chosen.boards.get(target))
         write_sums(folder, known=known)
     return Plan(
         folder=Path(output), target=chosen, arch=chosen.boards.get(target), variants=variants, commands=commands
     )
 
 
-def variant_of(name: str, bundle: Bundle, target: Target, question: str, max_prompt: int | None) -> Variant:
-    """Return a bundle with its profiles and stages for a target.
+def variant_of(
+    name: str, bundle: Bundle, target: Target, question: str, max_prompt: int | None, options: BuildOptions
+) -> Variant:
+    """Return a bundle with the stages and what its engines are built with for a target.
 
     Raises:
         InputError: The question doesn't fit.
         TargetError: The bundle doesn't suit the target.
     """
     check_suits(bundle, target)
-    profiles = {part: profiles_of(bundle.manifest, target, part, max_prompt) for part in bundle.manifest.graphs}
-    return Variant(name=name, bundle=bundle, profiles=profiles, stages=stages_of(bundle, profiles, question))
+    spec = engine_spec(bundle.manifest, target, max_prompt=max_prompt, options=options)
+    return Variant(name=name, bundle=bundle, spec=spec, stages=stages_of(bundle, spec.profiles, question))
 
 
 def fill_plan(
     folder: Path,
     target: Target,
     variants: Sequence[Variant],
-    options: BuildOptions,
     *,
     arch: str | None,
 ) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -133,7 +140,7 @@ def fill_plan(
                 path = folder / _input_file(variant.name, stage, tensor)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(array.tobytes())
-    steps = [*_builds(target, variants, options), *_times(target, variants)]
+    steps = [*_builds(target, variants), *_times(target, variants)]
     dialect = trtexec.DIALECTS[target.name]
     least, below = target.version or ("0", "99")
     # A bundle in float32 has attention without a fused kernel: the script tries again with this flag.
@@ -141,7 +148,12 @@ def fill_plan(
     head += [dialect.decomposable] if dialect.decomposable and target.takes("Attention") else []
     lines = ["\t".join(words) for words in [head, *steps]]
     (folder / STEPS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    commands = tuple(shlex.join([dialect.program, *words[4:]]) for words in steps)
+    engines_at = dict.fromkeys(str(PurePosixPath(words[3]).parent) for words in steps)
+    commands = (
+        trtexec.find_program(target),
+        shlex.join(["mkdir", "-p", *engines_at]),
+        *(f'"$trtexec" {shlex.join(words[4:])}' for words in steps),
+    )
     plan = {
         "format": FORMAT,
         "lmmprune": lmmprune.__version__,
@@ -152,9 +164,10 @@ def fill_plan(
         "commands": commands,
     }
     (folder / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
-    script = resources.files("lmmprune.compiler.plan").joinpath(SCRIPT).read_text(encoding="utf-8")
-    (folder / SCRIPT).write_text(script, encoding="utf-8")
-    (folder / SCRIPT).chmod(0o755)
+    for script in (SCRIPT, POWER):
+        text = resources.files("lmmprune.compiler.plan").joinpath(script).read_text(encoding="utf-8")
+        (folder / script).write_text(text, encoding="utf-8")
+        (folder / script).chmod(0o755)
     (folder / README).write_text(_readme(target, arch, variants, commands), encoding="utf-8")
     return commands, known
 
@@ -196,16 +209,15 @@ def _input_file(variant: str, stage: Stage, tensor: str) -> PurePosixPath:
     return PurePosixPath(variant, "inputs", f"{stage.name}.{tensor}.bin")
 
 
-def _builds(target: Target, variants: Sequence[Variant], options: BuildOptions) -> Iterator[list[str]]:
-    # The inspector names types and kernels of an engine's layers only if it was built with details.
-    more = ["--profilingVerbosity=detailed", *options.flags()]
-    if trtexec.DIALECTS[target.name].timing_cache:
-        more.append(f"--timingCacheFile={options.timing_cache or _TIMING_CACHE}")
+def _builds(target: Target, variants: Sequence[Variant]) -> Iterator[list[str]]:
     for variant in variants:
+        more = [*variant.spec.flags()]
+        if trtexec.DIALECTS[target.name].timing_cache:
+            more.append(f"--timingCacheFile={variant.spec.options.timing_cache or _TIMING_CACHE}")
         for component, graph in variant.bundle.manifest.graphs.items():
             engine = engine_file(variant.name, component)
             source = PurePosixPath(variant.name, graph.file)
-            words = trtexec.build_command(target, source, engine, variant.profiles[component], options=more)
+            words = trtexec.build_command(target, source, engine, variant.spec.profiles[component], options=more)
             yield ["build", variant.name, component, str(engine), *words[1:]]
 
 
@@ -243,11 +255,13 @@ For {where}. Needed there: `sh`, `sha256sum`, and NVIDIA's `{trtexec.DIALECTS[ta
 
     sh {SCRIPT}              # checks this folder, builds every engine, times them in 5 rounds, writes result.json
     sh {SCRIPT} -h           # rounds, seconds, where the result goes
+    sudo sh {POWER}          # on a Jetson, before: the mode of full power by its name, clocks at their top
 
 Take `result.json` back to any machine with lmmprune:
 
     lmmprune bench --import result.json
 
-Engines stay in `engines/`, what the program said in `logs/`. The commands one by one, from this folder:
+Engines stay in `engines/`, what the program said in `logs/`, the power mode, clocks and
+temperatures before and after in `result.json`. The commands one by one, from this folder, in one shell:
 
 """ + "".join(f"    {command}\n" for command in commands)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lmmprune.compiler.engine_spec import engine_spec
 from lmmprune.compiler.manifest import Graph, Manifest, Tensor
-from lmmprune.compiler.profiles import decoder_profiles, vision_profiles
 from lmmprune.compiler.targets import Target, resolve
 from lmmprune.compiler.triton.text_format import Enum
 from lmmprune.errors import InputError, TargetError
@@ -130,14 +130,9 @@ def _instances(manifest: Manifest, target: Target, component: str) -> dict[str, 
     if target.name == "ort-cpu":
         return {"kind": Enum("KIND_CPU"), "count": 1}
     group: dict[str, Any] = {"kind": Enum("KIND_GPU"), "count": 1, "gpus": [0]}
-    profiles = graph_profiles(manifest, target, component) if target.compiled else []
+    profiles = engine_spec(manifest, target, components=[component]).profiles[component] if target.compiled else []
     # The backend takes for each request the profile that its shapes fit: prefill or decode.
     return {**group, "profile": [str(index) for index in range(len(profiles))]} if profiles else group
-
-
-def graph_profiles(manifest: Manifest, target: Target, component: str) -> list[Any]:
-    """Return the optimisation profiles that a component's engine is built with."""
-    return decoder_profiles(manifest, target) if component == "decoder" else vision_profiles(manifest)
 
 
 def _tensors(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from lmmprune.compiler import engines, trtexec
 from lmmprune.compiler.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle import ASSETS, PREPROCESSOR, Bundle
+from lmmprune.compiler.engine_spec import engine_spec
 from lmmprune.compiler.manifest import FILENAME
 from lmmprune.compiler.replace import REPOSITORY, check_apart, check_directory
 from lmmprune.compiler.targets import resolve
@@ -32,7 +33,6 @@ from lmmprune.compiler.triton.models import (
     Backend,
     backend_of,
     configs,
-    graph_profiles,
 )
 from lmmprune.compiler.triton.readme import readme
 from lmmprune.compiler.triton.text_format import to_text
@@ -182,12 +182,16 @@ def _build_script(bundle: Bundle) -> str:
         "# as it is in the server's container; TensorRT's container of the same month has both.",
         "set -eu",
         'cd "$(dirname "$0")"',
+        trtexec.find_program(target),
     ]
+    spec = engine_spec(bundle.manifest, target)
     for component, graph in bundle.manifest.graphs.items():
         folder, plan = Path(component), f"{component}/{VERSION}/{PLAN}"
-        profiles = graph_profiles(bundle.manifest, target, component)
-        words = trtexec.build_command(target, folder / GRAPH / graph.file, Path(f"{plan}.part"), profiles)
-        lines.append(shlex.join(words))
+        profiles = spec.profiles[component]
+        words = trtexec.build_command(
+            target, folder / GRAPH / graph.file, Path(f"{plan}.part"), profiles, options=[*spec.flags()]
+        )
+        lines.append(f'"$trtexec" {shlex.join(words[1:])}')
         lines.append(f"mv {plan}.part {plan}")
     return "\n".join(lines) + "\n"
 

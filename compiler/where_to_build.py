@@ -1,0 +1,58 @@
+"""Where engines can be built that this machine can't build, and what to run to get there."""
+
+from __future__ import annotations
+
+import shlex
+
+from lmmprune.compiler import machine
+from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.targets import Target
+from lmmprune.errors import LmmpruneError, MissingExtraError, TargetError
+
+
+def where_to_build(
+    error: MissingExtraError | TargetError, bundle: Bundle, target: Target, name: str, arch: str | None
+) -> LmmpruneError:
+    """Return the refusal of a machine that can't build, with the commands for one that can.
+
+    Args:
+        error: Why this one can't.
+        bundle: What was to be built.
+        target: For which target.
+        name: What the user called it.
+        arch: The GPU architecture that was named, or is the board's.
+    """
+    boards = [board for board, theirs in target.boards.items() if name == board or theirs == arch]
+    if name in target.boards:
+        boards = [name]
+    if boards and any(gpu.arch == target.boards[boards[0]] for gpu in machine.gpus()):
+        # A package would bring the TensorRT of a PC.
+        return type(error)(
+            f"{str(error).split(': pip install')[0]}; on a Jetson, TensorRT and its Python module come with JetPack:"
+            " sudo apt install nvidia-jetpack, and run lmmprune from an environment that sees them (python3 -m venv"
+            " --system-site-packages)"
+        )
+    if boards:
+        return TargetError(
+            f"engines for a Jetson ({boards[0]}) are built on the board itself, and this machine isn't one: make a"
+            f" folder to copy there, with the steps: {_folder(bundle, boards[0])} -- or, for trtexec alone, without"
+            f" Python: {_plan(bundle, name)}"
+        )
+    ours = ["lmmprune", "build", bundle.path.name, "--target", target.name, *(["--arch", arch] if arch else [])]
+    where = f"a machine with {target.requires}" if not target.architectures else "any machine"
+    jetson = f" -- or, for a Jetson: {_folder(bundle, next(iter(target.boards)))}" if target.boards else ""
+    return type(error)(
+        f"{error}. Copy '{bundle.path}' to {where} and run: pip install 'lmmprune[{target.extra}]' &&"
+        f" {shlex.join(ours)}{jetson} -- or, if it has no Python, write a folder that builds there with trtexec:"
+        f" {_plan(bundle, name)}"
+    )
+
+
+def _folder(bundle: Bundle, board: str) -> str:
+    return shlex.join(["lmmprune", "bundle", str(bundle.path), "--for", board, "-o", f"{bundle.path}-{board}"])
+
+
+def _plan(bundle: Bundle, name: str) -> str:
+    return shlex.join(
+        ["lmmprune", "build", str(bundle.path), "--target", name, "--plan-only", "-o", f"{bundle.path}-plan"]
+    )
