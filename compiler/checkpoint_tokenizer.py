@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,10 +66,7 @@ def checkpoint_tokenizer(origin: Path) -> CheckpointTokenizer:
     except Exception as error:
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if raw is None:
-            raise ModelError(
-                f"the tokenizer in '{origin}' can't be converted ({cause}): where it can be loaded, save it with"
-                f" save_pretrained, which writes {TOKENIZER}; sentencepiece and tiktoken may have to be installed"
-            ) from error
+            raise ModelError(f"the tokenizer in '{origin}' can't be converted ({cause}): {_advice(origin)}") from error
         return CheckpointTokenizer(
             text=_off(raw),
             tokenizer=parse_tokenizer(raw),
@@ -82,6 +80,14 @@ def checkpoint_tokenizer(origin: Path) -> CheckpointTokenizer:
         tokenizer=tokenizer,
         special=dict(loaded.special_tokens_map),
     )
+
+
+def _advice(origin: Path) -> str:
+    converters = {"tokenizer.model": "sentencepiece", "spiece.model": "sentencepiece", "tiktoken.model": "tiktoken"}
+    for file, package in converters.items():
+        if (origin / file).is_file() and importlib.util.find_spec(package) is None:
+            return f"{file} needs the package '{package}', which isn't installed: pip install {package}"
+    return f"where it can be loaded, save it with save_pretrained, which writes {TOKENIZER}"
 
 
 def _load(origin: Path) -> Any:

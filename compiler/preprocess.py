@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lmmprune.compiler.tiles import cut, letterbox
-from lmmprune.errors import BundleError, InputError
+from lmmprune.errors import BundleError, InputError, LmmpruneWarning
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded: a small file can unpack to gigabytes."""
@@ -190,6 +190,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def load_image(path: Path | str) -> Image.Image:
     """Read a picture from disk, turned upright as its EXIF orientation says.
 
+    Warns (``LmmpruneWarning``) of values that don't fit into a byte: they are clipped.
+
     Raises:
         InputError: The file is missing, isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
     """
@@ -222,6 +224,8 @@ def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
                 "scale it down"
             )
         image.load()
+        if fault := _beyond_bytes(image):
+            warnings.warn(f"picture '{name}' {fault}; save it with 8 bits", LmmpruneWarning, stacklevel=3)
         return ImageOps.exif_transpose(image)
     except (FileNotFoundError, IsADirectoryError):
         raise
@@ -231,6 +235,18 @@ def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
         raise InputError(f"'{name}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
     except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
         raise InputError(f"picture '{name}' is damaged or can't be read ({error})") from error
+
+
+def _beyond_bytes(image: Image.Image) -> str:
+    """Say what becomes of values that the reference clips to 0..255 too; empty: they fit."""
+    if not image.mode.startswith(("I", "F")):
+        return ""
+    values = np.asarray(image)
+    kind = "floating-point" if image.mode == "F" else "16-bit" if image.mode.startswith("I;16") else "32-bit"
+    low, high = values.min(), values.max()
+    if not np.isfinite(high) or high > 255 or low < 0:
+        return f"has {kind} values of {low:g} to {high:g}: all above 255 turn white, as in transformers"
+    return f"has {kind} values of {low:g} to {high:g}: it turns black, as in transformers" if high <= 1 else ""
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

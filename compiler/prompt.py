@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lmmprune.compiler.check_text import check_text
 from lmmprune.compiler.load_tokenizer import load_tokenizer
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.errors import BundleError, InputError
@@ -80,10 +81,10 @@ class Prompter:
         Special tokens that the user wrote (``<image>``, ``</s>``) stay plain text.
 
         Raises:
-            InputError: The prompt can't be told from the model's own tokens, or leaves no position for an answer.
+            InputError: The prompt can't be told from the model's own tokens, isn't text, or has too few tokens.
         """
         before, after = self._prompt.template.split(_SLOT)
-        ids = self._encode(before, self._clean(question), after)
+        ids = self._encode(before, STRIPS[self._prompt.strip](check_text(question)), after)
         image = self._prompt.image_token_id
         if ids.count(image) != 1:
             raise BundleError(
@@ -94,17 +95,6 @@ class Prompter:
         self._check_text(len(ids) - start - 1)
         ids[start : start + 1] = [image] * count
         return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)
-
-    def _clean(self, question: str) -> str:
-        """Return a question as the chat template puts it.
-
-        Raises:
-            InputError: It isn't text, as bytes of a terminal that aren't UTF-8.
-        """
-        if any("\ud800" <= letter <= "\udfff" for letter in question):
-            shown = question.encode("utf-8", "backslashreplace").decode()
-            raise InputError(f"the prompt {shown!r} holds a half of a character, not valid UTF-8: write it anew")
-        return STRIPS[self._prompt.strip](question)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.chat_template import ChatTemplate
+from lmmprune.compiler.check_text import check_text
 from lmmprune.compiler.prompt import STRIPS
 from lmmprune.errors import InputError, ModelError
 from lmmprune.models.family import Family
@@ -44,7 +45,7 @@ def given_template(option: str) -> ChatTemplate | str:
     Raises:
         InputError: It is neither a file nor a template.
     """
-    text = option.replace("\\n", "\n")
+    text = check_text(option, OPTION).replace("\\n", "\n")
     file = Path(option)
     try:
         if file.is_file():

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from lmmprune.compiler.check_text import check_text
 from lmmprune.compiler.preprocess import load_image
 from lmmprune.errors import InputError, require
 
@@ -98,7 +99,7 @@ def _question(line: str, path: Path, number: int) -> Question:
     return Question(
         picture=str(image),
         load=lambda: load_image(image),
-        prompt=row["prompt"],
+        prompt=check_text(row["prompt"], f"{where}: the prompt"),
         answers=tuple(answers),
         kind=None if kind is None else str(kind),
     )

@@ -108,6 +108,8 @@ def checkpoint(
         written[name] = content
     (tokenizer or letters(bos=True)).save(str(folder / TOKENIZER))
     for name, content in written.items():
+        if isinstance(content, dict) and name == "config.json":
+            content = {key: value for key, value in content.items() if value is not None}
         if content is None:
             (folder / name).unlink(missing_ok=True)
             continue

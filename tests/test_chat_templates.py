@@ -244,6 +244,6 @@ def test_padding_and_truncation_are_switched_off(bundle: Bundle, tmp_path: Path)
 @pytest.mark.parametrize("question", ["a\udcff", "\ud800", "x\udfffy"])
 def test_half_a_character_is_refused(question: str, bundle: Bundle, tmp_path: Path) -> None:
     _, prompter = pc.export(pc.checkpoint(tmp_path / "model", {}), bundle)
-    with pytest.raises(InputError, match="not valid UTF-8") as caught:
+    with pytest.raises(InputError, match="which isn't valid UTF-8") as caught:
         prompter.encode(question)
     str(caught.value).encode()

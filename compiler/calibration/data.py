@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from lmmprune.compiler.check_text import check_text
 from lmmprune.compiler.preprocess import load_image, to_rgb
 from lmmprune.errors import InputError, require
 from lmmprune.models.source import Source
@@ -120,6 +121,8 @@ def _jsonl(path: Path, limit: int) -> list[Sample]:
             raise InputError(
                 f"{path}:{number}: expected an object with 'image', 'prompt' and perhaps 'answer', all of them texts"
             ) from error
+        for text in (prompt, answer):
+            check_text(text, f"{path}:{number}: the text")
         samples.append(Sample(image=load_image(path.parent / image), prompt=prompt, answer=answer))
         if len(samples) == limit:
             break

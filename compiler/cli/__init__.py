@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import lmmprune
+from lmmprune.compiler.cli.output import one_line_warnings
 from lmmprune.errors import LmmpruneError, suggestion
 
 # Name -> one-line help; the command lives in the module of the same name as the object ``command``.
@@ -97,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     _wanted["traceback"] = False
     try:
-        result: Any = app.main(args=None if argv is None else list(argv), standalone_mode=False)
+        with one_line_warnings():
+            result: Any = app.main(args=None if argv is None else list(argv), standalone_mode=False)
     except click.UsageError as error:
         usage = error.ctx.command_path if error.ctx else "lmmprune"
         _fail(f"{error.format_message()} (see '{usage} --help')", 2)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+
+from lmmprune.errors import LmmpruneWarning
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +57,32 @@ def show(*objects: Any) -> None:
 def note(message: str) -> None:
     """Print a message for the person at the terminal on stderr."""
     click.echo(message, err=True)
+
+
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Print the first of our own warnings as a note: a thousand pictures of one kind are one remark."""
+    said: list[str] = []
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show_warning(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if not issubclass(category, LmmpruneWarning):
+                before(message, category, filename, lineno, file, line)
+            elif not said:
+                said.append(str(message))
+                note(f"warning: {' '.join(str(message).split())} (others like it aren't named)")
+
+        warnings.simplefilter("always", LmmpruneWarning)
+        warnings.showwarning = show_warning
+        yield
 
 
 def human_bytes(count: float) -> str:

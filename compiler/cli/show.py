@@ -54,6 +54,7 @@ def command(
     from PIL import Image
 
     from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.check_text import check_text
     from lmmprune.compiler.draw import draw_panels, evenly
     from lmmprune.compiler.preprocess import load_image
     from lmmprune.compiler.replace import check_file
@@ -61,6 +62,7 @@ def command(
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest
+    check_text(prompt or "")
     if output.suffix.lower() not in Image.registered_extensions():
         raise InputError(f"can't write '{output}': give it the suffix of a picture, as .png")
     if not output.parent.is_dir():

@@ -15,6 +15,10 @@ class LmmpruneError(Exception):
     """A mistake or a limit that the user can act on: the command line prints it in one line and exits with 2."""
 
 
+class LmmpruneWarning(UserWarning):
+    """What the user should know of a result that is given all the same: the command line prints it in one line."""
+
+
 class InputError(LmmpruneError):
     """An argument, a picture, a prompt or a data file that can't be used."""
 
