@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,33 @@ def test_positions_of_pairs(tmp_path: Path) -> None:
     ):
         with pytest.raises(GraphRefusal, match=message):
             rewrite(Request(source=source, output=out, method=method, keep=KEEP, force=True))
+
+
+@pytest.mark.parametrize("style", [st.Unbound, st.TokensFirst])
+def test_inspect_shows_the_sites(style: type[st.Attention], tmp_path: Path, cli: Any) -> None:
+    path = ft.saved(tmp_path, st.exported(style, 17))
+    assert "(for 'lmmprune rewrite'); 25 tokens at 'last_hidden_state', beside CLS" in cli("inspect", path)[1]
+    (graph,) = json.loads(cli("inspect", path, "--json")[1])["graphs"]
+    assert graph["anchors"] == {
+        "tokens": ft.N,
+        "patches_per_token": 1,
+        "patches": "last_hidden_state",
+        "has_cls": True,
+        "layers": ft.LAYERS,
+        "sites": ["vision_layer_0..2", "vision_output", "projector_output"],
+        "command": "rewrite",
+    }
+    queries = [1, ft.HEADS, ft.N + 1, ft.WIDTH // ft.HEADS]
+    assert [layer["queries"] for layer in graph["attention_layers"]] == [queries] * ft.LAYERS
+
+
+def test_inspect_asks_for_an_open_size(tmp_path: Path, cli: Any) -> None:
+    path = ft.saved(tmp_path, ft.exported("siglip"))
+    code, out, _ = cli("inspect", path)
+    assert (code, "no site for pruning: the input 'pixel_values'" in out, "give --image-size" in out) == (0, True, True)
+    assert (
+        "vision_output, projector_output (for 'lmmprune rewrite'); 25 tokens at 'last_hidden_state', no CLS"
+        in (cli("inspect", path, "--image-size", ft.SIDE)[1])
+    )
+    code, _, err = cli("inspect", path, "--image-size", "big")
+    assert (code, err.count("\n")) == (2, 1)
