@@ -81,6 +81,8 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
 def _raise(model: ir.Model, batch: int | None, image_size: tuple[int, int] | None) -> Raised:
     opset, nodes = model.graph.opset_imports[""], sum(1 for _ in model.graph)
     common.InlinePass()(model)
+    # The passes name what they write after the nodes.
+    common.NameFixPass()(model)
     common.RemoveInitializersFromInputsPass()(model)
     # From here on a constant is an initializer, whichever way it was written.
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

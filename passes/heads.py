@@ -24,6 +24,7 @@ class Heads:
     Attributes:
         source: Where they come from: one row for each token of each picture, or ``[B,H,T,D]`` itself.
         shape: B, H, T, D.
+        parts: Where the source has further axes in front: the places on those axes that hold them.
         order: Order of the source's rows; None: the source is ``[B,H,T,D]``.
         columns: ``[H,D]``, which number of its row each entry is.
         factor: What they were multiplied with on the way.
@@ -31,6 +32,7 @@ class Heads:
 
     source: ir.Value
     shape: Shape
+    parts: tuple[int, ...] = ()
     order: Order | None
     columns: Array
     factor: float
@@ -57,10 +59,14 @@ def find_heads(side: Moved) -> Heads | None:
     Args:
         side: Its places are ``[B,H,T,D]``.
     """
-    places, shape = side.places, static_shape(side.source)
+    return _find(side, side.places, ())
+
+
+def _find(side: Moved, places: Array, parts: tuple[int, ...]) -> Heads | None:
+    shape = static_shape(side.source)[len(parts) :]
     batch, heads, tokens, width = places.shape
     size: Shape = (batch, heads, tokens, width)
-    whole = every_place((heads, width))
+    every = every_place((heads, width))
     itself = np.array_equal(places, every_place(size)) and places.size == np.prod(shape)
     if not (itself and shape == size):
         for axis in range(len(shape) - 1, 0, -1):
@@ -71,10 +77,17 @@ def find_heads(side: Moved) -> Heads | None:
                 continue
             if (order := order_of_rows(rows[:, 0, :, 0], batch, tokens)) is not None:
                 found = columns[0, :, 0]
-                return Heads(source=side.source, shape=size, order=order, columns=found, factor=side.factor)
+                return Heads(
+                    source=side.source, shape=size, parts=parts, order=order, columns=found, factor=side.factor
+                )
     if itself:
-        return Heads(source=side.source, shape=size, order=None, columns=whole, factor=side.factor)
-    return None
+        return Heads(source=side.source, shape=size, parts=parts, order=None, columns=every, factor=side.factor)
+    # All in one of several blocks, such as [3,B,H,T,D].
+    block = int(np.prod(shape[1:]))
+    part = int(places.min()) // block
+    if len(shape) < 2 or shape[0] < 2 or places.max() // block != part:
+        return None
+    return _find(side, places - part * block, (*parts, part))
 
 
 def write_heads(b: Builder, side: Heads) -> ir.Value:
@@ -103,21 +116,21 @@ _Step = tuple[str, list[Any], dict[str, Any]]
 
 def _steps(side: Heads) -> list[_Step]:
     batch, heads, tokens, width = side.shape
-    shape = static_shape(side.source)
+    shape = static_shape(side.source)[len(side.parts) :]
+    steps: list[_Step] = [("Gather", [np.int64(part)], {"axis": 0}) for part in side.parts]
     if side.order is None:
         if shape == side.shape:
-            return []
+            return steps
         # Without the tokens' number, where there is a way: it may change.
         alone = shape == side.shape[1:]
-        return [("Unsqueeze", [[0]], {}) if alone else ("Reshape", [list(side.shape)], {})]
+        return [*steps, ("Unsqueeze", [[0]], {}) if alone else ("Reshape", [list(side.shape)], {})]
     channels = int(np.prod(shape)) // (batch * tokens)
     columns = side.columns.ravel()
     first, whole = int(columns[0]), len(columns) == channels
     aligned = np.array_equal(columns, np.arange(first, first + len(columns)))
     turned: _Step = ("Transpose", [], {"perm": [0, 2, 1, 3]})
     if side.order == "BT" and aligned and whole and shape == (batch, tokens, heads, width):
-        return [turned]
-    steps: list[_Step] = []
+        return [*steps, turned]
     rows = (batch, tokens) if side.order == "BT" else (tokens, batch)
     if shape != (*rows, channels):
         steps.append(("Reshape", [[*rows, channels]], {}))

@@ -47,11 +47,13 @@ class PutBatchFirst(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
-        changed = _Rewriting(model, self.batch).run()
-        if changed:
+        changed = False
+        # What is written for one node may be what another could not be said without.
+        while _Rewriting(model, self.batch).run():
             RemoveUnusedNodesPass()(model)
             TopologicalSortPass()(model)
             infer_shapes(model)
+            changed = True
         return ir.passes.PassResult(model, modified=changed)
 
     def ensures(self, model: ir.Model) -> None:
@@ -70,7 +72,7 @@ class _Rewriting:
     def run(self) -> bool:
         changed = False
         for node in list(self._graph):
-            b = Builder(f"{node.name}/batch_first", score=False)
+            b = Builder(f"{node.outputs[0].name}/batch_first", score=False)
             if is_move(node) and self._follows(node):
                 if node.outputs[0] in self._rows:
                     continue
@@ -122,13 +124,14 @@ class _Rewriting:
         first = next((rows for rows in known if rows is not None), None)
         if first is None:
             return False
-        places = [index for index, rows in enumerate(known) if rows is not None]
-        shapes = {static_shape(value)[:-1] for value in (node.inputs[index] for index in places) if value is not None}
+        inputs = zip(node.inputs, known, strict=True)
+        shapes = [static_shape(value)[:-1] for value, rows in inputs if value is not None and rows is not None]
         orders = {rows.order for rows in known if rows is not None}
-        if len(orders) > 1 or len(shapes) > 1:
+        if len(orders) > 1 or len({len(shape) for shape in shapes}) > 1:
             return False
         bases = [None if rows is None else rows.base for rows in known]
-        (shape,) = shapes
+        # Fewer rows than another input has are as many tokens of each picture, or one for all.
+        shape = max(shapes, key=np.prod)
         made = write_on_tokens(RowNode(b=b, node=node, bases=bases, order=first.order, shape=shape, batch=self._batch))
         if made is None:
             return False

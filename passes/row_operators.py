@@ -34,7 +34,7 @@ class RowNode:
         node: The node.
         bases: For each input that is rows, the same as ``[B,T,C]``; None for the others.
         order: Order of the rows, the same for all.
-        shape: Shape of the rows without their channels.
+        shape: Shape of the rows, of most of them if inputs have different numbers, without their channels.
         batch: B.
     """
 

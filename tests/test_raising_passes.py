@@ -66,12 +66,24 @@ def test_axes_of_a_reduction_become_an_input() -> None:
         ConvertOpset(version=17)(model)
 
 
-def test_a_split_without_sizes_is_refused() -> None:
+def test_a_split_without_sizes_says_into_how_many() -> None:
     text = (
         '<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[1,4] y, float[1,4] z) { y, z = Split(x) }'
     )
-    with pytest.raises(GraphRefusal, match=r"\(Split\) states no sizes, which opset 23 asks for"):
-        ConvertOpset(version=23)(parsed(text))
+    model = parsed(text)
+    assert ConvertOpset(version=23)(model).modified
+    checked(model)
+    x = random(2, 4)
+    found = run(model, {"x": x})
+    np.testing.assert_array_equal([found["y"], found["z"]], [x[:1], x[1:]])
+
+
+def test_an_attribute_that_no_opset_knows_is_refused() -> None:
+    model = parsed('<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) { y = Relu(x) }')
+    next(iter(model.graph)).attributes["axis"] = ir.AttrInt64("axis", 1)
+    model.graph.opset_imports[""] = 12
+    with pytest.raises(GraphRefusal, match="has an attribute 'axis', which opset 12 doesn't know"):
+        ConvertOpset(version=23)(model)
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -264,6 +276,8 @@ FORMS = {
         mixed = Reshape(m3, unflat) {JOIN}""",
 }
 PLAIN = FORMS["scale on the logits"]
+# Each head's entries stand in every third place of k, and heads in the places of its entries.
+INTERLEAVED = PLAIN.replace("ks = Reshape(k, split)", "kw = Reshape(k, wrong) ks = Transpose<perm = [0,1,3,2]>(kw)")
 
 
 def attention(body: str, *, opset: int = 23) -> ir.Model:
@@ -274,7 +288,8 @@ def attention(body: str, *, opset: int = 23) -> ir.Model:
         f" int64[4] unflat = {{{B}, {H}, {T}, {D}}}, int64[4] square4 = {{{B}, {H}, {T}, {T}}},"
         f" int64[3] square3 = {{-1, {T}, {T}}}, int64[4] wrong = {{0, 0, {D}, {H}}}, float half = {{0.5}},"
         f" float two = {{2}}, float root = {{0.70710678}}, float[{T}] mask = {{0, 0, 0, 0, -9}},"
-        f" int64[1] first = {{0}}, int64[1] second = {{1}}, int64[1] axis = {{2}}> {{ {body} }}"
+        f" int64[1] first = {{0}}, int64[1] second = {{1}}, int64[1] axis = {{2}},"
+        f" int64[{T}] order = {{4, 0, 1, 2, 3}}> {{ {body} }}"
     )
 
 
@@ -340,15 +355,15 @@ def test_attention_of_other_tokens_is_left_alone() -> None:
 
 
 MASKED = PLAIN.replace("logits = Mul(dots, half)", "scaled = Mul(dots, half) logits = Add(scaled, mask)")
-# The same sizes, but the entries of a head don't stand side by side.
-INTERLEAVED = PLAIN.replace("ks = Reshape(k, split)", "kw = Reshape(k, wrong) ks = Transpose<perm = [0,1,3,2]>(kw)")
+# The first token of the keys is the last of the others.
+TURNED = PLAIN.replace("ks = Reshape(k, split)", "kr = Gather<axis = 1>(k, order) ks = Reshape(kr, split)")
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         (MASKED, r"\(Add\) lies between the product and .*: looked for .* export it without a mask"),
-        (INTERLEAVED, r"'k' \(2, 5, 12\) is the k of .*: its entries don't come in the order \[2,T,H,D\]"),
+        (TURNED, r"'k' \(2, 5, 12\) is the k of .*: its entries don't hold the heads of 2 pictures, with every token"),
         (
             PLAIN.replace(JOIN, "y = Reshape(mixed, join)"),
             r"before the heads stand side by side: expected \(2, 5, 12\)",

@@ -2,74 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import foreign_towers as ft
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from optimum_cli import exported_by_optimum
+from pruned_towers import IN_DECODER, IN_TOWER, KEEP, agree, allowed
 
-from lmmprune.compiler.raise_graph import raise_graph
-from lmmprune.compiler.reference import Cut, rule_options, see
-from lmmprune.compiler.rewrite import Request, prune_tower, rewrite
+from lmmprune.compiler.reference import Cut, see
+from lmmprune.compiler.rewrite import Request, rewrite
 from lmmprune.errors import GraphRefusal, InputError
-from lmmprune.passes.find_features import find_features, find_grid
-from lmmprune.passes.methods import METHODS, get_method
-from lmmprune.passes.schedule import Facts
+from lmmprune.passes.methods import METHODS
 
-KEEP = 11
 MATRIX = [(k, a, o) for k in ("clip", "siglip") for a in ("eager", "sdpa") for o in (17, 18)]
-IN_DECODER = ["fastv", "ficoco-l", "ficoco-vl", "pyramiddrop", "sparsevlm"]
-IN_TOWER = [name for name in METHODS if name not in IN_DECODER]
-
-
-@functools.cache
-def raised(data: bytes, batch: int = 2) -> ir.Model:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        model = raise_graph(ft.saved(Path(folder), data), batch=batch, image_size=(ft.SIDE, ft.SIDE)).model
-    return model
-
-
-def pruned(data: bytes, name: str, layer: int = 0, keep: int = KEEP) -> tuple[onnx.ModelProto, list[Cut]]:
-    """Return the pruned file of a tower and its cuts."""
-    model = raised(data).clone()
-    found = find_features(model, grid=find_grid(model), layer=layer or None)
-    facts = Facts(tokens=ft.N, grid=found.grid, encoder_layers=found.depth, decoder_layers=32, has_cls=found.has_cls)
-    method = get_method(name).at_output_only()
-    stages = method.plan(facts, keep)
-    prune_tower(model, method, stages, found)
-    proto = ir.serde.serialize_model(model)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto, [Cut(str(stage.site), stage.keep) for stage in stages]
-
-
-def agree(data: bytes, kind: str, name: str, layer: int = 0) -> dict[str, np.ndarray]:
-    """Compare a pruned file with the reference; return what it said."""
-    llava = ft.as_llava(kind, layer)
-    proto, cuts = pruned(data, name, layer)
-    depth = ft.LAYERS if layer == 0 else ft.LAYERS + 1 + layer
-    options = rule_options(name, get_method(name).at_output_only().parameters, depth)
-    seen = see(llava, name, options, cuts, ft.pixels(2))
-    said = ft.answers(proto, ft.pixels(2))
-    for cut in cuts:
-        output = "kept_indices" if len(cuts) == 1 else f"kept_indices.{cut.site}"
-        np.testing.assert_array_equal(said[output], seen.kept[cut.site])
-    first = int(kind == "clip")
-    assert said["last_hidden_state"].shape == (2, first + KEEP, ft.WIDTH)
-    np.testing.assert_allclose(said["last_hidden_state"][:, first:], seen.features, atol=1e-4, rtol=1e-4)
-    return said
-
-
-def allowed(kind: str, name: str, layer: int) -> bool:
-    method = METHODS[name]
-    return not (method.needs_cls and kind == "siglip") and not (method.beyond and layer == 0)
 
 
 @pytest.mark.parametrize(("kind", "attention", "opset"), MATRIX)
