@@ -10,13 +10,16 @@ from typing import Any
 class Alias:
     """A short name: where its checkpoint is, and its configuration for use without the checkpoint.
 
-    ``config`` are the arguments of the family's transformers configuration.
+    ``config`` are the arguments of the family's transformers configuration. ``size`` are the bytes of its safetensors
+    and ``licence`` the name on its page, where they are known.
     """
 
     hub_id: str | None
     family: str
     note: str
     config: dict[str, Any] | None = None
+    size: int | None = None
+    licence: str | None = None
 
 
 _CLIP_L_336 = {
@@ -120,54 +123,70 @@ ALIASES: dict[str, Alias] = {
     "tiny-llava": Alias(hub_id=None, family="llava", note="trained on handwritten digits, comes with lmmprune"),
     "llava-1.5-7b": Alias(
         hub_id="llava-hf/llava-1.5-7b-hf",
+        size=14_130_000_000,
+        licence="llama2",
         family="llava",
         note="LLaVA-1.5 with Vicuna 7B",
         config=_VICUNA_7B,
     ),
     "llava-1.5-13b": Alias(
         hub_id="llava-hf/llava-1.5-13b-hf",
+        size=26_700_000_000,
+        licence="llama2",
         family="llava",
         note="LLaVA-1.5 with Vicuna 13B",
         config=_VICUNA_13B,
     ),
     "llava-v1.6-vicuna-7b": Alias(
         hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
+        size=14_130_000_000,
+        licence="llama2",
         family="llava_next",
         note="LLaVA-NeXT with Vicuna 7B",
         config=_VICUNA_7B,
     ),
     "llava-v1.6-vicuna-13b": Alias(
         hub_id="llava-hf/llava-v1.6-vicuna-13b-hf",
+        size=26_700_000_000,
+        licence="llama2",
         family="llava_next",
         note="LLaVA-NeXT with Vicuna 13B",
         config=_VICUNA_13B,
     ),
     "llava-onevision-qwen2-0.5b": Alias(
         hub_id="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        size=1_790_000_000,
+        licence="apache-2.0",
         family="llava_onevision",
         note="LLaVA-OneVision with Qwen2 0.5B",
         config={"vision_config": _SIGLIP_SO400M_384, "text_config": _QWEN2_05B},
     ),
     "smolvlm-256m": Alias(
         hub_id="HuggingFaceTB/SmolVLM-256M-Instruct",
+        size=513_000_000,
+        licence="apache-2.0",
         family="idefics3",
         note="SmolVLM with SmolLM2 135M",
         config=_smolvlm(576, 1536, 30, 9, 3),
     ),
     "smolvlm-500m": Alias(
         hub_id="HuggingFaceTB/SmolVLM-500M-Instruct",
+        size=1_015_000_000,
+        licence="apache-2.0",
         family="idefics3",
         note="SmolVLM with SmolLM2 360M",
         config=_smolvlm(960, 2560, 32, 15, 5),
     ),
     "smolvlm2-256m": Alias(
         hub_id="HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+        licence="apache-2.0",
         family="smolvlm",
         note="SmolVLM2 with SmolLM2 135M, single pictures",
         config=_smolvlm(576, 1536, 30, 9, 3),
     ),
     "smolvlm2-500m": Alias(
         hub_id="HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        licence="apache-2.0",
         family="smolvlm",
         note="SmolVLM2 with SmolLM2 360M, single pictures",
         config=_smolvlm(960, 2560, 32, 15, 5),
@@ -193,6 +212,7 @@ ALIASES: dict[str, Alias] = {
     ),
     "internvl3.5-1b": Alias(
         hub_id="OpenGVLab/InternVL3_5-1B-HF",
+        licence="apache-2.0",
         family="internvl",
         note="InternVL3.5 with Qwen3 0.6B, pictures as one tile",
         config={
@@ -212,18 +232,24 @@ ALIASES: dict[str, Alias] = {
     ),
     "qwen2.5-vl-3b": Alias(
         hub_id="Qwen/Qwen2.5-VL-3B-Instruct",
+        size=7_510_000_000,
+        licence="qwen-research",
         family="qwen2_5_vl",
         note="Qwen2.5-VL, 3B; pictures of 448 x 448 unless --image-size says otherwise",
         config={**_qwen2_5(2048, 11008, 36, 16, 2, 151936), "tie_word_embeddings": True},
     ),
     "qwen2.5-vl-7b": Alias(
         hub_id="Qwen/Qwen2.5-VL-7B-Instruct",
+        size=16_580_000_000,
+        licence="apache-2.0",
         family="qwen2_5_vl",
         note="Qwen2.5-VL, 7B; pictures of 448 x 448 unless --image-size says otherwise",
         config=_qwen2_5(3584, 18944, 28, 28, 4, 152064),
     ),
     "qwen3-vl-2b": Alias(
         hub_id="Qwen/Qwen3-VL-2B-Instruct",
+        size=4_255_000_000,
+        licence="apache-2.0",
         family="qwen3_vl",
         note="Qwen3-VL, 2B; pictures of 512 x 512 unless --image-size says otherwise",
         config={

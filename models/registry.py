@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lmmprune.errors import ModelError, require, suggestion
+from lmmprune.errors import ModelError, suggestion
 from lmmprune.models import idefics3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.family import Family
+from lmmprune.models.hub import fetch as fetch  # beside locate, whose other half it is
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -25,10 +26,8 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# Weights as safetensors and plain data only: no pickles, no code.
-_HUB_FILES = ["*.json", "*.jinja", "tokenizer.model"]
-_HUB_WEIGHTS = ["*.safetensors"]
+# A revision may follow: a branch, a tag or a commit.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 def tiny_llava_dir() -> Path:
@@ -67,25 +66,9 @@ def locate(model: str) -> Path | str:
         raise ModelError(f"'{model}' is a file: give the directory that holds config.json")
     if _HUB_ID.fullmatch(model) and not model.startswith("."):
         return model
-    raise ModelError(f"no model '{model}': not a directory, an alias or a hub id{suggestion(model, ALIASES)}")
-
-
-def fetch(hub_id: str, *, weights: bool = True) -> Path:
-    """Download a checkpoint's data files (safetensors and JSON only) and return the local directory.
-
-    Args:
-        hub_id: ``owner/name``.
-        weights: Whether the safetensors are needed: synthetic weights and counting FLOPs do without the gigabytes.
-
-    Raises:
-        ModelError: The hub can't be reached or doesn't have it.
-    """
-    hub = require("huggingface_hub", "export")
-    try:
-        return Path(hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES + (_HUB_WEIGHTS if weights else [])))
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "/" in model:
         raise ModelError(
-            f"'{hub_id}' could not be fetched ({reason[:160]}): give a local directory, or use --weights dummy with one"
-            f" of {', '.join(name for name, alias in ALIASES.items() if alias.config)}"
-        ) from error
+            f"there is no directory '{model}', and no model of the hub can be called so (owner/name): give a directory"
+            " that holds config.json, or see 'lmmprune models'"
+        )
+    raise ModelError(f"no model '{model}': not a directory, an alias or a hub id{suggestion(model, ALIASES)}")

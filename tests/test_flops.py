@@ -16,7 +16,6 @@ from lmmprune.compiler.cli import main
 from lmmprune.compiler.flops import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
 from lmmprune.compiler.flops_graph import count_layers, trace_decoder_layers
 from lmmprune.errors import InputError, MissingExtraError
-from lmmprune.models import registry
 from lmmprune.models.family import DecoderSpec
 from lmmprune.models.source import resolve
 
@@ -200,21 +199,3 @@ def test_mistakes_are_one_line(arguments: list[object], message: str, capsys: py
     assert message in err
     assert err.count("\n") == 1
     assert out == ""
-
-
-def test_a_models_weights_are_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked: list[list[str]] = []
-
-    def download(hub_id: str, *, allow_patterns: list[str]) -> str:
-        asked.append(allow_patterns)
-        return str(registry.tiny_llava_dir())
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert flops_report.model_report("some/model", keep=72)["visual_tokens"] == {"before": 144, "after": 72}
-    resolve("some/model")
-    without, everything = asked
-    assert "*.json" in without
-    assert "*.safetensors" not in without
-    assert "*.safetensors" in everything
