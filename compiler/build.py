@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.engine_spec import engine_spec
 from lmmprune.compiler.engines import EngineRecord
 from lmmprune.compiler.explain.engine import count_precisions, graph_weights, inspect_engine
+from lmmprune.compiler.kept_engines import check_kept, ranges_of, useless
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.profiles import Profile
 from lmmprune.compiler.targets import TARGETS, Target, resolve
@@ -90,12 +91,12 @@ def build(
 
     if not force:
         for component in components:
-            _check_kept(bundle, engines.directory(bundle, chosen.name, wanted), component, trt, profiles, options)
+            check_kept(bundle, engines.directory(bundle, chosen.name, wanted), component, trt, profiles, options)
     built = []
     for component in components:
         folder = engines.directory(bundle, chosen.name, wanted)
         old = engines.read_records(folder).get(component)
-        if old is not None and not force and (reason := _useless(bundle, old, folder, trt)):
+        if old is not None and not force and (reason := useless(bundle, old, folder, trt)):
             say(f"{component}: the engine in '{folder}' is stale ({reason}); building it again")
         elif old is not None and not force:
             say(f"{component}: '{folder / old.file}' is up to date")
@@ -167,47 +168,6 @@ def _export_command(bundle: Bundle, target: Target) -> str:
     return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
 
 
-def _check_kept(
-    bundle: Bundle,
-    folder: Path,
-    component: str,
-    trt: object,
-    profiles: Mapping[str, Sequence[Profile]],
-    options: BuildOptions,
-) -> None:
-    """Refuse to replace an engine that still runs, but isn't the one that is asked for."""
-    old = engines.read_records(folder).get(component)
-    if old is None or _useless(bundle, old, folder, trt):
-        return
-    shapes, asked = old.profiles != _ranges(profiles[component]), options.recorded()
-    if not shapes and old.options == asked:
-        return
-    was = "for other shapes" if shapes else f"with other options ({_words(old.options)}; asked: {_words(asked)})"
-    raise InputError(f"'{folder / old.file}' was built {was} and still runs: --force to replace it")
-
-
-def _words(options: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" if value is not True else name for name, value in options.items()) or "none"
-
-
-def _useless(bundle: Bundle, record: EngineRecord, folder: Path, trt: object) -> str | None:
-    """Return why an engine can't run any more, None if it can."""
-    if reason := record.stale(bundle):
-        return reason
-    version = getattr(trt, "__version__", "")
-    if record.version != version:
-        return f"built by version {record.version}, here is {version}"
-    path = folder / record.file
-    return None if path.is_file() and path.stat().st_size == record.bytes else "its file is missing or truncated"
-
-
-def _ranges(profiles: Sequence[Profile]) -> dict[str, dict[str, list[list[int]]]]:
-    return {
-        profile.name: {name: [list(shape) for shape in ranges] for name, ranges in profile.shapes.items()}
-        for profile in profiles
-    }
-
-
 def _build_one(
     bundle: Bundle,
     target: Target,
@@ -246,7 +206,7 @@ def _build_one(
         seconds=seconds,
         dtype=precision.dtype,
         int8=precision.int8,
-        profiles=_ranges(profiles),
+        profiles=ranges_of(profiles),
         decomposed_attention=engine.decomposed,
         options=options.recorded(),
         weights=weights.bytes if weights else {},

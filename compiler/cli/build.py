@@ -115,7 +115,7 @@ def _plan(
     as_json: bool,
 ) -> None:
     from lmmprune.compiler.plan.stages import QUESTION
-    from lmmprune.compiler.plan.write_plan import SCRIPT, write_plan
+    from lmmprune.compiler.plan.write_plan import POWER, SCRIPT, write_plan
 
     question = prompt or QUESTION
     plan = write_plan(
@@ -134,7 +134,8 @@ def _plan(
         return
     show(
         f"{plan.folder}: {plan.steps} steps for {plan.target.summary}",
-        f"copy it there and run: sh {plan.folder.name}/{SCRIPT}",
+        f"copy it there and run: sh {plan.folder.name}/{SCRIPT}"
+        + (f" (on a Jetson, before that: sudo sh {plan.folder.name}/{POWER})" if plan.target.boards else ""),
         "then here: lmmprune bench --import result.json",
     )
 

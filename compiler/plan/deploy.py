@@ -16,8 +16,9 @@ from lmmprune.compiler.manifest import FILENAME
 from lmmprune.compiler.packages import BASE, packages
 from lmmprune.compiler.plan.memory_plan import GIB, SYSTEM, MemoryPlan, check_fits, plan_memory
 from lmmprune.compiler.plan.stages import QUESTION
+from lmmprune.compiler.plan.variant import Variant, names_of, variant_of
 from lmmprune.compiler.plan.wheel import write_wheel
-from lmmprune.compiler.plan.write_plan import POWER, README, SCRIPT, Variant, fill_plan, names_of, variant_of
+from lmmprune.compiler.plan.write_plan import POWER, README, SCRIPT, fill_plan
 from lmmprune.compiler.replace import BOARD, check_apart
 from lmmprune.compiler.targets import Target, resolve
 from lmmprune.compiler.write_folder import place, write_folder, write_sums

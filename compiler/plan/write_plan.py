@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from typing import Any
 
 import lmmprune
 from lmmprune.compiler import engines, trtexec
-from lmmprune.compiler.build import check_suits
 from lmmprune.compiler.build_options import BuildOptions
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.engine_spec import EngineSpec, engine_spec
-from lmmprune.compiler.plan.stages import QUESTION, Stage, stages_of
+from lmmprune.compiler.plan.stages import QUESTION, Stage
+from lmmprune.compiler.plan.variant import Variant, names_of, variant_of
 from lmmprune.compiler.replace import PLAN as PLAN_FOLDER
 from lmmprune.compiler.replace import check_apart
 from lmmprune.compiler.targets import Target, resolve
@@ -28,16 +26,6 @@ from lmmprune.errors import InputError
 FORMAT = 1
 SCRIPT, POWER, STEPS, PLAN, README = "measure.sh", "power.sh", "steps.tsv", "plan.json", "README.md"
 _TIMING_CACHE = "engines/timing.cache"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One bundle of a plan, under the name that its files and results have there."""
-
-    name: str
-    bundle: Bundle
-    spec: EngineSpec
-    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +92,6 @@ def write_plan(
     )
 
 
-def variant_of(
-    name: str, bundle: Bundle, target: Target, question: str, max_prompt: int | None, options: BuildOptions
-) -> Variant:
-    """Return a bundle with the stages and what its engines are built with for a target.
-
-    Raises:
-        InputError: The question doesn't fit.
-        TargetError: The bundle doesn't suit the target.
-    """
-    check_suits(bundle, target)
-    spec = engine_spec(bundle.manifest, target, max_prompt=max_prompt, options=options)
-    return Variant(name=name, bundle=bundle, spec=spec, stages=stages_of(bundle, spec.profiles, question))
-
-
 def fill_plan(
     folder: Path,
     target: Target,
@@ -175,22 +149,6 @@ def fill_plan(
 def engine_file(variant: str, component: str) -> PurePosixPath:
     """Return where the script leaves an engine, below the folder."""
     return PurePosixPath("engines", variant, f"{component}.engine")
-
-
-def names_of(bundles: Sequence[Path | str]) -> dict[str, Path]:
-    """Return name in the plan -> bundle.
-
-    Raises:
-        InputError: Two would have the same name.
-    """
-    found: dict[str, Path] = {}
-    for path in map(Path, bundles):
-        # The script splits nothing but tabs, yet people type these names.
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-.") or "bundle"
-        if name in found:
-            raise InputError(f"'{found[name]}' and '{path}' would both be called '{name}': rename one")
-        found[name] = path
-    return found
 
 
 def _check_moves(timing_cache: Path | None) -> None:
