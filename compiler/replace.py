@@ -72,8 +72,8 @@ def check_directory(path: Path, kind: str, *, force: bool, option: str = "") -> 
         raise InputError(f"{name} can't be looked into ({error.strerror}): give another directory") from error
     if found is None or found.kind != kind:
         holds = "isn't empty and isn't" if found is None else f"holds {found.text}, not"
-        never = ": --force replaces what it is asked to write and nothing else," if force else ":"
-        raise InputError(f"{name} {holds} a {kind}{never} give another directory, or move away what is there")
+        never = f", and --force replaces a {kind} only" if force else ""
+        raise InputError(f"{name} {holds} a {kind}{never}: give another directory, or move away what is there")
     if found.foreign is not None:
         raise InputError(f"{name} holds '{found.foreign}', which isn't part of the {kind} there: move it away first")
     if not force:

@@ -22,10 +22,8 @@ def where_to_build(
         name: What the user called it.
         arch: The GPU architecture that was named, or is the board's.
     """
-    boards = [board for board, theirs in target.boards.items() if name == board or theirs == arch]
-    if name in target.boards:
-        boards = [name]
-    if boards and any(gpu.arch == target.boards[boards[0]] for gpu in machine.gpus()):
+    boards = _boards(target, name, arch)
+    if any(gpu.arch in map(target.boards.get, boards) for gpu in machine.gpus()):
         # A package would bring the TensorRT of a PC.
         return type(error)(
             f"{str(error).split(': pip install')[0]}; on a Jetson, TensorRT and its Python module come with JetPack:"
@@ -34,9 +32,9 @@ def where_to_build(
         )
     if boards:
         return TargetError(
-            f"engines for a Jetson ({boards[0]}) are built on the board itself, and this machine isn't one: make a"
-            f" folder to copy there, with the steps: {_folder(bundle, boards[0])} -- or, for trtexec alone, without"
-            f" Python: {_plan(bundle, name)}"
+            f"engines for a Jetson ({' or '.join(boards)}) are built on the board itself, and this machine isn't one:"
+            f" make a folder to copy there, with the steps: {_folder(bundle, boards[0])} -- or, for trtexec alone,"
+            f" without Python: {_plan(bundle, name)}"
         )
     ours = ["lmmprune", "build", bundle.path.name, "--target", target.name, *(["--arch", arch] if arch else [])]
     where = f"a machine with {target.requires}" if not target.architectures else "any machine"
@@ -46,6 +44,19 @@ def where_to_build(
         f" {shlex.join(ours)}{jetson} -- or, if it has no Python, write a folder that builds there with trtexec:"
         f" {_plan(bundle, name)}"
     )
+
+
+def _boards(target: Target, name: str, arch: str | None) -> list[str]:
+    """Return the boards that are meant, one of each architecture: by name, by architecture, or where no GPU is here."""
+    if name in target.boards:
+        return [name]
+    first: dict[str, str] = {}
+    for board, theirs in target.boards.items():
+        first.setdefault(theirs, board)
+    if arch is not None:
+        return [first[arch]] if arch in first else []
+    present = [gpu.arch for gpu in machine.gpus()]
+    return [board for theirs, board in first.items() if theirs in present or not present]
 
 
 def _folder(bundle: Bundle, board: str) -> str:

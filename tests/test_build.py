@@ -168,7 +168,9 @@ def test_missing_gpu_says_what_to_run_on_the_board(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("name", "arch"), [("jetson-orin-jp6", None), ("tensorrt-10.3", "sm87")])
+@pytest.mark.parametrize(
+    ("name", "arch"), [("jetson-orin-jp6", None), ("tensorrt-10.3", "sm87"), ("tensorrt-10.3", None)]
+)
 def test_a_pc_without_tensorrt_is_told_of_the_boards_folder_and_no_package(tmp_path, monkeypatch, name, arch):
     def missing(module, extra):
         raise MissingExtraError(
@@ -181,7 +183,8 @@ def test_a_pc_without_tensorrt_is_told_of_the_boards_folder_and_no_package(tmp_p
     with pytest.raises(TargetError, match=r"lmmprune bundle .* --for jetson-orin-jp6 -o") as e:
         build(bundle.path, name, arch=arch)
     assert "pip install" not in str(e.value)
-    # A plain name may mean a PC's GPU: both are told.
+    # Beside a PC's GPU, a plain name may mean that one: both are told.
+    monkeypatch.setattr(machine, "gpus", lambda: (machine.Gpu(name="x", arch="sm89", driver=None, memory=None),))
     with pytest.raises(MissingExtraError, match=r"pip install 'lmmprune\[gpu\]' && .* for a Jetson: lmmprune bundle "):
         build(bundle.path, "tensorrt-10.3")
 

@@ -97,7 +97,6 @@ def test_help_comes_before_everything(cli: Cli) -> None:
         ((*EXPORT, "--layers", 2), "--layers needs --weights dummy"),
         (("rewrite", "x.onnx", "-o", "y.onnx", "--method", "tome"), "--method says how tokens are removed"),
         (("flops", "--model", "tiny-llava", "--method", "fastv"), "--method says how tokens are removed"),
-        (("study", "--model", "tiny-llava", "-o", "x", "--calib", "x"), "--calib is for INT8: add --int8"),
         (("study", "--model", "tiny-llava", "-o", "x", "--ray", "a", "--workers", 2), "--workers is for this machine"),
         (("bench", "--import", "x", "--rounds", 3), "--rounds says how to measure, and --import shows what was"),
         (("bench", "--import", "x", "--no-memory"), "--no-memory says how to measure"),

@@ -217,7 +217,8 @@ def test_mistakes_are_one_line(
     Path("empty.jsonl").touch()
     Path("notes").mkdir()
     Path("notes/notes.txt").touch()
-    code, out, err = cli("-o", "out", *arguments, "--limit", 2)
+    where = () if "-o" in arguments else ("-o", "out")
+    code, out, err = cli(*where, *arguments, "--limit", 2)
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1

@@ -78,7 +78,6 @@ def command(
     from lmmprune.compiler.study.summary import summary
     from lmmprune.compiler.study.timing import TimingSettings
 
-    refuse_ignored(int8, "is for INT8: add --int8, or leave it out", "calib", "calib_samples")
     refuse_ignored(ray is None, "is for this machine alone: with --ray, the cluster decides", "workers")
     request = StudyRequest(
         settings=Settings(

@@ -211,9 +211,9 @@ def _readme(target: Target, arch: str | None, variants: Sequence[Variant], comma
 
 For {where}. Needed there: `sh`, `sha256sum`, and NVIDIA's `{trtexec.DIALECTS[target.name].program}`; no Python.
 
+    sudo sh {POWER}           # on a Jetson: the mode of full power by its name, clocks at their top
     sh {SCRIPT}              # checks this folder, builds every engine, times them in 5 rounds, writes result.json
     sh {SCRIPT} -h           # rounds, seconds, where the result goes
-    sudo sh {POWER}          # on a Jetson, before: the mode of full power by its name, clocks at their top
 
 Take `result.json` back to any machine with lmmprune:
 
