@@ -13,7 +13,7 @@ from test_inspect import call
 from towers import Tower
 
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.runtime import Runtime
 
 TINY = ("export", "--model", "tiny-llava", "--ratio", 0.5)
