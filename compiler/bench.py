@@ -14,7 +14,7 @@ from lmmprune.compiler.bench_report import METRICS, Report, Row, Spread, find_pr
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.memory import Memory, measure_memory
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.errors import InputError
 

@@ -64,7 +64,7 @@ def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
     from lmmprune.compiler.backends.cuda import CudaDevice
     from lmmprune.compiler.backends.open_sessions import import_backend
     from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.preprocess import load_image
+    from lmmprune.compiler.open_picture import load_image
     from lmmprune.compiler.runtime import Runtime
     from lmmprune.compiler.targets import TARGETS
 

@@ -7,30 +7,29 @@
 
 ``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width. ``"longest_edge": n``,
 if there, comes first: it resizes the picture in its own shape to a longest edge of n pixels, and an even other one.
+``"square": [122, 116, 104]``, if there, comes before all else: it pads the picture to a square with this colour.
 ``"tiles": [2, 2]``, if there, cuts a picture into so many rows and columns of tiles, each of the final size, and puts
 an overview of the whole picture before them, squeezed into one tile; each of these images then takes the steps.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from lmmprune.compiler.open_picture import MAX_PIXELS, decode_image, load_image, to_rgb
 from lmmprune.compiler.tiles import cut, letterbox
-from lmmprune.errors import BundleError, InputError, LmmpruneWarning
+from lmmprune.errors import BundleError, InputError
 
-MAX_PIXELS = 100_000_000
-"""Pictures with more pixels are refused before they are decoded: a small file can unpack to gigabytes."""
+# Who prepares pictures opens them first.
+__all__ = ["MAX_PIXELS", "Preprocessor", "decode_image", "load_image", "to_rgb"]
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -54,6 +53,7 @@ class Preprocessor:
         mean: subtracted per channel after rescaling.
         std: divided by per channel.
         longest_edge: target of the longest edge in a resize before the other; None: there is none.
+        square: colour that pads a picture to a square before everything else; None: it keeps its shape.
         tiles: rows and columns of tiles beside the overview; None: the picture goes in as a whole.
     """
 
@@ -64,6 +64,7 @@ class Preprocessor:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     longest_edge: int | None = None
+    square: tuple[int, int, int] | None = None
     tiles: tuple[int, int] | None = None
 
     @classmethod
@@ -83,6 +84,7 @@ class Preprocessor:
                 mean=raw["mean"] and tuple(raw["mean"]),
                 std=raw["std"] and tuple(raw["std"]),
                 longest_edge=raw.get("longest_edge"),
+                square=(raw["square"][0], raw["square"][1], raw["square"][2]) if raw.get("square") else None,
                 tiles=(raw["tiles"][0], raw["tiles"][1]) if raw.get("tiles") else None,
             )
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -123,7 +125,9 @@ class Preprocessor:
         return np.ascontiguousarray(values)
 
     def _steps(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Resize and crop an RGB picture."""
+        """Pad, resize and crop an RGB picture."""
+        if self.square is not None:
+            picture = _squared(picture, self.square)
         if self.longest_edge is not None:
             picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
         if self.resize is not None:
@@ -160,6 +164,19 @@ class Preprocessor:
         return (stretched, self.resize) if width <= height else (self.resize, stretched)
 
 
+def _squared(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Put a picture into the middle of a square of its longer edge; an odd pixel goes behind it."""
+    side = max(picture.size)
+    if side * side > MAX_PIXELS:
+        raise InputError(
+            f"the picture is {picture.width} x {picture.height} pixels, and this model pads it to a square of {side}:"
+            " scale it down or crop it first"
+        )
+    canvas = Image.new("RGB", (side, side), colour)
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return canvas
+
+
 def _channels_first(picture: Image.Image) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = np.moveaxis(np.asarray(picture), -1, 0)
     return pixels
@@ -177,76 +194,6 @@ def _size(raw: Any) -> int | tuple[int, int] | None:
     if raw is None:
         return None
     return int(raw["shortest_edge"]) if "shortest_edge" in raw else (int(raw["height"]), int(raw["width"]))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to RGB; transparency is laid over white."""
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
-
-
-def load_image(path: Path | str) -> Image.Image:
-    """Read a picture from disk, turned upright as its EXIF orientation says.
-
-    Warns (``LmmpruneWarning``) of values that don't fit into a byte: they are clipped.
-
-    Raises:
-        InputError: The file is missing, isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
-    """
-    try:
-        return _open(Path(path), str(path))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no picture '{path}'") from error
-    except IsADirectoryError as error:
-        raise InputError(f"'{path}' is a directory: give a picture") from error
-
-
-def decode_image(data: bytes, name: str) -> Image.Image:
-    """Read a picture from the bytes of its file, as ``load_image`` does; ``name`` is what messages call it.
-
-    Raises:
-        InputError: It isn't a picture, is damaged, or has more than ``MAX_PIXELS`` pixels.
-    """
-    return _open(io.BytesIO(data), name)
-
-
-def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            # Our own limit below is the stricter reading of the same warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
-        if not 0 < image.width * image.height <= MAX_PIXELS:
-            raise InputError(
-                f"picture '{name}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "
-                "scale it down"
-            )
-        image.load()
-        if fault := _beyond_bytes(image):
-            warnings.warn(f"picture '{name}' {fault}; save it with 8 bits", LmmpruneWarning, stacklevel=3)
-        return ImageOps.exif_transpose(image)
-    except (FileNotFoundError, IsADirectoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"picture '{name}' has more than {MAX_PIXELS:,} pixels: scale it down") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"'{name}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
-    except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
-        raise InputError(f"picture '{name}' is damaged or can't be read ({error})") from error
-
-
-def _beyond_bytes(image: Image.Image) -> str:
-    """Say what becomes of values that the reference clips to 0..255 too; empty: they fit."""
-    if not image.mode.startswith(("I", "F")):
-        return ""
-    values = np.asarray(image)
-    kind = "floating-point" if image.mode == "F" else "16-bit" if image.mode.startswith("I;16") else "32-bit"
-    low, high = values.min(), values.max()
-    if not np.isfinite(high) or high > 255 or low < 0:
-        return f"has {kind} values of {low:g} to {high:g}: all above 255 turn white, as in transformers"
-    return f"has {kind} values of {low:g} to {high:g}: it turns black, as in transformers" if high <= 1 else ""
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from lmmprune.compiler.check_text import check_text
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.errors import InputError, require
 
 TINY_LLAVA = "tiny-llava"

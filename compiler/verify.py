@@ -66,8 +66,8 @@ def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
         checks.append(_well_formed(graph, bundle.manifest))
     source = _source(bundle.manifest)
     progress("prompts", 0, 1)
-    same, found = compare_prompts(bundle, source)
-    checks.append(Check(name="prompt", passed=same, found=found))
+    if prompts := compare_prompts(bundle, source):
+        checks.append(Check(name="prompt", passed=prompts[0], found=prompts[1]))
     pairs, refusal = _replay(bundle, source, samples, progress)
     if not pairs:
         return [*checks, _not_compared(f"the bundle takes none of the questions: {refusal}")]

@@ -33,7 +33,7 @@ _VIDEO = "video_processor"
 Verdict = tuple[bool | None, str]
 
 
-def compare_prompts(bundle: Bundle, source: Source) -> Verdict:
+def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
     """Compare some prompts.
 
     Args:
@@ -41,7 +41,8 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict:
         source: Its model.
 
     Returns:
-        Whether they are the same (None: it can't be told), and what was found.
+        Whether they are the same (None: it can't be told), and what was found; None where the checkpoint has no chat
+        template, which the export said: there is nothing that they could be held against.
     """
     origin = bundle.manifest.prompt.origin
     if origin == OPTION:
@@ -49,7 +50,7 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict:
     if source.directory is None:
         return _not_compared("there is no checkpoint, the tokenizer is tiny-llava's")
     if origin == BUILT_IN:
-        return _not_compared("the checkpoint has no chat template, the family's own is used")
+        return None
     try:
         with quiet_transformers():
             processor = _processor(source)

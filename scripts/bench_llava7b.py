@@ -42,7 +42,7 @@ def resident() -> dict[str, int]:
 
 def work(path: str, image: str, prompt: str, tokens: int, answers: int) -> dict[str, Any]:
     """Load one bundle and answer; milliseconds and bytes."""
-    from lmmprune.compiler.preprocess import load_image
+    from lmmprune.compiler.open_picture import load_image
 
     picture = load_image(image)
     base = resident()

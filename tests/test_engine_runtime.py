@@ -19,7 +19,7 @@ from lmmprune.compiler import memory
 from lmmprune.compiler.backends.engine_session import EngineSession
 from lmmprune.compiler.bench import bench
 from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.runtime import Runtime
 
 EXAMPLES = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples"

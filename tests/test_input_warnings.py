@@ -13,7 +13,7 @@ from PIL import Image
 
 from lmmprune.compiler.calibration.data import load_calibration
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.preprocess import decode_image, load_image
+from lmmprune.compiler.open_picture import decode_image, load_image
 from lmmprune.errors import InputError, LmmpruneWarning
 from lmmprune.models.source import resolve
 

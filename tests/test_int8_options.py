@@ -14,7 +14,7 @@ from towers import Tower
 
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.calibration import data
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.runtime import Runtime
 
 TINY = ("export", "--model", "tiny-llava", "--ratio", 0.5)

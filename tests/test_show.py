@@ -24,7 +24,7 @@ from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.draw import MERGED
 from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.passes.anchors import find_decoder_anchors
 from lmmprune.passes.methods import METHODS

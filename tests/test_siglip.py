@@ -144,7 +144,7 @@ def test_what_would_hand_over_other_tokens_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"do_pad": True}, "SiglipImageProcessor has 'do_pad' on"),
+        ({"do_split": True}, "SiglipImageProcessor has 'do_split' on"),
         ({"size": None}, "states no 'size'"),
         ({"image_std": None}, "states no 'image_std'"),
         ({"size": {"longest_edge": 28}}, "resizes to ['longest_edge']"),

@@ -16,8 +16,8 @@ from PIL import Image
 from lmmprune.compiler import targets
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.kv_cache import KvCache
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.plan.memory_plan import plan_memory
-from lmmprune.compiler.preprocess import load_image
 from lmmprune.compiler.profiles import decoder_profiles
 from lmmprune.compiler.replay import Replay
 from lmmprune.compiler.runtime import Runtime

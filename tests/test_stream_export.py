@@ -25,7 +25,7 @@ from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.canonical import Canonical, shared_trace
 from lmmprune.compiler.engines import SHARED
 from lmmprune.compiler.export import export
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.request import Request
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.compiler.verify import verify

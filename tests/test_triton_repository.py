@@ -22,7 +22,8 @@ from triton_server import HOME, in_client, need_triton
 from lmmprune.compiler import engines
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.engines import EngineRecord
-from lmmprune.compiler.preprocess import Preprocessor, decode_image, load_image
+from lmmprune.compiler.open_picture import decode_image, load_image
+from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.triton import dlpack
 from lmmprune.compiler.triton.repository import Repository, write_repository
 from lmmprune.errors import BundleError, InputError, TargetError

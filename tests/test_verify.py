@@ -17,7 +17,7 @@ from lmmprune.compiler.cli import main
 from lmmprune.compiler.parity import Difference
 from lmmprune.compiler.verify import Check, verify
 
-FILES = ["checksums", "checker vision.onnx", "checker decoder.onnx", "kept counts", "cache lengths"]
+FILES = ["checksums", "checker vision.onnx", "checker decoder.onnx", "prompt", "kept counts", "cache lengths"]
 VISION, DECODER = ["kept indices", "image features", "logits"], ["image features", "kept in the decoder", "logits"]
 BOTH = ["kept indices", "image features", "kept in the decoder", "logits"]
 
@@ -112,6 +112,9 @@ def stage(manifest: dict[str, Any], index: int) -> dict[str, Any]:
         ("ficoco-vl", lambda m: m.update(prefix=2), {"kept counts"}),
         ("ficoco-vl", lambda m: m.update(method="fastv", parameters={}), {"parity"}),
         ("cls", lambda m: m.update(method="uniform", parameters={}), {"kept indices"}),
+        # The graphs are held against the model from the bundle's own prompt on: only this check sees another one.
+        ("cls", lambda m: m["prompt"].update(special_tokens=False), {"prompt"}),
+        ("cls", lambda m: m["prompt"].update(template="USER: <image>\n{prompt} USER:"), {"prompt"}),
     ],
 )
 def test_verify_sees_a_manifest_that_lies(
@@ -123,7 +126,7 @@ def test_verify_sees_a_manifest_that_lies(
     assert failed >= wrong, checks
     if wrong & {*FILES, "parity"}:
         assert failed == wrong
-        assert "logits" not in checks
+        assert ("logits" in checks) is (wrong == {"prompt"})
 
 
 def test_an_edited_file_is_all_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +174,7 @@ def test_hyper_parameters_that_the_reference_doesnt_know_are_named(edited: Calla
 def test_questions_that_the_bundle_refuses_are_left_out() -> None:
     path, _ = exported_again(ratio=0.5, method="inflection", options=(("prune_text", "12"),))
     checks = checked(path, samples=1)
-    assert list(checks) == [*FILES[:3], "parity"]
+    assert list(checks) == [*FILES[:4], "parity"]
     assert checks["parity"].passed is None
     assert "takes none of the questions: the question and what follows it have 7 tokens" in checks["parity"].found
 

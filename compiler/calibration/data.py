@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from lmmprune.compiler.check_text import check_text
-from lmmprune.compiler.preprocess import load_image, to_rgb
+from lmmprune.compiler.open_picture import load_image, to_rgb
 from lmmprune.errors import InputError, require
 from lmmprune.models.source import Source
 

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Answer a question about a picture; the text appears on stdout as it is generated."""
     from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.preprocess import load_image
+    from lmmprune.compiler.open_picture import load_image
     from lmmprune.compiler.runtime import Runtime
 
     opened = Bundle.open(bundle)

@@ -56,7 +56,7 @@ def command(
     from lmmprune.compiler.bundle import Bundle
     from lmmprune.compiler.check_text import check_text
     from lmmprune.compiler.draw import draw_panels, evenly
-    from lmmprune.compiler.preprocess import load_image
+    from lmmprune.compiler.open_picture import load_image
     from lmmprune.compiler.replace import check_file
     from lmmprune.compiler.runtime import Runtime
 

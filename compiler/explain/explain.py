@@ -13,7 +13,8 @@ from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.explain.profile_ort import Feeds, ProfiledSession, Times
 from lmmprune.compiler.explain.rows import PHASES, Explanation, KernelRow, VariantKernels, make_row, phase_total
 from lmmprune.compiler.kv_cache import KvCache
-from lmmprune.compiler.preprocess import Preprocessor, load_image
+from lmmprune.compiler.open_picture import load_image
+from lmmprune.compiler.preprocess import Preprocessor
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.errors import InputError, TargetError, require
 

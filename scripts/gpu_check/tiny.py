@@ -13,7 +13,7 @@ from gpu_check.settings import Save, Settings, variant_name
 from lmmprune.compiler.bench import bench
 from lmmprune.compiler.bundle import Bundle
 from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.preprocess import load_image
+from lmmprune.compiler.open_picture import load_image
 from lmmprune.compiler.questions import TINY_LLAVA, load_questions
 from lmmprune.compiler.runtime import Runtime
 from lmmprune.errors import LmmpruneError, TargetError
