@@ -127,7 +127,7 @@ def _write(
         folder, special, plain=plain, processor_class="InternVLProcessor", extra_special_tokens=marks, **marks
     )
     silent = range(qwen_text.BYTE_TOKENS, text["vocab_size"])
-    write_weights(folder, _NAMES, dtype=torch.bfloat16, silent=list(silent), change=change)
+    write_weights(folder, _NAMES, dtype=torch.bfloat16, silent=list(silent), change=change, seed=6)
 
 
 def _with_head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
