@@ -13,8 +13,6 @@ import torch
 
 from lmmprune.errors import ModelError
 
-# Before transformers 5.17 a tower's configuration doesn't say what all of them have.
-_ROPE = {"rope_type": "axial", "rope_theta": 10000.0}
 Array = np.ndarray[Any, Any]
 # cos and sin.
 Turns = tuple[torch.Tensor, torch.Tensor]
@@ -38,14 +36,14 @@ def rotary_angles(vision: Any, rows: int, columns: int) -> Array:
     Raises:
         ModelError: Another kind of rotation than the axial one.
     """
-    rope = getattr(vision, "rope_parameters", None) or _ROPE
-    if rope["rope_type"] != "axial":
-        raise ModelError(f"the tower's rotation is '{rope['rope_type']}': expected 'axial'")
+    kind = vision.rope_parameters["rope_type"]
+    if kind != "axial":
+        raise ModelError(f"the tower's rotation is '{kind}': expected 'axial'")
     # Qwen2-VL's hidden_size is the width behind its merger.
     quarter = getattr(vision, "embed_dim", vision.hidden_size) // vision.num_heads // 4
     # float32, as the model computes them.
     exponents = np.arange(quarter, dtype=np.float32) / np.float32(quarter)
-    frequencies = (1 / np.float32(rope["rope_theta"]) ** exponents).astype(np.float32)
+    frequencies = (1 / np.float32(vision.rope_parameters["rope_theta"]) ** exponents).astype(np.float32)
     places = np.stack(np.divmod(np.arange(rows * columns), columns), axis=1).astype(np.float32)
     return (places[:, :, None] * frequencies).reshape(rows * columns, 2 * quarter)
 

@@ -263,7 +263,7 @@ def _idefics3(folder: Path, layers: int) -> None:
 
 _COMMON: dict[str, Any] = {
     "call": {"do_image_splitting": False},
-    "refused": {"ficoco-v": "several patches"},
+    "refused": {"ficoco-v": r"\d x \d patches"},
 }
 LAYOUTS = (
     Layout(

@@ -212,7 +212,7 @@ _COMMON: dict[str, Any] = {
     "family": "internvl",
     # transformers cuts into tiles unless told not to; the family's pictures are one tile.
     "call": {"crop_to_patches": False},
-    "refused": {"ficoco-v": "several patches"},
+    "refused": {"ficoco-v": r"\d x \d patches"},
 }
 LAYOUTS = (
     Layout(
