@@ -68,6 +68,7 @@ def _vicuna(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
         "vocab_size": 32064,
     }
     return {"vision_config": _CLIP_L_336, "text_config": text, "image_token_index": 32000}
@@ -78,7 +79,12 @@ _VICUNA_7B, _VICUNA_13B = _vicuna(4096, 11008, 32, 32), _vicuna(5120, 13824, 40,
 
 def _qwen2_5(width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocabulary: int) -> dict[str, Any]:
     return {
-        "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": width},
+        "vision_config": {
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "out_hidden_size": width,
+            "tokens_per_second": 2,
+        },
         "text_config": {
             "hidden_size": width,
             "intermediate_size": mlp,
@@ -112,6 +118,8 @@ def _smolvlm(width: int, mlp: int, layers: int, heads: int, kv_heads: int) -> di
             "num_key_value_heads": kv_heads,
             "head_dim": 64,
             "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
             "vocab_size": 49280,
         },
         "scale_factor": 4,
@@ -196,7 +204,8 @@ ALIASES: dict[str, Alias] = {
         family="internvl",
         note="InternVL3 with Qwen2.5 0.5B, pictures as one tile",
         config={
-            # The rest of InternViT-300M is transformers' default.
+            # The rest of InternViT-300M is transformers' default. So are the ties, though the file holds a head of its
+            # own, which is what a checkpoint's export takes.
             "vision_config": {"attention_bias": True},
             "text_config": {
                 "model_type": "qwen2",
@@ -206,6 +215,8 @@ ALIASES: dict[str, Alias] = {
                 "num_attention_heads": 14,
                 "num_key_value_heads": 2,
                 "max_position_embeddings": 32768,
+                # From there on; below, the frequencies are those of the default.
+                "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1000000.0},
                 "vocab_size": 151674,
             },
         },
@@ -226,8 +237,31 @@ ALIASES: dict[str, Alias] = {
                 "num_key_value_heads": 8,
                 "head_dim": 128,
                 "max_position_embeddings": 40960,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
                 "vocab_size": 151936,
             },
+            "image_token_id": 151671,
+            # Not confirmed: ties are transformers' default here.
+        },
+    ),
+    "qwen2-vl-2b": Alias(
+        hub_id="Qwen/Qwen2-VL-2B-Instruct",
+        family="qwen2_vl",
+        note="Qwen2-VL, 2B; pictures of 448 x 448 unless --image-size says otherwise",
+        config={
+            "vision_config": {"hidden_size": 1536},
+            "text_config": {
+                "hidden_size": 1536,
+                "intermediate_size": 8960,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 12,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 32768,
+                "vocab_size": 151936,
+                "rms_norm_eps": 1e-6,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+            },
+            "tie_word_embeddings": True,
         },
     ),
     "qwen2.5-vl-3b": Alias(

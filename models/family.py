@@ -109,6 +109,7 @@ class Family:
             returns the configuration with it and the choice; None for families that take a picture as a whole.
         reference: The paper.
         sites: Kinds of sites that tokens can be cut at.
+        tried: Ids of the hub's checkpoints whose layout, file by file, was exported and answered as transformers does.
         limits: What isn't supported and why, one sentence each, for ``lmmprune models``.
     """
 
@@ -128,4 +129,5 @@ class Family:
     early_template: bool = False
     reference: str = ""
     sites: tuple[str, ...] = OTHER_SITES
+    tried: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

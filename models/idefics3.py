@@ -86,7 +86,14 @@ FAMILY = Family(
     shrink=shrink,
     vision_features=_features,
     reference="arXiv 2408.12637, 2504.05299",
+    tried=(
+        "HuggingFaceTB/SmolVLM-256M-Instruct",
+        "HuggingFaceTB/SmolVLM-500M-Instruct",
+        "HuggingFaceM4/Idefics3-8B-Llama3",
+    ),
     limits=("one picture per question, as one image of the tower's size: it isn't split", GROUPED, NO_CLS),
     prepare=_prepare,
 )
-SMOLVLM = dataclasses.replace(FAMILY, name="smolvlm", title="SmolVLM2")
+SMOLVLM = dataclasses.replace(
+    FAMILY, name="smolvlm", title="SmolVLM2", tried=("HuggingFaceTB/SmolVLM2-256M-Video-Instruct",)
+)

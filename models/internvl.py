@@ -66,6 +66,7 @@ FAMILY = Family(
     shrink=shrink,
     vision_features=_features,
     reference="arXiv 2504.10479",
+    tried=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF"),
     limits=(
         "one picture per question, as one tile of the tower's size",
         GROUPED,

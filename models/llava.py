@@ -129,6 +129,11 @@ FAMILY = Family(
     vision_features=_features,
     early_template=True,
     reference="arXiv 2310.03744",
+    tried=(
+        "llava-hf/llava-1.5-7b-hf",
+        "llava-hf/llava-interleave-qwen-0.5b-hf",
+        "llava-hf/bakLLaVA-v1-hf",
+    ),
     sites=(*ENCODER_SITES, *OTHER_SITES),
     limits=(
         "one picture per question, of the tower's own size",

@@ -64,6 +64,7 @@ FAMILY = Family(
     shrink=shrink,
     vision_features=_features,
     reference="arXiv 2511.21631",
+    tried=("Qwen/Qwen3-VL-2B-Instruct",),
     limits=(
         "one picture per question, no videos, of one size that --image-size chooses at export",
         GROUPED,

@@ -37,6 +37,7 @@ def command(as_json: bool) -> None:
             "template": family.template,
             "sites": family.sites,
             "tiles": family.arrange is not None,
+            "tried": family.tried,
             "limits": family.limits,
         }
         for family in FAMILIES.values()
@@ -48,12 +49,13 @@ def command(as_json: bool) -> None:
     show(
         table(columns, [[str(row[key]) for key in columns] for row in aliases], title="aliases"),
         _families(families),
-        "--model also takes a hub id or a local directory of one of these families.",
+        "--model also takes a hub id or a local directory of one of these families; 'tried' are those whose files, made"
+        " small, were exported and answered as transformers does.",
     )
 
 
 def _families(rows: list[dict[str, Any]]) -> Table:
-    """Return a table with what a family can be cut at, and a line for each thing that it can't do."""
+    """Return a table with what a family can be cut at, what it can't do, and whose layout was tried."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -62,7 +64,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
     for title, width in (("family", 16), ("cut at", 18), ("limits", 60)):
         result.add_column(title, max_width=width, overflow="fold")
     for row in rows:
-        limits = "\n".join(f"- {limit}" for limit in row["limits"])
+        limits = "\n".join([*(f"- {limit}" for limit in row["limits"]), *(f"tried: {name}" for name in row["tried"])])
         names = "\n".join([row["name"], row["title"]])
         result.add_row(*(Text(cell) for cell in (names, "\n".join(row["sites"]), limits)))
         result.add_section()

@@ -1,4 +1,4 @@
-"""The vision side of Qwen2-VL, Qwen2.5-VL and Qwen3-VL in pieces: patch by patch, all in raster order, windows as a mask."""
+"""The vision side of the Qwen-VL families in pieces: patch by patch, all in raster order, windows as a mask."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ def write_weights(
     dtype: torch.dtype,
     silent: Sequence[int],
     shards: int = 1,
+    seed: int = 5,
     change: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]] = lambda tensors: tensors,
 ) -> None:
     """Draw the weights of the model that config.json describes, and write them as safetensors.
@@ -49,9 +50,12 @@ def write_weights(
         dtype: Type on disk.
         silent: Ids that are never generated: end tokens and placeholders, so that answers have one length.
         shards: Files; one has no index.
+        seed: Of the draw: there are some with which INT8 is too coarse for so small a model.
         change: What else differs, on tensors by their names on disk.
     """
-    tensors = {_renamed(name, renames): tensor.to(dtype) for name, tensor in random_weights(folder, silent).items()}
+    tensors = {
+        _renamed(name, renames): tensor.to(dtype) for name, tensor in random_weights(folder, silent, seed=seed).items()
+    }
     tensors = dict(change(tensors))
     files = [f"model-{part + 1:05}-of-{shards:05}.safetensors" for part in range(shards)]
     names = sorted(tensors)

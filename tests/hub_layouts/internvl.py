@@ -127,7 +127,7 @@ def _write(
         folder, special, plain=plain, processor_class="InternVLProcessor", extra_special_tokens=marks, **marks
     )
     silent = range(qwen_text.BYTE_TOKENS, text["vocab_size"])
-    write_weights(folder, _NAMES, dtype=torch.bfloat16, silent=list(silent), change=change)
+    write_weights(folder, _NAMES, dtype=torch.bfloat16, silent=list(silent), change=change, seed=6)
 
 
 def _with_head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -212,7 +212,7 @@ _COMMON: dict[str, Any] = {
     "family": "internvl",
     # transformers cuts into tiles unless told not to; the family's pictures are one tile.
     "call": {"crop_to_patches": False},
-    "refused": {"ficoco-v": "several patches"},
+    "refused": {"ficoco-v": r"\d x \d patches"},
 }
 LAYOUTS = (
     Layout(

@@ -201,7 +201,7 @@ def _qwen3(folder: Path, layers: int) -> None:
     write_weights(folder, (), dtype=torch.bfloat16, silent=range(_END, _VOCABULARY))
 
 
-_COMMON: dict[str, Any] = {"refused": {"ficoco-v": "several patches|2 x 2 patches"}}
+_COMMON: dict[str, Any] = {"refused": {"ficoco-v": "2 x 2 patches"}}
 # A picture of the size that the export fixes.
 _56 = {"export": {"image_size": (56, 112)}, "picture": (112, 56)}
 LAYOUTS = (
