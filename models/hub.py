@@ -17,12 +17,14 @@ from types import ModuleType
 from typing import Any
 
 from lmmprune.errors import ModelError, require
+from lmmprune.models.aliases import ALIASES
 from lmmprune.models.hub_errors import explain, how_to_download
 
 SMALL = ("*.json", "*.jinja", "tokenizer.model")
 """Configuration, tokenizer and chat templates, by the patterns of the hub."""
 SINGLE = "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
+_LARGE = 10**9
 
 
 def fetch(hub_id: str, *, weights: bool = True) -> Path:
@@ -58,7 +60,12 @@ def _fetch(hub: ModuleType, name: str, revision: str, *, weights: bool) -> Path:
         directory = Path(_download(hub, name, revision, [file for file in sizes if _is_small(file)]))
         if weights:
             files = _weight_files(directory, sizes, name)
-            _check_space(hub, name, directory, {file: sizes[file] for file in files if file in sizes})
+            if lost := [file for file in files if file not in sizes]:
+                raise ModelError(
+                    f"'{name}' on the hub names {lost[0]} (and {len(lost) - 1} more) in its index, and has no such"
+                    " file: choose another revision of it"
+                )
+            _check_space(hub, name, directory, {file: sizes[file] for file in files})
             _download(hub, name, revision, files)
     except ModelError:
         raise
@@ -125,7 +132,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _check_space(hub: ModuleType, name: str, directory: Path, sizes: Mapping[str, int]) -> None:
-    """Refuse a download that doesn't fit, before its first byte."""
+    """Refuse a download that doesn't fit, before its first byte, and say how much a large one is."""
     needed = sum(size for file, size in sizes.items() if not (directory / file).exists())
     free = shutil.disk_usage(directory).free
     if needed > free:
@@ -133,6 +140,11 @@ def _check_space(hub: ModuleType, name: str, directory: Path, sizes: Mapping[str
             f"'{name}' takes {needed / 1e9:.1f} GB, and the disk of the hub's cache '{hub.constants.HF_HUB_CACHE}' has"
             f" {free / 1e9:.1f} GB free: free some space, or set HF_HOME to a directory on a larger disk"
         )
+    if needed > _LARGE:
+        licence = next(
+            (f" (licence {one.licence})" for one in ALIASES.values() if one.hub_id == name and one.licence), ""
+        )
+        print(f"fetching {needed / 1e9:.1f} GB of '{name}'{licence} into the hub's cache", file=sys.stderr)
 
 
 def _cached(hub: ModuleType, name: str, revision: str, why: str, *, weights: bool) -> Path | None:

@@ -97,6 +97,7 @@ def hub() -> Iterator[Hub]:
             files={**SINGLE, "config.json": b'{"transformers_weights": "x.safetensors"}', "x.safetensors": b"x"}
         ),
         "org/bin": Repository(files={"config.json": b"{}", "pytorch_model-00001-of-00002.bin": b"x"}),
+        "org/torn": Repository(files={name: data for name, data in ALL.items() if name != SHARDS[1]}),
         "org/empty": Repository(files={"config.json": b"{}"}),
         "org/gated": Repository(files=ALL, gated=True),
         "org/private": Repository(files=ALL, private=True),
@@ -175,12 +176,13 @@ def test_refusals_of_the_hub_say_what_to_do(client: Client) -> None:
         "org/sharded@v9",
         "org/bin",
         "org/empty",
+        "org/torn",
         "llava-hf/llava-1.5-7b",
         "me/llava-1.5-7b",
     ]
     found, said = client.fetch(*names)
     assert said == []
-    gated, private, revision, pickled, empty, typo, alias = [row["ModelError"] for row in found]
+    gated, private, revision, pickled, empty, torn, typo, alias = [row["ModelError"] for row in found]
     url = client.hub.url
     assert gated == (
         "there is no directory 'org/gated' here, and the model 'org/gated' of the hub is gated "
@@ -191,6 +193,7 @@ def test_refusals_of_the_hub_say_what_to_do(client: Client) -> None:
     assert f"has no such revision: see {url}/org/sharded" in revision
     assert "only pickled weights (pytorch_model-00001-of-00002.bin), which are never loaded" in pickled
     assert "'org/empty' on the hub has no weights" in empty
+    assert f"names {SHARDS[1]} (and 0 more) in its index, and has no such file" in torn
     assert "doesn't exist (did you mean 'llava-hf/llava-1.5-7b-hf'?)" in typo
     assert "doesn't exist (did you mean the alias 'llava-1.5-7b'?)" in alias
     assert all("\n" not in row["ModelError"] for row in found)
@@ -283,7 +286,7 @@ print("then", len(resolve("me/tiny").entries))
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake: Any = SimpleNamespace(constants=SimpleNamespace(HF_HUB_CACHE="/cache"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000_000))
@@ -292,8 +295,11 @@ def test_a_disk_that_is_too_small_is_refused_before_the_download(
         ModelError, match=r"'o/m' takes 6\.0 GB, and the disk of .*'/cache' has 5\.0 GB free: free some"
     ):
         module._check_space(fake, "o/m", tmp_path, sizes)
+    assert capsys.readouterr().err == ""
     (tmp_path / SHARDS[1]).touch()  # there already
-    module._check_space(fake, "o/m", tmp_path, sizes)
+    module._check_space(fake, "llava-hf/llava-1.5-7b-hf", tmp_path, sizes)
+    said = "fetching 4.0 GB of 'llava-hf/llava-1.5-7b-hf' (licence llama2) into the hub's cache\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_disk_that_fills_up_says_so() -> None:

@@ -19,7 +19,7 @@ from lmmprune.compiler.plan.stages import QUESTION
 from lmmprune.compiler.plan.variant import Variant, names_of, variant_of
 from lmmprune.compiler.plan.wheel import write_wheel
 from lmmprune.compiler.plan.write_plan import POWER, README, SCRIPT, fill_plan
-from lmmprune.compiler.replace import BOARD, check_apart
+from lmmprune.compiler.replace import BOARD, check_apart, check_directory
 from lmmprune.compiler.targets import Target, resolve
 from lmmprune.compiler.write_folder import place, write_folder, write_sums
 
@@ -73,6 +73,8 @@ def deploy(
     software = jetpack(board)
     target = resolve(board)
     bundle = Bundle.open(path)
+    check_apart(output, bundle.path)
+    check_directory(output, BOARD, force=force)
     name = next(iter(names_of([path])))
     variant = variant_of(name, bundle, target, QUESTION, max_prompt, BuildOptions(workspace=workspace))
     memory = plan_memory(bundle, target, max_prompt=max_prompt, workspace=workspace, system=system)
@@ -81,7 +83,6 @@ def deploy(
     arch = target.boards[board]
     building = most_builder_bytes(bundle)
     lack = None if ram is None else _lacking(bundle, building, ram, system)
-    check_apart(output, bundle.path)
     with write_folder(Path(output), BOARD, force=force) as folder:
         _, known = fill_plan(folder, target, [variant], arch=arch)
         for file, entry in bundle.manifest.files.items():

@@ -5,6 +5,8 @@ set -eu
 
 usage="usage: sudo sh power.sh      set the mode of full power and the clocks, and say what is set
        sh power.sh -j        print mode, clocks (MHz) and temperatures (degrees C) as JSON, changing nothing"
+# It lies where not every user's PATH leads.
+PATH=$PATH:/usr/sbin
 # Other places are for tests.
 conf=${NVPMODEL_CONF:-/etc/nvpmodel.conf}
 sys=${SYSFS:-/sys}
