@@ -114,7 +114,7 @@ def test_configurations_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
     ("model", "message"),
     [
         ("llava-1.5-7", "did you mean 'llava-1.5-7b'"),
-        ("./nowhere", "no model './nowhere'"),
+        ("./nowhere", "there is no directory './nowhere'"),
     ],
 )
 def test_unknown_models_are_refused(model: str, message: str) -> None:

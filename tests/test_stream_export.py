@@ -182,7 +182,7 @@ def test_sharing_what_cannot_be_shared_is_refused(half: Path, tmp_path: Path, mo
         pytest.param({}, id="copied"),
         pytest.param({"dtype": "float16", "share_weights": True}, id="shared"),
         pytest.param({"int8": True, "calibration_samples": 1}, id="int8"),
-        pytest.param({"int8": True, "int8_weights_only": True}, id="weights only"),
+        pytest.param({"int8_weights_only": True}, id="weights only"),
     ],
 )
 def test_weights_that_are_no_numbers_are_counted_and_named(half: Path, how: dict[str, Any], tmp_path: Path) -> None:
