@@ -14,6 +14,7 @@ from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.lazy import lazy, numbers
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.passes.convert_opset import ConvertOpset
+from lmmprune.passes.drop_open_masks import DropOpenMasks
 from lmmprune.passes.find_features import behind_identity, find_picture
 from lmmprune.passes.fold_shapes import FoldShapes
 from lmmprune.passes.fuse_attention import FuseAttention
@@ -109,6 +110,7 @@ def _raise(model: ir.Model, batch: int | None, image_size: tuple[int, int] | Non
     if names != [str(value.name) for value in model.graph.outputs]:
         raise Refused(f"two of the outputs {', '.join(names)} are the same computation: remove one from the graph")
     FuseLayerNorm()(model)
+    DropOpenMasks()(model)
     FuseAttention(batch=shape[0])(model)
     PutBatchFirst(batch=shape[0])(model)
     return Raised(

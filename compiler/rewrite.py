@@ -112,6 +112,7 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     from lmmprune.passes.cast_float import CastFloat
     from lmmprune.passes.count_flops import count_flops
     from lmmprune.passes.find_features import find_features, find_grid
+    from lmmprune.passes.hand_out_tokens import HandOutTokens
     from lmmprune.passes.methods import get_method, keep_count
     from lmmprune.passes.schedule import Facts
     from lmmprune.passes.shapes import static_shape
@@ -129,6 +130,8 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     raised = raise_graph(request.source, batch=request.batch, image_size=request.image_size)
     dtype, model = dtype_of(target, request.dtype or raised.dtype), raised.model
     grid = request.grid or find_grid(model)
+    if request.layer is not None and request.features is None:
+        HandOutTokens(layer=request.layer, grid=grid)(model)
     found = find_features(model, grid=grid, output=request.features, layer=request.layer)
     name, canonical = str(found.output.name), sum(1 for _ in model.graph)
     facts = Facts(

@@ -13,7 +13,7 @@ from lmmprune.passes.layouts import Moved, trace_moves
 from lmmprune.passes.lower_node import attribute
 from lmmprune.passes.moves import Array, is_move
 from lmmprune.passes.refusals import Refused
-from lmmprune.passes.shapes import static_shape
+from lmmprune.passes.shapes import is_constant, static_shape
 
 
 def decomposed(model: ir.Model) -> Iterator[ir.Node]:
@@ -139,7 +139,7 @@ def _pair_bias(added: ir.Node, softmax: ir.Node) -> ir.Value:
     """
     tokens = static_shape(softmax.outputs[0])[-2:]
     for value in added.inputs:
-        if value is not None and value.is_initializer() and added.op_type == "Add":
+        if value is not None and is_constant(value) and added.op_type == "Add":
             shape = static_shape(value)
             if shape[-2:] == tokens and len(shape) <= len(static_shape(softmax.outputs[0])) == 4:
                 return value

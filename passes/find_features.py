@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from lmmprune.errors import InputError, suggestion
 from lmmprune.passes.anchors import Layer, find_layers
+from lmmprune.passes.first_row import reads_first_row, tokens_of
 from lmmprune.passes.refusals import Refused
 from lmmprune.passes.shapes import reached, static_shape
 
@@ -99,7 +100,7 @@ def find_features(
     patches = grid[0] * grid[1]
     holder = _holder(model, layers, patches, output)
     own = sum(holder in set(reached([entry.node.outputs[0]])) for entry in layers)
-    depth = own if layer is None else _depth(layer, len(layers))
+    depth = own if layer is None else depth_of(layer, len(layers))
     if layer is not None and not _only_norms_between(layers[own - 1].out, holder):
         if depth != own:
             raise Refused(
@@ -108,6 +109,8 @@ def find_features(
             )
         layer = None
     hidden = layers[depth - 1].out
+    if behind_identity(holder) is hidden:
+        layer = None
     has_cls = _has_cls(model, static_shape(hidden)[1], patches)
     return Features(
         output=holder,
@@ -131,8 +134,7 @@ def _holder(model: ir.Model, layers: Sequence[Layer], patches: int, name: str | 
     names = [str(value.name) for value in outputs]
     if name is not None and name not in names:
         raise InputError(f"--features {name}: the graph has no such output{suggestion(name, names)}")
-    attended = set(reached([layers[0].node.outputs[0]]))
-    found = [v for v in outputs if v in attended and _tokens(v) in (patches, patches + 1)]
+    found = token_outputs(model, layers, patches)
     shown = ", ".join(f"{value.name} {value.shape}" for value in outputs)
     if name is not None:
         found = [value for value in found if value.name == name]
@@ -141,7 +143,7 @@ def _holder(model: ir.Model, layers: Sequence[Layer], patches: int, name: str | 
         what = "an output with tokens" if name is None else f"tokens in '{name}'"
         raise Refused(
             f"looked for {what}, [B,{patches},C] or [B,{patches + 1},C], behind the attention;"
-            f" found: {shown}: export with last_hidden_state, or give the --grid{_beside(layers, patches)}"
+            f" found: {shown}: give the --layer to hand out, such as -2, or the --grid{_beside(layers, patches)}"
         )
     if len(last) > 1:
         several = ", ".join(str(value.name) for value in last)
@@ -149,12 +151,18 @@ def _holder(model: ir.Model, layers: Sequence[Layer], patches: int, name: str | 
     return last[0]
 
 
-def _tokens(value: ir.Value) -> int | None:
-    shape = value.shape
-    return None if shape is None or len(shape) != 3 or not isinstance(shape[1], int) else shape[1]
+def token_outputs(model: ir.Model, layers: Sequence[Layer], patches: int) -> list[ir.Value]:
+    """Return the outputs that hold tokens which attention has seen, ``[B,N,C]`` or ``[B,1+N,C]``."""
+    attended = set(reached([layers[0].node.outputs[0]]))
+    return [v for v in model.graph.outputs if v in attended and tokens_of(v) in (patches, patches + 1)]
 
 
-def _depth(layer: int, count: int) -> int:
+def depth_of(layer: int, count: int) -> int:
+    """Return how many layers lie before a hidden state.
+
+    Raises:
+        InputError: There is none of that number.
+    """
     depth = layer if layer >= 0 else count + 1 + layer
     if not 1 <= depth <= count:
         raise InputError(f"--layer {layer}: the graph has {count} layers; give 1..{count}, or -{count}..-1")
@@ -181,8 +189,12 @@ def _has_cls(model: ir.Model, tokens: int, patches: int) -> bool:
             " registers or a second class token can't be kept beside the patches"
         )
     for node in model.graph:
-        lengths = [_tokens(value) for value in node.inputs if value is not None]
-        if node.op_type == "Concat" and lengths in ([1, patches], [patches, 1]) and _tokens(node.outputs[0]) == tokens:
+        lengths = [tokens_of(value) for value in node.inputs if value is not None]
+        if (
+            node.op_type == "Concat"
+            and lengths in ([1, patches], [patches, 1])
+            and tokens_of(node.outputs[0]) == tokens
+        ):
             if lengths[0] == 1:
                 return True
             raise Refused(f"'{node.name}' puts the additional token behind the patches: expected CLS at row 0")
@@ -209,40 +221,6 @@ def _dropped(
             continue
         if value in late:
             found[str(value.name)] = "it is computed behind the feature layer"
-        elif not has_cls or not _reads_first_row(value, tokens):
+        elif not has_cls or not reads_first_row(value, tokens):
             found[str(value.name)] = "it reads tokens that are removed"
     return found
-
-
-def _reads_first_row(output: ir.Value, tokens: int) -> bool:
-    """Return whether an output depends on the tokens by row 0 alone."""
-    if _tokens(output) == tokens:
-        return False
-    work, seen = [output.producer()], set()
-    while work:
-        node = work.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        for value in node.inputs:
-            if value is None or value.is_initializer():
-                continue
-            if _tokens(value) != tokens:
-                work.append(value.producer())
-            elif not _takes_first_row(node):
-                return False
-    return True
-
-
-def _takes_first_row(node: ir.Node) -> bool:
-    """Return whether a node takes row 0 of axis 1 and nothing else."""
-
-    def constant(index: int) -> list[int] | None:
-        value = node.inputs[index] if index < len(node.inputs) else None
-        return None if value is None or value.const_value is None else value.const_value.numpy().ravel().tolist()
-
-    if node.op_type == "Gather":
-        return node.attributes.get_int("axis", 0) == 1 and constant(1) == [0]
-    if node.op_type == "Slice":
-        return (constant(1), constant(2), constant(3)) == ([0], [1], [1])
-    return False

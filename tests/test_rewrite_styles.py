@@ -14,6 +14,7 @@ import pytest
 import torch
 from pruned_towers import IN_TOWER, KEEP, agree, raised
 
+from lmmprune.compiler.reference import Cut, see
 from lmmprune.compiler.rewrite import Request, rewrite
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.methods import METHODS
@@ -184,3 +185,35 @@ def test_inspect_asks_for_an_open_size(tmp_path: Path, cli: Any) -> None:
     )
     code, _, err = cli("inspect", path, "--image-size", "big")
     assert (code, err.count("\n")) == (2, 1)
+
+
+class Pooled(torch.nn.Module):
+    """OpenAI's CLIP as it is: nothing but a projection of CLS leaves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.tower = st.Tower(ft.tower("clip"), st.TokensFirst)
+        self.projection = torch.nn.Linear(ft.WIDTH, 8, bias=False)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.projection(self.tower(pixel_values)[1])
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_tower_without_tokens_hands_out_those_of_a_layer(tmp_path: Path, cli: Any) -> None:
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    names: dict[str, Any] = {"input_names": ["pixel_values"], "output_names": ["embedding"]}
+    torch.onnx.export(Pooled().eval(), (ft.pixels(),), source, dynamo=False, opset_version=17, **names)
+    code, _, err = cli("rewrite", source, "--keep", KEEP, "-o", out)
+    assert (code, "found: embedding [1,8]: give the --layer to hand out, such as -2" in err) == (2, True)
+    for layer, depth in ((-2, 2), (-1, 3)):
+        report = rewrite(Request(source=source, output=out, method="cls", keep=KEEP, layer=layer, force=True))
+        name = f"hidden_states.{depth}"
+        assert report.features == (name, (1, 1 + KEEP, ft.WIDTH))
+        assert list(report.dropped) == (["embedding"] if layer == -2 else [])
+        seen = see(ft.as_llava("clip", layer), "cls", {}, [Cut("vision_output", KEEP)], ft.pixels())
+        said = ft.answers(out.read_bytes(), ft.pixels())
+        np.testing.assert_array_equal(said["kept_indices"], seen.kept["vision_output"])
+        np.testing.assert_allclose(said[name][:, 1:], seen.features, atol=1e-4)
+    np.testing.assert_allclose(said["embedding"], ft.answers(source.read_bytes(), ft.pixels())["embedding"], atol=1e-5)

@@ -13,6 +13,7 @@ from towers import run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.lazy import lazy
+from lmmprune.passes.drop_open_masks import DropOpenMasks
 from lmmprune.passes.fuse_attention import FuseAttention
 from lmmprune.passes.lower_einsum import LowerEinsum
 from lmmprune.passes.lower_gemm import LowerGemm
@@ -251,7 +252,8 @@ ONE: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "cut first": (
         "qf, kf, vf = Split<axis = -1, num_outputs = 3>(x) qs = Reshape(qf, hd) ks = Reshape(kf, hd)"
-        " vs = Reshape(vf, hd) q = Transpose<perm = [0,2,1,3]>(qs) k = Transpose<perm = [0,2,1,3]>(ks) v = Transpose<perm = [0,2,1,3]>(vs)",
+        " vs = Reshape(vf, hd) q = Transpose<perm = [0,2,1,3]>(qs)"
+        " k = Transpose<perm = [0,2,1,3]>(ks) v = Transpose<perm = [0,2,1,3]>(vs)",
         "shd",
         {"Slice": 3},
     ),
@@ -294,3 +296,49 @@ def test_an_attention_of_three_axes() -> None:
     assert checked(model) == {"Reshape": 4, "Transpose": 4, "Attention": 1}
     np.testing.assert_allclose(run(model, feeds)["y"], expected, atol=1e-5)
     assert not FuseAttention(batch=B)(model).modified
+
+
+# --- masks that hide nothing -----------------------------------------------------------------------------------------
+
+_OPEN = {
+    "added zeros": "m = Add(l, zeros) p = Softmax(m)",
+    "chosen everywhere": "m = Where(true, l, zeros) p = Softmax(m)",
+    "guarded": "s = Softmax(l) n = IsNaN(s) p = Where(n, none, s)",
+    "added and guarded": "m = Add(zeros, l) s = Softmax(m) n = IsNaN(s) p = Where(n, none, s)",
+}
+_TRUE, _ZEROS = ", ".join("1" * T * T), ", ".join("0" * T * T)
+
+
+def masked(body: str, zeros: str = _ZEROS) -> ir.Model:
+    size = shaped((B, H, T, D))
+    return parsed(
+        f"({size} q, {size} k, {size} v) => ({size} y) <float[1,1,{T},{T}] zeros = {{{zeros}}}, float none = {{0}},"
+        f" bool[{T},{T}] true = {{{_TRUE}}}> {{ {body} }}"
+    )
+
+
+@pytest.mark.parametrize("kind", _OPEN)
+def test_masks_that_hide_nothing_are_dropped(kind: str) -> None:
+    feeds = {name: random(B, H, T, D, seed=seed) for seed, name in enumerate("qkv")}
+    product = "kt = Transpose<perm = [0,1,3,2]>(k) l = MatMul(q, kt)"
+    model = masked(f"{product} {_OPEN[kind]} y = MatMul(p, v)")
+    expected = run(model, feeds)["y"]
+    assert DropOpenMasks()(model).modified
+    assert checked(model) == {"Transpose": 1, "MatMul": 2, "Softmax": 1}
+    np.testing.assert_allclose(run(model, feeds)["y"], expected, atol=1e-6)
+    assert not DropOpenMasks()(model).modified
+    # Something that differs between tokens stays.
+    other = masked(f"{product} {_OPEN['added and guarded']} y = MatMul(p, v)", zeros=_ZEROS[:-1] + "1")
+    assert not DropOpenMasks()(other).modified
+
+
+@pytest.mark.parametrize("mask", ["true", "zeros"])
+def test_the_mask_of_one_node(mask: str) -> None:
+    feeds = {name: random(B, H, T, D, seed=seed) for seed, name in enumerate("qkv")}
+    model = masked(f"y = Attention(q, k, v, {mask})")
+    expected = run(model, feeds)["y"]
+    assert DropOpenMasks()(model).modified
+    (node,) = model.graph
+    assert len(node.inputs) == 3
+    np.testing.assert_allclose(run(model, feeds)["y"], expected, atol=1e-6)
+    assert not DropOpenMasks()(masked("y = Attention(q, k, v, zeros)", zeros=_ZEROS[:-1] + "9")).modified
