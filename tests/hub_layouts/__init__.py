@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hub_layouts import bakllava, idefics3, internvl, kinds, llava_1_5, llava_1_6, llava_qwen, qwen_vl
+from hub_layouts import bakllava, idefics3, internvl, kinds, llava_1_5, llava_1_6, llava_qwen, qwen_vl, smolvlm
 from hub_layouts.layout import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -13,6 +13,7 @@ LAYOUTS: dict[str, Layout] = {
         *llava_qwen.LAYOUTS,
         *bakllava.LAYOUTS,
         *internvl.LAYOUTS,
+        *smolvlm.LAYOUTS,
         *idefics3.LAYOUTS,
         *qwen_vl.LAYOUTS,
         *kinds.LAYOUTS,

@@ -148,6 +148,7 @@ def _three(folder: Path, layers: int) -> None:
         max_window_layers=70,
         model_type="qwen2",
         rope_scaling={"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+        # 151674 on the hub; not confirmed is where it has <video>, which is one more here.
         vocab_size=qwen_text.cut(151674) + 1,
     )
     _write(folder, text, special, version="4.52.0.dev0", plain=qwen_text.TOOLS, change=_with_head)

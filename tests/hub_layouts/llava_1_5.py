@@ -69,9 +69,9 @@ def config(layers: int, **more: Any) -> dict[str, Any]:
     }
 
 
-def write_tokenizer(folder: Path, **more: Any) -> None:
+def write_tokenizer(folder: Path, *, metaspace: bool = False, **more: Any) -> None:
     """Write the tokenizer's files: Llama's, with a picture's place and padding behind its 32000 pieces."""
-    rows = write_llama(folder, {"<image>": IMAGE, "<pad>": PAD})
+    rows = write_llama(folder, {"<image>": IMAGE, "<pad>": PAD}, metaspace=metaspace)
     write_json(
         folder,
         tokenizer_config={
@@ -188,7 +188,7 @@ def _saved_again(folder: Path, layers: int) -> None:
         },
     )
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    write_tokenizer(folder, image_token="<image>", backend="tokenizers", is_local=False)
+    write_tokenizer(folder, metaspace=True, image_token="<image>", backend="tokenizers", is_local=False)
     (folder / "added_tokens.json").unlink()
     (folder / "special_tokens_map.json").unlink()
     _rest(folder, torch.float16, new_names=True)

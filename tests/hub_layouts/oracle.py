@@ -74,7 +74,7 @@ def expected(model: str, layout: Layout, *, seed: int = 3) -> Expected:
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        **layout.call,
+        processor_kwargs=dict(layout.call),
     )
     length = inputs["input_ids"].shape[1]
     with torch.no_grad():
