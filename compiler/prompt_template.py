@@ -70,7 +70,7 @@ def plain_template(text: str, family: Family, token: str) -> PromptTemplate:
         InputError: It doesn't hold one picture and one question.
     """
     if token not in text:
-        text = text.replace("<image>", family.inline or token)
+        text = text.replace("<image>", _inline(family, token) or token)
     if text.count(SLOT) != 1 or text.count(token) != 1:
         raise InputError(
             f"{OPTION} gives {text!r}: expected '{SLOT}' once, for the question, and '{token}' once, for the picture"
@@ -92,7 +92,7 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
     Raises:
         ModelError: It can't be rendered, or doesn't place one picture and one question.
     """
-    inline = family.inline or f"{token}\n"
+    inline = _inline(family, token) or f"{token}\n"
     contents: tuple[Callable[[str], Any], ...] = (
         lambda question: [_PICTURE, {"type": "text", "text": question}],
         lambda question: inline + question,
@@ -166,6 +166,10 @@ def _agrees(render: _Render, text: str, ends: str) -> bool:
         return all(render(probe) == text.replace(SLOT, STRIPS[ends](probe)) for probe in _PROBES)
     except Exception:  # noqa: BLE001 - as above
         return False
+
+
+def _inline(family: Family, token: str) -> str:
+    return family.inline.replace(family.image_token, token)
 
 
 def _with_picture(text: str, family: Family, token: str) -> str:

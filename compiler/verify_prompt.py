@@ -103,9 +103,14 @@ def _processor(source: Source) -> Any:
             def get_attributes(cls) -> list[str]:
                 return [name for name in super().get_attributes() if name != _VIDEO]
 
+            @classmethod
+            def _get_arguments_from_pretrained(cls, *words: Any, **named: Any) -> list[Any]:
+                loaded = iter(super()._get_arguments_from_pretrained(*words, **named))
+                return [None if name == _VIDEO else next(loaded) for name in own.get_attributes()]
+
         try:
             found = Pictures.from_pretrained(source.directory, local_files_only=True)
-        except Exception:  # noqa: BLE001 - SmolVLM's can't do without it: then the first error says what is missing
+        except Exception:  # noqa: BLE001 - then the first error says what is missing
             raise error from None
     if not isinstance(found, ProcessorMixin):
         raise TypeError(f"transformers finds a {type(found).__name__} only")

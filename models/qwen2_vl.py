@@ -31,6 +31,7 @@ FAMILY = Family(
     title="Qwen2-VL",
     template=qwen.TEMPLATE,
     image_token=qwen.IMAGE_TOKEN,
+    inline=qwen.INLINE,
     vision=qwen.vision_spec,
     decoder=qwen.decoder_spec,
     shrink=shrink,

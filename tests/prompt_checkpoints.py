@@ -107,7 +107,13 @@ def checkpoint(
             content = written[name] | content
         written[name] = content
     (tokenizer or letters(bos=True)).save(str(folder / TOKENIZER))
-    for name, content in written.items():
+    write(folder, written)
+    return folder
+
+
+def write(folder: Path, files: dict[str, Any]) -> None:
+    """Write texts as they are and objects as JSON; None removes a file."""
+    for name, content in files.items():
         if isinstance(content, dict) and name == "config.json":
             content = {key: value for key, value in content.items() if value is not None}
         if content is None:
@@ -115,7 +121,6 @@ def checkpoint(
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return folder
 
 
 def export(folder: Path, bundle: Bundle, template: str | None = None) -> tuple[Assets, Prompter]:
