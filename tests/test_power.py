@@ -12,7 +12,7 @@ from shell import assert_clean
 
 SCRIPT = Path(__file__).parents[1] / "compiler" / "plan" / "power.sh"
 
-# Numbers and names in the form of a board's /etc/nvpmodel.conf; which board has which mode was written down from memory, not read.
+# In the form of a board's /etc/nvpmodel.conf; which board has which modes is from memory, no board was asked.
 NANO_SUPER = {0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"}
 NX_SUPER = {0: "MAXN", 1: "10W", 2: "15W", 3: "25W", 4: "MAXN_SUPER"}
 AGX = {0: "MAXN", 1: "15W", 2: "30W", 3: "50W"}
