@@ -69,6 +69,22 @@ def test_verify_passes(options: dict[str, Any], names: list[str]) -> None:
         assert max(worst) < 1e-5
 
 
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_a_bundle_of_links(link: str, tmp_path: Path) -> None:
+    """A hub's cache holds them so; onnx's checker and onnx-ir read neither kind by themselves."""
+    blobs, bundle = tmp_path / "blobs", tmp_path / "bundle"
+    shutil.copytree(exported_again(ratio=0.5)[0], blobs)
+    bundle.mkdir()
+    for file in blobs.iterdir():
+        if link == "hard":
+            (bundle / file.name).hardlink_to(file)
+        else:
+            (bundle / file.name).symlink_to(file)
+    checks = checked(bundle, samples=1)
+    assert list(checks) == FILES + VISION
+    assert all(check.passed for check in checks.values()), checks
+
+
 def test_every_bucket_is_compared_and_own_counts_too() -> None:
     path, _ = exported_again(method="inflection", buckets=(0.5, 0.75))
     checks = checked(path)

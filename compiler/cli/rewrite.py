@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @force_option("a file that is there")
 @json_option
 def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None, as_json: bool, **request: Any) -> None:
-    r"""Prune the vision tower in an ONNX file of another exporter: CLIP or SigLIP, opset 13 or newer.
+    r"""Prune the vision tower in an ONNX file of another exporter: CLIP, SigLIP or another ViT, opset 13 or newer.
 
     \b
     lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o pruned.onnx
