@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lmmprune.errors import ModelError, suggestion
+from lmmprune.errors import ModelError, require, suggestion
 from lmmprune.models import idefics3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.family import Family
@@ -39,14 +39,28 @@ def family_of(model_type: str) -> Family:
     """Return the family that serves a ``model_type``.
 
     Raises:
-        ModelError: No family serves it.
+        ModelError: No family serves it; says what kind of model it is.
     """
-    if model_type not in FAMILIES:
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    known = ", ".join(sorted(FAMILIES))
+    require("transformers", "export")
+    from transformers.models.auto import modeling_auto as auto
+
+    if model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelError(
-            f"model_type '{model_type}' has no family here (there are: {', '.join(sorted(FAMILIES))}): missing is a "
-            "module that says where its vision tower, projector and decoder are, as models/llava.py does"
+            f"model_type '{model_type}' has no family here (there are: {known}): missing is a module that says where"
+            " its vision tower, projector and decoder are, as models/llava.py does"
         )
-    return FAMILIES[model_type]
+    if model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"model_type '{model_type}' is a language model alone, without visual tokens to prune: give a multimodal"
+            f" model ({known})"
+        )
+    raise ModelError(
+        f"model_type '{model_type}' has no family here (there are: {known}): expected a multimodal model that answers"
+        " in text; a vision tower alone is pruned in its ONNX file, with 'lmmprune rewrite'"
+    )
 
 
 def locate(model: str) -> Path | str:

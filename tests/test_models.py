@@ -127,11 +127,19 @@ def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         resolve(str(tmp_path))
 
 
-def test_a_family_that_isnt_served_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(
-        ModelError, match=r"model_type 'bert' has no family here \(there are: .*llava_next.*\): missing is a module"
-    ):
+@pytest.mark.parametrize(
+    ("model_type", "line"),
+    [
+        ("paligemma", r"'paligemma' has no family here \(there are: .*llava_next.*\): missing is a module"),
+        ("bert", r"'bert' is a language model alone, .*: give a multimodal model \(.*llava_next"),
+        ("clip", r"'clip' has no family here .*: expected a multimodal model .*with 'lmmprune rewrite'"),
+    ],
+)
+def test_models_of_other_kinds_are_told_what_they_are(model_type: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": model_type, "text_config": {}, "vision_config": {}})
+    )
+    with pytest.raises(ModelError, match=line):
         resolve(str(tmp_path))
 
 
