@@ -140,10 +140,13 @@ def _holder(model: ir.Model, layers: Sequence[Layer], patches: int, name: str | 
         found = [value for value in found if value.name == name]
     last = [v for v in found if not any(other is not v and other in set(reached([v])) for other in found)]
     if not last:
+        tokens = static_shape(layers[-1].q)[2]
+        kept = "registers or a second class token can't be kept beside the patches"
+        more = f" (its layers see {tokens} tokens; {kept})" if tokens > patches + 1 else ""
         what = "an output with tokens" if name is None else f"tokens in '{name}'"
         raise Refused(
             f"looked for {what}, [B,{patches},C] or [B,{patches + 1},C], behind the attention;"
-            f" found: {shown}: give the --layer to hand out, such as -2, or the --grid{_beside(layers, patches)}"
+            f" found: {shown}: give the --layer to hand out, such as -2, or the --grid{more}"
         )
     if len(last) > 1:
         several = ", ".join(str(value.name) for value in last)
@@ -183,11 +186,7 @@ def _has_cls(model: ir.Model, tokens: int, patches: int) -> bool:
     """Return whether the tower puts one token before its patches."""
     if tokens == patches:
         return False
-    if tokens != patches + 1:
-        raise Refused(
-            f"the tower has {tokens} tokens on a grid of {patches} patches: expected as many, or one more for CLS;"
-            " registers or a second class token can't be kept beside the patches"
-        )
+    check_count(tokens, patches)
     for node in model.graph:
         lengths = [tokens_of(value) for value in node.inputs if value is not None]
         if (
@@ -203,11 +202,17 @@ def _has_cls(model: ir.Model, tokens: int, patches: int) -> bool:
     )
 
 
-def _beside(layers: Sequence[Layer], patches: int) -> str:
-    """Return what to say about a tower with more than one token beside the patches."""
-    tokens = static_shape(layers[-1].q)[2]
-    registers = "; registers or a second class token can't be kept beside the patches"
-    return f" (its layers see {tokens} tokens{registers})" if tokens > patches + 1 else ""
+def check_count(tokens: int, patches: int) -> None:
+    """Check how many tokens a tower has.
+
+    Raises:
+        Refused: They are neither the patches nor the patches and CLS.
+    """
+    if tokens not in (patches, patches + 1):
+        raise Refused(
+            f"the tower has {tokens} tokens on a grid of {patches} patches: expected as many, or one more for CLS;"
+            " registers or a second class token can't be kept beside the patches (another grid: give --grid)"
+        )
 
 
 def _dropped(

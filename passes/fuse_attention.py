@@ -48,7 +48,7 @@ class FuseAttention(ir.passes.InPlacePass):
             count = sum(node.op_type == "Softmax" for node in model.graph)
             raise Refused(
                 "no attention in the graph: looked for MatMul(q, k^T), Softmax over [T,T], MatMul(., v), or Attention;"
-                f" found {count} Softmax nodes, none of that form: export the tower of CLIP, SigLIP or another ViT"
+                f" found {count} Softmax nodes, none of that form: export the vision tower of CLIP, SigLIP or a ViT"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

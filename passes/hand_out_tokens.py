@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from lmmprune.passes.anchors import find_layers
 from lmmprune.passes.builder import Builder
-from lmmprune.passes.find_features import depth_of, token_outputs
+from lmmprune.passes.find_features import check_count, depth_of, token_outputs
 from lmmprune.passes.refusals import Broken
+from lmmprune.passes.shapes import static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,12 @@ class HandOutTokens(ir.passes.InPlacePass):
     def name(depth: int) -> str:
         """Return the name of the output behind so many layers."""
         return f"hidden_states.{depth}"
+
+    def requires(self, model: ir.Model) -> None:
+        """Check that the layers' tokens are those of the grid."""
+        layers = find_layers(model, "vision")
+        if not token_outputs(model, layers, self.grid[0] * self.grid[1]):
+            check_count(static_shape(layers[-1].q)[2], self.grid[0] * self.grid[1])
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""

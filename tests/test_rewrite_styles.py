@@ -217,3 +217,19 @@ def test_a_tower_without_tokens_hands_out_those_of_a_layer(tmp_path: Path, cli: 
         np.testing.assert_array_equal(said["kept_indices"], seen.kept["vision_output"])
         np.testing.assert_allclose(said[name][:, 1:], seen.features, atol=1e-4)
     np.testing.assert_allclose(said["embedding"], ft.answers(source.read_bytes(), ft.pixels())["embedding"], atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [(), ("--layer", -2)])
+def test_registers_are_refused(layer: tuple[object, ...], tmp_path: Path, cli: Any) -> None:
+    class Registers(PostNorm):
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            x = self.embed(pixel_values).flatten(2).transpose(1, 2)
+            return self.encoder(torch.cat([self.cls, self.places[:, :4], x], 1))
+
+    source = tmp_path / "in.onnx"
+    names: dict[str, Any] = {"input_names": ["pixel_values"], "output_names": ["tokens"]}
+    torch.onnx.export(
+        Registers(batch_first=True).eval(), (ft.pixels(),), source, dynamo=False, opset_version=17, **names
+    )
+    code, _, err = cli("rewrite", source, "--keep", KEEP, *layer, "-o", tmp_path / "out.onnx")
+    assert (code, "registers or a second class token can't be kept beside the patches" in err) == (2, True)
