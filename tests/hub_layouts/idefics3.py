@@ -87,7 +87,6 @@ LAYOUTS = (
         hub_id="HuggingFaceM4/Idefics3-8B-Llama3",
         family="idefics3",
         write=_idefics3,
-        commands=("plain",),
         **COMMON,
     ),
 )

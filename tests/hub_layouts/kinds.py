@@ -190,7 +190,7 @@ def _only_a_tower(folder: Path, layers: int) -> None:
     save_file({"logit_scale": torch.zeros(1)}, folder / "model.safetensors")
 
 
-_SERVED: dict[str, Any] = {"family": "llava", "commands": ("plain",)}
+_SERVED: dict[str, Any] = {"family": "llava"}
 LAYOUTS = (
     Layout(name="the hub's cache", write=_cache, hub_model=_BASE, **_SERVED),
     Layout(name="doubled weights", write=_doubled, **_SERVED),

@@ -41,7 +41,7 @@ class Layout:
     call: Mapping[str, Any] = field(default_factory=dict)
     template: str = ""
     picture: tuple[int, int] = (90, 64)
-    commands: tuple[str, ...] = ("plain", "freepruner")
+    commands: tuple[str, ...] = ("plain",)
     layers: int = 1
 
     @property

@@ -208,5 +208,11 @@ LAYOUTS = (
         processor=_UNSAID,
         commands=("plain", "int8"),
     ),
-    Layout(name="llava-1.5-7b-hf (saved again)", hub_id=_HUB, family="llava", write=_saved_again),
+    Layout(
+        name="llava-1.5-7b-hf (saved again)",
+        hub_id=_HUB,
+        family="llava",
+        write=_saved_again,
+        commands=("plain", "freepruner"),
+    ),
 )

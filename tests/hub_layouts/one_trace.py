@@ -16,6 +16,8 @@ from lmmprune.models.source import Source
 # Keys of a configuration that say nothing of its graph.
 _ELSEWHERE = ("_name_or_path", "architectures", "transformers_version", "use_cache", "initializer_range")
 _ELSEWHERE_ABOVE = ("ignore_index", "image_seq_length", "vocab_size")
+# And nothing of the tower's, beside the width that its features get.
+_OF_THE_DECODER = ("image_token_id", "image_token_index", "pad_token_id", "tie_word_embeddings", "text_config")
 _done: dict[str, ir.Model] = {}
 
 
@@ -23,18 +25,21 @@ _done: dict[str, ir.Model] = {}
 def one_trace() -> Iterator[None]:
     """Let equal architectures share their traces, before any weight is bound to them."""
     with (
-        mock.patch.object(trace, "trace_vision", _once(trace.trace_vision)),
-        mock.patch.object(trace, "trace_decoder", _once(trace.trace_decoder)),
+        mock.patch.object(trace, "trace_vision", _once("vision", trace.trace_vision)),
+        mock.patch.object(trace, "trace_decoder", _once("decoder", trace.trace_decoder)),
     ):
         yield
 
 
-def _once(traced: Callable[..., ir.Model]) -> Callable[..., ir.Model]:
+def _once(part: str, traced: Callable[..., ir.Model]) -> Callable[..., ir.Model]:
     def call(model: Any, source: Source, **options: Any) -> ir.Model:
-        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        embeddings = model.get_input_embeddings().weight
+        tied = part == "decoder" and embeddings is model.get_output_embeddings().weight
         config = _bare(source.config.to_dict())
-        config = {name: value for name, value in config.items() if name not in _ELSEWHERE_ABOVE}
-        key = json.dumps([traced.__name__, source.family.name, tied, options, config], sort_keys=True, default=str)
+        aside = _ELSEWHERE_ABOVE if part == "decoder" else (*_ELSEWHERE_ABOVE, *_OF_THE_DECODER)
+        config = {name: value for name, value in config.items() if name not in aside}
+        known = [part, source.family.name, embeddings.shape[1], tied, options, config]
+        key = json.dumps(known, sort_keys=True, default=str)
         if key not in _done:
             _done[key] = traced(model, source, **options)
         return _done[key].clone()

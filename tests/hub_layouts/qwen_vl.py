@@ -219,6 +219,7 @@ LAYOUTS = (
         hub_id="Qwen/Qwen2.5-VL-3B-Instruct",
         family="qwen2_5_vl",
         write=_qwen2_5,
+        commands=("plain", "freepruner"),
         **_56,
         **_COMMON,
     ),

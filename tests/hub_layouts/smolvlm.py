@@ -208,7 +208,6 @@ LAYOUTS = (
         hub_id="HuggingFaceTB/SmolVLM-500M-Instruct",
         family="idefics3",
         write=functools.partial(_smolvlm, tower="idefics3"),
-        commands=("plain",),
         **COMMON,
     ),
     Layout(
