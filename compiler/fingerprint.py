@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.calibration.data import CalibrationSet
     from lmmprune.compiler.request import Request
 
-_NOT_CONTENT = ("output", "resume", "force", "cache")
+_NOT_CONTENT = ("output", "resume", "template", "force", "cache")
 
 
 def fingerprint(

@@ -114,6 +114,11 @@ def _processor(source: Source) -> Any:
             raise error from None
     if not isinstance(found, ProcessorMixin):
         raise TypeError(f"transformers finds a {type(found).__name__} only")
+    # How many places a picture takes isn't compared, and older files leave out what a processor counts them by.
+    counted = {"patch_size": source.vision.image_size[0] // source.vision.grid[0], "num_image_tokens": 1}
+    for name, value in counted.items():
+        if getattr(found, name, value) is None:
+            setattr(found, name, value)
     return found
 
 

@@ -83,7 +83,7 @@ def commands(folder: Path, picture: str, prompt: str) -> list[tuple[object, ...]
     asked = ("--image", folder / picture, "--prompt", prompt)
     return [
         ("run", folder / "out", *asked, "--max-new-tokens", 2),
-        ("show", folder / "out", *asked, "-o", folder / "drawn.png"),
+        ("show", folder / "out", *asked, "-o", folder / "drawn.png", "--force"),
         ("bench", folder / "out", *asked, "--rounds", 2, "--new-tokens", 2, "--no-memory"),
         ("eval", folder / "out", "--data", folder / "q.jsonl"),
     ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lmmprune.compiler.bundle import TOKENIZER, Bundle
-from lmmprune.compiler.manifest import Prompt
+from lmmprune.compiler.manifest import Manifest, Prompt
 from lmmprune.compiler.prompt import Prompter, TextStream
 from lmmprune.errors import BundleError, InputError
 
@@ -132,3 +134,20 @@ def test_streaming_with_a_llama_like_tokenizer(bundle: Bundle, ids: list[int]) -
     prompter._tokenizer = llama_like()
     ids = [token for token in ids if token != fx.EOS]  # 257 is the end there, a word here
     assert "".join(stream(prompter, ids)) == prompter.decode(ids)
+
+
+def test_bundles_of_before_keep_working(bundle: Bundle, tmp_path: Path) -> None:
+    """Their manifests don't say whether the tokenizer adds its special tokens: it did."""
+    raw = json.loads(bundle.manifest.to_json())
+    for name in ("special_tokens", "strip", "origin"):
+        del raw["prompt"][name]
+    del raw["generation"]
+    (tmp_path / "manifest.json").write_text(json.dumps(raw), encoding="utf-8")
+    old = Prompter(Manifest.load(tmp_path / "manifest.json"), bundle.file(TOKENIZER))
+    assert old.encode(" hi ").input_ids[0].tolist()[:2] == [fx.BOS, ord("U")]
+
+
+def test_a_strip_that_isnt_known_is_refused(bundle: Bundle) -> None:
+    prompt = dataclasses.replace(bundle.manifest.prompt, strip="middle")
+    with pytest.raises(BundleError, match="strips 'middle', known: , both, left, right"):
+        Prompter(dataclasses.replace(bundle.manifest, prompt=prompt), bundle.file(TOKENIZER))

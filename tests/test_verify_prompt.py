@@ -74,6 +74,8 @@ def test_a_wrong_prompt_is_seen(prompt: dict[str, Any], fault: str | None, manif
         {"chat_template.jinja": pc.TEXT_ONLY},
         {"chat_template.jinja": pc.TEXT_PARTS},
         {"chat_template.jinja": "{{ bos_token }}" + pc.PARTS},
+        # Nothing says how large a patch is.
+        {"chat_template.jinja": pc.PARTS, "processor_config.json": None},
     ],
 )
 def test_templates_of_each_kind_are_compared(files: dict[str, Any], manifest: Manifest, tmp_path: Path) -> None:
