@@ -116,7 +116,7 @@ def _refuse_original_llava(file: Path, raw: Mapping[str, Any]) -> None:
     tower = raw.get("mm_vision_tower")
     if kind is None and tower is None:
         return
-    key = (kind or _ORIGINAL_LLAVA[0], raw.get("hidden_size"), "image_grid_pinpoints" in raw)
+    key = (kind or _ORIGINAL_LLAVA[0], raw.get("hidden_size"), bool(raw.get("image_grid_pinpoints")))
     converted = _CONVERTED.get(key)  # type: ignore[arg-type]  # whatever the file says
     raise ModelError(
         f"'{file}' is of original LLaVA ({kind or raw.get('model_type')}, its vision tower '{tower}' lies elsewhere):"

@@ -78,10 +78,20 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {
             "architectures": ["LlavaLlamaForCausalLM"],
             "hidden_size": 4096,
+            "image_grid_pinpoints": None,
             "mm_vision_tower": "openai/clip-vit-large-patch14-336",
             "model_type": "llava",
         },
         r"original LLaVA \(LlavaLlamaForCausalLM, .*take 'llava-hf/llava-1\.5-7b-hf'",
+    ),
+    "original LLaVA of tiles": (
+        {
+            "architectures": ["LlavaMistralForCausalLM"],
+            "hidden_size": 4096,
+            "image_grid_pinpoints": [[336, 672]],
+            "model_type": "llava_mistral",
+        },
+        r"take 'llava-hf/llava-v1\.6-mistral-7b-hf'",
     ),
     "LLaVA's first name": ({"model_type": "llava_llama", "mm_vision_tower": "x"}, "original LLaVA"),
     "no sizes": ({"model_type": "llava"}, "has no 'text_config'"),
