@@ -14,7 +14,7 @@ from lmmprune.compiler.manifest import Manifest
 from lmmprune.compiler.replay import Looked, Replay, Spoken
 from lmmprune.compiler.text_layout import text_layout
 from lmmprune.compiler.verify_prompt import compare_prompts
-from lmmprune.errors import BundleError, InputError, require
+from lmmprune.errors import BundleError, InputError, below, require
 from lmmprune.models.source import Source, resolve
 
 STEPS = 8
@@ -171,7 +171,8 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
     inside = any(stage.in_decoder for stage in manifest.schedule)
     special_ids = text_layout(manifest.prompt, bundle.file(TOKENIZER), in_decoder=inside).special_ids
     try:
-        model = load_model(source)
+        with below("loading the checkpoint with transformers", "try another release of transformers"):
+            model = load_model(source)
     except Refused as error:
         return [_not_compared(str(error))]
     reference = parity.Reference(model, options, special_ids)

@@ -64,7 +64,7 @@ def test_a_trace_that_fails_is_one_line(
     import torch
 
     monkeypatch.setattr(torch.onnx, "export", lambda *given, **more: _library())
-    words = ["export", "--model", "tiny-llava", "-o", tmp_path / "out", *(["-v"] if verbose else [])]
+    words = ["export", "--model", "tiny-llava", "--no-cache", "-o", tmp_path / "out", *(["-v"] if verbose else [])]
     code, out, err = cli(*words)
     assert code == 2
     assert not out

@@ -12,7 +12,6 @@ import torch
 
 from lmmprune.compiler import machine
 from lmmprune.compiler.reference.cut import Refused
-from lmmprune.errors import below
 from lmmprune.models.source import Source
 
 LARGE_BYTES = 2 * 2**30
@@ -20,7 +19,6 @@ LARGE_BYTES = 2 * 2**30
 _HALF = {ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16}
 
 
-@below("loading the checkpoint with transformers", "try another release of transformers")
 def load_model(source: Source) -> Any:
     """Return transformers' model in eval mode, which computes in float32.
 
