@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.read_json import read_json_if_there
 from lmmprune.errors import ModelError
+from lmmprune.models.read_json import read_json_if_there
 
 _JINJA = "chat_template.jinja"
 _LEGACY = "chat_template.json"

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from lmmprune.compiler.bundle import TOKENIZER
 from lmmprune.compiler.load_tokenizer import parse_tokenizer
 from lmmprune.compiler.quiet import quiet_transformers
-from lmmprune.compiler.read_json import read_json_if_there
-from lmmprune.errors import ModelError
+from lmmprune.errors import ModelError, said
+from lmmprune.models.read_json import read_json_if_there
 
 _SLOW = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model", "spiece.model")
 
@@ -63,8 +63,8 @@ def checkpoint_tokenizer(origin: Path) -> CheckpointTokenizer:
         )
     try:
         loaded = _load(origin)
-    except Exception as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except Exception as error:  # whatever its files or its class make it raise: said, or refused
+        cause = said(error)
         if raw is None:
             raise ModelError(f"the tokenizer in '{origin}' can't be converted ({cause}): {_advice(origin)}") from error
         return CheckpointTokenizer(

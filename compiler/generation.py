@@ -12,8 +12,8 @@ from typing import Any
 
 from lmmprune.compiler.checkpoint_tokenizer import CheckpointTokenizer
 from lmmprune.compiler.logits import APPLIED
-from lmmprune.compiler.read_json import read_json, read_json_if_there
 from lmmprune.errors import ModelError
+from lmmprune.models.read_json import read_json, read_json_if_there
 
 _FILE = "generation_config.json"
 # What changes greedy answers and isn't applied, with the values that change nothing.

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from lmmprune.compiler.quiet import quiet_transformers
-from lmmprune.compiler.read_json import read_json, read_json_if_there
 from lmmprune.errors import ModelError
+from lmmprune.models.read_json import read_json, read_json_if_there
 
 # The steps that ``preprocessor.json`` can express; a picture always becomes RGB before them.
 _STEPS = ("resize", "center_crop", "rescale", "normalize")

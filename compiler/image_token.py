@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmmprune.compiler.checkpoint_tokenizer import CheckpointTokenizer
-from lmmprune.compiler.read_json import read_json_if_there
 from lmmprune.errors import ModelError
+from lmmprune.models.read_json import read_json_if_there
 from lmmprune.models.registry import FAMILIES
 from lmmprune.models.source import Source
 

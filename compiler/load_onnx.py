@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmmprune.errors import InputError, LmmpruneError
+from lmmprune.errors import InputError, said
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-_READERS = ("google", "ml_dtypes", "onnx", "onnx_ir", "onnxscript")
 
 
 def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
@@ -31,9 +27,8 @@ def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
 
     try:
         model = ir.load(path)
-    except Exception as error:
-        # Whatever the readers stumble over, it is the file.
-        raise InputError(f"'{path}' isn't an ONNX file that can be read ({_said(error)}): export it again") from error
+    except Exception as error:  # whatever the readers stumble over, it is the file
+        raise InputError(f"'{path}' isn't an ONNX file that can be read ({said(error)}): export it again") from error
     link_data(model, path, check=weights)
     for graph in model.graphs():
         _check_tensors(path, graph)
@@ -49,50 +44,6 @@ def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
     return model
 
 
-@contextlib.contextmanager
-def read_as_onnx(path: Path, what: str) -> Iterator[None]:
-    """Turn what ONNX's libraries raise about a damaged or strange file into one line.
-
-    Args:
-        path: The file.
-        what: What that says about the file.
-
-    Raises:
-        InputError: One of the libraries raised something.
-    """
-    try:
-        yield
-    except LmmpruneError:
-        raise
-    except Exception as error:
-        # Raised by our own code it is our own bug.
-        if not _from_reader(error):
-            raise
-        raise InputError(f"'{path}' {what} ({_said(error)}): export it again") from error
-
-
-def _said(error: BaseException) -> str:
-    """Return the first line of the first cause."""
-    error = _first(error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-def _first(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
-
-
-def _from_reader(error: BaseException) -> bool:
-    """Return whether an exception was raised inside of ONNX's libraries."""
-    trace = _first(error).__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return name.split(".")[0] in _READERS
-
-
 def _check_tensors(path: Path, graph: ir.Graph) -> None:
     """Refuse weights inside of the file that aren't as long as they say, or of no type."""
     import onnx_ir as ir
@@ -106,7 +57,7 @@ def _check_tensors(path: Path, graph: ir.Graph) -> None:
             tensor.numpy()
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"the weight '{name}' {tensor.shape} of '{path}' can't be read ({_said(error)}): the file is damaged;"
+                f"the weight '{name}' {tensor.shape} of '{path}' can't be read ({said(error)}): the file is damaged;"
                 " export it again"
             ) from error
 

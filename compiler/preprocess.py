@@ -24,12 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lmmprune.compiler.open_picture import MAX_PIXELS, decode_image, load_image, to_rgb
+from lmmprune.compiler.open_picture import MAX_PIXELS, to_rgb
 from lmmprune.compiler.tiles import cut, letterbox
 from lmmprune.errors import BundleError, InputError
-
-# Who prepares pictures opens them first.
-__all__ = ["MAX_PIXELS", "Preprocessor", "decode_image", "load_image", "to_rgb"]
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,

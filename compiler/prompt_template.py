@@ -11,7 +11,7 @@ from typing import Any
 from lmmprune.compiler.chat_template import ChatTemplate
 from lmmprune.compiler.check_text import check_text
 from lmmprune.compiler.prompt import STRIPS
-from lmmprune.errors import InputError, ModelError
+from lmmprune.errors import InputError, ModelError, said
 from lmmprune.models.family import Family
 
 SLOT = "{prompt}"
@@ -154,7 +154,7 @@ def _tried(render: _Render, token: str) -> tuple[str | None, str]:
     try:
         text = render(SLOT)
     except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
-        return None, f"can't be rendered ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return None, f"can't be rendered ({said(error)})"
     if text.count(SLOT) != 1 or text.count(token) != 1:
         shown = json.dumps(text if len(text) <= 200 else text[:200] + "...", ensure_ascii=False)
         return None, f"renders to {shown}"

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from lmmprune.compiler.load_onnx import load_onnx, read_as_onnx
-from lmmprune.errors import GraphRefusal, InputError
+from lmmprune.compiler.load_onnx import load_onnx
+from lmmprune.errors import GraphRefusal, InputError, below
 from lmmprune.lazy import lazy, numbers
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.passes.convert_opset import ConvertOpset
@@ -75,7 +75,7 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
     """
     model = load_onnx(path)
     _check(model)
-    with read_as_onnx(path, "has nodes that ONNX's own tools can't work with"):
+    with below(f"working on the nodes of '{path}' with ONNX's own tools", "export it again", kind=InputError):
         return _raise(model, batch, image_size)
 
 

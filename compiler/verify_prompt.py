@@ -16,7 +16,7 @@ from lmmprune.compiler.chat_template import find_chat_template
 from lmmprune.compiler.prompt import Prompter
 from lmmprune.compiler.prompt_template import BUILT_IN, OPTION
 from lmmprune.compiler.quiet import quiet_transformers
-from lmmprune.errors import InputError, LmmpruneError
+from lmmprune.errors import InputError, LmmpruneError, said
 from lmmprune.models.source import Source
 
 # Ends with white space, letters of several bytes, new lines, and enough words for a method that drops some.
@@ -56,7 +56,7 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
             processor = _processor(source)
             theirs = _asked(processor, source)
     except Exception as error:  # noqa: BLE001 - whatever its files, its packages or its template make it raise
-        return _not_compared(f"the checkpoint's processor fails ({_line(error)})")
+        return _not_compared(f"the checkpoint's processor fails ({said(error)})")
     prompter = Prompter(bundle.manifest, bundle.file(TOKENIZER))
     compared = 0
     for question in _QUESTIONS:
@@ -68,7 +68,7 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
             with quiet_transformers():
                 wanted = theirs(question)
         except Exception as error:  # noqa: BLE001 - as above
-            return _not_compared(f"the checkpoint's processor fails on {question!r} ({_line(error)})")
+            return _not_compared(f"the checkpoint's processor fails on {question!r} ({said(error)})")
         fault = _difference(bundle, mine, wanted)
         if fault and _dated(source):
             return _not_compared("the chat template writes today's date")
@@ -197,7 +197,3 @@ def _dated(source: Source) -> bool:
     except LmmpruneError:
         return False
     return found is not None and "strftime_now" in found.text
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -19,6 +19,7 @@ import numpy as np
 from lmmprune.errors import ModelError
 from lmmprune.models import shards
 from lmmprune.models.config_file import ADAPTER
+from lmmprune.models.read_json import read_json
 from lmmprune.stored import Array, Stored
 
 WEIGHTS = "adapter_model.safetensors"
@@ -152,14 +153,9 @@ def read_settings(directory: Path) -> dict[str, Any]:
         ModelError: It isn't there, isn't JSON, or isn't of a plain LoRA.
     """
     file = directory / ADAPTER
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"no {ADAPTER} in '{directory}': --adapter takes a directory that PEFT saved") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"'{file}' can't be read ({error})") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"'{file}' holds {type(config).__name__}, expected an object")
+    if not file.is_file():
+        raise ModelError(f"no {ADAPTER} in '{directory}': --adapter takes a directory that PEFT saved")
+    config = read_json(file)
     if not (directory / WEIGHTS).is_file():
         pickled = (directory / "adapter_model.bin").is_file()
         raise ModelError(

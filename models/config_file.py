@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import ModelError, below, require, said
+from lmmprune.models.read_json import read_json
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
@@ -38,16 +38,9 @@ def read_raw(directory: Path) -> dict[str, Any]:
     Raises:
         ModelError: It isn't there, isn't JSON, or belongs to something else than a whole model.
     """
-    file = directory / CONFIG
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"no {CONFIG} in '{directory}': {_instead(directory)}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"'{file}' can't be read ({error})") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"'{file}' holds {type(raw).__name__}, expected an object")
-    return raw
+    if not (directory / CONFIG).is_file():
+        raise ModelError(f"no {CONFIG} in '{directory}': {_instead(directory)}")
+    return read_json(directory / CONFIG)
 
 
 def read_config(directory: Path, raw: Mapping[str, Any] | None = None) -> Any:
@@ -96,10 +89,7 @@ def reading(config: Any) -> Iterator[None]:
 def _instead(directory: Path) -> str:
     """Say what a directory without config.json is."""
     if (directory / ADAPTER).is_file():
-        try:
-            base = json.loads((directory / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError):
-            base = None
+        base = read_json(directory / ADAPTER).get("base_model_name_or_path")
         return (
             f"it is a PEFT adapter of '{base or 'another model'}'; give that model as --model, and this directory as"
             " --adapter"

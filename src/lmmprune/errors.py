@@ -79,7 +79,7 @@ def below(part: str, advice: str, *, kind: type[LmmpruneError] = ModelError) -> 
         yield
     except LmmpruneError:
         raise
-    except Exception as error:
+    except Exception as error:  # every library has its own; what is ours goes on as it was
         root = _root(error)
         if _is_ours(root):
             raise
@@ -95,8 +95,8 @@ def said(error: BaseException) -> str:
 
 def _root(error: BaseException) -> BaseException:
     """Return what an exception was raised from in the end: exporters wrap the cause in steps and advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = cause
     return error
 
 
