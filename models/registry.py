@@ -6,8 +6,17 @@ import re
 from pathlib import Path
 
 from lmmprune.errors import ModelError, require, suggestion
-from lmmprune.models import idefics3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
 from lmmprune.models.aliases import ALIASES
+from lmmprune.models.families import (
+    idefics3,
+    internvl,
+    llava,
+    llava_next,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_vl,
+)
 from lmmprune.models.family import Family
 from lmmprune.models.hub import fetch as fetch  # beside locate, whose other half it is
 
@@ -50,7 +59,7 @@ def family_of(model_type: str) -> Family:
     if model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelError(
             f"model_type '{model_type}' has no family here (there are: {known}): missing is a module that says where"
-            " its vision tower, projector and decoder are, as models/llava.py does"
+            " its vision tower, projector and decoder are, as models/families/llava.py does"
         )
     if model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(

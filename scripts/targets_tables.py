@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmmprune.compiler.boards import BOARDS, JETPACKS
-from lmmprune.compiler.targets import TARGETS, resolve
-from lmmprune.compiler.trtexec import DIALECTS
+from lmmprune.compiler.deploy.trtexec import DIALECTS
+from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
+from lmmprune.compiler.targets.targets import TARGETS, resolve
 
 PAGE = Path(__file__).parent.parent / "docs" / "targets.md"
 _MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -9,11 +9,11 @@ from typing import Any
 
 import runtime_fixtures as fx
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration.calibrators import Integers
-from lmmprune.compiler.calibration.data import CalibrationSet, Sample
-from lmmprune.compiler.calibration.feeds import SampleFeeds
-from lmmprune.compiler.calibration.observe import Steps
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data.calibration import CalibrationSet, Sample
+from lmmprune.compiler.quantize.calibrators import Integers
+from lmmprune.compiler.quantize.feeds import SampleFeeds
+from lmmprune.compiler.quantize.observe import Steps
 
 WATCHED = ["turned", "deeper", "state", "image_features"]
 S8 = Integers.of("s8s8")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmmprune.compiler.parity import COSINE
+from lmmprune.compiler.verify.parity import COSINE
 from lmmprune.stored import Array
 
 

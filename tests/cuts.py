@@ -9,13 +9,13 @@ import onnx_ir as ir
 from decoders import IMAGE, SmallDecoder
 from towers import Tower
 
-from lmmprune.passes.filters import constant_places, last_query
+from lmmprune.passes.find.sites import Site
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.rules import Outcome, Reduce, Rule
-from lmmprune.passes.sites import Site
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.filters import constant_places, last_query
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.rules import Outcome, Reduce, Rule
+from lmmprune.passes.reduce.stage import Stage
 
 SPECIAL = (0, 1, 2, IMAGE)
 FASTV = Reduce(filter=last_query)

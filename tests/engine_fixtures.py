@@ -12,12 +12,13 @@ from unittest.mock import patch
 from fake_cuda import FakeCudart
 from fake_trt import FakeTrt, make_plan
 
-from lmmprune.compiler import engines
-from lmmprune.compiler.backends import cuda, open_sessions, tensorrt
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.kv_cache import in_place
-from lmmprune.compiler.profiles import decoder_profiles
-from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.backends import cuda, open_sessions
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.build.profiles import decoder_profiles
+from lmmprune.compiler.bundle import engines
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.kv_cache import in_place
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import LmmpruneError, require
 
 RTX = resolve("tensorrt-rtx")

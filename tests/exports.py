@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.canonical import shared_trace
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Report, Request
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Report, Request
+from lmmprune.models.canonical import shared_trace
 
 _TRACED = shared_trace()
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tests-")

@@ -11,12 +11,12 @@ import onnx_ir as ir
 from random_models import SHAPES, canonical
 from towers import session
 
-from lmmprune.passes.cast_float import CastFloat
-from lmmprune.passes.insert_qdq import InsertQdq, activations
+from lmmprune.passes.graph.shapes import bind_dims, infer_shapes
+from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
+from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.shapes import bind_dims, infer_shapes
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
 
 Arrays = dict[str, np.ndarray]
 # Two heads on one key head, a CLS token, three layers.

@@ -11,9 +11,9 @@ import runtime_fixtures as fx
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from lmmprune.compiler.assets import Assets, write_assets
-from lmmprune.compiler.bundle import TOKENIZER, Bundle
-from lmmprune.compiler.prompt import Prompter
+from lmmprune.compiler.assets.write_assets import Assets, write_assets
+from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.models.source import resolve
 
 SIDE = 2  # patches

@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lmmprune.compiler.raise_graph import raise_graph
-from lmmprune.compiler.reference import Cut, rule_options, see
-from lmmprune.compiler.rewrite import prune_tower
-from lmmprune.passes.find_features import find_features, find_grid
+from lmmprune.compiler.rewrite.raise_graph import raise_graph
+from lmmprune.compiler.rewrite.rewrite import prune_tower
+from lmmprune.compiler.verify.reference import Cut, rule_options, see
+from lmmprune.passes.foreign.find_features import find_features, find_grid
 from lmmprune.passes.methods import METHODS, get_method
-from lmmprune.passes.schedule import Facts
+from lmmprune.passes.reduce.schedule import Facts
 
 KEEP = 11
 IN_DECODER = ["fastv", "ficoco-l", "ficoco-vl", "pyramiddrop", "sparsevlm"]

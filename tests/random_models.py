@@ -14,7 +14,7 @@ from random_llava import IMAGE_TOKEN, random_llava
 from lmmprune.models import trace
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.models.source import resolve
-from lmmprune.passes.schedule import Facts
+from lmmprune.passes.reduce.schedule import Facts
 
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-models-")
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from random_llava import PATCH, fill
 
-from lmmprune.compiler.canonical import shared_trace
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Report, Request
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Report, Request
+from lmmprune.models.canonical import shared_trace
 from lmmprune.models.registry import tiny_llava_dir
 
 GRID = 4  # patches a side of a tile

@@ -18,9 +18,9 @@ import onnx
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.manifest import Cache, Graph, Manifest, Precision, Prompt, Stage, Tensor
-from lmmprune.compiler.write_bundle import write_bundle
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Cache, Graph, Manifest, Precision, Prompt, Stage, Tensor
+from lmmprune.compiler.bundle.write_bundle import write_bundle
 
 BOS, EOS, IMAGE, VOCAB = 256, 257, 258, 259
 PATCHES, GRID, SIZE, HIDDEN, HEADS, HEAD_DIM = 16, 4, 8, 8, 2, 4

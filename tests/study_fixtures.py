@@ -15,7 +15,7 @@ from lmmprune.compiler.study.findings import Findings, find
 from lmmprune.compiler.study.grid import Cell, grid
 from lmmprune.compiler.study.kept_sets import Overlap
 from lmmprune.compiler.study.timing import Group
-from lmmprune.compiler.verify import Check
+from lmmprune.compiler.verify.verify import Check
 
 PICTURES = [f"p{number // 4}" for number in range(80)]
 TIMING = {"rounds": 12, "new_tokens": 4, "threads": None, "prompt": "?", "picture": "0", "machine": "a processor"}

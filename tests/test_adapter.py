@@ -11,9 +11,9 @@ import torch
 from checkpoints import copy_tiny
 from peft import LoraConfig, get_peft_model
 
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import ModelError
 from lmmprune.models import trace
 from lmmprune.models.registry import tiny_llava_dir

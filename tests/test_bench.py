@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler.bench import bench, steps
-from lmmprune.compiler.bench_chart import check_chart, draw_chart
-from lmmprune.compiler.bench_report import METRICS, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.bundle.manifest import Precision
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.manifest import Precision
-from lmmprune.compiler.memory import measure_memory
+from lmmprune.compiler.measure.bench import bench, steps
+from lmmprune.compiler.measure.chart import check_chart, draw_chart
+from lmmprune.compiler.measure.memory import measure_memory
+from lmmprune.compiler.measure.report import METRICS, Row, Spread, find_products, paired_speedup
 from lmmprune.errors import BundleError, InputError
 
 INT8 = Precision(dtype="float32", int8="u8s8", calibration={})

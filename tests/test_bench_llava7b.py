@@ -11,7 +11,7 @@ from exports import exported_again
 
 from lmmprune.models.registry import tiny_llava_dir
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_llava7b.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "llava7b" / "bench_llava7b.py"
 
 
 def test_three_bundles_in_turns(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from random_models import SHAPES, Shape, canonical
 from test_smooth_quant import pruned
 
-from lmmprune.passes.blocks import find_blocks, weighted
-from lmmprune.passes.insert_qdq import InsertQdq
+from lmmprune.passes.find.blocks import find_blocks, weighted
+from lmmprune.passes.int8.insert_qdq import InsertQdq
 from lmmprune.passes.methods import METHODS
 
 

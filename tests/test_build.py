@@ -8,17 +8,17 @@ import onnx
 import pytest
 from runtime_fixtures import make_bundle
 
-from lmmprune.compiler import build as build_module
-from lmmprune.compiler import machine
-from lmmprune.compiler.architectures import named_arch, present_or_named
-from lmmprune.compiler.backends import tensorrt
-from lmmprune.compiler.build import build
-from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.build import build as build_module
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.build.architectures import named_arch, present_or_named
+from lmmprune.compiler.build.build import build
+from lmmprune.compiler.build.profiles import decoder_profiles
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.engines import open_engine, read_records
+from lmmprune.compiler.bundle.manifest import FILENAME, Manifest, Precision
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.engines import open_engine, read_records
-from lmmprune.compiler.manifest import FILENAME, Manifest, Precision
-from lmmprune.compiler.profiles import decoder_profiles
-from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.targets import machine
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import BundleError, InputError, MissingExtraError, TargetError
 
 RTX = resolve("tensorrt-rtx")

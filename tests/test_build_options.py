@@ -10,15 +10,15 @@ import pytest
 from exports import exported_again
 from runtime_fixtures import make_bundle
 
-from lmmprune.compiler import machine
-from lmmprune.compiler.backends import tensorrt
-from lmmprune.compiler.backends.origin import describe, find_node, written_by
-from lmmprune.compiler.backends.timing_cache import load_timing_cache, save_timing_cache
-from lmmprune.compiler.build import build
-from lmmprune.compiler.build_options import BuildOptions
-from lmmprune.compiler.builder_memory import builder_bytes, lacking_memory
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.build.build import build
+from lmmprune.compiler.build.memory import builder_bytes, lacking_memory
+from lmmprune.compiler.build.options import BuildOptions
+from lmmprune.compiler.build.origin import describe, find_node, written_by
+from lmmprune.compiler.build.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.targets import machine
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import InputError, TargetError
 
 trt = pytest.importorskip("tensorrt_rtx")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler.backends import tensorrt
-from lmmprune.compiler.build import build
-from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.build.build import build
+from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.targets.targets import resolve
 
 RTX = resolve("tensorrt-rtx")
 trt = pytest.importorskip("tensorrt_rtx")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.errors import BundleError
 
 
@@ -82,7 +82,7 @@ def test_edited_small_file_is_found_at_opening(bundle: Bundle) -> None:
 
 
 def test_edited_large_file_is_found_by_verify(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmmprune.compiler.bundle._CHECKED_AT_OPEN", 100)
+    monkeypatch.setattr("lmmprune.compiler.bundle.bundle._CHECKED_AT_OPEN", 100)
     flip(bundle.path / "decoder.data")
     opened = Bundle.open(bundle.path)
     with pytest.raises(BundleError, match=r"'decoder\.data'"):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from lmmprune.compiler import quantize as module
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration import by_layer
-from lmmprune.compiler.canonical import Canonical, shared_trace
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Request
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.quantize import by_layer
+from lmmprune.compiler.quantize import quantize as module
+from lmmprune.models.canonical import Canonical, shared_trace
 from lmmprune.models.source import Source
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from calibration_fixtures import S8, WATCHED, calibration_bundle, feeds, some
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration.calibrators import CALIBRATORS, get_calibrator
-from lmmprune.compiler.calibration.data import CalibrationSet, load_calibration
-from lmmprune.compiler.calibration.measure import measure
-from lmmprune.compiler.calibration.observe import drive, watch_values
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data.calibration import CalibrationSet, load_calibration
+from lmmprune.compiler.quantize.calibrators import CALIBRATORS, get_calibrator
+from lmmprune.compiler.quantize.measure import measure
+from lmmprune.compiler.quantize.observe import drive, watch_values
 from lmmprune.errors import InputError
 from lmmprune.models.source import resolve
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import onnxruntime
 import pytest
 
-from lmmprune.compiler.calibration import by_layer
-from lmmprune.compiler.calibration.calibrators import Integers, get_calibrator
+from lmmprune.compiler.quantize import by_layer
+from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
 
 PLAN = by_layer.Plan(
     names=["x"],

@@ -11,10 +11,10 @@ import pytest
 import runtime_fixtures as fx
 from calibration_fixtures import calibration_bundle, feeds
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration.data import CalibrationSet, Sample
-from lmmprune.compiler.calibration.observe import Feeds, Outputs, Steps, drive, watch_values
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data.calibration import CalibrationSet, Sample
+from lmmprune.compiler.quantize.observe import Feeds, Outputs, Steps, drive, watch_values
+from lmmprune.compiler.runtime.runtime import Runtime
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 import runtime_fixtures as fx
 from calibration_fixtures import S8, WATCHED, Samples, calibration_bundle, feeds, some
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration.cache import default_directory, graph_sha256
-from lmmprune.compiler.calibration.calibrators import Integers, get_calibrator
-from lmmprune.compiler.calibration.measure import measure
-from lmmprune.compiler.calibration.observe import Steps
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.quantize.cache import default_directory, graph_sha256
+from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
+from lmmprune.compiler.quantize.measure import measure
+from lmmprune.compiler.quantize.observe import Steps
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lmmprune.compiler.calibration.calibrators import (
+from lmmprune.compiler.quantize.calibrators import (
     CALIBRATORS,
     Entropy,
     Integers,
@@ -21,8 +21,8 @@ from lmmprune.compiler.calibration.calibrators import (
     get_calibrator,
     squared_errors,
 )
-from lmmprune.compiler.calibration.divergence import divergences
-from lmmprune.compiler.calibration.histogram import Histogram
+from lmmprune.compiler.quantize.divergence import divergences
+from lmmprune.compiler.quantize.histogram import Histogram
 from lmmprune.errors import InputError
 
 U8, S8 = Integers.of("u8s8"), Integers.of("s8s8")

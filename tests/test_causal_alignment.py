@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from lmmprune.compiler.backends import tensorrt
-from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import TargetError
 
 JOINED = """

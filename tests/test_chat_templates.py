@@ -9,8 +9,8 @@ from typing import Any
 import prompt_checkpoints as pc
 import pytest
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.chat_template import find_chat_template
+from lmmprune.compiler.assets.chat_template import find_chat_template
+from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.errors import InputError, ModelError
 
 QUESTIONS = ("what is this?", " a ", "é\n\nb")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlavaConfig, SiglipVisionConfig
 
-from lmmprune.compiler.canonical import Canonical
+from lmmprune.compiler.assets.text_layout import text_layout
+from lmmprune.compiler.bundle.manifest import Prompt
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import export
-from lmmprune.compiler.manifest import Prompt
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.text_layout import text_layout
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
 from lmmprune.errors import ModelError
+from lmmprune.models.canonical import Canonical
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.passes.methods import METHODS
 

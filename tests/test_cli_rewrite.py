@@ -15,8 +15,8 @@ import onnx_ir as ir
 import pytest
 
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.reference import Cut, see
-from lmmprune.compiler.write_graph import write_graph
+from lmmprune.compiler.onnx_files.write_graph import write_graph
+from lmmprune.compiler.verify.reference import Cut, see
 from lmmprune.errors import InputError
 
 SIZE = ("--image-size", ft.SIDE)

@@ -12,7 +12,7 @@ import exports
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler import canonical
+from lmmprune.models import canonical
 
 Cli = Callable[..., tuple[int, str, str]]
 

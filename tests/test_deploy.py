@@ -14,17 +14,17 @@ import pytest
 from exports import exported_again
 from runtime_fixtures import make_bundle, save_picture
 
-from lmmprune.compiler.boards import BOARDS, JETPACKS
-from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.build.inspect_engine import GraphWeights
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.write_bundle import write_bundle
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.explain.engine import GraphWeights
-from lmmprune.compiler.plan.activations import activation_bytes, peak_bytes
-from lmmprune.compiler.plan.deploy import deploy, requirements
-from lmmprune.compiler.plan.memory_plan import GIB, plan_memory
-from lmmprune.compiler.plan.wheel import write_wheel
-from lmmprune.compiler.plan.write_plan import write_plan
-from lmmprune.compiler.targets import TARGETS, resolve
-from lmmprune.compiler.write_bundle import write_bundle
+from lmmprune.compiler.deploy.activations import activation_bytes, peak_bytes
+from lmmprune.compiler.deploy.deploy import deploy, requirements
+from lmmprune.compiler.deploy.memory_plan import GIB, plan_memory
+from lmmprune.compiler.deploy.wheel import write_wheel
+from lmmprune.compiler.deploy.write_plan import write_plan
+from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
+from lmmprune.compiler.targets.targets import TARGETS, resolve
 from lmmprune.errors import InputError, TargetError
 
 
@@ -184,7 +184,7 @@ def test_board_that_is_too_small(bundle, tmp_path, capsys):
 
 def test_shorter_prompts_and_int8_are_named_where_they_help(monkeypatch, bundle, tmp_path):
     """A bundle of 12 GiB of weights whose values between the layers take 1 MiB a token."""
-    import lmmprune.compiler.plan.memory_plan as module
+    import lmmprune.compiler.deploy.memory_plan as module
 
     monkeypatch.setattr(module, "activation_bytes", lambda graph, seq=0, **_: seq * 2**25)
     monkeypatch.setattr(Bundle, "bytes", property(lambda self: 12 * 2**30))
@@ -207,7 +207,7 @@ def test_command_line(bundle, tmp_path, capsys):
 
 def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch):
     """Weights are counted by what the graphs hold: 3 GiB in the decoder, of which three copies don't go into 8 GB."""
-    import lmmprune.compiler.builder_memory as module
+    import lmmprune.compiler.build.memory as module
 
     counted = {"vision.onnx": 2**30, "decoder.onnx": 3 * 2**30}
     found = {name: GraphWeights(bytes={"FLOAT16": size}, float16_bytes=size) for name, size in counted.items()}

@@ -3,11 +3,12 @@ import subprocess
 
 import pytest
 
-from lmmprune.compiler import doctor, machine, packages
-from lmmprune.compiler.backends import tensorrt
+from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.machine import Gpu
-from lmmprune.compiler.targets import TARGETS
+from lmmprune.compiler.inspect import doctor
+from lmmprune.compiler.targets import machine, packages
+from lmmprune.compiler.targets.machine import Gpu
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import MissingExtraError
 
 ADA = Gpu(name="NVIDIA L4", arch="sm89", driver="580.65.06", memory=23034 * 2**20)

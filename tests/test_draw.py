@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmmprune.compiler.draw import KEPT, MERGED, Panel, draw_panels, evenly
+from lmmprune.compiler.runtime.draw import KEPT, MERGED, Panel, draw_panels, evenly
 
 
 def mean(drawing: np.ndarray, row: int, column: int, cell: int) -> np.ndarray:

@@ -12,17 +12,17 @@ from exports import exported_again
 from random_models import SHAPES, Shape, canonical, torch_model
 from towers import session
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration.data import load_calibration
-from lmmprune.compiler.export import export
-from lmmprune.compiler.own_counts import OwnCounts
-from lmmprune.compiler.reference import knee
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data.calibration import load_calibration
+from lmmprune.compiler.export.count_tokens import OwnCounts
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.verify.reference import knee
 from lmmprune.errors import InputError
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.split_vision import CountTokens
+from lmmprune.passes.reduce.split_vision import CountTokens
 
 RATIOS = (0.5, 0.7, 0.85)
 SIZES = (22, 43, 72)

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import pytest
 from towers import run
 
-from lmmprune.compiler.replay import load_on_cpu, run_graph
-from lmmprune.passes.emulate_bfloat16 import EmulateBfloat16
-from lmmprune.passes.refusals import Broken
+from lmmprune.compiler.verify.replay import load_on_cpu, run_graph
+from lmmprune.passes.graph.refusals import Broken
+from lmmprune.passes.lower.emulate_bfloat16 import EmulateBfloat16
 
 # An output that is read on, a sum over 512 places, a weight, a float32 island, an input of two nodes.
 GRAPH = """<ir_version: 10, opset_import: ["": 23]>

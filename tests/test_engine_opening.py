@@ -15,9 +15,9 @@ from fake_cuda import FakeCudart
 from fake_trt import FakeTrt
 
 from lmmprune.compiler.backends.cuda import CudaDevice
-from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import BundleError, InputError, LmmpruneError, TargetError
 
 

@@ -15,12 +15,12 @@ from engine_fixtures import add_engines, fake_gpu, on_the_cpu
 from exports import exported_again
 from fake_cuda import FakeCudart, Kind
 
-from lmmprune.compiler import memory
 from lmmprune.compiler.backends.engine_session import EngineSession
-from lmmprune.compiler.bench import bench
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.measure import memory
+from lmmprune.compiler.measure.bench import bench
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
 
 EXAMPLES = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples"
 LOOK = (3, 5, 9, 15)

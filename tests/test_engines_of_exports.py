@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from exports import exported, exported_again
 
-from lmmprune.compiler.build import build
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.build.build import build
+from lmmprune.compiler.verify.verify import verify
 
 VARIANTS: dict[str, dict[str, object]] = {
     "fp32": {"dtype": "float32"},

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from exports import exported_again
 
-from lmmprune.compiler.build import build
-from lmmprune.compiler.manifest import Manifest
+from lmmprune.compiler.build.build import build
+from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.passes.methods import METHODS
 
 PRECISIONS: dict[str, dict[str, object]] = {

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler.evaluate import Accuracy, evaluate, normalized
-from lmmprune.compiler.questions import Question, load_questions
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.data.questions import Question, load_questions
+from lmmprune.compiler.measure.evaluate import Accuracy, evaluate, normalized
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError
 
 

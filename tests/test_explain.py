@@ -204,7 +204,7 @@ def test_profile_is_read_by_phase() -> None:
 
 
 def test_bench_alone_needs_no_onnx_ir() -> None:
-    modules = "lmmprune.compiler.explain.tables, lmmprune.compiler.explain.explain, lmmprune.compiler.build"
+    modules = "lmmprune.compiler.explain.tables, lmmprune.compiler.explain.explain, lmmprune.compiler.build.build"
     code = f"import sys, {modules}; sys.exit('onnx_ir' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -15,9 +15,9 @@ import pytest
 from exports import exported_again
 from fake_trt import ILogger
 
+from lmmprune.compiler.build.inspect_engine import count_precisions, graph_weights, inspect_engine, read_inspector
+from lmmprune.compiler.bundle.engines import RECORD, EngineRecord, read_records
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.engines import RECORD, EngineRecord, read_records
-from lmmprune.compiler.explain.engine import count_precisions, graph_weights, inspect_engine, read_inspector
 from lmmprune.errors import BundleError
 
 # In the format of NVIDIA's documentation of the engine inspector, at the verbosity DETAILED.

@@ -12,11 +12,11 @@ import onnx
 import pytest
 from exports import exported, exported_again
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration.data import load_calibration
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data.calibration import load_calibration
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError, LmmpruneError, ModelError, TargetError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve

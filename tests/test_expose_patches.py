@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from towers import Tower, run
 
-from lmmprune.compiler.raise_graph import raise_graph
+from lmmprune.compiler.rewrite.raise_graph import raise_graph
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.anchors import find_vision_anchors
-from lmmprune.passes.expose_patches import ExposePatches, JoinTokens
-from lmmprune.passes.find_features import find_features, find_grid
+from lmmprune.passes.find.anchors import find_vision_anchors
+from lmmprune.passes.foreign.expose_patches import ExposePatches, JoinTokens
+from lmmprune.passes.foreign.find_features import find_features, find_grid
 
 GRID = (ft.GRID, ft.GRID)
 

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 from exports import exported
 
-from lmmprune.compiler import flops_report
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.flops import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
-from lmmprune.compiler.flops_graph import count_layers, trace_decoder_layers
+from lmmprune.compiler.flops import report as flops_report
+from lmmprune.compiler.flops.formula import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
+from lmmprune.compiler.flops.graph import count_layers, trace_decoder_layers
 from lmmprune.errors import InputError, MissingExtraError
 from lmmprune.models.family import DecoderSpec
 from lmmprune.models.source import resolve
@@ -71,9 +71,8 @@ def test_the_cache_of_7b_is_333_megabytes() -> None:
 
 
 def test_the_formula_needs_neither_torch_nor_onnx() -> None:
-    code = (
-        "import sys, lmmprune.compiler.flops; print(sorted({'torch', 'onnx', 'onnx_ir', 'numpy'} & set(sys.modules)))"
-    )
+    heavy = "{'torch', 'onnx', 'onnx_ir', 'numpy'}"
+    code = f"import sys, lmmprune.compiler.flops.formula; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -141,7 +140,7 @@ def test_the_traced_layers_beside_the_formula(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The trace itself is shared with the tests above.
-    monkeypatch.setattr("lmmprune.compiler.flops_graph.trace_decoder_layers", lambda source: traced(source.name))
+    monkeypatch.setattr("lmmprune.compiler.flops.graph.trace_decoder_layers", lambda source: traced(source.name))
     code, out, _ = call(capsys, "--model", "tiny-llava", "--ratio", 0.5, "--graph")
     assert code == 0
     assert out.count("equal") == 4

@@ -16,8 +16,8 @@ from towers import Tower, session
 from lmmprune.compiler.cli import main
 from lmmprune.errors import InputError
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.schedule import Facts
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.schedule import Facts
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "longest"
 

@@ -15,11 +15,11 @@ import runtime_fixtures as fx
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.checkpoint_tokenizer import checkpoint_tokenizer
-from lmmprune.compiler.generation import Generation, generation
-from lmmprune.compiler.logits import LogitsRules
-from lmmprune.compiler.prompt import Encoded
+from lmmprune.compiler.assets.checkpoint_tokenizer import checkpoint_tokenizer
+from lmmprune.compiler.assets.generation import Generation, generation
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.logits import LogitsRules
+from lmmprune.compiler.runtime.prompt import Encoded
 from lmmprune.errors import ModelError
 
 VOCAB = 24
@@ -179,7 +179,7 @@ def test_settings_of_another_form_are_refused(settings: dict[str, Any], tmp_path
 
 def test_a_bundle_answers_by_its_settings(tmp_path: Path) -> None:
     """The run-time asks them, counting the prompt's tokens."""
-    from lmmprune.compiler.runtime import Runtime
+    from lmmprune.compiler.runtime.runtime import Runtime
 
     def tokens(settings: dict[str, Any]) -> list[int]:
         bundle: Bundle = fx.make_bundle(

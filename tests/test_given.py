@@ -11,8 +11,8 @@ import runtime_fixtures as fx
 
 from lmmprune.compiler.cli import COMMANDS, app
 from lmmprune.compiler.cli.options import size
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Request
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
 from lmmprune.errors import InputError
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -259,7 +259,7 @@ def test_stages_load_without_the_export_packages() -> None:
 
 
 def test_command_merges_and_exits_with_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("gpu_check_command", SCRIPTS / "gpu_check.py")
+    spec = importlib.util.spec_from_file_location("gpu_check_command", SCRIPTS / "gpu_check" / "__main__.py")
     assert spec is not None
     assert spec.loader is not None
     command = importlib.util.module_from_spec(spec)
@@ -292,7 +292,7 @@ def test_command_merges_and_exits_with_0(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_real_command_here_is_honest(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--quick", "--stages", "rtx-7b,cuda"]
+    command = [sys.executable, str(SCRIPTS / "gpu_check"), "--quick", "--stages", "rtx-7b,cuda"]
     output = tmp_path / "out.json"
     done = subprocess.run(
         [*command, "--work", str(tmp_path / "w"), "-o", str(output)],

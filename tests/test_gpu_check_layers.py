@@ -18,7 +18,7 @@ from gpu_check import layers, layers_parity, stages, table  # found through the 
 from gpu_check.settings import Settings, length  # as above
 
 from lmmprune.compiler.backends.open_sessions import open_sessions  # as above
-from lmmprune.compiler.bundle import Bundle  # as above
+from lmmprune.compiler.bundle.bundle import Bundle  # as above
 from lmmprune.errors import TargetError  # as above
 
 

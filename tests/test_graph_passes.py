@@ -10,17 +10,17 @@ from towers import Tower, run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.lazy import lazy
-from lmmprune.passes.cast_float import CastFloat
-from lmmprune.passes.count_flops import count_flops
-from lmmprune.passes.freeze_shapes import FreezeShapes, all_values
+from lmmprune.passes.find.sites import llm_input, llm_layer
+from lmmprune.passes.graph.count_flops import count_flops
+from lmmprune.passes.graph.shapes import bind_dims, infer_shapes
+from lmmprune.passes.graph.specialize import specialize
+from lmmprune.passes.lower.cast_float import CastFloat
+from lmmprune.passes.lower.freeze_shapes import FreezeShapes, all_values
 from lmmprune.passes.methods import METHODS, get_method
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.rules import Reduce
-from lmmprune.passes.shapes import bind_dims, infer_shapes
-from lmmprune.passes.sites import llm_input, llm_layer
-from lmmprune.passes.specialize import specialize
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.rules import Reduce
+from lmmprune.passes.reduce.stage import Stage
 
 SYMBOLIC = """
 <ir_version: 10, opset_import: ["" : 23]>

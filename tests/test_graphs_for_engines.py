@@ -9,13 +9,13 @@ from cuts import DECODER, PREFIX, TOKENS, cut_tower, prune_tower
 from decoders import cache_names
 from towers import Tower, run
 
-from lmmprune.passes.cast_float import CastFloat
+from lmmprune.passes.find.sites import VISION_OUTPUT
+from lmmprune.passes.graph.shapes import static_shape
+from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.methods import METHODS, get_method
 from lmmprune.passes.methods.aim import merge_rounds
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.shapes import static_shape
-from lmmprune.passes.sites import VISION_OUTPUT
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.stage import Stage
 
 IN_VISION = [name for name in sorted(METHODS) if "vision" in METHODS[name].sites or "projector" in METHODS[name].sites]
 IN_DECODER = [name for name in sorted(METHODS) if "llm" in METHODS[name].sites]

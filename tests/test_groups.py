@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from towers import Tower, run
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.anchors import find_vision_anchors
-from lmmprune.passes.groups import trace_groups
+from lmmprune.passes.find.anchors import find_vision_anchors
+from lmmprune.passes.find.groups import trace_groups
+from lmmprune.passes.find.sites import PROJECTOR_OUTPUT, VISION_OUTPUT, vision_layer
 from lmmprune.passes.methods import METHODS, get_method
-from lmmprune.passes.sites import PROJECTOR_OUTPUT, VISION_OUTPUT, vision_layer
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.stage import Stage
 
 SQUARES = Tower(patches=24, merge=2)
 towers = st.builds(

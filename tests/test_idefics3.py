@@ -16,18 +16,18 @@ from random_shuffles import PATCH, save_idefics3
 from verdicts import not_held
 from whole_models import check_against_transformers, noise
 
-from lmmprune.compiler.assets import write_assets
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.canonical import Canonical, shared_trace
+from lmmprune.compiler.assets.image_processor import preprocessing
+from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import export
-from lmmprune.compiler.image_processor import preprocessing
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
-from lmmprune.models import idefics3
+from lmmprune.models.canonical import Canonical, shared_trace
+from lmmprune.models.families import idefics3
 from lmmprune.models.source import Source, resolve
-from lmmprune.passes.anchors import find_vision_anchors
+from lmmprune.passes.find.anchors import find_vision_anchors
 
 Saved = tuple[Path, Any, Any, Callable[[Source], Canonical]]
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from lmmprune.compiler.assets import write_assets
-from lmmprune.compiler.bundle import PREPROCESSOR
-from lmmprune.compiler.image_processor import preprocessing
-from lmmprune.compiler.open_picture import MAX_PIXELS
-from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.assets.image_processor import preprocessing
+from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR
+from lmmprune.compiler.runtime.open_picture import MAX_PIXELS
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import InputError, ModelError
 from lmmprune.models.source import resolve
 

@@ -11,9 +11,9 @@ import pytest
 import runtime_fixtures as fx
 from PIL import Image
 
-from lmmprune.compiler.calibration.data import load_calibration
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.open_picture import decode_image, load_image
+from lmmprune.compiler.data.calibration import load_calibration
+from lmmprune.compiler.runtime.open_picture import decode_image, load_image
 from lmmprune.errors import InputError, LmmpruneWarning
 from lmmprune.models.source import resolve
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from towers import Tower, run
 
 from lmmprune.errors import GraphRefusal, InputError
-from lmmprune.passes.cast_float import CastFloat
-from lmmprune.passes.insert_qdq import InsertQdq, activations
-from lmmprune.passes.int8 import quantization, weight_scales
+from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
+from lmmprune.passes.int8.int8 import quantization, weight_scales
+from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
 
 
 def freeprune(model: ir.Model, tower: Tower, keep: int) -> None:

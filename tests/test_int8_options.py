@@ -12,10 +12,10 @@ import pytest
 from test_inspect import call
 from towers import Tower
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.calibration import data
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data import calibration as data
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
 
 TINY = ("export", "--model", "tiny-llava", "--ratio", 0.5)
 IMAGE = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples" / "scene_003.png"

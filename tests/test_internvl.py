@@ -14,16 +14,16 @@ from random_shuffles import PATCH, save_internvl
 from verdicts import not_held
 from whole_models import check_against_transformers
 
-from lmmprune.compiler.assets import write_assets
-from lmmprune.compiler.canonical import Canonical, shared_trace
-from lmmprune.compiler.export import export
-from lmmprune.compiler.inspection import inspect_graph
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.inspect.inspect_graph import inspect_graph
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
-from lmmprune.models import internvl
+from lmmprune.models.canonical import Canonical, shared_trace
+from lmmprune.models.families import internvl
 from lmmprune.models.source import Source, resolve
-from lmmprune.passes.anchors import find_vision_anchors
+from lmmprune.passes.find.anchors import find_vision_anchors
 
 Saved = tuple[Path, Any, Any, Callable[[Source], Canonical]]
 

@@ -10,9 +10,9 @@ import pytest
 from test_insert_qdq import freeprune, ranges
 from towers import Tower
 
-from lmmprune.passes.insert_qdq import InsertQdq
-from lmmprune.passes.int8 import SCHEMES
-from lmmprune.passes.lint_qdq import RULES, is_quantized, lint_qdq
+from lmmprune.passes.int8.insert_qdq import InsertQdq
+from lmmprune.passes.int8.int8 import SCHEMES
+from lmmprune.passes.int8.lint_qdq import RULES, is_quantized, lint_qdq
 
 Breaks = Callable[[ir.Model], None]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.models.registry import tiny_llava_dir
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -23,7 +23,14 @@ GIB = 2**30
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a folder with the checkpoint; gigabytes that nobody looks at afterwards."""
     folder = tmp_path_factory.mktemp("wide")
-    command = [sys.executable, str(SCRIPTS / "make_dummy_checkpoint.py"), "--model", "llava-1.5-7b", "--layers", "2"]
+    command = [
+        sys.executable,
+        str(SCRIPTS / "llava7b" / "make_dummy_checkpoint.py"),
+        "--model",
+        "llava-1.5-7b",
+        "--layers",
+        "2",
+    ]
     subprocess.run([*command, "-o", str(folder / "checkpoint")], check=True, capture_output=True)
     yield folder
     shutil.rmtree(folder)

@@ -13,14 +13,14 @@ import safetensors.torch
 import torch
 from exports import exported_again
 
-from lmmprune.compiler import machine
-from lmmprune.compiler.reference import Cut, Refused, load_model, say, see
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.targets import machine
+from lmmprune.compiler.verify.reference import Cut, Refused, load_model, say, see
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
 
 # The package has a function of the same name.
-MODULE = importlib.import_module("lmmprune.compiler.reference.load_model")
+MODULE = importlib.import_module("lmmprune.compiler.verify.reference.load_model")
 
 
 @pytest.fixture

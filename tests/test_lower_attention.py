@@ -10,7 +10,7 @@ from lowering import lowered, shown
 from towers import run
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.lower_attention import LowerAttention
+from lmmprune.passes.lower.lower_attention import LowerAttention
 
 B, H, S, T, D = 2, 4, 3, 5, 6
 

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 from lowering import PREFIX, in_precision, pruned
 
-from lmmprune.compiler.backends.tensorrt import build_engine
-from lmmprune.compiler.lower import LOWERINGS, lower
-from lmmprune.compiler.profiles import Profile
-from lmmprune.compiler.targets import TARGETS
+from lmmprune.compiler.build.compile_engine import build_engine
+from lmmprune.compiler.build.profiles import Profile
+from lmmprune.compiler.lower.lower import LOWERINGS, lower
+from lmmprune.compiler.targets.targets import TARGETS
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -11,8 +11,8 @@ from lowering import shown
 from towers import run
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.lower_gelu import LowerGelu
-from lmmprune.passes.lower_rms_norm import LowerRmsNorm
+from lmmprune.passes.lower.lower_gelu import LowerGelu
+from lmmprune.passes.lower.lower_rms_norm import LowerRmsNorm
 
 
 def graph(inputs: str, node: str, kind: str = "float", shape: str = "[2,3,6]") -> ir.Model:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.convert_opset import ConvertOpset
+from lmmprune.passes.lower.convert_opset import ConvertOpset
 
 
 def graph(body: str, opset: int = 23, kind: str = "float", inputs: str = "") -> ir.Model:

@@ -9,7 +9,7 @@ from lowering import lowered, shown
 from towers import run
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.lower_rotary import LowerRotary
+from lmmprune.passes.lower.lower_rotary import LowerRotary
 
 B, H, S, D = 2, 3, 4, 8
 

@@ -15,14 +15,14 @@ from random_llava import IMAGE_TOKEN, NEVER_GENERATED
 from random_models import SHAPES, Shape, canonical, torch_model
 from towers import session
 
-from lmmprune.compiler.reference import Cut, say, see
+from lmmprune.compiler.verify.reference import Cut, say, see
 from lmmprune.errors import InputError
 from lmmprune.models.trace import cache_names
 from lmmprune.passes.methods import METHODS, Method, keep_count
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import BEYOND, ReduceVision
-from lmmprune.passes.schedule import scaled
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import BEYOND, ReduceVision
+from lmmprune.passes.reduce.schedule import scaled
+from lmmprune.passes.reduce.stage import Stage
 
 CASES = 40
 STEPS = 8

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from calibration_fixtures import S8
 
-from lmmprune.compiler.calibration.calibrators import get_calibrator
-from lmmprune.compiler.calibration.channels import observe_channels
-from lmmprune.compiler.calibration.measure import measure
-from lmmprune.compiler.calibration.observe import Steps, watch_extremes
+from lmmprune.compiler.quantize.calibrators import get_calibrator
+from lmmprune.compiler.quantize.channels import observe_channels
+from lmmprune.compiler.quantize.measure import measure
+from lmmprune.compiler.quantize.observe import Steps, watch_extremes
 from lmmprune.errors import InputError
 
 LOG = """

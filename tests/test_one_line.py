@@ -81,7 +81,7 @@ def test_our_own_mistakes_are_shown_whole(cli: Cli, tmp_path: Path, monkeypatch:
     def slip(*given: object) -> None:
         raise AssertionError("a slip")
 
-    monkeypatch.setattr("lmmprune.compiler.export.write_assets", slip)
+    monkeypatch.setattr("lmmprune.compiler.export.export.write_assets", slip)
     code, _, err = cli("export", "--model", "tiny-llava", "-o", tmp_path / "out")
     assert code == 1
     assert "Traceback" in err

@@ -6,10 +6,10 @@ import onnx_ir as ir
 import pytest
 from random_models import SHAPES, canonical
 
-from lmmprune.compiler.operators import CONSTANT_INPUTS, FLOAT_ONLY, MOST_SORTED, TENSORRT
+from lmmprune.compiler.targets.operators import CONSTANT_INPUTS, FLOAT_ONLY, MOST_SORTED, TENSORRT
 from lmmprune.passes.methods import METHODS
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
 
 SHAPE = SHAPES[0]
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}

@@ -15,15 +15,15 @@ from exports import exported_again
 from runtime_fixtures import make_bundle
 from shell import assert_clean
 
-from lmmprune.compiler import trtexec
-from lmmprune.compiler.bench_import import import_result
-from lmmprune.compiler.build_options import BuildOptions
+from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.plan.write_plan import POWER, SCRIPT, write_plan
-from lmmprune.compiler.targets import TARGETS
+from lmmprune.compiler.deploy import trtexec
+from lmmprune.compiler.deploy.write_plan import POWER, SCRIPT, write_plan
+from lmmprune.compiler.measure.read_result import import_result
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import InputError, TargetError
 
-SCRIPT_FILE = Path(__file__).parent.parent / "compiler" / "plan" / SCRIPT
+SCRIPT_FILE = Path(__file__).parent.parent / "compiler" / "deploy" / SCRIPT
 BOARDS = [(alias, target.name) for target in TARGETS.values() for alias in target.boards]
 BANNERS = {"tensorrt-10.3": "100300", "tensorrt-10.13": "101303", "tensorrt-10.16": "101602", "tensorrt-11": "110401"}
 

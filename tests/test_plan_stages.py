@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from runtime_fixtures import make_bundle
 
-from lmmprune.compiler.plan.stages import stages_of
-from lmmprune.compiler.plan.write_plan import write_plan
-from lmmprune.compiler.profiles import decoder_profiles
-from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.build.profiles import decoder_profiles
+from lmmprune.compiler.deploy.stages import stages_of
+from lmmprune.compiler.deploy.write_plan import write_plan
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import InputError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from shell import assert_clean
 
-SCRIPT = Path(__file__).parents[1] / "compiler" / "plan" / "power.sh"
+SCRIPT = Path(__file__).parents[1] / "compiler" / "deploy" / "power.sh"
 
 # In the form of a board's /etc/nvpmodel.conf; which board has which modes is from memory, no board was asked.
 NANO_SUPER = {0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"}

@@ -7,8 +7,8 @@ import pytest
 import runtime_fixtures as fx
 from PIL import Image
 
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import BundleError, InputError
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "P transparent", "1", "CMYK", "I;16")

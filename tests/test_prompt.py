@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from lmmprune.compiler.bundle import TOKENIZER, Bundle
-from lmmprune.compiler.manifest import Manifest, Prompt
-from lmmprune.compiler.prompt import Prompter, TextStream
+from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.bundle.manifest import Manifest, Prompt
+from lmmprune.compiler.runtime.prompt import Prompter, TextStream
 from lmmprune.errors import BundleError, InputError
 
 

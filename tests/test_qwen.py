@@ -19,28 +19,28 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from verdicts import not_held
 
-from lmmprune.compiler import targets
-from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
-from lmmprune.compiler.calibration.data import CalibrationSet, Sample
-from lmmprune.compiler.calibration.feeds import SampleFeeds
-from lmmprune.compiler.canonical import shared_trace
+from lmmprune.compiler.build.profiles import decoder_profiles
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import export
-from lmmprune.compiler.facts import facts_of
-from lmmprune.compiler.plan.stages import stages_of
-from lmmprune.compiler.preprocess import Preprocessor
-from lmmprune.compiler.profiles import decoder_profiles
-from lmmprune.compiler.prompt import Prompter
-from lmmprune.compiler.replay import Looked, Replay, Spoken
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.runtime import Runtime
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.data.calibration import CalibrationSet, Sample
+from lmmprune.compiler.deploy.stages import stages_of
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.quantize.feeds import SampleFeeds
+from lmmprune.compiler.runtime.preprocess import Preprocessor
+from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.targets import targets
+from lmmprune.compiler.verify.replay import Looked, Replay, Spoken
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import LmmpruneError
+from lmmprune.models.canonical import shared_trace
+from lmmprune.models.facts import facts_of
 from lmmprune.models.registry import family_of
 from lmmprune.models.source import resolve
 from lmmprune.models.weight_names import by_module_name
 from lmmprune.passes.methods import METHODS
-from lmmprune.passes.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.stored import Stored
 
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-qwen-bundles-")

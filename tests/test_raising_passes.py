@@ -14,12 +14,12 @@ from towers import run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.lazy import lazy
-from lmmprune.passes.convert_opset import ConvertOpset
-from lmmprune.passes.fold_shapes import FoldShapes
-from lmmprune.passes.fuse_attention import FuseAttention
-from lmmprune.passes.fuse_layer_norm import FuseLayerNorm
-from lmmprune.passes.shapes import infer_shapes
-from lmmprune.passes.widen_float import WidenFloat
+from lmmprune.passes.foreign.fold_shapes import FoldShapes
+from lmmprune.passes.foreign.fuse_attention import FuseAttention
+from lmmprune.passes.foreign.fuse_layer_norm import FuseLayerNorm
+from lmmprune.passes.foreign.widen_float import WidenFloat
+from lmmprune.passes.graph.shapes import infer_shapes
+from lmmprune.passes.lower.convert_opset import ConvertOpset
 
 B, T, H, D = 2, 5, 3, 4
 C = H * D

@@ -10,9 +10,9 @@ import pytest
 import torch
 from checkpoints import copy_tiny
 
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.models.source import resolve
 
 # head_dim is 32: a factor for each of 16 frequencies.

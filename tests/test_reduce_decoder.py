@@ -13,13 +13,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from towers import run, session
 
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import text_attention
+from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input, llm_layer
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.rules import Reduce, Rule
-from lmmprune.passes.sites import VISION_OUTPUT, llm_input, llm_layer
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import text_attention
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.rules import Reduce, Rule
+from lmmprune.passes.reduce.stage import Stage
 
 
 def asked_for(at: At) -> ir.Value:

@@ -8,13 +8,13 @@ import pytest
 from cuts import DECODER, PREFIX, TOKENS, cut_decoder, stage
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import constant_places
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.refusals import Broken
-from lmmprune.passes.rules import Outcome
-from lmmprune.passes.sites import llm_input, llm_layer
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.find.sites import llm_input, llm_layer
+from lmmprune.passes.graph.refusals import Broken
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import constant_places
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.rules import Outcome
+from lmmprune.passes.reduce.stage import Stage
 
 
 def test_a_pruned_graph_is_refused() -> None:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from towers import Tower, run
 
 from lmmprune.errors import GraphRefusal, InputError
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import constant_places
+from lmmprune.passes.find.sites import PROJECTOR_OUTPUT, VISION_OUTPUT, Site, llm_input, vision_layer
 from lmmprune.passes.methods import METHODS, get_method
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.rules import Merge, Outcome, Rule
-from lmmprune.passes.sites import PROJECTOR_OUTPUT, VISION_OUTPUT, Site, llm_input, vision_layer
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import constant_places
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.rules import Merge, Outcome, Rule
+from lmmprune.passes.reduce.stage import Stage
 
 towers = st.builds(
     Tower,

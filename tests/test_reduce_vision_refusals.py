@@ -9,12 +9,12 @@ from cuts import cut_tower, picking, prune_tower
 from towers import Tower
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.filters import cls_attention, last_query
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.refusals import Broken
-from lmmprune.passes.rules import Reduce
-from lmmprune.passes.sites import VISION_OUTPUT, Site, vision_layer
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.find.sites import VISION_OUTPUT, Site, vision_layer
+from lmmprune.passes.graph.refusals import Broken
+from lmmprune.passes.reduce.filters import cls_attention, last_query
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.rules import Reduce
+from lmmprune.passes.reduce.stage import Stage
 
 
 def test_a_pruned_graph_is_refused() -> None:

@@ -12,10 +12,10 @@ import torch
 from random_llava import IMAGE_TOKEN, random_llava
 from transformers import DynamicCache
 
-from lmmprune.compiler.reference import Cut, Refused, Said, knee, say, see
-from lmmprune.compiler.reference.cut import CLS_METHODS
-from lmmprune.compiler.reference.look import vision_attention
-from lmmprune.compiler.reference.threads import one_thread
+from lmmprune.compiler.verify.reference import Cut, Refused, Said, knee, say, see
+from lmmprune.compiler.verify.reference.cut import CLS_METHODS
+from lmmprune.compiler.verify.reference.look import vision_attention
+from lmmprune.compiler.verify.reference.threads import one_thread
 
 GRID, PREFIX, TAIL, STEPS = 6, [1, 5, 6], [7, 8, 9, 10, 11], 3
 N = GRID * GRID

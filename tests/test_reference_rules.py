@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmmprune.compiler import reference
-from lmmprune.compiler.reference import SITES, Refused, bipartite, ficoco, rule_options, visionzip
-from lmmprune.compiler.reference.chooser import Chooser
-from lmmprune.compiler.reference.decoder_scores import page_rank, raters
-from lmmprune.compiler.reference.encoded import Encoded, Tile
-from lmmprune.compiler.reference.look import Look
-from lmmprune.compiler.reference.options import SCHEDULE
-from lmmprune.compiler.reference.prumerge import choose
-from lmmprune.compiler.reference.select import divprune, freepruner, knee_count, uniform_places, vispruner
-from lmmprune.compiler.reference.sequence import sequence
+from lmmprune.compiler.verify import reference
+from lmmprune.compiler.verify.reference import SITES, Refused, bipartite, ficoco, rule_options, visionzip
+from lmmprune.compiler.verify.reference.chooser import Chooser
+from lmmprune.compiler.verify.reference.decoder_scores import page_rank, raters
+from lmmprune.compiler.verify.reference.encoded import Encoded, Tile
+from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.options import SCHEDULE
+from lmmprune.compiler.verify.reference.prumerge import choose
+from lmmprune.compiler.verify.reference.select import divprune, freepruner, knee_count, uniform_places, vispruner
+from lmmprune.compiler.verify.reference.sequence import sequence
 from lmmprune.passes.methods import METHODS
 
 
@@ -36,9 +36,9 @@ def test_it_shares_no_code_with_the_passes() -> None:
     files = sorted(Path(reference.__file__).parent.rglob("*.py"))
     assert len(files) > 15
     mine = {name for file in files for name in imports(file) if name.split(".")[0] in ("lmmprune", "passes")}
-    foreign = {name for name in mine if not name.startswith("lmmprune.compiler.reference")}
+    foreign = {name for name in mine if not name.startswith("lmmprune.compiler.verify.reference")}
     # Where a model's weights come from, and whether they fit into this machine, is no matter of pruning.
-    assert foreign == {"lmmprune.models.source.Source", "lmmprune.compiler.machine"}
+    assert foreign == {"lmmprune.models.source.Source", "lmmprune.compiler.targets.machine"}
 
 
 def test_options_of_a_rule() -> None:

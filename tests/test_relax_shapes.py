@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from towers import Tower, run
 
-from lmmprune.passes.rewire import relax_shapes
-from lmmprune.passes.shapes import infer_shapes
+from lmmprune.passes.graph.shapes import infer_shapes
+from lmmprune.passes.reduce.rewire import relax_shapes
 
 
 def test_relaxing_needs_no_names() -> None:

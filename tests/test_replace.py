@@ -12,17 +12,17 @@ import exports
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler import canonical
+from lmmprune.compiler.bundle.replace import BOARD, BUNDLE, PLAN, REPOSITORY, STUDY, check_directory, look
 from lmmprune.compiler.cli import COMMANDS, app
-from lmmprune.compiler.export import export
-from lmmprune.compiler.plan.deploy import deploy
-from lmmprune.compiler.plan.write_plan import write_plan
-from lmmprune.compiler.replace import BOARD, BUNDLE, PLAN, REPOSITORY, STUDY, check_directory, look
-from lmmprune.compiler.request import Request
+from lmmprune.compiler.deploy.deploy import deploy
+from lmmprune.compiler.deploy.write_plan import write_plan
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.study.charts import CHARTS
 from lmmprune.compiler.study.folder import open_study, write_text
 from lmmprune.compiler.triton.repository import write_repository
 from lmmprune.errors import InputError
+from lmmprune.models import canonical
 
 Cli = Callable[..., tuple[int, str, str]]
 PICTURE = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples" / "scene_003.png"

@@ -13,14 +13,14 @@ from towers import run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.lazy import lazy
-from lmmprune.passes.filters import last_query
+from lmmprune.passes.find.sites import llm_layer
+from lmmprune.passes.graph.shapes import infer_shapes
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.rewire import rewire
-from lmmprune.passes.rules import Reduce, Rule
-from lmmprune.passes.shapes import infer_shapes
-from lmmprune.passes.sites import llm_layer
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.filters import last_query
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.rewire import rewire
+from lmmprune.passes.reduce.rules import Reduce, Rule
+from lmmprune.passes.reduce.stage import Stage
 
 HEAD = """
 <ir_version: 10, opset_import: ["" : 23]>

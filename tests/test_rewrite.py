@@ -13,8 +13,8 @@ import torch
 from optimum_cli import exported_by_optimum
 from pruned_towers import IN_DECODER, IN_TOWER, KEEP, agree, allowed
 
-from lmmprune.compiler.reference import Cut, see
-from lmmprune.compiler.rewrite import Request, rewrite
+from lmmprune.compiler.rewrite.rewrite import Request, rewrite
+from lmmprune.compiler.verify.reference import Cut, see
 from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.passes.methods import METHODS
 

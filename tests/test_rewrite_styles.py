@@ -14,8 +14,8 @@ import pytest
 import torch
 from pruned_towers import IN_TOWER, KEEP, agree, raised
 
-from lmmprune.compiler.reference import Cut, see
-from lmmprune.compiler.rewrite import Request, rewrite
+from lmmprune.compiler.rewrite.rewrite import Request, rewrite
+from lmmprune.compiler.verify.reference import Cut, see
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.methods import METHODS
 

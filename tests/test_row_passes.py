@@ -13,13 +13,13 @@ from towers import run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.lazy import lazy
-from lmmprune.passes.drop_open_masks import DropOpenMasks
-from lmmprune.passes.fuse_attention import FuseAttention
-from lmmprune.passes.lower_einsum import LowerEinsum
-from lmmprune.passes.lower_gemm import LowerGemm
-from lmmprune.passes.move_weights import MoveWeights
-from lmmprune.passes.put_batch_first import PutBatchFirst
-from lmmprune.passes.shapes import infer_shapes
+from lmmprune.passes.foreign.drop_open_masks import DropOpenMasks
+from lmmprune.passes.foreign.fuse_attention import FuseAttention
+from lmmprune.passes.foreign.lower_einsum import LowerEinsum
+from lmmprune.passes.foreign.lower_gemm import LowerGemm
+from lmmprune.passes.foreign.move_weights import MoveWeights
+from lmmprune.passes.foreign.put_batch_first import PutBatchFirst
+from lmmprune.passes.graph.shapes import infer_shapes
 
 B, T, H, D = 2, 5, 3, 4
 C = H * D

@@ -10,9 +10,9 @@ import pytest
 import runtime_fixtures as fx
 
 from lmmprune.compiler.backends.onnxruntime import OrtSession
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.manifest import Prompt, Stage
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Prompt, Stage
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import BundleError, InputError, LmmpruneError, MissingExtraError, TargetError
 
 LOOK = (3, 5, 9, 15)

@@ -15,17 +15,17 @@ import pytest
 from runtime_fixtures import make_bundle
 from test_power import AGX, NANO_SUPER, Board
 
-from lmmprune.compiler import build as module
-from lmmprune.compiler import machine
-from lmmprune.compiler.backends import tensorrt
-from lmmprune.compiler.bench_import import import_result
-from lmmprune.compiler.build import build
-from lmmprune.compiler.build_options import BuildOptions
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.plan.deploy import deploy
-from lmmprune.compiler.plan.write_plan import write_plan
-from lmmprune.compiler.profiles import Profile
-from lmmprune.compiler.targets import TARGETS, resolve
+from lmmprune.compiler.build import build as module
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.build.build import build
+from lmmprune.compiler.build.options import BuildOptions
+from lmmprune.compiler.build.profiles import Profile
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.deploy.deploy import deploy
+from lmmprune.compiler.deploy.write_plan import write_plan
+from lmmprune.compiler.measure.read_result import import_result
+from lmmprune.compiler.targets import machine
+from lmmprune.compiler.targets.targets import TARGETS, resolve
 from lmmprune.compiler.triton.repository import write_repository
 
 FAKE = Path(__file__).parent / "fake_trtexec.py"

@@ -10,10 +10,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lmmprune.errors import GraphRefusal, InputError, LmmpruneError
+from lmmprune.passes.find.sites import (
+    PROJECTOR_OUTPUT,
+    VISION_OUTPUT,
+    Site,
+    llm_input,
+    llm_layer,
+    parse_site,
+    vision_layer,
+)
 from lmmprune.passes.methods import METHODS, get_method, keep_count
-from lmmprune.passes.schedule import Facts, average, layer_tokens, round_half_up, scaled
-from lmmprune.passes.sites import PROJECTOR_OUTPUT, VISION_OUTPUT, Site, llm_input, llm_layer, parse_site, vision_layer
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.schedule import Facts, average, layer_tokens, round_half_up, scaled
+from lmmprune.passes.reduce.stage import Stage
 
 LLAVA_7B = Facts(tokens=576, grid=(24, 24), encoder_layers=23, decoder_layers=32, has_cls=True)
 

@@ -13,11 +13,11 @@ from test_insert_qdq import calibrated
 from test_smooth_quant import inputs, pruned
 from towers import session
 
-from lmmprune.compiler.calibration.observe import Steps
-from lmmprune.compiler.sensitivity import Answer, relative_error, scan
+from lmmprune.compiler.quantize.observe import Steps
+from lmmprune.compiler.quantize.sensitivity import Answer, relative_error, scan
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.blocks import find_blocks
-from lmmprune.passes.insert_qdq import InsertQdq
+from lmmprune.passes.find.blocks import find_blocks
+from lmmprune.passes.int8.insert_qdq import InsertQdq
 
 SHAPE = SHAPES[0]
 

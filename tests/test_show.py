@@ -19,18 +19,18 @@ from random_llava import IMAGE_TOKEN
 from random_models import SHAPES, canonical
 from towers import Tower, run
 
-from lmmprune.compiler.answer import SiteTokens
-from lmmprune.compiler.bundle import Bundle
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.draw import MERGED
-from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.runtime import Runtime
-from lmmprune.passes.anchors import find_decoder_anchors
+from lmmprune.compiler.runtime.answer import SiteTokens
+from lmmprune.compiler.runtime.draw import MERGED
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.passes.find.anchors import find_decoder_anchors
 from lmmprune.passes.methods import METHODS
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.stage import Stage
 
 PICTURE = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples" / "scene_003.png"
 QUESTION = "how many digits are there?"

@@ -18,17 +18,17 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from lmmprune.compiler.assets import write_assets
-from lmmprune.compiler.bundle import PREPROCESSOR
-from lmmprune.compiler.canonical import canonical_graphs
-from lmmprune.compiler.image_processor import preprocessing
-from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.assets.image_processor import preprocessing
+from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import ModelError
 from lmmprune.models import trace
+from lmmprune.models.canonical import canonical_graphs
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
-from lmmprune.passes.anchors import find_vision_anchors
+from lmmprune.passes.find.anchors import find_vision_anchors
 
 SIDE, LAYERS, WIDTH = 4, 3, 32
 SIZES: dict[str, Any] = {

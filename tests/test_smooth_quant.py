@@ -9,13 +9,13 @@ from random_models import SHAPES, Shape, canonical
 from towers import session
 
 from lmmprune.errors import GraphRefusal
-from lmmprune.passes.blocks import find_blocks
-from lmmprune.passes.freeze_shapes import FreezeShapes
-from lmmprune.passes.insert_qdq import InsertQdq
+from lmmprune.passes.find.blocks import find_blocks
+from lmmprune.passes.int8.insert_qdq import InsertQdq
+from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
+from lmmprune.passes.lower.freeze_shapes import FreezeShapes
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce_vision import ReduceVision
-from lmmprune.passes.smooth_quant import SmoothQuant, find_smoothable
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
 
 TOLERANCE = 1e-5
 METHODS = (None, "freepruner", "ficoco-v", "ficoco-l", "tome", "fastv")
@@ -113,7 +113,7 @@ def test_an_outlier_channel_no_longer_sets_the_range() -> None:
         InsertQdq(scheme="s8s8", ranges=ranges)(quantized)
         return float(np.linalg.norm(session(quantized)(feeds)["logits"] - exact))
 
-    from lmmprune.passes.insert_qdq import activations
+    from lmmprune.passes.int8.insert_qdq import activations
 
     wanted = set(activations(decoder, "s8s8"))
     maxima = np.abs(watched(decoder)[name]).max(axis=(0, 1))

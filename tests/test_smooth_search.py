@@ -8,9 +8,9 @@ import pytest
 from random_models import SHAPES
 from test_smooth_quant import pruned
 
-from lmmprune.compiler.calibration.channels import ChannelStats
-from lmmprune.compiler.smooth import STRENGTHS, factors, search
-from lmmprune.passes.smooth_quant import Smoothable, find_smoothable
+from lmmprune.compiler.quantize.channels import ChannelStats
+from lmmprune.compiler.quantize.smooth import STRENGTHS, factors, search
+from lmmprune.passes.int8.smooth_quant import Smoothable, find_smoothable
 
 
 @pytest.mark.parametrize("alpha", STRENGTHS)

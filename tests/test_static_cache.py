@@ -13,20 +13,20 @@ from decoders import SmallDecoder
 from exports import exported_again
 from PIL import Image
 
-from lmmprune.compiler import targets
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.kv_cache import KvCache
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.plan.memory_plan import plan_memory
-from lmmprune.compiler.profiles import decoder_profiles
-from lmmprune.compiler.replay import Replay
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.build.profiles import decoder_profiles
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.deploy.memory_plan import plan_memory
+from lmmprune.compiler.runtime.kv_cache import KvCache
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.targets import targets
 from lmmprune.compiler.triton.repository import write_repository
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.verify.replay import Replay
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import InputError
 from lmmprune.models.registry import tiny_llava_dir
-from lmmprune.passes.refusals import Broken, Refused
-from lmmprune.passes.static_cache import StaticCache
+from lmmprune.passes.graph.refusals import Broken, Refused
+from lmmprune.passes.lower.static_cache import StaticCache
 
 CAPACITY = 200
 VARIANTS = {

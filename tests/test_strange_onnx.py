@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from lmmprune.compiler.load_onnx import load_onnx
+from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.errors import InputError
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -20,16 +20,17 @@ import pytest
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 
-from lmmprune.compiler import machine, preflight
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.canonical import Canonical, shared_trace
-from lmmprune.compiler.engines import SHARED
-from lmmprune.compiler.export import export
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.runtime import Runtime
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.engines import SHARED
+from lmmprune.compiler.export import preflight
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.targets import machine
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import InputError, ModelError
+from lmmprune.models.canonical import Canonical, shared_trace
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source
 
@@ -94,8 +95,8 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from lmmprune.compiler import stream_weights, write_graphs\n"
-        "from lmmprune.compiler.export import export\n"
-        "from lmmprune.compiler.request import Request\n"
+        "from lmmprune.compiler.export.export import export\n"
+        "from lmmprune.compiler.export.request import Request\n"
         "ahead, stream, left = stream_weights.pieces_ahead, write_graphs.stream_weights, [10 ** 9]\n"
         "def stop(values):\n"
         "    for piece in ahead(values):\n"
@@ -302,7 +303,7 @@ def test_two_exports_to_one_place_do_not_mix(half: Path, tmp_path: Path) -> None
 
 
 def test_quantizing_in_blocks_is_quantizing() -> None:
-    from lmmprune.passes import int8
+    from lmmprune.passes.int8 import int8
 
     weight = np.random.default_rng(0).standard_normal((70, 50)).astype(np.float16)
     for axis in (0, 1):

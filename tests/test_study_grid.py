@@ -11,7 +11,7 @@ import runtime_fixtures as fx
 import study_fixtures as made
 import study_jobs
 
-from lmmprune.compiler.questions import Question
+from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.folder import Folder, open_study, write_text
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell, grid

@@ -20,7 +20,7 @@ from lmmprune.compiler.study.report import write_report
 from lmmprune.compiler.study.statistics import Estimate
 from lmmprune.compiler.study.summary import best_at_focus, points, shares, summary, verdict
 from lmmprune.compiler.study.write_csv import csv_text
-from lmmprune.compiler.verify import Check
+from lmmprune.compiler.verify.verify import Check
 
 REFUSED = ("ficoco-v-0.75", "ficoco-v-0.75-int8")
 

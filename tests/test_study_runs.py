@@ -121,10 +121,10 @@ def test_what_a_study_says() -> None:
 
 
 def test_answers_are_those_of_eval() -> None:
-    from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.evaluate import evaluate
-    from lmmprune.compiler.questions import load_questions
-    from lmmprune.compiler.runtime import Runtime
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.data.questions import load_questions
+    from lmmprune.compiler.measure.evaluate import evaluate
+    from lmmprune.compiler.runtime.runtime import Runtime
 
     folder, *_ = study()
     runtime = Runtime(Bundle.open(folder / "bundles" / "freepruner-0.5"), threads=1)

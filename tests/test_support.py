@@ -10,16 +10,16 @@ import pytest
 from lowering import in_precision
 from test_operators import rewritten
 
-from lmmprune.compiler import operators
-from lmmprune.compiler.lower import lower
-from lmmprune.compiler.support import RULES, find_violations, require_supported
-from lmmprune.compiler.targets import TARGETS
+from lmmprune.compiler.lower import RULES, find_violations, require_supported
+from lmmprune.compiler.lower.lower import lower
+from lmmprune.compiler.targets import operators
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import TargetError
 from lmmprune.lazy import is_lazy, lazy
-from lmmprune.passes.cast_float import CastFloat
-from lmmprune.passes.insert_qdq import InsertQdq
+from lmmprune.passes.graph.shapes import infer_shapes
+from lmmprune.passes.int8.insert_qdq import InsertQdq
+from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.methods import METHODS
-from lmmprune.passes.shapes import infer_shapes
 
 JP6, RTX = TARGETS["tensorrt-10.3"], TARGETS["tensorrt-rtx"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.targets import TARGETS, Target, names, resolve
+from lmmprune.compiler.targets.targets import TARGETS, Target, names, resolve
 from lmmprune.errors import TargetError
 
 

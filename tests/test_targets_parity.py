@@ -11,10 +11,10 @@ import pytest
 from closeness import Closeness, compare_outputs
 from lowering import Arrays, answers, in_precision
 
-from lmmprune.compiler.lower import LOWERINGS, lower
-from lmmprune.compiler.support import find_violations
-from lmmprune.compiler.targets import TARGETS, Target
-from lmmprune.passes.emulate_bfloat16 import EmulateBfloat16
+from lmmprune.compiler.lower import find_violations
+from lmmprune.compiler.lower.lower import LOWERINGS, lower
+from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.passes.lower.emulate_bfloat16 import EmulateBfloat16
 
 METHODS = ("freepruner", "ficoco-l", "fastv")
 # The precision's type, whether it is INT8, and the lowest cosine to the same graph before lowering. In half precision

@@ -2,13 +2,13 @@ import numpy as np
 import onnx
 import pytest
 
-from lmmprune.compiler import machine
-from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.backends.engine import load_engine
-from lmmprune.compiler.backends.origin import find_node
-from lmmprune.compiler.build_options import BuildOptions
-from lmmprune.compiler.profiles import Profile
-from lmmprune.compiler.targets import resolve
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.build.options import BuildOptions
+from lmmprune.compiler.build.origin import find_node
+from lmmprune.compiler.build.profiles import Profile
+from lmmprune.compiler.targets import machine
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import TargetError
 
 RTX = resolve("tensorrt-rtx")

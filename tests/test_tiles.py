@@ -16,24 +16,24 @@ from PIL import Image
 from random_tiles import GRID, IMAGE_TOKEN, SIDE, checkpoint, exported, hugging_face, traced
 from verdicts import not_held
 
-from lmmprune.compiler.assets import write_assets
-from lmmprune.compiler.bundle import PREPROCESSOR, Bundle
+from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, Bundle
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.export import export
-from lmmprune.compiler.facts import facts_of
-from lmmprune.compiler.preprocess import Preprocessor
-from lmmprune.compiler.replay import Replay
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.runtime import Runtime
-from lmmprune.compiler.tiles import on_raster
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.runtime.preprocess import Preprocessor
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.runtime.tiles import on_raster
+from lmmprune.compiler.verify.replay import Replay
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, LmmpruneError
 from lmmprune.models import trace
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.canonicalize import canonicalize
+from lmmprune.models.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.schedule import Facts
+from lmmprune.passes.reduce.schedule import Facts
 
 FAMILIES = ["llava_next", "llava_onevision"]
 STEPS = 4

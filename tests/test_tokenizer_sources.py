@@ -13,10 +13,10 @@ import pytest
 import random_shuffles
 from tokenizers import pre_tokenizers
 
-from lmmprune.compiler.assets import write_assets
-from lmmprune.compiler.bundle import TOKENIZER, Bundle
-from lmmprune.compiler.checkpoint_tokenizer import checkpoint_tokenizer
-from lmmprune.compiler.text_layout import text_layout
+from lmmprune.compiler.assets.checkpoint_tokenizer import checkpoint_tokenizer
+from lmmprune.compiler.assets.text_layout import text_layout
+from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.errors import ModelError
 from lmmprune.models.source import resolve
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lmmprune.models.canonicalize import canonicalize
-from lmmprune.passes.refusals import Refused
-from lmmprune.passes.tokenwise import begin_of_tokenwise
+from lmmprune.passes.find.tokenwise import begin_of_tokenwise
+from lmmprune.passes.graph.refusals import Refused
 
 # An approximation whose derivative needs memory of its own; it has no module that takes no settings.
 _OTHERS = {"xielu"}

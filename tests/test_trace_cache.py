@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from checkpoints import copy_tiny
 
-from lmmprune.compiler import trace_cache
-from lmmprune.compiler.bundle import file_sha256
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Request
-from lmmprune.models import trace
+from lmmprune.compiler.bundle.bundle import file_sha256
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.models import trace, trace_cache
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
 
@@ -114,7 +113,7 @@ def test_a_disk_that_takes_nothing_is_no_failure(tmp_path: Path, monkeypatch: py
 
 
 def test_packed_graphs_hold_no_paths_and_no_weights() -> None:
-    from lmmprune.compiler.canonical import canonical_graphs
+    from lmmprune.models.canonical import canonical_graphs
 
     graphs = canonical_graphs(resolve("tiny-llava"), image_token_id=4)
     packed = trace_cache.pack(graphs.decoder)

@@ -19,11 +19,11 @@ from exports import exported_again
 from shell import assert_clean
 from triton_server import HOME, in_client, need_triton
 
-from lmmprune.compiler import engines
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.engines import EngineRecord
-from lmmprune.compiler.open_picture import decode_image, load_image
-from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.bundle import engines
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.engines import EngineRecord
+from lmmprune.compiler.runtime.open_picture import decode_image, load_image
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.triton import dlpack
 from lmmprune.compiler.triton.repository import Repository, write_repository
 from lmmprune.errors import BundleError, InputError, TargetError

@@ -13,9 +13,9 @@ import runtime_fixtures as fx
 from exports import exported_again
 from triton_server import in_client, serving
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.triton.repository import write_repository
 from lmmprune.models.registry import tiny_llava_dir
 

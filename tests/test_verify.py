@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from exports import exported_again
 
-from lmmprune.compiler import parity
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.parity import Difference
-from lmmprune.compiler.verify import Check, verify
+from lmmprune.compiler.verify import parity
+from lmmprune.compiler.verify.parity import Difference
+from lmmprune.compiler.verify.verify import Check, verify
 
 FILES = ["checksums", "checker vision.onnx", "checker decoder.onnx", "prompt", "kept counts", "cache lengths"]
 VISION, DECODER = ["kept indices", "image features", "logits"], ["image features", "kept in the decoder", "logits"]
@@ -152,7 +152,7 @@ def test_an_edited_file_is_all_that_is_said(tmp_path: Path, monkeypatch: pytest.
     with (copy / "vision.onnx.data").open("r+b") as file:
         file.write(b"x")
     # Opening the bundle would find it already: its files are small.
-    monkeypatch.setattr("lmmprune.compiler.bundle._CHECKED_AT_OPEN", 0)
+    monkeypatch.setattr("lmmprune.compiler.bundle.bundle._CHECKED_AT_OPEN", 0)
     (check,) = checked(copy).values()
     assert (check.name, check.passed) == ("checksums", False)
     assert "vision.onnx.data" in check.found

@@ -13,10 +13,10 @@ import random_qwen
 import random_shuffles
 import runtime_fixtures as fx
 
-from lmmprune.compiler.assets import write_assets
-from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
-from lmmprune.compiler.manifest import File, Manifest, Prompt
-from lmmprune.compiler.verify_prompt import compare_prompts
+from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.bundle.manifest import File, Manifest, Prompt
+from lmmprune.compiler.verify.prompt import compare_prompts
 from lmmprune.models.source import Source, resolve
 
 

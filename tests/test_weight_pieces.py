@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from lmmprune.compiler import weight_pieces
-from lmmprune.compiler.stream_weights import layout, stream_weights
+from lmmprune.compiler.onnx_files import weight_pieces
+from lmmprune.compiler.onnx_files.stream_weights import layout, stream_weights
 from lmmprune.errors import ModelError
 from lmmprune.lazy import count_non_finite, lazy
 from lmmprune.models.shards import entries

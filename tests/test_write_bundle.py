@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.write_bundle import write_bundle
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.write_bundle import write_bundle
 from lmmprune.errors import InputError
 
 
@@ -158,7 +158,7 @@ def test_forgotten_finish_is_our_bug(tmp_path: Path) -> None:
 
 def test_interrupt_from_outside(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from lmmprune.compiler.write_bundle import write_bundle\n"
+        "import sys, time; from lmmprune.compiler.bundle.write_bundle import write_bundle\n"
         "with write_bundle(sys.argv[1]) as w:\n"
         "    (w.path / 'data').write_text('x'); print('ready', flush=True); time.sleep(60)\n"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lmmprune.compiler.verify import Check
+from lmmprune.compiler.verify.verify import Check
 
 
 def not_held(checks: Iterable[Check]) -> dict[str, str]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.replay import Replay
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.verify.replay import Replay
 
 # Wide, tall, small, odd.
 SIZES = ((40, 40), (333, 100), (17, 60), (9, 5), (130, 131))

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.trt_log import explain, make_log
 from lmmprune.compiler.backends.trt_start import start
-from lmmprune.compiler.numpy_types import numpy_type
 from lmmprune.errors import TargetError
 
 Shape = tuple[int, ...]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 
-from lmmprune.compiler import engines
-from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.backends.device import Device
 from lmmprune.compiler.backends.engine import LoadedEngine, load_engine
 from lmmprune.compiler.backends.engine_session import EngineSession
-from lmmprune.compiler.bundle import ENGINES, Bundle
-from lmmprune.compiler.engines import EngineRecord
-from lmmprune.compiler.manifest import Graph
-from lmmprune.compiler.targets import TARGETS, Target
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.bundle import engines
+from lmmprune.compiler.bundle.bundle import ENGINES, Bundle
+from lmmprune.compiler.bundle.engines import EngineRecord
+from lmmprune.compiler.bundle.manifest import Graph
+from lmmprune.compiler.targets.targets import TARGETS, Target
 from lmmprune.errors import BundleError, MissingExtraError, TargetError
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lmmprune.compiler.backends.session import Session
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.kv_cache import in_place
-from lmmprune.compiler.targets import TARGETS
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.kv_cache import in_place
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import require
 
 
@@ -49,7 +49,7 @@ def import_backend(target: str) -> tuple[str, str]:
     """
     known = TARGETS.get(target)
     if known is not None and known.compiled:
-        from lmmprune.compiler.backends import tensorrt
+        from lmmprune.compiler.build import compile_engine as tensorrt
 
         require("cuda.bindings.runtime", known.extra)
         module = tensorrt.load(known)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, Literal
 
-from lmmprune.compiler import machine
 from lmmprune.compiler.backends.trt_log import explain
+from lmmprune.compiler.targets import machine
 from lmmprune.errors import TargetError
 
 

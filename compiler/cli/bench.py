@@ -13,8 +13,8 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_j
 from lmmprune.compiler.cli.progress import progress
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.bench_report import Report, Row
     from lmmprune.compiler.explain.rows import Explanation
+    from lmmprune.compiler.measure.report import Report, Row
 
 
 @click.command("bench")
@@ -67,10 +67,10 @@ def command(
             raise click.UsageError(f"missing {name}: give bundles, --image and --prompt, or --import FILE")
     assert image is not None
     assert prompt is not None
-    from lmmprune.compiler.bench import bench, steps
-    from lmmprune.compiler.bench_chart import check_chart, draw_chart
-    from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.bundle.bundle import Bundle
     from lmmprune.compiler.explain import explain as kernels
+    from lmmprune.compiler.measure.bench import bench, steps
+    from lmmprune.compiler.measure.chart import check_chart, draw_chart
 
     if chart:
         check_chart(chart, force=force)
@@ -110,8 +110,8 @@ def command(
 
 def _import(path: Path, chart: Path | None, force: bool, as_json: bool) -> None:
     """Show what was measured elsewhere."""
-    from lmmprune.compiler.bench_chart import check_chart, draw_chart
-    from lmmprune.compiler.bench_import import import_result
+    from lmmprune.compiler.measure.chart import check_chart, draw_chart
+    from lmmprune.compiler.measure.read_result import import_result
 
     if chart:
         check_chart(chart, force=force)

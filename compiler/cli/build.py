@@ -16,8 +16,8 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_j
 from lmmprune.compiler.cli.progress import phases
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.build_options import BuildOptions
-    from lmmprune.compiler.engines import EngineRecord
+    from lmmprune.compiler.build.options import BuildOptions
+    from lmmprune.compiler.bundle.engines import EngineRecord
 
 
 @click.command("build")
@@ -76,8 +76,8 @@ def command(
     without Python. A plan may hold several bundles: the first one is what the others are compared with.
     With --triton, bundles of ONNX Runtime, which need no engines, are served too.
     """
-    from lmmprune.compiler.build_options import BuildOptions
-    from lmmprune.compiler.bundle import Bundle
+    from lmmprune.compiler.build.options import BuildOptions
+    from lmmprune.compiler.bundle.bundle import Bundle
 
     options = BuildOptions(
         refit=refit,
@@ -114,8 +114,8 @@ def _plan(
     force: bool,
     as_json: bool,
 ) -> None:
-    from lmmprune.compiler.plan.stages import QUESTION
-    from lmmprune.compiler.plan.write_plan import POWER, SCRIPT, write_plan
+    from lmmprune.compiler.deploy.stages import QUESTION
+    from lmmprune.compiler.deploy.write_plan import POWER, SCRIPT, write_plan
 
     question = prompt or QUESTION
     plan = write_plan(
@@ -152,9 +152,9 @@ def _build(
     triton_backend: str,
     as_json: bool,
 ) -> None:
-    from lmmprune.compiler.build import build
-    from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.targets import resolve
+    from lmmprune.compiler.build.build import build
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.targets.targets import resolve
     from lmmprune.compiler.triton.repository import check_engines, write_repository
 
     bundle = Bundle.open(directory)

@@ -39,7 +39,7 @@ def command(
 
     Also says what the bundle will take of the memory that the board's processor and GPU share.
     """
-    from lmmprune.compiler.plan.deploy import as_dict, deploy
+    from lmmprune.compiler.deploy.deploy import as_dict, deploy
 
     made = deploy(
         directory, board, output, ram=ram, max_prompt=max_prompt, workspace=workspace, system=system, force=force

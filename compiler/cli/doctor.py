@@ -11,8 +11,8 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_j
 @json_option
 def command(as_json: bool) -> None:
     """Say what this machine can export, build and run, and what to install for the rest."""
-    from lmmprune.compiler.doctor import Ability, diagnose, missing
-    from lmmprune.compiler.packages import install_command
+    from lmmprune.compiler.inspect.doctor import Ability, diagnose, missing
+    from lmmprune.compiler.targets.packages import install_command
 
     found = diagnose()
     if as_json:

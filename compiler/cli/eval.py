@@ -15,7 +15,7 @@ from lmmprune.compiler.cli.progress import progress
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.evaluate import Accuracy
+    from lmmprune.compiler.measure.evaluate import Accuracy
 
 
 @click.command("eval")
@@ -38,11 +38,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Ask questions with known answers; print the share of exact matches with its 95 % interval."""
-    from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.evaluate import evaluate
-    from lmmprune.compiler.questions import load_questions
-    from lmmprune.compiler.replace import check_file
-    from lmmprune.compiler.runtime import Runtime
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.bundle.replace import check_file
+    from lmmprune.compiler.data.questions import load_questions
+    from lmmprune.compiler.measure.evaluate import evaluate
+    from lmmprune.compiler.runtime.runtime import Runtime
 
     refuse_ignored(predictions is not None, "is for predictions: add --predictions FILE", "force")
     opened = Bundle.open(bundle)

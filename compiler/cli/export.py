@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.bundle.manifest import Manifest, Stage
 from lmmprune.compiler.cli.export_options import check_export_options
 from lmmprune.compiler.cli.options import check_triton, force_option, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
-from lmmprune.compiler.manifest import Manifest, Stage
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.own_counts import OwnCounts
+    from lmmprune.compiler.export.count_tokens import OwnCounts
 
 
 def _number(option: str, text: str | None) -> float:
@@ -102,8 +102,8 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
-    from lmmprune.compiler.export import export
-    from lmmprune.compiler.request import STREAMS, Request
+    from lmmprune.compiler.export.export import export
+    from lmmprune.compiler.export.request import STREAMS, Request
 
     options = set_options(pairs)
     check_export_options(ratio, buckets, request)
@@ -129,7 +129,7 @@ def command(
         )
     manifest = report.manifest
     if triton is not None:
-        from lmmprune.compiler.bundle import Bundle
+        from lmmprune.compiler.bundle.bundle import Bundle
         from lmmprune.compiler.triton.repository import write_repository
 
         repository = write_repository(Bundle.open(output), triton, backend=triton_backend, force=force)

@@ -61,8 +61,8 @@ def _model(
     layers: int | None,
     as_json: bool,
 ) -> None:
-    from lmmprune.compiler.flops import TEXT_TOKENS
-    from lmmprune.compiler.flops_report import model_report, traced_report
+    from lmmprune.compiler.flops.formula import TEXT_TOKENS
+    from lmmprune.compiler.flops.report import model_report, traced_report
 
     if layers is not None and not graph:
         raise InputError("--layers goes with --graph: the formula knows all layers")
@@ -94,7 +94,7 @@ def _model(
 
 
 def _bundle(path: Path, *, as_json: bool) -> None:
-    from lmmprune.compiler.flops_report import bundle_report
+    from lmmprune.compiler.flops.report import bundle_report
 
     data = bundle_report(path)
     if as_json:

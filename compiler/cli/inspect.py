@@ -21,9 +21,9 @@ from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, s
 @json_option
 def command(path: Path, target: str | None, image_size: str | None, as_json: bool) -> None:
     """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""
-    from lmmprune.compiler import targets
-    from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.inspection import inspect_graph
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.inspect.inspect_graph import inspect_graph
+    from lmmprune.compiler.targets import targets
     from lmmprune.errors import InputError
 
     size = number_pair("--image-size", image_size, single=True)
@@ -59,8 +59,8 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
 
 def _engines(path: Path) -> list[dict[str, Any]]:
     """Return the records of every engine of a bundle."""
-    from lmmprune.compiler.bundle import ENGINES
-    from lmmprune.compiler.engines import read_records
+    from lmmprune.compiler.bundle.bundle import ENGINES
+    from lmmprune.compiler.bundle.engines import read_records
 
     folders = sorted(folder for folder in (path / ENGINES).glob("*") if folder.is_dir())
     return [dataclasses.asdict(record) for folder in folders for record in read_records(folder).values()]

@@ -83,8 +83,8 @@ def check_triton(
     Raises:
         LmmpruneError: The directory isn't free, or Triton can't serve such a bundle.
     """
-    from lmmprune.compiler.settings import dtype_of
-    from lmmprune.compiler.targets import resolve
+    from lmmprune.compiler.export.decide import dtype_of
+    from lmmprune.compiler.targets.targets import resolve
 
     if triton is None:
         if triton_backend != "default":

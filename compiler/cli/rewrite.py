@@ -13,7 +13,7 @@ from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, not
 from lmmprune.compiler.cli.progress import steps
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.rewrite import Report
+    from lmmprune.compiler.rewrite.rewrite import Report
 
 
 @click.command()
@@ -39,7 +39,7 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
     \b
     lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o pruned.onnx
     """
-    from lmmprune.compiler.rewrite import Request, rewrite
+    from lmmprune.compiler.rewrite.rewrite import Request, rewrite
 
     refuse_ignored(
         request["ratio"] is not None or request["keep"] is not None,

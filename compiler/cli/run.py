@@ -11,7 +11,7 @@ import click
 from lmmprune.compiler.cli.output import json_option, note, print_json
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.answer import Stats
+    from lmmprune.compiler.runtime.answer import Stats
 
 
 @click.command("run")
@@ -28,9 +28,9 @@ def command(
     bundle: Path, image: Path, prompt: str, max_new_tokens: int, threads: int | None, stats: bool, as_json: bool
 ) -> None:
     """Answer a question about a picture; the text appears on stdout as it is generated."""
-    from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.open_picture import load_image
-    from lmmprune.compiler.runtime import Runtime
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.runtime.open_picture import load_image
+    from lmmprune.compiler.runtime.runtime import Runtime
 
     opened = Bundle.open(bundle)
     picture = load_image(image)

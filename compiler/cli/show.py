@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lmmprune.compiler.answer import SiteTokens
-    from lmmprune.compiler.draw import Panel
-    from lmmprune.compiler.manifest import Manifest
+    from lmmprune.compiler.bundle.manifest import Manifest
+    from lmmprune.compiler.runtime.answer import SiteTokens
+    from lmmprune.compiler.runtime.draw import Panel
 
 _QUESTION = "What is in the picture?"
 _QUOTED = 60  # characters of the question that stand below the drawing
@@ -53,12 +53,12 @@ def command(
     import numpy as np
     from PIL import Image
 
-    from lmmprune.compiler.bundle import Bundle
-    from lmmprune.compiler.check_text import check_text
-    from lmmprune.compiler.draw import draw_panels, evenly
-    from lmmprune.compiler.open_picture import load_image
-    from lmmprune.compiler.replace import check_file
-    from lmmprune.compiler.runtime import Runtime
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.bundle.replace import check_file
+    from lmmprune.compiler.runtime.check_text import check_text
+    from lmmprune.compiler.runtime.draw import draw_panels, evenly
+    from lmmprune.compiler.runtime.open_picture import load_image
+    from lmmprune.compiler.runtime.runtime import Runtime
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest
@@ -126,8 +126,8 @@ def _panels(
     """Return the panels and the line below them."""
     import numpy as np
 
-    from lmmprune.compiler.draw import Panel
-    from lmmprune.compiler.tiles import on_raster
+    from lmmprune.compiler.runtime.draw import Panel
+    from lmmprune.compiler.runtime.tiles import on_raster
 
     about = [manifest.method or "not pruned", manifest.precision.int8 or manifest.precision.dtype]
     below = [] if prompt is None else [f'asked: "{_short(prompt)}"']

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lmmprune.compiler.cli.output import json_option, print_json, show, table
-from lmmprune.compiler.targets import TARGETS, Target
+from lmmprune.compiler.targets.targets import TARGETS, Target
 
 _OPERATORS = (
     ("Attention", "attention"),

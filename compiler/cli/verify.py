@@ -23,7 +23,7 @@ def command(bundle: Path, samples: int, as_json: bool) -> None:
 
     Exits with 2 when a check fails. What can't be checked, as with a method of your own, doesn't count as failed.
     """
-    from lmmprune.compiler.verify import verify
+    from lmmprune.compiler.verify.verify import verify
 
     with phases() as step:
         checks = verify(bundle, samples=samples, progress=step)

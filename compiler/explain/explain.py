@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.explain.profile_ort import Feeds, ProfiledSession, Times
 from lmmprune.compiler.explain.rows import PHASES, Explanation, KernelRow, VariantKernels, make_row, phase_total
-from lmmprune.compiler.kv_cache import KvCache
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.preprocess import Preprocessor
-from lmmprune.compiler.prompt import Prompter
+from lmmprune.compiler.runtime.kv_cache import KvCache
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.preprocess import Preprocessor
+from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.errors import InputError, TargetError, require
 
 WARM_UP_RUNS = 2

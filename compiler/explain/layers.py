@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lmmprune.compiler.load_onnx import load_onnx
-from lmmprune.passes.blocks import find_blocks
-from lmmprune.passes.builder import SCORE
+from lmmprune.compiler.onnx_files.load_onnx import load_onnx
+from lmmprune.passes.find.blocks import find_blocks
+from lmmprune.passes.graph.builder import SCORE
 
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "MatMulInteger"}
 # A weight that was changed is named after the one it was: 'w' becomes 'w/smooth', 'w/int8' or 'w.axis0/int8'.

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lmmprune.compiler.verify import Check
+from lmmprune.compiler.verify.verify import Check
 from lmmprune.errors import BundleError
 
 _FORMAT = 1

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.replace import STUDY as STUDY_FOLDER
-from lmmprune.compiler.replace import check_directory
+from lmmprune.compiler.bundle.replace import STUDY as STUDY_FOLDER
+from lmmprune.compiler.bundle.replace import check_directory
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.grid import Cell
 from lmmprune.compiler.study.settings import differences

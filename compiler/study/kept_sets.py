@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.questions import Question
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.data.questions import Question
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.folder import write_bytes
 
 # Site -> int32 [pictures, K]: the patch in whose place each token is; -1: of none.

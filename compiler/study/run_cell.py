@@ -11,22 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.export import export
-from lmmprune.compiler.questions import Question, load_questions
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data.questions import Question, load_questions
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.measure.evaluate import evaluate
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.folder import STUDY, Folder, write_text
 from lmmprune.compiler.study.grid import Cell
 from lmmprune.compiler.study.kept_sets import collect_kept, save_kept
 from lmmprune.compiler.study.settings import Settings
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, InputError, LmmpruneError
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.canonical import Canonical
+    from lmmprune.models.canonical import Canonical
     from lmmprune.models.source import Source
 
 # Workers already are as many as the cores that shall be used.
@@ -133,7 +133,7 @@ def _measure(job: Job) -> CellResult:
 @functools.cache
 def _traced() -> Callable[[Source], Canonical]:
     """Return the trace that all cells of this process share: it takes longer than all else."""
-    from lmmprune.compiler.canonical import shared_trace
+    from lmmprune.models.canonical import shared_trace
 
     return shared_trace()
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmprune.compiler import targets
 from lmmprune.compiler.backends.onnxruntime import provider_of
-from lmmprune.compiler.calibration.data import load_calibration
-from lmmprune.compiler.questions import Question, load_questions
+from lmmprune.compiler.data.calibration import load_calibration
+from lmmprune.compiler.data.questions import Question, load_questions
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.findings import Findings, find
 from lmmprune.compiler.study.folder import Folder, open_study
@@ -30,6 +29,7 @@ from lmmprune.compiler.study.timing import (
     record_settings,
     time_groups,
 )
+from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError, require
 from lmmprune.passes.methods import get_method
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lmmprune
-from lmmprune.compiler.packages import version
-from lmmprune.compiler.questions import Question
+from lmmprune.compiler.data.questions import Question
+from lmmprune.compiler.targets.packages import version
 
 # Packages whose version may change a graph, a weight or an answer.
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "pillow", "tokenizers")

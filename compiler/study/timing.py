@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler import machine
-from lmmprune.compiler.bench import bench, steps
-from lmmprune.compiler.questions import Question
+from lmmprune.compiler.data.questions import Question
+from lmmprune.compiler.measure.bench import bench, steps
 from lmmprune.compiler.study.folder import Folder, write_bytes, write_text
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.targets import machine
 from lmmprune.errors import BundleError
 
 # Cells in memory at once, the unpruned ones among them: neighbours in a round shall be neighbours in time.

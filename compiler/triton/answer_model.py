@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.triton.bls_session import BlsSession
 from lmmprune.compiler.triton.errors import refusal
 from lmmprune.compiler.triton.models import PREPROCESS

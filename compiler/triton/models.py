@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lmmprune.compiler.engine_spec import engine_spec
-from lmmprune.compiler.manifest import Graph, Manifest, Tensor
-from lmmprune.compiler.targets import Target, resolve
+from lmmprune.compiler.build.engine_spec import engine_spec
+from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
+from lmmprune.compiler.targets.targets import Target, resolve
 from lmmprune.compiler.triton.text_format import Enum
 from lmmprune.errors import InputError, TargetError
 

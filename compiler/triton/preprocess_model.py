@@ -9,9 +9,9 @@ from typing import Any
 
 import triton_python_backend_utils as triton
 
-from lmmprune.compiler.bundle import PREPROCESSOR
-from lmmprune.compiler.open_picture import decode_image
-from lmmprune.compiler.preprocess import Preprocessor
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR
+from lmmprune.compiler.runtime.open_picture import decode_image
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.triton.errors import refusal
 from lmmprune.errors import LmmpruneError
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lmmprune.compiler.manifest import Manifest
+from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.triton.models import ANSWERS_AT_ONCE, NEW_TOKENS, Backend
 
 _TEXT = """# {model} for Triton Inference Server

@@ -17,23 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmprune.compiler import engines, trtexec
-from lmmprune.compiler.atomic import rename_over, temporary_sibling
-from lmmprune.compiler.bundle import ASSETS, PREPROCESSOR, Bundle
-from lmmprune.compiler.engine_spec import engine_spec
-from lmmprune.compiler.manifest import FILENAME
-from lmmprune.compiler.replace import REPOSITORY, check_apart, check_directory
-from lmmprune.compiler.targets import resolve
-from lmmprune.compiler.triton.models import (
-    ANSWER,
-    DEFAULT,
-    PLAN,
-    PREPROCESS,
-    VERSION,
-    Backend,
-    backend_of,
-    configs,
-)
+from lmmprune.compiler.build.engine_spec import engine_spec
+from lmmprune.compiler.bundle import engines
+from lmmprune.compiler.bundle.atomic import rename_over, temporary_sibling
+from lmmprune.compiler.bundle.bundle import ASSETS, PREPROCESSOR, Bundle
+from lmmprune.compiler.bundle.manifest import FILENAME
+from lmmprune.compiler.bundle.replace import REPOSITORY, check_apart, check_directory
+from lmmprune.compiler.deploy import trtexec
+from lmmprune.compiler.targets.targets import resolve
+from lmmprune.compiler.triton.models import ANSWER, DEFAULT, PLAN, PREPROCESS, VERSION, Backend, backend_of, configs
 from lmmprune.compiler.triton.readme import readme
 from lmmprune.compiler.triton.text_format import to_text
 from lmmprune.errors import InputError

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.passes.at import At
 from lmmprune.passes.methods import Method
+from lmmprune.passes.reduce.at import At
 
 
 @dataclass(frozen=True, kw_only=True)

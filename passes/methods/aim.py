@@ -11,15 +11,15 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.passes.at import FLOAT, At
-from lmmprune.passes.filters import random_walk
+from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.methods.in_decoder import input_layers
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
-from lmmprune.passes.rules import Outcome, Reduce, Rule, merged
-from lmmprune.passes.schedule import Counts, Facts, average, round_half_up, solve
-from lmmprune.passes.sites import VISION_OUTPUT, llm_input
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.at import FLOAT, At
+from lmmprune.passes.reduce.filters import random_walk
+from lmmprune.passes.reduce.rules import Outcome, Reduce, Rule, merged
+from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, solve
+from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmmprune.errors import InputError
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import constant_places
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.rules import Outcome, Rule
-from lmmprune.passes.schedule import Facts
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import constant_places
+from lmmprune.passes.reduce.rules import Outcome, Rule
+from lmmprune.passes.reduce.schedule import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import cls_attention
 from lmmprune.passes.methods.method import Method
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import cls_attention
 
 
 @dataclass(frozen=True, kw_only=True)

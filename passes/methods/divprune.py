@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import exclude, normalized
+from lmmprune.passes.find.sites import PROJECTOR_OUTPUT
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.rules import Outcome, Rule, top
-from lmmprune.passes.sites import PROJECTOR_OUTPUT
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import exclude, normalized
+from lmmprune.passes.reduce.rules import Outcome, Rule, top
 
 
 @dataclass(frozen=True, kw_only=True)

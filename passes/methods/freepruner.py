@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmmprune.errors import InputError
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import attention_from, exclude, received_attention
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.rules import Outcome, Rule, top
-from lmmprune.passes.schedule import Facts
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import attention_from, exclude, received_attention
+from lmmprune.passes.reduce.rules import Outcome, Rule, top
+from lmmprune.passes.reduce.schedule import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

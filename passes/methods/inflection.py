@@ -10,13 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.passes.at import INT64, At
-from lmmprune.passes.filters import similarity_to_cls, text_attention
+from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.methods.method import Method, fraction, in_paper
-from lmmprune.passes.rules import Reduce, Rule
-from lmmprune.passes.schedule import Counts, Facts, average, round_half_up, scaled, solve
-from lmmprune.passes.sites import VISION_OUTPUT, llm_input
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.reduce.at import INT64, At
+from lmmprune.passes.reduce.filters import similarity_to_cls, text_attention
+from lmmprune.passes.reduce.rules import Reduce, Rule
+from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, scaled, solve
+from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

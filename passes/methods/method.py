@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from lmmprune.errors import InputError, suggestion
-from lmmprune.passes.at import At
-from lmmprune.passes.refusals import Refused
-from lmmprune.passes.rules import Correlate, Reduce, Rule
-from lmmprune.passes.schedule import Counts, Facts
-from lmmprune.passes.sites import VISION_OUTPUT, Site
-from lmmprune.passes.stage import Stage
+from lmmprune.passes.find.sites import VISION_OUTPUT, Site
+from lmmprune.passes.graph.refusals import Refused
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.rules import Correlate, Reduce, Rule
+from lmmprune.passes.reduce.schedule import Counts, Facts
+from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

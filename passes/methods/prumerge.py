@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import exclude, normalized
 from lmmprune.passes.methods.baselines import even_places
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.rules import Outcome, Rule, top
-from lmmprune.passes.schedule import Counts, Facts, round_half_up
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import exclude, normalized
+from lmmprune.passes.reduce.rules import Outcome, Rule, top
+from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.passes.at import FLOAT, At
-from lmmprune.passes.builder import Builder
-from lmmprune.passes.filters import normalized
+from lmmprune.passes.find.sites import Site, vision_layer
+from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.rules import Merge, Outcome, Rule, ascending, top
-from lmmprune.passes.schedule import Counts, Facts
-from lmmprune.passes.sites import Site, vision_layer
+from lmmprune.passes.reduce.at import FLOAT, At
+from lmmprune.passes.reduce.filters import normalized
+from lmmprune.passes.reduce.rules import Merge, Outcome, Rule, ascending, top
+from lmmprune.passes.reduce.schedule import Counts, Facts
 
 
 @dataclass(frozen=True, kw_only=True)

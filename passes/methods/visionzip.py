@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.passes.affinities import key_similarity
-from lmmprune.passes.at import FLOAT, At
-from lmmprune.passes.filters import cls_attention, total_attention
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.rules import Outcome, Rule, ascending, recycle, rest, top
-from lmmprune.passes.schedule import Counts, Facts, round_half_up
+from lmmprune.passes.reduce.affinities import key_similarity
+from lmmprune.passes.reduce.at import FLOAT, At
+from lmmprune.passes.reduce.filters import cls_attention, total_attention
+from lmmprune.passes.reduce.rules import Outcome, Rule, ascending, recycle, rest, top
+from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up
 
 
 @dataclass(frozen=True, kw_only=True)

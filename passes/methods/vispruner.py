@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.at import At, gather_tokens
-from lmmprune.passes.filters import cls_attention, normalized
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.rules import Outcome, Rule, ascending, rest, top
-from lmmprune.passes.schedule import Facts, round_half_up
+from lmmprune.passes.reduce.at import At, gather_tokens
+from lmmprune.passes.reduce.filters import cls_attention, normalized
+from lmmprune.passes.reduce.rules import Outcome, Rule, ascending, rest, top
+from lmmprune.passes.reduce.schedule import Facts, round_half_up
 
 _AT_ONCE = 8
 

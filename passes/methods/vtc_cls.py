@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.passes.at import At
-from lmmprune.passes.filters import cls_attention
 from lmmprune.passes.methods.method import Method, in_paper
-from lmmprune.passes.schedule import Facts, scaled
+from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.filters import cls_attention
+from lmmprune.passes.reduce.schedule import Facts, scaled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler import machine
-from lmmprune.compiler.backends import tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.backends.onnxruntime import provider_of
 from lmmprune.compiler.backends.open_sessions import import_backend
-from lmmprune.compiler.build import build
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.targets import TARGETS, Target
+from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.build.build import build
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.targets import machine
+from lmmprune.compiler.targets.targets import TARGETS, Target
 from lmmprune.errors import LmmpruneError, TargetError, require
 
 # Name of the back end -> its targets, of which the first that the installed version serves is taken. "cpu" is no GPU
@@ -61,8 +61,8 @@ def bundle_of(output: Path, **request: Any) -> Bundle:
     """
     if not output.is_dir():
         require("onnx_ir", "export")
-        from lmmprune.compiler.export import export
-        from lmmprune.compiler.request import Request
+        from lmmprune.compiler.export.export import export
+        from lmmprune.compiler.export.request import Request
 
         export(Request(output=output, **request), traced=trace())
     return Bundle.open(output)
@@ -71,7 +71,7 @@ def bundle_of(output: Path, **request: Any) -> Bundle:
 @functools.cache
 def trace() -> Any:
     """Return what the variants of a model share of their export."""
-    from lmmprune.compiler.canonical import shared_trace
+    from lmmprune.models.canonical import shared_trace
 
     return shared_trace()
 

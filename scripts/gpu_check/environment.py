@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from gpu_check.settings import Save, Settings
-from lmmprune.compiler.doctor import diagnose
+from lmmprune.compiler.inspect.doctor import diagnose
 
 # Module -> what shows that it works; each is tried in a process of its own, where it may crash.
 PROBES = {

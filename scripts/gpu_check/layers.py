@@ -22,8 +22,8 @@ from gpu_check.timing import Run, interleaved
 from lmmprune.compiler.backends.engine_session import EngineSession
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.manifest import Tensor
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Tensor
 from lmmprune.errors import TargetError
 
 MODEL = "llava-1.5-7b"

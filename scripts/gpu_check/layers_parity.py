@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.backends.session import Session
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.kv_cache import KvCache
-from lmmprune.compiler.manifest import Manifest
-from lmmprune.compiler.parity import relative_and_cosine
-from lmmprune.compiler.replay import load_on_cpu, run_graph
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.runtime.kv_cache import KvCache
+from lmmprune.compiler.verify.parity import relative_and_cosine
+from lmmprune.compiler.verify.replay import load_on_cpu, run_graph
 
 PROMPT, PICTURE = 64, 40
 """Tokens of the prompt, and how many of them are the picture's."""

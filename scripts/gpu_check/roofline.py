@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lmmprune.compiler.flops import kv_bytes, prefill, uniform
+from lmmprune.compiler.flops.formula import kv_bytes, prefill, uniform
 from lmmprune.models.family import DecoderSpec
 
 

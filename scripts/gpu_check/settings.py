@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.flops import TEXT_TOKENS
+from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.models.family import DecoderSpec
 
 RATIOS = (0.0, 0.5, 0.9)

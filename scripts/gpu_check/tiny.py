@@ -10,12 +10,12 @@ import numpy as np
 
 from gpu_check.backends import built, bundle_of, usable, versions
 from gpu_check.settings import Save, Settings, variant_name
-from lmmprune.compiler.bench import bench
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.evaluate import evaluate
-from lmmprune.compiler.open_picture import load_image
-from lmmprune.compiler.questions import TINY_LLAVA, load_questions
-from lmmprune.compiler.runtime import Runtime
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.data.questions import TINY_LLAVA, load_questions
+from lmmprune.compiler.measure.bench import bench
+from lmmprune.compiler.measure.evaluate import evaluate
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import LmmpruneError, TargetError
 from lmmprune.models import tiny_llava
 

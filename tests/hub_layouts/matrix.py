@@ -18,13 +18,13 @@ from huggingface_hub import constants
 from hub_layouts import oracle
 from hub_layouts.layout import Layout
 from hub_layouts.one_trace import one_trace
-from lmmprune.compiler.bundle import Bundle
-from lmmprune.compiler.canonical import shared_trace
-from lmmprune.compiler.export import export
-from lmmprune.compiler.request import Request
-from lmmprune.compiler.runtime import Runtime
-from lmmprune.compiler.verify import verify
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import LmmpruneError
+from lmmprune.models.canonical import shared_trace
 
 COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"ratio": 0.0},

@@ -1,0 +1,1 @@
+"""What a checkpoint says beside its weights, as the bundle states it: tokenizer, prompt, pictures, how answers end."""

@@ -1,0 +1,178 @@
+"""Turn a chat template into a bundle's prompt template: the text around one picture and one question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmmprune.compiler.assets.chat_template import ChatTemplate
+from lmmprune.compiler.runtime.check_text import check_text
+from lmmprune.compiler.runtime.prompt import STRIPS
+from lmmprune.errors import InputError, ModelError, said
+from lmmprune.models.family import Family
+
+SLOT = "{prompt}"
+OPTION = "--template"
+BUILT_IN = "built-in"
+
+# What templates do to a question's ends shows here.
+_PROBES = (" both ends ", "<b>&'\"</b>\n", "Two\n\nlines")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """What stands around a question.
+
+    Attributes:
+        text: With the picture, its placeholder once, and ``{prompt}`` once.
+        origin: File that it comes from, ``--template``, or ``built-in``.
+        strip: Ends of the question that lose their white space: "both", "left", "right", or "" for none.
+        warnings: What the user should know.
+    """
+
+    text: str
+    origin: str
+    strip: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def given_template(option: str) -> ChatTemplate | str:
+    """Return what ``--template`` gives: a chat template in jinja, or a plain text with a picture and ``{prompt}``.
+
+    Raises:
+        InputError: It is neither a file nor a template.
+    """
+    text = check_text(option, OPTION).replace("\\n", "\n")
+    file = Path(option)
+    try:
+        if file.is_file():
+            text = file.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        if len(option) < 256 and "\n" not in option and SLOT not in option:
+            raise InputError(f"{OPTION} '{option}' can't be read ({error})") from error
+    if "{%" in text or "{{" in text:
+        return ChatTemplate(text=text, origin=OPTION)
+    if SLOT not in text:
+        raise InputError(
+            f"{OPTION} '{option}' is neither a file nor a template: expected a chat template in jinja, or a text with"
+            f" '<image>' and '{SLOT}'"
+        )
+    return text
+
+
+def plain_template(text: str, family: Family, token: str) -> PromptTemplate:
+    """Return a template that was given as a plain text.
+
+    Raises:
+        InputError: It doesn't hold one picture and one question.
+    """
+    if token not in text:
+        text = text.replace("<image>", _inline(family, token) or token)
+    if text.count(SLOT) != 1 or text.count(token) != 1:
+        raise InputError(
+            f"{OPTION} gives {text!r}: expected '{SLOT}' once, for the question, and '{token}' once, for the picture"
+        )
+    return PromptTemplate(text=_with_picture(text, family, token), origin=OPTION)
+
+
+def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Family, token: str) -> PromptTemplate:
+    """Render a chat template as transformers' processor does, around one picture and one question.
+
+    A template that takes texts only (it was written for a language model) gets the picture inside the text.
+
+    Args:
+        chat: The template.
+        special: Name -> special token, which templates may write.
+        family: The model's family.
+        token: Text of the image placeholder.
+
+    Raises:
+        ModelError: It can't be rendered, or doesn't place one picture and one question.
+    """
+    inline = _inline(family, token) or f"{token}\n"
+    contents: tuple[Callable[[str], Any], ...] = (
+        lambda question: [_PICTURE, {"type": "text", "text": question}],
+        lambda question: inline + question,
+        lambda question: [{"type": "text", "text": inline + question}],
+    )
+    faults = []
+    for content in contents:
+        render = _renderer(chat, special, content)
+        text, fault = _tried(render, token)
+        if text is not None:
+            break
+        faults.append(fault)
+    else:
+        raise ModelError(
+            f"the chat template in {chat.origin} {faults[0]}, expected one picture ('{token}') and one question: give"
+            f" another one with {OPTION}"
+        )
+    warnings = []
+    if faults:
+        warnings.append(
+            f"the chat template in {chat.origin} takes texts only, so the picture stands before the question as"
+            f" {inline!r}; {OPTION} gives another form"
+        )
+    strip = next((name for name in STRIPS if _agrees(render, text, name)), None)
+    if strip is None:
+        warnings.append(
+            f"the chat template in {chat.origin} changes what some questions say: the bundle asks them as they are,"
+            " transformers' processor doesn't"
+        )
+    if "strftime_now" in chat.text:
+        warnings.append(f"the chat template in {chat.origin} writes today's date: the bundle keeps that of its export")
+    return PromptTemplate(
+        text=_with_picture(text, family, token), origin=chat.origin, strip=strip or "", warnings=tuple(warnings)
+    )
+
+
+# Templates ask for the type, or whether there is an "image"; what it is they never see.
+_PICTURE = {"type": "image", "image": "picture"}
+
+_Render = Callable[[str], str]
+
+
+def _renderer(chat: ChatTemplate, special: Mapping[str, str], content: Callable[[str], Any]) -> _Render:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    render: Any = render_jinja_template  # annotated as str, but it returns the texts and their masks
+
+    def of_question(question: str) -> str:
+        messages = [{"role": "user", "content": content(question)}]
+        texts, _ = render([messages], chat_template=chat.text, add_generation_prompt=True, **special)
+        text: str = texts[0]
+        return text
+
+    return of_question
+
+
+def _tried(render: _Render, token: str) -> tuple[str | None, str]:
+    """Return the rendered text if it has one picture and one question, else None and what it does instead."""
+    try:
+        text = render(SLOT)
+    except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
+        return None, f"can't be rendered ({said(error)})"
+    if text.count(SLOT) != 1 or text.count(token) != 1:
+        shown = json.dumps(text if len(text) <= 200 else text[:200] + "...", ensure_ascii=False)
+        return None, f"renders to {shown}"
+    return text, ""
+
+
+def _agrees(render: _Render, text: str, ends: str) -> bool:
+    try:
+        return all(render(probe) == text.replace(SLOT, STRIPS[ends](probe)) for probe in _PROBES)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+
+
+def _inline(family: Family, token: str) -> str:
+    return family.inline.replace(family.image_token, token)
+
+
+def _with_picture(text: str, family: Family, token: str) -> str:
+    """Write what the processor puts around a picture's tokens, unless the text brings it already."""
+    picture = family.picture.replace(family.image_token, token)
+    return text if not picture or picture in text else text.replace(token, picture)

@@ -1,0 +1,143 @@
+"""Open a bundle: the directory that ``export`` leaves and that everything else reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lmmprune.compiler.bundle.manifest import FILENAME, Manifest
+from lmmprune.errors import BundleError
+
+TOKENIZER = "tokenizer.json"
+PREPROCESSOR = "preprocessor.json"
+ASSETS = (TOKENIZER, PREPROCESSOR)
+ENGINES = "engines"
+
+# Files up to this size are hashed whenever a bundle is opened (about 10 ms); `verify` hashes the larger ones too.
+_CHECKED_AT_OPEN = 16 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle on disk whose files are there with the sizes that its manifest states."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> Bundle:
+        """Open a bundle; verify names and sizes of all files, and the checksums of the small ones.
+
+        Args:
+            path: Directory that ``lmmprune export`` wrote.
+
+        Raises:
+            BundleError: It isn't a bundle, or files are missing, truncated or edited.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "doesn't exist"
+            raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
+        bundle = cls(path=path, manifest=Manifest.load(path / FILENAME))
+        heads = [bucket.head.file for bucket in bundle.manifest.buckets]
+        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *heads, *ASSETS)
+        for name in needed:
+            if name not in bundle.manifest.files:
+                raise BundleError(f"the manifest of '{path}' doesn't list '{name}': export again")
+        for name in bundle.manifest.files:
+            bundle._check_size(name)
+        bundle._check_hashes(limit=_CHECKED_AT_OPEN)
+        return bundle
+
+    @classmethod
+    def open_assets(cls, path: Path | str) -> Bundle:
+        """Open a directory with all of a bundle but its graphs, which somebody else runs.
+
+        Raises:
+            BundleError: The manifest, the tokenizer or the preprocessing steps are missing or edited.
+        """
+        manifest = Manifest.load(Path(path) / FILENAME)
+        try:
+            files = {name: manifest.files[name] for name in ASSETS}
+        except KeyError as error:
+            raise BundleError(f"the manifest of '{path}' doesn't list {error}: export again") from error
+        bundle = cls(path=Path(path), manifest=dataclasses.replace(manifest, files=files))
+        bundle.verify_checksums()
+        return bundle
+
+    def verify_checksums(self) -> None:
+        """Hash every file and compare it with the manifest.
+
+        Raises:
+            BundleError: A file is missing or differs from what was exported.
+        """
+        for name in self.manifest.files:
+            self._check_size(name)
+        self._check_hashes(limit=None)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists.
+
+        Raises:
+            BundleError: The manifest doesn't list it, or its name leads out of the bundle.
+        """
+        parts = PurePosixPath(name)
+        if name not in self.manifest.files or parts.is_absolute() or ".." in parts.parts:
+            raise BundleError(f"'{name}' is not a file of the bundle '{self.path}': export again")
+        return self.path / name
+
+    @property
+    def vision(self) -> Path:
+        """Path of the vision graph."""
+        return self.file(self.manifest.vision.file)
+
+    @property
+    def decoder(self) -> Path:
+        """Path of the decoder graph."""
+        return self.file(self.manifest.decoder.file)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the graphs with their weights in bytes: every file but JSON files, pictures and engines."""
+        return sum(
+            entry.bytes
+            for name, entry in self.manifest.files.items()
+            if not name.endswith((".json", ".png")) and PurePosixPath(name).parts[0] != ENGINES
+        )
+
+    def _check_size(self, name: str) -> None:
+        expected = self.manifest.files[name].bytes
+        try:
+            found = self.file(name).stat().st_size
+        except OSError as error:
+            raise BundleError(f"'{name}' is missing from the bundle '{self.path}': export again") from error
+        if found != expected:
+            raise BundleError(
+                f"'{name}' in the bundle '{self.path}' has {found} bytes, exported were {expected}: export again"
+            )
+
+    def _check_hashes(self, *, limit: int | None) -> None:
+        for name, entry in self.manifest.files.items():
+            if (limit is None or entry.bytes <= limit) and file_sha256(self.file(name)) != entry.sha256:
+                raise BundleError(
+                    f"'{name}' in the bundle '{self.path}' was changed after the export (its checksum differs): "
+                    "export again"
+                )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits, read in pieces of 1 MiB.
+
+    Raises:
+        BundleError: The file can't be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while piece := stream.read(2**20):
+                digest.update(piece)
+    except OSError as error:
+        raise BundleError(f"'{path}' can't be read ({error.strerror})") from error
+    return digest.hexdigest()

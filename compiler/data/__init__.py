@@ -1,0 +1,1 @@
+"""Pictures and questions: to calibrate with, and to measure with."""

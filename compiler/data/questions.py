@@ -1,0 +1,105 @@
+"""Questions with known answers: the held-out set of tiny-llava, or a JSON Lines file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lmmprune.compiler.runtime.check_text import check_text
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.errors import InputError, require
+
+TINY_LLAVA = "tiny-llava"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question about one picture.
+
+    Attributes:
+        picture: what tells its picture from others; questions about one picture share the vision pass.
+        load: reads the picture.
+        prompt: the bare question.
+        answers: any of them is right.
+        kind: for the breakdown; None if there are no kinds.
+    """
+
+    picture: str
+    load: Callable[[], Image.Image]
+    prompt: str
+    answers: tuple[str, ...]
+    kind: str | None = None
+
+
+def load_questions(spec: str) -> list[Question]:
+    """Return the questions of ``tiny-llava`` (2,000, fixed) or of a JSON Lines file.
+
+    A line holds ``image`` (a path, relative to the file), ``prompt``, ``answer`` or ``answers``, and perhaps ``kind``.
+
+    Raises:
+        InputError: Neither, or a line or a picture is missing or wrong.
+        MissingExtraError: ``tiny-llava`` needs scikit-learn, which isn't installed.
+    """
+    if spec == TINY_LLAVA:
+        return _tiny_llava()
+    path = Path(spec)
+    if not path.is_file():
+        raise InputError(f"'{spec}' isn't a file: give '{TINY_LLAVA}' or a JSON Lines file with image, prompt, answer")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' can't be read as text ({error})") from error
+    questions = [_question(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    if not questions:
+        raise InputError(f"'{path}' holds no questions")
+    return questions
+
+
+def _tiny_llava() -> list[Question]:
+    require("sklearn", "export")
+    from lmmprune.models.tiny_llava.dataset import heldout
+
+    def constant(image: Image.Image) -> Callable[[], Image.Image]:
+        return lambda: image
+
+    return [
+        Question(
+            picture=str(example.image_id),
+            load=constant(example.image),
+            prompt=example.question,
+            answers=(example.answer,),
+            kind=example.kind,
+        )
+        for example in heldout()
+    ]
+
+
+def _question(line: str, path: Path, number: int) -> Question:
+    where = f"line {number} of '{path}'"
+    try:
+        row: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} isn't JSON ({error})") from error
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where} isn't an object with image, prompt and answer")
+    answers = row.get("answers", [row["answer"]] if "answer" in row else [])
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        raise InputError(f"{where} needs 'answer' (a text) or 'answers' (a list of texts)")
+    if not isinstance(row.get("prompt"), str) or not isinstance(row.get("image"), str):
+        raise InputError(f"{where} needs 'image' (a path) and 'prompt' (a text)")
+    image = path.parent / row["image"]
+    if not image.is_file():
+        raise InputError(f"{where}: there is no picture '{image}'")
+    kind = row.get("kind")
+    return Question(
+        picture=str(image),
+        load=lambda: load_image(image),
+        prompt=check_text(row["prompt"], f"{where}: the prompt"),
+        answers=tuple(answers),
+        kind=None if kind is None else str(kind),
+    )

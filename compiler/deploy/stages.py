@@ -1,0 +1,105 @@
+"""The stages of an answer that a plan times: which engine, which profile, which sizes, which input values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.build.profiles import Profile, Shape
+from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
+from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.errors import InputError
+
+QUESTION = "What is shown in this picture? Describe it in one sentence."
+VISION, HEAD, PREFILL, DECODE = "vision", "head", "prefill", "decode"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of an answer as it is timed.
+
+    Attributes:
+        name: ``vision``, ``head``, ``prefill`` or ``decode``.
+        component: The engine that computes it.
+        profile: Number of the engine's optimisation profile.
+        shapes: Sizes of the inputs that are dynamic.
+        inputs: Values of the integer inputs; floating-point ones may be anything.
+    """
+
+    name: str
+    component: str
+    profile: int
+    shapes: Mapping[str, Shape]
+    inputs: Mapping[str, NDArray[np.int64]]
+
+
+def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: str = QUESTION) -> tuple[Stage, ...]:
+    """Return the stages of answering a question: the picture, the prompt, one further token behind it.
+
+    Integer inputs are the real ones: a random token number would read outside of the embedding table.
+
+    Args:
+        bundle: The bundle.
+        profiles: Component -> its optimisation profiles.
+        question: The question.
+
+    Raises:
+        InputError: The question doesn't fit into the profile of the prefill.
+    """
+    manifest = bundle.manifest
+    stages = [Stage(name=VISION, component="vision", profile=0, shapes={}, inputs={})]
+    if manifest.buckets:
+        largest = manifest.buckets[-1]
+        patches = next(tensor for tensor in largest.head.inputs if np.issubdtype(np.dtype(tensor.dtype), np.integer))
+        ranking = np.arange(int(patches.shape[-1]), dtype=np.int64)[None]
+        stages.append(
+            Stage(
+                name=HEAD,
+                component=f"head_{largest.tokens}",
+                profile=0,
+                shapes={},
+                inputs={patches.name: ranking},
+            )
+        )
+    prompter = Prompter(manifest, bundle.file(TOKENIZER))
+    encoded = prompter.encode(question)
+    (low, _, high) = profiles["decoder"][0].shapes["input_ids"]
+    if not low[1] <= encoded.length <= high[1]:
+        raise InputError(
+            f"the question makes a prompt of {encoded.length} tokens, the prefill takes {low[1]} to {high[1]}: give "
+            "another --prompt or --max-prompt"
+        )
+    ids, positions = encoded.input_ids, prompter.positions(encoded, None)
+    stages += [
+        _decoder(manifest, PREFILL, 0, 0, {"input_ids": ids, "position_ids": positions}),
+        _decoder(
+            manifest, DECODE, 1, encoded.length, {"input_ids": ids[:, -1:], "position_ids": positions[..., -1:] + 1}
+        ),
+    ]
+    return tuple(stages)
+
+
+def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dict[str, NDArray[np.int64]]) -> Stage:
+    offsets = zip(manifest.cache.past, manifest.cache.length_offsets, strict=True)
+    # Behind cuts inside the decoder the caches are shorter; before the first token, all are empty.
+    lengths = {cache: past + offset if past else 0 for pair, offset in offsets for cache in pair}
+    sizes = {"seq": inputs["input_ids"].shape[1], "image_tokens": manifest.image_tokens}
+    shapes = {
+        # What isn't named so is the length of that cache: behind cuts, "past_12".
+        tensor.name: tuple(
+            size if isinstance(size, int) else sizes[size] if size in sizes else lengths[tensor.name]
+            for size in tensor.shape
+        )
+        for tensor in _dynamic(manifest.decoder)
+    }
+    if manifest.cache.length is not None:
+        inputs = {**inputs, manifest.cache.length: np.array([past], np.int64)}
+    return Stage(name=name, component="decoder", profile=profile, shapes=shapes, inputs=inputs)
+
+
+def _dynamic(graph: Graph) -> list[Tensor]:
+    return [tensor for tensor in graph.inputs if any(isinstance(size, str) for size in tensor.shape)]

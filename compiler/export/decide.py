@@ -1,0 +1,125 @@
+"""What a request means for one target and one model: type, INT8, token counts, positions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lmmprune.compiler.targets import targets
+from lmmprune.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.export.request import Request
+    from lmmprune.compiler.quantize.int8_plan import Int8Plan
+    from lmmprune.passes.methods import Method
+    from lmmprune.passes.reduce.schedule import Facts
+
+
+def dtype_of(target: targets.Target, dtype: str | None) -> str:
+    """Return the floating-point type of the bundle: what was asked for, or the target's own."""
+    dtype = dtype or target.dtype
+    if dtype not in target.dtypes:
+        raise InputError(f"--dtype {dtype}: target '{target.name}' takes {', '.join(target.dtypes)}")
+    return dtype
+
+
+def int8_of(request: Request, target: targets.Target, dtype: str) -> Int8Plan | None:
+    """Return how the graphs are quantized, None if they aren't."""
+    from lmmprune.compiler.quantize.int8_plan import Int8Plan, choose_scheme
+
+    if not request.quantizes:
+        if request.int8_policy != "all" or request.keep_float:
+            raise InputError("--int8-policy and --keep-float say how to quantize: add --int8")
+        return None
+    kinds = {
+        "--int8": request.int8,
+        "--int8-weights-only": request.int8_weights_only,
+        "--int8-dynamic": request.int8_dynamic,
+    }
+    if len(given := [name for name, wanted in kinds.items() if wanted]) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other, each is a way to quantize: give one")
+    if request.share_weights:
+        raise InputError(
+            "--share-weights links the checkpoint's floating-point weights, --int8 makes new ones: leave one out"
+        )
+    scheme = choose_scheme(target, weights_only=request.int8_weights_only, dynamic=request.int8_dynamic, dtype=dtype)
+    return Int8Plan(
+        scheme=scheme,
+        calibrator=request.calibrator,
+        smooth=request.smooth,
+        policy=request.int8_policy,
+        budget=request.int8_budget,
+        keep_float=request.keep_float,
+    )
+
+
+def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]:
+    """Return the visual tokens per decoder layer that were asked for, ascending; none if the pictures decide."""
+    from lmmprune.passes.methods import keep_count
+
+    if not (request.auto or request.buckets):
+        return (keep_count(facts.tokens, ratio=request.ratio, keep=request.keep),)
+    asked = "--ratio auto" if request.auto else "--buckets"
+    if request.keep is not None or request.ratio is not None or (request.auto and request.buckets):
+        raise InputError("--ratio, --keep, --ratio auto and --buckets exclude each other: give one")
+    if not method.counts_itself:
+        raise InputError(f"{asked}: method '{method.name}' has no count of its own for a picture; use 'inflection'")
+    if not 0 < request.percentile <= 100:
+        raise InputError(f"--percentile {request.percentile:g}: expected 0 < percentile <= 100")
+    if request.auto:
+        method.check(facts)
+        return ()
+    if request.quantizes:
+        raise InputError("--buckets and --int8 don't go together yet: leave one out")
+    return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in request.buckets}))
+
+
+def check_cache(capacity: int, target: targets.Target, entering: int, positions: int) -> None:
+    """Refuse a cache of fixed length that the target can't update, or that no prompt fits into.
+
+    Args:
+        capacity: Tokens that it is to have room for.
+        target: Where it will run.
+        entering: Visual tokens that enter the decoder.
+        positions: Of the model.
+    """
+    if not target.takes("TensorScatter"):
+        able = ", ".join(name for name, other in targets.TARGETS.items() if other.takes("TensorScatter"))
+        raise InputError(f"--static-cache: target '{target.name}' has no TensorScatter; targets that do: {able}")
+    if not entering + 2 <= capacity <= positions:
+        raise InputError(
+            f"--static-cache {capacity}: expected {entering + 2} (the picture's {entering} tokens, one of the question,"
+            f" one of the answer) to {positions} (the model's positions)"
+        )
+
+
+def positions_of(asked: str | None, method: Method, facts: Facts, in_vision: bool, *, rows: int = 1) -> tuple[str, str]:
+    """Return the policy of the sequence that enters the decoder, and of the cuts inside it.
+
+    Args:
+        asked: ``--positions``.
+        method: The method.
+        facts: The model.
+        in_vision: Whether it removes tokens before the decoder.
+        rows: Numbers that say where a token stands.
+    """
+    if asked not in (None, "contiguous", "original"):
+        raise InputError(f"--positions {asked}: expected 'contiguous' or 'original'")
+    if rows > 1:
+        # Row and column are what a token saw, not how many tokens came before it: there is nothing to renumber.
+        if asked == "contiguous":
+            raise InputError(
+                "--positions contiguous: this model numbers visual tokens by their row and column in the picture, which"
+                " stay what they are; leave it out"
+            )
+        if in_vision and not method.has_places(facts):
+            raise InputError(
+                f"method '{method.name}' makes tokens that have the place of no patch, and this model needs each"
+                " token's row and column; choose another"
+            )
+        return "original", "original"
+    if asked == "original" and in_vision and not method.has_places(facts):
+        raise InputError(
+            f"--positions original: method '{method.name}' makes tokens that have the place of no patch; leave it out"
+        )
+    # Before the decoder, methods number what is left anew; inside it each has its own way.
+    return asked or "contiguous", asked or method.positions

@@ -1,0 +1,154 @@
+"""Before an export starts: what it will take of disk and memory, and a refusal where that isn't there."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmmprune.compiler.flops.formula import TEXT_TOKENS
+from lmmprune.compiler.targets import machine
+from lmmprune.errors import InputError
+from lmmprune.models.source import Source
+
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_GRAPHS = 64 * 2**20
+"""Graphs, tokenizer and manifest at most."""
+_LIBRARIES = 900 * 2**20
+"""Resident with torch, transformers and a traced graph, before the first weight is read."""
+_COPIES = 3
+"""Of one weight in the type of the bundle, at most: as read, converted, and the one before it that is being written."""
+_LOADED = 2
+"""Times its weights that ONNX Runtime takes for a graph: as they are read, and packed for its kernels."""
+WHOLE_BYTES = 2 * 2**30
+"""Float32 weights up to which a decoder is calibrated as a whole; a larger one layer by layer."""
+
+NOTABLE_BYTES = 2**30
+"""Smaller bundles need no announcement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What calibrating takes, in bytes.
+
+    Attributes:
+        disk: Of float32 graphs beside the bundle in the making; they are gone before its weights are written.
+        memory: Beside the libraries.
+        scan: Whether the scan of ``--int8-policy auto`` is why the decoder doesn't run layer by layer.
+    """
+
+    disk: int = 0
+    memory: int = 0
+    scan: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What an export takes, in bytes, and what there is.
+
+    Attributes:
+        disk: Of the bundle, or of what calibrating writes where that is more.
+        disk_free: On its disk; what an interrupted export wrote there counts as free.
+        memory: Peak of the process.
+        memory_free: What programs may still take; None where it doesn't say.
+        scan: See ``Calibration``.
+    """
+
+    disk: int
+    disk_free: int
+    memory: int
+    memory_free: int | None
+    scan: bool
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        free = "" if self.memory_free is None else f" ({_gib(self.memory_free)} free)"
+        return (
+            f"needs about {_gib(self.disk)} on disk ({_gib(self.disk_free)} free)"
+            f" and {_gib(self.memory)} of memory{free}"
+        )
+
+    @property
+    def notable(self) -> bool:
+        """Whether it is worth a line before the export starts."""
+        return self.disk >= NOTABLE_BYTES
+
+    def check(self, destination: Path) -> None:
+        """Refuse what doesn't fit.
+
+        Raises:
+            InputError: Too little disk or memory.
+        """
+        if self.disk > self.disk_free:
+            raise InputError(
+                f"the export needs about {_gib(self.disk)}, the disk of '{destination}' has {_gib(self.disk_free)}"
+                " free: free some space, give another directory, or make it smaller (--int8, --dtype float16)"
+            )
+        if self.memory_free is not None and self.memory > self.memory_free:
+            less = "leave out --int8-policy auto" if self.scan else "calibrate with fewer samples (--calib-samples)"
+            raise InputError(
+                f"the export needs about {_gib(self.memory)} of memory, {_gib(self.memory_free)} are free: close other"
+                f" programs, or {less}"
+            )
+
+
+def needs(
+    source: Source, destination: Path, *, dtype: str, int8: bool, shared: bool, calibration: Calibration
+) -> Needs:
+    """Return what an export takes, before anything is traced.
+
+    Args:
+        source: The model; of its weights only the headers are read.
+        destination: Where the bundle shall be.
+        dtype: Floating-point type of the bundle.
+        int8: Whether matrices become INT8.
+        shared: Whether the bundle points into the checkpoint instead of holding weights.
+        calibration: What that takes.
+    """
+    shapes = source.shapes
+    width = _BYTES[dtype]
+    # Tables that are looked up stay in floating point, and so does everything that isn't a matrix.
+    sizes = [
+        math.prod(shape) * (1 if int8 and len(shape) > 1 and "embed" not in name else width)
+        for name, shape in shapes.items()
+    ]
+    largest = max(math.prod(shape) for shape in shapes.values())
+    place = next(parent for parent in (destination, *destination.parents) if parent.exists())
+    partial = destination.with_name(f".{destination.name}.partial")
+    written = sum(file.stat().st_size for file in partial.glob("*.data")) if partial.is_dir() else 0
+    return Needs(
+        disk=max(0 if shared else sum(sizes), calibration.disk) + _GRAPHS,
+        disk_free=shutil.disk_usage(place).free + written,
+        memory=_LIBRARIES + (0 if shared else _COPIES * largest * width) + calibration.memory,
+        memory_free=machine.free_memory(),
+        scan=calibration.scan,
+    )
+
+
+def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool) -> Calibration:
+    """Return what calibrating takes.
+
+    Args:
+        source: The model.
+        samples: How many are run.
+        smooth: Whether SmoothQuant is on, which writes the tower a second time.
+        scan: Whether blocks to keep in float are looked for, which takes the whole decoder in memory.
+    """
+    spec = source.decoder
+    layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
+    table = spec.vocabulary * spec.width
+    decoder = 4 * (spec.layers * layer + 2 * table)
+    vision = max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - decoder, 0)
+    towers = (2 if smooth else 1) * vision
+    if scan or decoder <= WHOLE_BYTES:
+        memory = _LOADED * max(vision, decoder)
+        return Calibration(disk=towers + decoder, memory=memory, scan=decoder > WHOLE_BYTES)
+    # What enters the next layer of every sample, and the values that are looked at within it.
+    tokens = source.vision.tokens + TEXT_TOKENS
+    held = 4 * tokens * (3 * samples * spec.width + 4 * spec.mlp_width)
+    return Calibration(disk=towers, memory=max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{math.ceil(size / 2**20)} MiB"

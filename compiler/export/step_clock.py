@@ -1,0 +1,26 @@
+"""The seconds that each step of a long job takes."""
+
+from __future__ import annotations
+
+import time
+
+from lmmprune.compiler.export.request import Progress
+
+
+class StepClock:
+    """Hands progress on, and takes the time at which each step begins."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Wrap a function that is told of progress."""
+        self._progress = progress
+        self._begun: dict[str, float] = {}
+
+    def report(self, what: str, done: int, of: int) -> None:
+        """Hand on."""
+        self._begun.setdefault(what, time.perf_counter())
+        self._progress(what, done, of)
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long each step took, until the next one began."""
+        times = [*self._begun.values(), time.perf_counter()]
+        return {what: round(times[i + 1] - times[i], 3) for i, what in enumerate(self._begun)}

@@ -1,0 +1,1 @@
+"""What the prefill costs: by formula, by graph, and reported."""

@@ -1,0 +1,1 @@
+"""Time, memory and accuracy of bundles, and the tables and charts of them."""

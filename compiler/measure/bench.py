@@ -1,0 +1,133 @@
+"""Time bundles side by side: every round runs every variant, so that a busy machine troubles all of them alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmmprune.compiler.backends.open_sessions import import_backend
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.measure.memory import Memory, measure_memory
+from lmmprune.compiler.measure.report import METRICS, Report, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.targets import machine
+from lmmprune.errors import InputError
+
+WARM_UP_ROUNDS = 2
+_SEED = 0
+
+
+def bench(
+    paths: Sequence[Path],
+    image: Path,
+    prompt: str,
+    *,
+    rounds: int = 10,
+    new_tokens: int = 16,
+    threads: int | None = None,
+    memory: bool = True,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Measure every bundle on one picture and one question, interleaved in one process.
+
+    Each round runs all variants in a new random order; ``WARM_UP_ROUNDS`` are thrown away. Time to the first token is
+    from the pixel values on (vision and prefill); the end-of-sequence token is ignored, so all generate equally many.
+    Peak memory is measured first, each variant in a process of its own.
+
+    Args:
+        paths: Bundles; the first one is what the others are compared with.
+        image: The picture.
+        prompt: The question.
+        rounds: Rounds that count, at least 2.
+        new_tokens: Tokens per answer, at least 2.
+        threads: Threads within an operator; None leaves it to the back end.
+        memory: Whether to measure peak memory.
+        on_step: Called with a description before every step, ``steps(...)`` times.
+
+    Raises:
+        InputError: A bundle was given twice, or the picture or the question can't be used.
+        LmmpruneError: A bundle can't be loaded here.
+    """
+    picture = load_image(image)
+    bundles = [Bundle.open(path) for path in paths]
+    names = _names(bundles)
+    memories: list[Memory | None] = []
+    runtimes = []
+    for bundle in bundles:
+        runtimes.append(Runtime(bundle, threads=threads))
+        # Refuses a prompt that is too long before anything is measured.
+        runtimes[-1].answer(picture, prompt, 1)
+    for name, bundle in zip(names, bundles, strict=True):
+        if memory:
+            on_step(f"memory of {name}")
+        memories.append(measure_memory(bundle.path, image, prompt, threads=threads) if memory else None)
+    shuffled = random.Random(_SEED)
+    times: list[dict[str, list[float]]] = [{metric: [] for metric in METRICS} for _ in runtimes]
+    for number in range(-WARM_UP_ROUNDS, rounds):
+        for index in shuffled.sample(range(len(runtimes)), len(runtimes)):
+            on_step(f"{'warm-up' if number < 0 else f'round {number + 1}'}: {names[index]}")
+            answer = runtimes[index].answer(picture, prompt, new_tokens, stop_at_eos=False)
+            answer.text()
+            assert answer.stats is not None
+            values = answer.stats.as_dict()
+            if number >= 0:
+                for metric in METRICS:
+                    times[index][metric].append(float(values[metric] or 0.0))
+    rows = tuple(
+        _row(name, bundle, used, own, times[0])
+        for name, bundle, used, own in zip(names, bundles, memories, times, strict=True)
+    )
+    settings = {
+        "image": str(image),
+        "prompt": prompt,
+        "rounds": rounds,
+        "warm_up_rounds": WARM_UP_ROUNDS,
+        "new_tokens": new_tokens,
+        "threads": threads,
+    }
+    return Report(settings=settings, machine=_machine(bundles), rows=rows, products=find_products(rows))
+
+
+def steps(variants: int, rounds: int, *, memory: bool = True) -> int:
+    """Return how many steps ``bench`` reports."""
+    return variants * (rounds + WARM_UP_ROUNDS + memory)
+
+
+def _names(bundles: Sequence[Bundle]) -> list[str]:
+    paths = [bundle.path.resolve() for bundle in bundles]
+    if len(set(paths)) < len(paths):
+        raise InputError("the same bundle was given twice: give each one once")
+    short = [path.name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def _row(
+    name: str, bundle: Bundle, memory: Memory | None, own: dict[str, list[float]], first: dict[str, list[float]]
+) -> Row:
+    manifest: Manifest = bundle.manifest
+    return Row(
+        name=name,
+        path=str(bundle.path),
+        model=manifest.model,
+        method=manifest.method,
+        tokens_before=manifest.tokens_before,
+        image_tokens=manifest.average_tokens,
+        dtype=manifest.precision.dtype,
+        int8=manifest.precision.int8,
+        target=manifest.target,
+        weights_bytes=bundle.bytes,
+        memory=memory,
+        samples={metric: tuple(own[metric]) for metric in METRICS},
+        times={metric: Spread.of(own[metric]) for metric in METRICS},
+        speedup={metric: paired_speedup(first[metric], own[metric]) for metric in METRICS},
+    )
+
+
+def _machine(bundles: Sequence[Bundle]) -> dict[str, Any]:
+    backends = dict(import_backend(bundle.manifest.target) for bundle in bundles)
+    return {**dataclasses.asdict(machine.look()), "backends": backends}

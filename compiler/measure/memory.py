@@ -1,0 +1,88 @@
+"""Measure what one answer of a bundle needs: the peak memory of a fresh process that loads it and answers."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmmprune.errors import BundleError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Host memory of a process in bytes: the peak, and what it had before it loaded the bundle.
+
+    ``device`` is what the GPU had less of after the answer than before, where engines run; None elsewhere.
+    """
+
+    peak: int
+    base: int
+    device: int | None = None
+
+
+def measure_memory(bundle: Path, image: Path, prompt: str, *, threads: int | None = None) -> Memory:
+    """Answer with four tokens in a process of its own and return its peak resident memory.
+
+    A process of its own, because in a shared one the memory that earlier variants freed is used again, and the first
+    one pays for the libraries.
+
+    Args:
+        bundle: Directory of the bundle.
+        image: The picture.
+        prompt: The question.
+        threads: As for ``Runtime``.
+
+    Raises:
+        BundleError: The process failed.
+    """
+    arguments = [str(bundle), str(image), prompt, str(threads or 0)]
+    done = subprocess.run(
+        [sys.executable, "-m", "lmmprune.compiler.measure.memory", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BundleError(f"measuring the memory of '{bundle}' failed (exit code {done.returncode}): {last}")
+    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak_bytes() -> int:
+    """Return the peak resident memory of this process in bytes."""
+    try:
+        # Not ru_maxrss: on Linux that one starts at the size of the process that started us.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
+    from lmmprune.compiler.backends.cuda import CudaDevice
+    from lmmprune.compiler.backends.open_sessions import import_backend
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.runtime.open_picture import load_image
+    from lmmprune.compiler.runtime.runtime import Runtime
+    from lmmprune.compiler.targets.targets import TARGETS
+
+    opened = Bundle.open(bundle)
+    import_backend(opened.manifest.target)
+    picture = load_image(image)
+    known = TARGETS.get(opened.manifest.target)
+    device = CudaDevice(known.extra) if known is not None and known.compiled else None
+    free = device.memory()[0] if device is not None else 0
+    base = peak_bytes()
+    runtime = Runtime(opened, threads=int(threads) or None)
+    runtime.answer(picture, prompt, 4, stop_at_eos=False).text()
+    used = free - device.memory()[0] if device is not None else None
+    print(json.dumps({"peak": peak_bytes(), "base": base, "device": used}))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,155 @@
+"""The result of a benchmark: rows of medians with their spread, and whether pruning and INT8 multiply."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmmprune.compiler.measure.memory import Memory
+
+LABELS = {"vision_ms": "vision", "prefill_ms": "prefill", "ttft_ms": "time to first token", "ms_per_token": "per token"}
+METRICS = tuple(LABELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Median and quartiles of the rounds."""
+
+    median: float
+    q1: float
+    q3: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarise at least two values."""
+        q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median=median, q1=q1, q3=q3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One variant.
+
+    Attributes:
+        name: short and unique among the rows.
+        samples: per metric of ``METRICS``, the milliseconds of each round.
+        times: their median and quartiles.
+        speedup: per metric, how many times faster than the first row; the ratio is taken within each round.
+        weights_bytes: size of the graphs with their weights on disk.
+        memory: of a process that loads the bundle and answers; None if it wasn't measured.
+    """
+
+    name: str
+    path: str
+    model: str
+    method: str | None
+    tokens_before: int
+    image_tokens: float
+    dtype: str
+    int8: str | None
+    target: str
+    weights_bytes: int
+    memory: Memory | None
+    samples: dict[str, tuple[float, ...]]
+    times: dict[str, Spread]
+    speedup: dict[str, Spread]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """Whether pruning and INT8 multiply: speed-ups of each alone, their product, and of both together."""
+
+    metric: str
+    baseline: str
+    both: str
+    pruning: float
+    int8: float
+    expected: float
+    measured: float
+
+    def line(self) -> str:
+        """Return the result in one line."""
+        return (
+            f"pruning x int8 = expected, measured ({LABELS[self.metric]}): {self.pruning:.2f}x x {self.int8:.2f}x "
+            f"= {self.expected:.2f}x, {self.measured:.2f}x  ({self.both} against {self.baseline})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All rows with the settings and the machine they were measured with."""
+
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    rows: tuple[Row, ...]
+    products: tuple[Product, ...]
+
+    @property
+    def where(self) -> str:
+        """What it was measured on: the processor or GPU, and what ran the graphs."""
+        cores = f", {self.machine['cores']} cores" if "cores" in self.machine else ""
+        gpus = "".join(f", {gpu['name']}" for gpu in self.machine.get("gpus", ()))
+        backends = ", ".join(f"{name} {version}" for name, version in self.machine.get("backends", {}).items())
+        return f"{self.machine['processor']}{cores}{gpus}, {self.machine.get('engine', backends)}{self._power()}"
+
+    def _power(self) -> str:
+        """Return a board's power mode, and its hottest sensor before and after, where a plan's script noted them."""
+        states = [state for state in self.machine.get("power", {}).values() if state]
+        modes = dict.fromkeys(str(state["mode"]) for state in states if state["mode"])
+        hottest = [f"{max(state['temperatures'].values()):.0f}" for state in states if state["temperatures"]]
+        text = f", power mode {', then '.join(modes)}" if modes else ""
+        return f"{text}, {' -> '.join(hottest)} degrees C" if hottest else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return dataclasses.asdict(self)
+
+
+def paired_speedup(slow: Sequence[float], fast: Sequence[float]) -> Spread:
+    """Return how many times faster the second variant is: the ratio within each round, so that load cancels out."""
+    return Spread.of([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+def find_products(rows: Sequence[Row]) -> tuple[Product, ...]:
+    """Return expected and measured speed-ups for every group of neither, pruned, int8 and both among the rows.
+
+    The four belong together when model, target and dtype are the same, and when the two pruned ones have the same
+    method and counts, the two quantized ones the same scheme.
+    """
+    products = []
+    for both in rows:
+        if not both.int8 or both.image_tokens == both.tokens_before:
+            continue
+        same = [row for row in rows if (row.model, row.target, row.dtype) == (both.model, both.target, both.dtype)]
+        full = [row for row in same if row.image_tokens == both.tokens_before]
+        neither = next((row for row in full if not row.int8), None)
+        int8 = next((row for row in full if row.int8 == both.int8), None)
+        pruned = next(
+            (
+                row
+                for row in same
+                if not row.int8 and (row.method, row.image_tokens) == (both.method, both.image_tokens)
+            ),
+            None,
+        )
+        if neither and int8 and pruned:
+            products += [_product(metric, neither, pruned, int8, both) for metric in ("ttft_ms", "vision_ms")]
+    return tuple(products)
+
+
+def _product(metric: str, neither: Row, pruned: Row, int8: Row, both: Row) -> Product:
+    alone, quantized, together = (
+        paired_speedup(neither.samples[metric], row.samples[metric]).median for row in (pruned, int8, both)
+    )
+    return Product(
+        metric=metric,
+        baseline=neither.name,
+        both=both.name,
+        pruning=alone,
+        int8=quantized,
+        expected=alone * quantized,
+        measured=together,
+    )

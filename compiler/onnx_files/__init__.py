@@ -1,0 +1,1 @@
+"""ONNX files on disk: read, written, their weights streamed."""

@@ -1,0 +1,192 @@
+"""INT8 for both graphs: smooth, calibrate on pictures and prompts, choose what stays in float, write integers."""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.data.calibration import CalibrationSet
+from lmmprune.compiler.export.preflight import WHOLE_BYTES
+from lmmprune.compiler.quantize.by_layer import Plan as LayerPlan
+from lmmprune.compiler.quantize.by_layer import calibrate_by_layer
+from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
+from lmmprune.compiler.quantize.channels import observe_channels
+from lmmprune.compiler.quantize.feeds import SampleFeeds
+from lmmprune.compiler.quantize.int8_plan import Int8Plan
+from lmmprune.compiler.quantize.measure import measure
+from lmmprune.compiler.quantize.observe import Steps
+from lmmprune.compiler.quantize.sensitivity import scan
+from lmmprune.compiler.quantize.smooth import Smoothed, search
+from lmmprune.errors import below
+from lmmprune.lazy import is_lazy, numbers
+from lmmprune.models.canonical import Canonical
+from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
+from lmmprune.passes.int8.int8 import SCHEMES
+from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
+
+Progress = Callable[[str, int, int], None]
+Samples = list[Callable[[], Steps]]
+
+
+@below("quantizing", "try --int8-weights-only, or --no-smooth; without --int8 the export needs no calibration")
+def quantize(
+    graphs: Canonical,
+    manifest: Manifest,
+    assets: Path,
+    data: CalibrationSet | None,
+    plan: Int8Plan,
+    progress: Progress,
+    *,
+    cache: Path | None = None,
+    weights: str | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Quantize both graphs in place.
+
+    Args:
+        graphs: Pruned float32 graphs.
+        manifest: Of the bundle in the making: prompt, positions, cache layout, and the type to cast to later.
+        assets: Directory with the tokenizer and the preprocessor.
+        data: What to calibrate on; None for a scheme without calibration.
+        plan: How.
+        progress: Called with what is done, how much of it, and how much there is.
+        cache: Directory of finished and stopped calibrations; None is the user's.
+        weights: Digest of what the weights are read from; with None, a calibration layer by layer can't be resumed.
+        check: Called when weights have been read.
+
+    Returns:
+        By part, what was found: smoothed activations, and blocks that stay in float.
+    """
+    parts = (("vision", graphs.vision), ("decoder", graphs.decoder))
+    if data is None:
+        for part, model in parts:
+            InsertQdq(scheme=plan.scheme, dtype=manifest.precision.dtype, keep_float=plan.kept(part))(model)
+        return {}
+    # Within the bundle in the making: a place with room for the weights, which /tmp need not be.
+    with tempfile.TemporaryDirectory(dir=assets, prefix="calibration.") as name:
+        work = Path(name)
+        # The scan for blocks to keep in float compares outputs of the whole model.
+        by_layer = float_bytes(graphs.decoder) > WHOLE_BYTES and plan.policy != "auto"
+        for part, model in parts:
+            if part == "decoder" and by_layer:
+                continue
+            progress(f"write float {part}", 0, 1)
+            _write(model, work / f"{part}.onnx")
+            check()
+        feeds = SampleFeeds(manifest, assets, data, work / "vision.onnx")
+        found = {}
+        for part, model in parts:
+            if part == "decoder" and by_layer:
+                found[part] = _by_layer(model, manifest, feeds, plan, progress, cache, weights, check)
+                continue
+            samples = feeds.vision() if part == "vision" else feeds.decoder()
+            graph = work / f"{part}.onnx"
+            record: dict[str, Any] = {}
+            if plan.smooth and SCHEMES[plan.scheme].activation is not None:
+                smoothed = _smooth(graph, model, samples, plan.scheme, functools.partial(progress, f"smooth {part}"))
+                record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}
+                if part == "decoder" and record["smoothed"]:
+                    _write(model, graph)
+                elif record["smoothed"]:
+                    # The decoder goes on reading the features of the graph as it was: they are the same.
+                    graph = work / f"{part}.smooth.onnx"
+                    _write(model, graph)
+            ranges = measure(
+                graph,
+                activations(model, plan.scheme),
+                samples,
+                calibrator=get_calibrator(plan.calibrator, dict(plan.options)),
+                integers=Integers.of(plan.scheme),
+                origin=feeds.digest(),
+                cache=cache,
+                done=functools.partial(_report, progress, f"calibrate {part}", len(samples)),
+            )
+            keep = plan.kept(part)
+            if plan.policy == "auto":
+                seen = scan(
+                    graph,
+                    plan.scheme,
+                    ranges,
+                    samples,
+                    budget=plan.budget,
+                    done=functools.partial(progress, f"scan {part}"),
+                )
+                keep |= set(seen.keep_float)
+                record |= {"errors": dict(seen.errors), "error_all_int8": seen.all_int8, "error": seen.error}
+            record["float"] = sorted(keep)
+            InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=manifest.precision.dtype, keep_float=keep)(model)
+            found[part] = record
+    return found
+
+
+def float_bytes(model: ir.Model) -> int:
+    """Return the size of a float32 graph's weights in bytes."""
+    return sum(4 * math.prod(numbers(value.shape)) for value in model.graph.initializers.values() if is_lazy(value))
+
+
+def _by_layer(
+    model: ir.Model,
+    manifest: Manifest,
+    feeds: SampleFeeds,
+    plan: Int8Plan,
+    progress: Progress,
+    cache: Path | None,
+    weights: str | None,
+    check: Callable[[], None],
+) -> dict[str, Any]:
+    """Quantize the decoder in place, with one layer of it in memory."""
+    layout = manifest.cache
+    pairs = zip(layout.past, layout.present, strict=True)
+    scheme = SCHEMES[plan.scheme]
+    names = activations(model, plan.scheme)
+    wanted = LayerPlan(
+        names=names,
+        calibrator=get_calibrator(plan.calibrator, dict(plan.options)),
+        integers=Integers.of(plan.scheme),
+        smooth=plan.smooth and scheme.activation is not None,
+        cache={name: out for past, present in pairs for name, out in zip(past, present, strict=True)},
+        empty=(1, layout.kv_heads, 0, layout.head_dim),
+    )
+    ranges, smoothed = calibrate_by_layer(
+        model,
+        feeds.script,
+        wanted,
+        origin=None if weights is None else f"{weights} {feeds.digest()} {manifest.schedule} {manifest.llm_positions}",
+        directory=cache,
+        check=check,
+        done=functools.partial(progress, "calibrate decoder, layers"),
+    )
+    SmoothQuant(factors={name: row.factors for name, row in smoothed.items() if row.factors is not None})(model)
+    keep = plan.kept("decoder")
+    InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=manifest.precision.dtype, keep_float=keep)(model)
+    record: dict[str, Any] = {"by_layer": True, "float": sorted(keep)}
+    if wanted.smooth:
+        record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}
+    return record
+
+
+def _smooth(
+    graph: Path, model: ir.Model, samples: Samples, scheme: str, progress: Callable[[int, int], None]
+) -> dict[str, Smoothed]:
+    """Smooth a graph in place."""
+    groups = find_smoothable(model)
+    names = [str(group.value.name) for group in groups]
+    stats = observe_channels(graph, names, samples, done=lambda finished: progress(finished, len(samples)))
+    found = search(groups, stats, symmetric=SCHEMES[scheme].symmetric)
+    SmoothQuant(factors={name: row.factors for name, row in found.items() if row.factors is not None})(model)
+    return found
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    ir.save(model, path, external_data=f"{path.name}.data")
+
+
+def _report(progress: Progress, what: str, total: int, finished: int) -> None:
+    progress(what, finished, total)

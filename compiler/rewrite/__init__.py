@@ -1,0 +1,1 @@
+"""Prune inside a graph that another exporter made."""

@@ -1,0 +1,1 @@
+"""Answer questions about pictures with a bundle: preprocess, encode, prompt, decode. Without torch."""

@@ -1,0 +1,74 @@
+"""The key/value cache between two runs of a decoder, whether it grows or is updated in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.bundle.manifest import Cache, Manifest
+
+V = TypeVar("V")
+
+
+def in_place(cache: Cache) -> dict[str, str]:
+    """Return the decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
+    if cache.capacity is None:
+        return {}
+    pairs = zip(cache.present, cache.past, strict=True)
+    return {out: into for presents, pasts in pairs for out, into in zip(presents, pasts, strict=True)}
+
+
+class KvCache(Generic[V]):
+    """What one answer keeps in a decoder.
+
+    Example::
+
+        cache = KvCache(manifest, session.upload)
+        outputs = session.run({"input_ids": ids, **others, **cache.feeds()})
+        cache.take(outputs, tokens=ids.shape[1])
+    """
+
+    def __init__(self, manifest: Manifest, upload: Callable[[NDArray[Any]], V]) -> None:
+        """Begin with nothing: caches of length 0, or of the bundle's fixed length and full of zeros.
+
+        Args:
+            manifest: The bundle's.
+            upload: Makes a value of the back end of an array.
+        """
+        self._layout, self._upload = manifest.cache, upload
+        types = {tensor.name: numpy_type(tensor.dtype) for tensor in manifest.decoder.inputs}
+        layout = manifest.cache
+        self._empty: dict[str, V] = {}
+        for pair, offset in zip(layout.past, layout.length_offsets, strict=True):
+            rows = 0 if layout.capacity is None else layout.capacity + offset
+            for name in pair:
+                # What lies behind the tokens of a fixed cache is multiplied by 0: it must be a number.
+                empty = np.zeros((1, layout.kv_heads, rows, layout.head_dim), types[name])
+                self._empty[name] = upload(empty)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the answer; a fixed cache keeps its memory, and the numbers in it, which nothing will see."""
+        self._entered, self._values = 0, dict(self._empty)
+
+    def feeds(self) -> dict[str, V]:
+        """Return the decoder's inputs that the cache stands for."""
+        if self._layout.length is None:
+            return dict(self._values)
+        return {**self._values, self._layout.length: self._upload(np.array([self._entered], np.int64))}
+
+    def take(self, outputs: Mapping[str, V], tokens: int) -> None:
+        """Keep what a run made.
+
+        Args:
+            outputs: Of the decoder.
+            tokens: How many went into it.
+        """
+        self._entered += tokens
+        for past, present in zip(self._layout.past, self._layout.present, strict=True):
+            for into, out in zip(past, present, strict=True):
+                self._values[into] = outputs[out]

@@ -1,0 +1,209 @@
+"""Turn a picture into ``pixel_values``, bit for bit as transformers' PIL image processors do, with pillow and numpy.
+
+``preprocessor.json`` states the steps in their order; a step that is null is off::
+
+    {"resize": {"shortest_edge": 336}, "resample": "bicubic", "crop": [336, 336],
+     "rescale": 0.00392156862745098, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+
+``resize`` may also be ``{"height": h, "width": w}``; sizes are in pixels, height before width. ``"longest_edge": n``,
+if there, comes first: it resizes the picture in its own shape to a longest edge of n pixels, and an even other one.
+``"square": [122, 116, 104]``, if there, comes before all else: it pads the picture to a square with this colour.
+``"tiles": [2, 2]``, if there, cuts a picture into so many rows and columns of tiles, each of the final size, and puts
+an overview of the whole picture before them, squeezed into one tile; each of these images then takes the steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lmmprune.compiler.runtime.open_picture import MAX_PIXELS, to_rgb
+from lmmprune.compiler.runtime.tiles import cut, letterbox
+from lmmprune.errors import BundleError, InputError
+
+_RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessor:
+    """The steps from an RGB picture to the input of the vision graph.
+
+    Attributes:
+        resize: target of the shortest edge, or height and width, in pixels.
+        resample: name of the interpolation.
+        crop: height and width of the centre crop in pixels; smaller pictures are padded with black.
+        rescale: factor on the 0..255 values.
+        mean: subtracted per channel after rescaling.
+        std: divided by per channel.
+        longest_edge: target of the longest edge in a resize before the other; None: there is none.
+        square: colour that pads a picture to a square before everything else; None: it keeps its shape.
+        tiles: rows and columns of tiles beside the overview; None: the picture goes in as a whole.
+    """
+
+    resize: int | tuple[int, int] | None
+    resample: Image.Resampling
+    crop: tuple[int, int] | None
+    rescale: float | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    longest_edge: int | None = None
+    square: tuple[int, int, int] | None = None
+    tiles: tuple[int, int] | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Preprocessor:
+        """Read ``preprocessor.json``.
+
+        Raises:
+            BundleError: It can't be read or doesn't have the form that the module describes.
+        """
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                resize=_size(raw["resize"]),
+                resample=_RESAMPLE[raw["resample"] or "bicubic"],
+                crop=raw["crop"] and (int(raw["crop"][0]), int(raw["crop"][1])),
+                rescale=raw["rescale"],
+                mean=raw["mean"] and tuple(raw["mean"]),
+                std=raw["std"] and tuple(raw["std"]),
+                longest_edge=raw.get("longest_edge"),
+                square=(raw["square"][0], raw["square"][1], raw["square"][2]) if raw.get("square") else None,
+                tiles=(raw["tiles"][0], raw["tiles"][1]) if raw.get("tiles") else None,
+            )
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise BundleError(f"'{path}' can't be used ({type(error).__name__}: {error}): export again") from error
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the picture as the model sees it, with all tiles side by side.
+
+        Returns:
+            uint8 ``[3, H, W]``.
+        """
+        picture = to_rgb(image)
+        return _channels_first(self._whole(picture)) if self.tiles else self._steps(picture)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Return ``pixel_values``, float32 ``[1, 3, H, W]``; with tiles one row for the overview and each tile.
+
+        Raises:
+            InputError: The picture is so narrow that resizing it would fill the memory.
+        """
+        picture = to_rgb(image)
+        if self.tiles is None:
+            return self.normalize(self._steps(picture)[None])
+        height, width = self._squeezed
+        overview = picture.resize((width, height), resample=self.resample)
+        images = [overview, *cut(self._whole(picture), *self.tiles)]
+        return self.normalize(np.stack([self._steps(image) for image in images]))
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return uint8 ``[B, 3, H, W]`` rescaled and normalised as float32."""
+        # The reference rescales in float64, rounds to float32, and normalises in float32: so do we, to the last bit.
+        values = pixels.astype(np.float32)
+        if self.rescale is not None:
+            values = (pixels.astype(np.float64) * self.rescale).astype(np.float32)
+        if self.mean is not None and self.std is not None:
+            mean, std = (np.array(row, np.float32)[:, None, None] for row in (self.mean, self.std))
+            values = (values - mean) / std
+        return np.ascontiguousarray(values)
+
+    def _steps(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Pad, resize and crop an RGB picture."""
+        if self.square is not None:
+            picture = _squared(picture, self.square)
+        if self.longest_edge is not None:
+            picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
+        if self.resize is not None:
+            height, width = self._resized(picture.height, picture.width)
+            picture = picture.resize((width, height), resample=self.resample)
+        pixels = _channels_first(picture)
+        return pixels if self.crop is None else _center_crop(pixels, *self.crop)
+
+    @property
+    def _squeezed(self) -> tuple[int, int]:
+        """Height and width that an overview is resized to, whatever its shape."""
+        assert self.resize is not None
+        return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+
+    def _whole(self, picture: Image.Image) -> Image.Image:
+        """Return a picture that fills all tiles."""
+        assert self.tiles is not None
+        rows, columns = self.tiles
+        height, width = self.crop or self._squeezed
+        return letterbox(picture, rows * height, columns * width, self.resample)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if isinstance(self.resize, tuple):
+            return self.resize
+        assert self.resize is not None
+        short, long = sorted((height, width))
+        # In this order of operations: 336 * 1000 / 333 and 336 * (1000 / 333) may truncate differently.
+        stretched = int(self.resize * long / short)
+        if stretched * self.resize > MAX_PIXELS:
+            raise InputError(
+                f"the picture is {width} x {height} pixels: with the shorter edge at {self.resize} the longer one "
+                f"would get {stretched}; crop it first"
+            )
+        return (stretched, self.resize) if width <= height else (self.resize, stretched)
+
+
+def _squared(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Put a picture into the middle of a square of its longer edge; an odd pixel goes behind it."""
+    side = max(picture.size)
+    if side * side > MAX_PIXELS:
+        raise InputError(
+            f"the picture is {picture.width} x {picture.height} pixels, and this model pads it to a square of {side}:"
+            " scale it down or crop it first"
+        )
+    canvas = Image.new("RGB", (side, side), colour)
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return canvas
+
+
+def _channels_first(picture: Image.Image) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.moveaxis(np.asarray(picture), -1, 0)
+    return pixels
+
+
+def _with_longest(edge: int, width: int, height: int) -> tuple[int, int]:
+    """Return width and height of about the same shape; both orders of operations are the reference's."""
+    shape = width / height
+    other = int(edge / shape) if width >= height else int(edge * shape)
+    other = max(other + other % 2, 1)
+    return (edge, other) if width >= height else (other, edge)
+
+
+def _size(raw: Any) -> int | tuple[int, int] | None:
+    if raw is None:
+        return None
+    return int(raw["shortest_edge"]) if "shortest_edge" in raw else (int(raw["height"]), int(raw["width"]))
+
+
+def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Crop ``[3, H, W]`` around the centre; where it is smaller it is padded with zeros first."""
+    for axis, size in ((1, height), (2, width)):
+        found = pixels.shape[axis]
+        if found < size:
+            # The odd pixel of padding goes in front, that of cropping stays behind: as the reference does.
+            before = math.ceil((size - found) / 2)
+            padding = [(0, 0)] * 3
+            padding[axis] = (before, size - found - before)
+            pixels = np.pad(pixels, padding)
+        else:
+            start = (found - size) // 2
+            pixels = pixels.take(np.arange(start, start + size), axis)
+    return pixels

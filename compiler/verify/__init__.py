@@ -1,0 +1,1 @@
+"""Is a bundle what it says it is: checksums, promises, and parity with the PyTorch model."""

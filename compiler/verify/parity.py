@@ -1,0 +1,233 @@
+"""Compare what a bundle's graphs said with the PyTorch reference, picture by picture, and judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.verify.replay import Looked, Spoken, kept_outputs
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.verify.reference import Cut
+
+Array = np.ndarray[Any, Any]
+
+# Float32 must agree to 1e-4 of the reference's largest value, and in every kept place. Half precision and INT8 round on
+# purpose: there the direction must agree, and the overlap of the kept sets is reported.
+EXACT = 1e-4
+COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.999, "int8": 0.95}
+# Scores of the reference that differ by less, relative to their size, may be ordered either way in float32.
+NEAR_TIE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far the graph and the reference are apart on one picture.
+
+    Attributes:
+        overlaps: Per site, intersection over union of the kept sets.
+        same: Whether the kept places are equal, and in the same order, at every site.
+        relative: Largest difference of a value, of the reference's largest.
+        cosine: Lowest cosine.
+        margin: Smallest relative gap of scores that decided anything in the reference.
+    """
+
+    overlaps: Mapping[str, float]
+    same: bool
+    relative: float
+    cosine: float
+    margin: float
+
+    @property
+    def near_tie(self) -> bool:
+        """Whether the two differ, and a gap within float32's rounding explains it."""
+        return self.margin < NEAR_TIE and not (self.same and self.relative <= EXACT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether something held (None: nothing was left to judge by), and the figures."""
+
+    passed: bool | None
+    found: str
+
+
+class Reference:
+    """The PyTorch model with a bundle's method: the same picture and the same words."""
+
+    def __init__(self, model: Any, options: Mapping[str, Any], special_ids: Iterable[int]) -> None:
+        """Take the loaded model, the options of the method's rule, and the ids that ``prune_text`` spares."""
+        self._model = model
+        self._options = dict(options)
+        self._special_ids = frozenset(special_ids)
+
+    def look(self, looked: Looked) -> Difference:
+        """See the same pixels and compare kept places and image features.
+
+        Raises:
+            Refused: The method doesn't cut at the manifest's sites.
+        """
+        import torch
+
+        from lmmprune.compiler.verify.reference import see
+
+        outputs = kept_outputs(looked.manifest)
+        method, cuts = _side(looked.manifest, in_decoder=False)
+        seen = see(self._model, method, self._options, cuts, torch.from_numpy(looked.pixels))
+        expected = {site: kept[0] for site, kept in seen.kept.items() if site in outputs}
+        features, wanted = looked.features[0].astype(np.float32), seen.features[0]
+        if looked.places is not None and expected:
+            *_, last = expected.values()
+            mine, theirs = _shared(looked.places, last)
+            features, wanted = features[mine], wanted[theirs]
+        kept = {site: looked.kept[outputs[site]][0] for site in expected}
+        return _difference(kept, expected, features.reshape(1, -1), wanted.reshape(1, -1), seen.margin)
+
+    def own_count(self, looked: Looked) -> tuple[int, float]:
+        """Return how many tokens the method itself would keep of a picture, and the gap that decided it."""
+        import torch
+
+        from lmmprune.compiler.verify.reference import Chooser, knee
+
+        chooser = Chooser()
+        return int(knee(self._model, torch.from_numpy(looked.pixels), chooser)[0]), chooser.margin
+
+    def say(self, looked: Looked, spoken: Spoken) -> Difference:
+        """Say the same words of the graph's own features, and compare kept places and logits.
+
+        A near-tie that rounding flipped in the vision part was counted there.
+
+        Raises:
+            Refused: The method doesn't cut at the manifest's sites, or may not remove so many tokens of the question.
+        """
+        import torch
+
+        from lmmprune.compiler.verify.reference import say
+
+        manifest = looked.manifest
+        method, cuts = _side(manifest, in_decoder=True)
+        said = say(
+            self._model,
+            method,
+            self._options,
+            cuts,
+            torch.from_numpy(looked.features[0].astype(np.float32)),
+            looked.places,
+            spoken.prefix,
+            spoken.tail,
+            positions={"vision": manifest.positions, "llm": manifest.llm_positions},
+            patches=manifest.tokens_before,
+            grid=manifest.grid if manifest.position_rows > 1 else None,
+            steps=len(spoken.tokens) - 1,
+            special_ids=self._special_ids,
+            forced=spoken.tokens,
+        )
+        outputs = kept_outputs(manifest)
+        expected = {site: kept for site, kept in said.kept.items() if site in outputs}
+        kept = {site: spoken.kept[outputs[site]][0] for site in expected}
+        return _difference(kept, expected, spoken.logits, said.logits, said.margin)
+
+
+def _side(manifest: Manifest, *, in_decoder: bool) -> tuple[str, list[Cut]]:
+    """Return the method and its cuts on one side."""
+    from lmmprune.compiler.verify.reference import Cut
+
+    cuts = [Cut(stage.site, stage.tokens_out) for stage in manifest.schedule if stage.in_decoder == in_decoder]
+    # Without cuts no rule is ever used, and any name will do.
+    return manifest.method or "uniform", cuts
+
+
+def _difference(
+    kept: Mapping[str, Array], expected: Mapping[str, Array], found: Array, wanted: Array, margin: float
+) -> Difference:
+    """Compare kept places ``[K]`` per site and values ``[rows, any]``."""
+    overlaps = {}
+    for site, places in expected.items():
+        mine, theirs = set(kept[site].tolist()), set(places.tolist())
+        overlaps[site] = len(mine & theirs) / len(mine | theirs)
+    relative, cosine = relative_and_cosine(found, wanted)
+    return Difference(
+        overlaps=overlaps,
+        same=all(np.array_equal(kept[site], expected[site]) for site in expected),
+        relative=relative,
+        cosine=cosine,
+        margin=margin,
+    )
+
+
+def relative_and_cosine(found: Array, wanted: Array) -> tuple[float, float]:
+    """Return the largest difference of a value, of its row's largest, and the lowest cosine of rows ``[rows, any]``."""
+    pairs = list(zip(found, wanted, strict=True))
+    # NumPy's max and min keep a NaN, the built-in ones may pass over it.
+    relative = np.max([np.abs(f - w).max() / np.abs(w).max() for f, w in pairs])
+    cosine = np.min([f @ w / (np.linalg.norm(f) * np.linalg.norm(w)) for f, w in pairs])
+    return float(relative), float(cosine)
+
+
+def _shared(found: Array, expected: Array) -> tuple[list[int], list[int]]:
+    """Return the rows of both sides with the same places, in the order of the first; tokens without one go by order."""
+
+    def rows(places: Array) -> dict[tuple[int, int], int]:
+        seen: dict[int, int] = {}
+        result = {}
+        for row, place in enumerate(places.tolist()):
+            seen[place] = seen.get(place, 0) + 1
+            result[place, seen[place]] = row
+        return result
+
+    mine, theirs = rows(found), rows(expected)
+    both = [key for key in mine if key in theirs]
+    return [mine[key] for key in both], [theirs[key] for key in both]
+
+
+def judge_kept(differences: Sequence[Difference], precision: str) -> Verdict:
+    """Judge kept places: in float32 they must be equal but for near-ties; else their overlap is reported."""
+    overlaps = [overlap for difference in differences for overlap in difference.overlaps.values()]
+    clear, note = _clear(differences, precision)
+    if precision != "float32":
+        passed: bool | None = True
+    else:
+        passed = all(difference.same for difference in clear) if clear else None
+        if passed is False and min(overlaps) == 1:
+            note += ", in another order"
+    figures = f"IoU {np.mean(overlaps):.4f} (lowest {min(overlaps):.4f}) over {len(differences)} pictures"
+    sites = max(len(difference.overlaps) for difference in differences)
+    return Verdict(passed=passed, found=figures + (f" and {sites} sites" if sites > 1 else "") + note)
+
+
+def judge_values(differences: Sequence[Difference], precision: str) -> Verdict:
+    """Judge features or logits by their largest difference in float32, and by their cosine in any precision."""
+    clear, note = _clear(differences, precision)
+    judged = clear or differences
+    worst = float(np.max([difference.relative for difference in judged]))
+    cosine = float(np.min([difference.cosine for difference in judged]))
+    good = bool(np.isfinite(worst)) and cosine >= COSINE[precision] and (worst <= EXACT or precision != "float32")
+    return Verdict(
+        passed=good if clear else None,
+        found=f"largest relative difference {worst:.2e}, lowest cosine {cosine:.6f}{note}",
+    )
+
+
+def judge_own_counts(counts: Sequence[tuple[int, int, float]], precision: str) -> Verdict:
+    """Judge own counts (found, expected, gap): in float32 they must be equal but for near-ties."""
+    clear = [(found, expected) for found, expected, gap in counts if found == expected or gap >= NEAR_TIE]
+    apart = max(abs(found - expected) for found, expected, _ in counts)
+    passed: bool | None = True
+    if precision == "float32":
+        passed = all(found == expected for found, expected in clear) if clear else None
+    ties = f", {len(counts) - len(clear)} near-ties left out" if len(clear) < len(counts) else ""
+    listed = ", ".join(str(found) for found, _, _ in counts)
+    return Verdict(passed=passed, found=f"{listed}; at most {apart} from the reference's{ties}")
+
+
+def _clear(differences: Sequence[Difference], precision: str) -> tuple[list[Difference], str]:
+    """Return the pictures that count, and a note on those that don't: near-ties, in float32."""
+    if precision != "float32":
+        return list(differences), ""
+    clear = [difference for difference in differences if not difference.near_tie]
+    ties = [difference.margin for difference in differences if difference.near_tie]
+    return clear, f", {len(ties)} near-ties left out (gap {max(ties):.1e})" if ties else ""

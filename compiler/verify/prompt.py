@@ -1,0 +1,199 @@
+"""Hold a bundle's prompts against the checkpoint's own processor, token for token.
+
+Everything else that ``verify`` compares goes on from the bundle's own tokens: a wrong prompt would show nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from PIL import Image
+
+from lmmprune.compiler.assets.chat_template import find_chat_template
+from lmmprune.compiler.assets.prompt_template import BUILT_IN, OPTION
+from lmmprune.compiler.assets.quiet import quiet_transformers
+from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.errors import InputError, LmmpruneError, said
+from lmmprune.models.source import Source
+
+# Ends with white space, letters of several bytes, new lines, and enough words for a method that drops some.
+_QUESTIONS = (
+    "What is in the picture?",
+    " How many people are there on the left, and what do they do? ",
+    "Antworte kurz:\n\nWelche Farbe hat das Fähnchen? 什么颜色？ 🙂",
+    "3, 2, 1",
+)
+
+# A part of processors that wants torchvision; pictures don't need it.
+_VIDEO = "video_processor"
+
+Verdict = tuple[bool | None, str]
+
+
+def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
+    """Compare some prompts.
+
+    Args:
+        bundle: The bundle.
+        source: Its model.
+
+    Returns:
+        Whether they are the same (None: it can't be told), and what was found; None where the checkpoint has no chat
+        template, which the export said: there is nothing that they could be held against.
+    """
+    origin = bundle.manifest.prompt.origin
+    if origin == OPTION:
+        return _not_compared(f"the template was given with {OPTION}")
+    if source.directory is None:
+        return _not_compared("there is no checkpoint, the tokenizer is tiny-llava's")
+    if origin == BUILT_IN:
+        return None
+    try:
+        with quiet_transformers():
+            processor = _processor(source)
+            theirs = _asked(processor, source)
+    except Exception as error:  # noqa: BLE001 - whatever its files, its packages or its template make it raise
+        return _not_compared(f"the checkpoint's processor fails ({said(error)})")
+    prompter = Prompter(bundle.manifest, bundle.file(TOKENIZER))
+    compared = 0
+    for question in _QUESTIONS:
+        try:
+            mine = prompter.encode(question).input_ids[0].tolist()
+        except InputError:  # too short for a method that drops words
+            continue
+        try:
+            with quiet_transformers():
+                wanted = theirs(question)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _not_compared(f"the checkpoint's processor fails on {question!r} ({said(error)})")
+        fault = _difference(bundle, mine, wanted)
+        if fault and _dated(source):
+            return _not_compared("the chat template writes today's date")
+        if fault:
+            return False, f"{question!r}: {fault}"
+        compared += 1
+    if not compared:
+        return _not_compared("the bundle takes none of the questions")
+    return True, f"{compared} questions as transformers' processor puts them, token for token"
+
+
+def _not_compared(why: str) -> Verdict:
+    return None, f"not compared: {why}"
+
+
+def _processor(source: Source) -> Any:
+    """Return the processor as transformers loads it; without its part for videos where that is what can't be."""
+    from transformers import AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.processing_utils import ProcessorMixin
+
+    auto: Any = AutoProcessor  # its class method has no types
+    try:
+        found = auto.from_pretrained(source.directory, trust_remote_code=False, local_files_only=True)
+    except (ImportError, ValueError) as error:
+        own: Any = PROCESSOR_MAPPING[type(source.config)]
+        if _VIDEO not in own.get_attributes():
+            raise
+
+        class Pictures(own):  # type: ignore[misc]  # the class is found at run time
+            @classmethod
+            def get_attributes(cls) -> list[str]:
+                return [name for name in super().get_attributes() if name != _VIDEO]
+
+            @classmethod
+            def _get_arguments_from_pretrained(cls, *words: Any, **named: Any) -> list[Any]:
+                loaded = iter(super()._get_arguments_from_pretrained(*words, **named))
+                return [None if name == _VIDEO else next(loaded) for name in own.get_attributes()]
+
+        try:
+            found = Pictures.from_pretrained(source.directory, local_files_only=True)
+        except Exception:  # noqa: BLE001 - then the first error says what is missing
+            raise error from None
+    if not isinstance(found, ProcessorMixin):
+        raise TypeError(f"transformers finds a {type(found).__name__} only")
+    # How many places a picture takes isn't compared, and older files leave out what a processor counts them by.
+    counted = {"patch_size": source.vision.image_size[0] // source.vision.grid[0], "num_image_tokens": 1}
+    for name, value in counted.items():
+        if getattr(found, name, value) is None:
+            setattr(found, name, value)
+    return found
+
+
+def _asked(processor: Any, source: Source) -> Callable[[str], list[int]]:
+    """Return what gives the processor's tokens of a question, with a picture that isn't cut into tiles."""
+    from transformers.processing_utils import ProcessorMixin
+
+    height, width = source.vision.image_size
+    image = Image.new("RGB", (width, height), "gray")
+    # A processor doesn't read the template in its tokenizer's file, but takes it.
+    template = None if processor.chat_template else processor.tokenizer.get_chat_template()
+    settings = {key: value for key, value in source.family.processor.items() if key != "do_pad"}
+    settings |= {"padding": False, "truncation": False}
+    token = getattr(processor, "image_token", source.family.image_token)
+
+    def apply(content: Any, **more: Any) -> list[int]:
+        # SmolVLM's own method differs from it for videos only, and asks the part for them.
+        ask: Any = ProcessorMixin.apply_chat_template  # annotated as str
+        ids = ask(
+            processor,
+            [{"role": "user", "content": content}],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={**settings, **more},
+        )["input_ids"]
+        found: list[int] = list(ids[0])
+        return found
+
+    inline = source.family.inline or f"{token}\n"
+    # In the order in which an export tries them: a template that takes texts only gets the picture inside.
+    forms: tuple[Callable[[str], list[int]], ...] = (
+        lambda question: apply([{"type": "image", "image": image}, {"type": "text", "text": question}]),
+        lambda question: apply(inline + question, images=[image]),
+        lambda question: apply([{"type": "text", "text": inline + question}], images=[image]),
+    )
+    first: Exception | None = None
+    for form in forms:
+        try:
+            form(_QUESTIONS[0])
+        except Exception as error:  # noqa: BLE001 - a template raises what it likes
+            first = first or error
+        else:
+            return form
+    assert first is not None
+    raise first
+
+
+def _difference(bundle: Bundle, mine: list[int], wanted: list[int]) -> str:
+    """Return the first place that differs, runs of the picture's placeholder taken as one; empty: none."""
+    image = bundle.manifest.prompt.image_token_id
+    (ours, tokens), (theirs, expected) = _runs(mine, image), _runs(wanted, image)
+    if ours == theirs:
+        return "" if tokens == expected == 1 else f"{tokens} pictures, the processor's has {expected}"
+    place = next((at for at, (one, other) in enumerate(zip(ours, theirs)) if one != other), min(len(ours), len(theirs)))  # noqa: B905 - the shorter one ends it
+    return f"token {place} is {_shown(ours, place)}, the processor's is {_shown(theirs, place)}"
+
+
+def _runs(ids: list[int], image: int) -> tuple[list[int], int]:
+    found: list[int] = []
+    runs = 0
+    for token, group in groupby(ids):
+        found.extend([token] if token == image else list(group))
+        runs += token == image
+    return found, runs
+
+
+def _shown(ids: list[int], place: int) -> str:
+    return str(ids[place]) if place < len(ids) else "missing"
+
+
+def _dated(source: Source) -> bool:
+    try:
+        found = find_chat_template(source.directory) if source.directory else None
+    except LmmpruneError:
+        return False
+    return found is not None and "strftime_now" in found.text

@@ -1,0 +1,126 @@
+"""What a method does at a site inside the decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lmmprune.compiler.verify.reference import ficoco
+from lmmprune.compiler.verify.reference.chooser import Chooser
+from lmmprune.compiler.verify.reference.cut import Refused, check_keep
+from lmmprune.compiler.verify.reference.decoder_scores import page_rank, raters, row_score
+from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.sequence import Token, renumber
+
+
+@dataclass
+class Cutter:
+    """Cuts one run of the sequence; only what the prompt's tokens see of each other decides anything."""
+
+    method: str
+    options: dict[str, Any]
+    sites: dict[str, int]
+    policy: str  # of the numbers behind a cut
+    special_ids: set[int] | frozenset[int]
+    chooser: Chooser
+    kept: dict[str, np.ndarray] = field(default_factory=dict)  # site -> [K] image tokens left, as they entered
+    raters: list[int] = field(default_factory=list)  # places in the tail
+
+    def enter(self, tokens: list[Token], x: torch.Tensor) -> None:
+        """Look at what enters layer 0, x [T,C]."""
+        if self.method == "sparsevlm":
+            rows = x.numpy()
+            image, tail = (rows[_rows(tokens, kind)] for kind in ("image", "tail"))
+            self.raters = raters(self.chooser, image, tail)
+
+    def finish(self) -> None:
+        """Check that every site was reached.
+
+        Raises:
+            Refused: One was not.
+        """
+        if missing := self.sites.keys() - self.kept.keys():
+            raise Refused(f"the decoder has no {sorted(missing)}")
+
+    def cut(
+        self, site: str, tokens: list[Token], x: torch.Tensor, look: Look | None
+    ) -> tuple[list[Token], torch.Tensor]:
+        """Cut at a site, if it is one.
+
+        Args:
+            site: Where the sequence is.
+            tokens: T of them.
+            x: [T,C].
+            look: What the site is scored by.
+
+        Returns:
+            The tokens and rows left.
+
+        Raises:
+            Refused: No layer lies before the site, or the count makes no sense.
+        """
+        if site not in self.sites:
+            return tokens, x
+        if look is None:
+            raise Refused(f"nothing to score {site} by")
+        keep, visual, text = self.sites[site], _rows(tokens, "image"), _rows(tokens, "tail")
+        check_keep(keep, len(visual), site)
+        prompt = look.of(sum(token.kind != "generated" for token in tokens))
+        gone: set[int] = set()
+        if keep < len(visual):
+            if site.startswith("llm_layer"):
+                x, places = self._ficoco(prompt, x, visual, text, keep)
+            else:
+                score = dict(enumerate(self._score(prompt, visual, text)))
+                places = sorted(self.chooser.largest(score, keep))
+            gone |= {row for place, row in enumerate(visual) if place not in places}
+        gone |= self._text_to_drop(prompt, tokens, text)
+        self.kept[site] = np.array([tokens[row].index for row in visual if row not in gone], dtype=np.int64)
+        if not gone:
+            return tokens, x
+        left = [row for row in range(len(tokens)) if row not in gone]
+        tokens, x = [tokens[row] for row in left], x[left]
+        return (renumber(tokens) if self.policy == "contiguous" else tokens), x
+
+    def _score(self, prompt: Look, visual: list[int], text: list[int]) -> list[float]:
+        if self.method == "aim":
+            return page_rank(prompt, visual, **self.options)
+        if self.method == "sparsevlm":
+            return row_score(prompt, [text[t] for t in self.raters], visual)
+        if self.method == "inflection":
+            return row_score(prompt, text, visual)
+        assert self.method in ("fastv", "pyramiddrop")
+        return row_score(prompt, text[-1:], visual)
+
+    def _text_to_drop(self, prompt: Look, tokens: list[Token], text: list[int]) -> set[int]:
+        """Rows of the tail that inflection's prune_text removes."""
+        count = self.options.get("prune_text", 0) if self.method == "inflection" else 0
+        if count == 0:
+            return set()
+        score = dict(zip(text, row_score(prompt, text, text), strict=True))
+        free = {row: score[row] for row in text[1:-1] if tokens[row].id not in self.special_ids}
+        if count > len(free):
+            raise Refused(f"prune_text {count}, {len(free)} tokens of the tail may go")
+        return set(self.chooser.smallest(free, count))
+
+    def _ficoco(
+        self, prompt: Look, x: torch.Tensor, visual: list[int], text: list[int], keep: int
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Merge the redundant visual rows of x [T,C] into the others; return x and the places kept."""
+        attention = prompt.mean_attention
+        s = ficoco.decoder_redundancy(attention, visual, text, self.options.get("beta", 0.6))
+        gone = ficoco.dropped(self.chooser, s, keep)
+        kept = [place for place in range(len(visual)) if place not in gone]
+        correlation = ficoco.decoder_correlation(attention, visual, text, kept, gone, self.options.get("gamma", 0.6))
+        w = ficoco.weights(self.chooser, correlation, self.options.get("eps", 0.998))
+        merged = ficoco.merge(x[visual].numpy(), kept, w)
+        x = x.clone()
+        x[[visual[place] for place in kept]] = torch.from_numpy(merged)
+        return x, kept
+
+
+def _rows(tokens: list[Token], kind: str) -> list[int]:
+    return [row for row, token in enumerate(tokens) if token.kind == kind]

@@ -1,0 +1,49 @@
+"""Which hyper-parameters of a method its rule reads; the others say where it cuts and how many tokens stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmmprune.compiler.verify.reference.chooser import round_half_up
+from lmmprune.compiler.verify.reference.cut import Refused
+
+_VISION, _DECODER = ("lambda_", "eps"), ("beta", "gamma", "eps")
+RULES: dict[str, tuple[str, ...]] = {
+    "random": ("seed",),
+    "vtc-cls": ("first_layer",),
+    "freepruner": ("pivot_fraction", "shallow_layer"),
+    "inflection": ("prune_text",),
+    "prumerge": ("neighbours",),
+    "prumerge+": ("neighbours", "important_fraction"),
+    "visionzip": ("dominant_fraction",),
+    "vispruner": ("important_fraction",),
+    "aim": ("temperature", "steps"),
+    "ficoco-v": (*_VISION, "window", "coefficient"),
+    "ficoco-l": _DECODER,
+    "ficoco-vl": (*_VISION, *_DECODER),
+}
+# They are behind the sites and counts, which the reference is given.
+SCHEDULE = ("first_layer", "last_layer", "layer", "layers", "llm_layer", "llm_keep", "split")
+_PAPER_DEPTH = 23  # encoder layers before the features, in vtc-cls' paper
+
+
+def rule_options(method: str, parameters: Mapping[str, Any], encoder_layers: int) -> dict[str, Any]:
+    """Return the options that ``see`` and ``say`` take, from all hyper-parameters of a method.
+
+    Args:
+        method: A method of ``SITES``.
+        parameters: Its hyper-parameters.
+        encoder_layers: V, layers before the features.
+
+    Raises:
+        Refused: The reference doesn't know one of them.
+    """
+    rules = RULES.get(method, ())
+    if unknown := sorted(parameters.keys() - {*rules, *SCHEDULE}):
+        raise Refused(f"{method} has no option '{unknown[0]}' here")
+    options = {name: value for name, value in parameters.items() if name in rules}
+    if method == "vtc-cls" and "first_layer" in options:
+        layer = round_half_up(options["first_layer"] * encoder_layers / _PAPER_DEPTH)
+        options["first_layer"] = min(layer, encoder_layers - 1)
+    return options

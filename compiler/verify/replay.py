@@ -1,0 +1,203 @@
+"""Run a bundle's graphs one call at a time and keep all that they say, for ``verify``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.backends.onnxruntime import TARGETS
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.bundle.manifest import Bucket, Manifest
+from lmmprune.compiler.runtime.kv_cache import KvCache
+from lmmprune.compiler.runtime.preprocess import Preprocessor
+from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.errors import require
+
+Array = np.ndarray[Any, Any]
+
+
+OWN_COUNT = "own_count"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What the vision graph makes of a picture.
+
+    Attributes:
+        manifest: What holds for this picture: the bundle's, with the counts of the bucket that it went through.
+        pixels: float32 ``[1,3,height,width]``.
+        features: ``[1,K,C]``, in the graph's type.
+        kept: The outputs named ``kept_indices...``, ``[1,K]`` each.
+        own_count: How many tokens the method itself would keep; None without buckets.
+    """
+
+    manifest: Manifest
+    pixels: Array
+    features: Array
+    kept: Mapping[str, Array]
+    own_count: int | None
+
+    @property
+    def places(self) -> Array | None:
+        """The patch ``[K]`` of each feature; None when nothing was dropped."""
+        return self.kept["kept_indices"][0] if "kept_indices" in self.kept else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """What the decoder makes of it: the prefill and some decode steps.
+
+    Attributes:
+        prefix: Ids before the image.
+        tail: Ids behind it.
+        tokens: The ids chosen, 1 + steps.
+        logits: float32 ``[1 + steps, V]``.
+        kept: The prefill's outputs named ``kept_indices...``, ``[1,K]`` each.
+        lengths: Lengths of each layer's cache after every call, ``[1 + steps, L]``.
+    """
+
+    prefix: list[int]
+    tail: list[int]
+    tokens: list[int]
+    logits: Array
+    kept: Mapping[str, Array]
+    lengths: Array
+
+
+def kept_outputs(manifest: Manifest) -> dict[str, str]:
+    """Return the output that tells the kept places, for each site that removes something."""
+    active = [stage for stage in manifest.schedule if stage.tokens_out < stage.tokens_in or stage.text_removed]
+    alone = sum(not stage.in_decoder for stage in active) == 1
+    return {
+        stage.site: "kept_indices" if alone and not stage.in_decoder else f"kept_indices.{stage.site}"
+        for stage in active
+    }
+
+
+def of_bucket(manifest: Manifest, bucket: Bucket) -> Manifest:
+    """Return the manifest as if the bundle had this one count only."""
+    schedule = tuple(dataclasses.replace(stage, tokens_out=bucket.tokens) for stage in manifest.schedule)
+    return dataclasses.replace(manifest, schedule=schedule, image_tokens=bucket.tokens)
+
+
+class Replay:
+    """The bundle's graphs on ONNX Runtime's CPU provider, whatever the target."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Load both graphs."""
+        self._manifest = bundle.manifest
+
+        def load(graph: Path) -> Any:
+            return load_on_cpu(graph, bundle.manifest.target, bundle.manifest.precision.dtype)
+
+        self._vision, self._decoder = load(bundle.vision), load(bundle.decoder)
+        self._heads = [load(bundle.file(bucket.head.file)) for bucket in bundle.manifest.buckets]
+        self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
+        self._tokenizer = bundle.file(TOKENIZER)
+
+    def look(self, image: Image.Image, bucket: int = 0) -> Looked:
+        """Run the vision graph on a picture; where there are buckets, then the head of the given one."""
+        pixels, manifest = self._preprocess(image), self._manifest
+        found = run_graph(self._vision, {"pixel_values": pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
+        own_count = int(found[OWN_COUNT][0]) if OWN_COUNT in found else None
+        if manifest.buckets:
+            chosen = manifest.buckets[bucket]
+            manifest = of_bucket(manifest, chosen)
+            found = run_graph(self._heads[bucket], {tensor.name: found[tensor.name] for tensor in chosen.head.inputs})
+        return Looked(
+            manifest=manifest, pixels=pixels, features=found["image_features"], kept=_kept(found), own_count=own_count
+        )
+
+    def say(self, looked: Looked, question: str, steps: int) -> Spoken:
+        """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up."""
+        prompter = Prompter(looked.manifest, self._tokenizer)
+        prompt = prompter.encode(question)
+        positions = prompter.positions(prompt, looked.places)
+        ids = prompt.input_ids
+        cache = KvCache[Array](self._manifest, lambda array: array)
+        first: Mapping[str, Array] = {}
+        logits, tokens, lengths = [], [], []
+        for _ in range(min(1 + steps, prompter.room(prompt, positions))):
+            feeds = {"input_ids": ids, "position_ids": positions, "image_features": looked.features, **cache.feeds()}
+            found = run_graph(self._decoder, feeds)
+            first = first or found
+            cache.take(found, tokens=ids.shape[1])
+            lengths.append([self._length(found[key]) for key, _ in self._manifest.cache.present])
+            logits.append(found["logits"][0, -1].astype(np.float32))
+            # A picture's placeholder isn't a word: where one comes out on top, go on with the next best.
+            words = np.delete(np.arange(len(logits[-1])), self._manifest.prompt.image_token_id)
+            tokens.append(int(words[logits[-1][words].argmax()]))
+            ids, positions = np.array([tokens[-1:]], np.int64), positions[..., -1:] + 1
+        before, behind = prompt.image_start, prompt.image_start + prompt.image_tokens
+        return Spoken(
+            prefix=prompt.input_ids[0, :before].tolist(),
+            tail=prompt.input_ids[0, behind:].tolist(),
+            tokens=tokens,
+            logits=np.stack(logits),
+            kept=_kept(first),
+            lengths=np.array(lengths),
+        )
+
+    def _length(self, present: Array) -> int:
+        if self._manifest.cache.capacity is None:
+            return int(present.shape[2])
+        # What has been written: a cache of fixed length began with zeros.
+        return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
+
+
+def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
+    """Return a graph that was written for a target in ONNX Runtime's CPU provider.
+
+    What is in bfloat16 is emulated: each operator computes in float32 and rounds, inputs and outputs are float32.
+
+    Raises:
+        MissingExtraError: onnxruntime isn't installed.
+    """
+    ort = require("onnxruntime", "export")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if target not in TARGETS:
+        # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if dtype != "float32":
+        # Weights are widened one by one, right before their use, and given back behind it: a large model's would not
+        # fit otherwise.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if dtype == "bfloat16":
+        import onnx_ir as ir
+
+        from lmmprune.compiler.onnx_files.load_onnx import load_onnx
+        from lmmprune.passes.lower.emulate_bfloat16 import EmulateBfloat16
+
+        model = load_onnx(graph)
+        EmulateBfloat16()(model)
+        # Weights stay where they are.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+        source: str | bytes = ir.to_proto(model).SerializeToString()
+    else:
+        source = str(graph)
+    # Folding would widen all of them at once, for good.
+    unfolded = None if dtype == "float32" else ["ConstantFolding"]
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=unfolded)
+
+
+def run_graph(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run what ``load_on_cpu`` gave; return all outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {name: _widened(array) for name, array in feeds.items()}), strict=True))
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _kept(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: value for name, value in outputs.items() if name.startswith("kept_indices")}

@@ -1,0 +1,212 @@
+"""Check a bundle: well-formed graphs, untouched files, kept promises, and the same answers as the PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmmprune.compiler.assets.text_layout import text_layout
+from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.data.calibration import load_calibration
+from lmmprune.compiler.verify import parity, promises
+from lmmprune.compiler.verify.prompt import compare_prompts
+from lmmprune.compiler.verify.replay import Looked, Replay, Spoken
+from lmmprune.errors import BundleError, InputError, below, require
+from lmmprune.models.source import Source, resolve
+
+STEPS = 8
+
+Progress = Callable[[str, int, int], None]
+Pair = tuple[Looked, Spoken]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was checked: what, whether it held, and the figures.
+
+    Attributes:
+        name: What.
+        passed: Whether it held; None where that can't be told, and ``found`` says why.
+        found: The figures, or what is wrong.
+    """
+
+    name: str
+    passed: bool | None
+    found: str
+
+
+def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
+    """Check a bundle.
+
+    Args:
+        path: The bundle.
+        samples: Pictures with questions to compare on.
+        progress: Called with the step, what is done and how much there is.
+
+    Returns:
+        The checks, failed ones included.
+
+    Raises:
+        LmmpruneError: The bundle can't be opened at all, or its model isn't here any more.
+    """
+    bundle = Bundle.open(path)
+    progress("checksums", 0, 1)
+    try:
+        bundle.verify_checksums()
+    except BundleError as error:
+        # Nothing else about an edited bundle means anything.
+        return [Check(name="checksums", passed=False, found=str(error))]
+    checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
+    heads = [bundle.file(bucket.head.file) for bucket in bundle.manifest.buckets]
+    for graph in (bundle.vision, *heads, bundle.decoder):
+        progress(f"checker {graph.name}", 0, 1)
+        checks.append(_well_formed(graph, bundle.manifest))
+    source = _source(bundle.manifest)
+    progress("prompts", 0, 1)
+    if prompts := compare_prompts(bundle, source):
+        checks.append(Check(name="prompt", passed=prompts[0], found=prompts[1]))
+    pairs, refusal = _replay(bundle, source, samples, progress)
+    if not pairs:
+        return [*checks, _not_compared(f"the bundle takes none of the questions: {refusal}")]
+    held = _promises(bundle.manifest, pairs)
+    return checks + held + _parity(bundle, source, pairs, all(check.passed for check in held), progress)
+
+
+def _well_formed(graph: Path, manifest: Manifest) -> Check:
+    onnx = require("onnx", "export")
+    name = f"checker {graph.name}"
+    try:
+        onnx.checker.check_model(_unlinked(onnx, graph) or str(graph), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return Check(name=name, passed=False, found=str(error).splitlines()[0])
+    return Check(name=name, passed=True, found=f"opset {manifest.opset}")
+
+
+def _unlinked(onnx: Any, graph: Path) -> Any:
+    """Return a graph whose external weights are inputs if they are links; None if they aren't.
+
+    The checker refuses links, and files with a second name (onnx 1.23).
+    """
+    model = onnx.load(str(graph), load_external_data=False)
+    outside = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+    files = [graph, *(graph.parent / place for place in places)]
+    if not any(file.is_symlink() or (file.exists() and file.stat().st_nlink > 1) for file in files):
+        return None
+    for tensor in outside:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        model.graph.initializer.remove(tensor)
+    return model
+
+
+def _source(manifest: Manifest) -> Source:
+    dummy = manifest.weights == "dummy"
+    where = manifest.model if dummy or manifest.model == "tiny-llava" else manifest.source
+    _, _, height, width = manifest.vision.inputs[0].shape
+    return resolve(
+        where,
+        weights="dummy" if dummy else "auto",
+        layers=len(manifest.cache.past) if dummy else None,
+        image_size=(int(height), int(width)),
+        tiles=manifest.tiles,
+        adapter=Path(manifest.adapter) if manifest.adapter else None,
+    )
+
+
+def _replay(bundle: Bundle, source: Source, samples: int, progress: Progress) -> tuple[list[Pair], str]:
+    """Run the graphs on some pictures; return also why the bundle refuses a question, such as a short one."""
+    engine = Replay(bundle)
+    # Every bucket gets a picture at least.
+    buckets = len(bundle.manifest.buckets) or 1
+    data = load_calibration(source, None, max(samples, buckets)).samples
+    pairs, refusal = [], ""
+    for index, sample in enumerate(data):
+        looked = engine.look(sample.image, index % buckets)
+        try:
+            pairs.append((looked, engine.say(looked, sample.prompt, STEPS)))
+        except InputError as error:
+            refusal = str(error)
+        progress("run the graphs", index + 1, len(data))
+    return pairs, refusal
+
+
+def _promises(manifest: Manifest, pairs: Sequence[Pair]) -> list[Check]:
+    """Check kept counts and cache lengths against the manifest."""
+    counts = [fault for looked, spoken in pairs for fault in promises.broken_counts(looked, spoken)]
+    lengths = [fault for looked, spoken in pairs for fault in promises.broken_lengths(looked, spoken)]
+    steps = [stage.tokens_out for stage in manifest.schedule]
+    tokens = " -> ".join(str(count) for count in (manifest.tokens_before, *steps))
+    if manifest.buckets:
+        tokens = f"{manifest.tokens_before} -> {' or '.join(str(bucket.tokens) for bucket in manifest.buckets)}"
+    offsets = sorted({-offset for offset in manifest.cache.length_offsets})
+    return [
+        Check(name="kept counts", passed=not counts, found=counts[0] if counts else f"visual tokens {tokens}"),
+        Check(
+            name="cache lengths",
+            passed=not lengths,
+            found=lengths[0] if lengths else f"prompt + step, less {', '.join(map(str, offsets))}",
+        ),
+    ]
+
+
+def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, progress: Progress) -> list[Check]:
+    """Compare with the PyTorch model."""
+    from lmmprune.compiler.verify.reference import SITES, Refused, load_model, rule_options
+
+    manifest = bundle.manifest
+    if not held:
+        return [_not_compared("the kept counts or cache lengths are wrong already")]
+    if manifest.method is None and manifest.buckets:
+        return [_not_compared("the manifest doesn't say by which method the heads choose")]
+    if manifest.method is not None and manifest.method not in SITES:
+        return [_not_compared(f"the PyTorch reference doesn't know the method '{manifest.method}'")]
+    try:
+        options = rule_options(manifest.method or "", manifest.parameters, source.vision.layers)
+    except Refused as error:
+        return [_not_compared(f"the PyTorch reference can't follow: {error}")]
+    progress("load the PyTorch model", 0, 1)
+    inside = any(stage.in_decoder for stage in manifest.schedule)
+    special_ids = text_layout(manifest.prompt, bundle.file(TOKENIZER), in_decoder=inside).special_ids
+    try:
+        with below("loading the checkpoint with transformers", "try another release of transformers"):
+            model = load_model(source)
+    except Refused as error:
+        return [_not_compared(str(error))]
+    reference = parity.Reference(model, options, special_ids)
+    try:
+        return _compare(reference, manifest, pairs, progress)
+    except Refused as error:
+        return [Check(name="parity", passed=False, found=f"the manifest and the method don't fit: {error}")]
+
+
+def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pair], progress: Progress) -> list[Check]:
+    precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
+    seen, said = [], []
+    for index, (looked, spoken) in enumerate(pairs):
+        seen.append(reference.look(looked))
+        said.append(reference.say(looked, spoken))
+        progress("compare", index + 1, len(pairs))
+    checks = []
+
+    def add(name: str, verdict: parity.Verdict, note: str = "") -> None:
+        checks.append(Check(name=name, passed=verdict.passed, found=verdict.found + note))
+
+    if manifest.buckets:
+        own = [(looked.own_count or 0, *reference.own_count(looked)) for looked, _ in pairs]
+        add("own counts", parity.judge_own_counts(own, precision))
+    if any(difference.overlaps for difference in seen):
+        add("kept indices", parity.judge_kept(seen, precision))
+    emulated = ", bfloat16 emulated" if manifest.precision.dtype == "bfloat16" else ""
+    add("image features", parity.judge_values(seen, precision), emulated)
+    if any(difference.overlaps for difference in said):
+        add("kept in the decoder", parity.judge_kept(said, precision))
+    fewest = min(len(spoken.logits) for _, spoken in pairs) - 1
+    add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps{emulated}")
+    return checks
+
+
+def _not_compared(why: str) -> Check:
+    return Check(name="parity", passed=None, found=f"not compared: {why}")

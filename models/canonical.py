@@ -1,0 +1,87 @@
+"""From a model to its two canonical graphs, weights still on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lmmprune.errors import below
+from lmmprune.models import trace_cache
+from lmmprune.models.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canonical:
+    """The canonical graphs of a model (opset 23, float32); passes change them in place.
+
+    ``remarks`` is what the user should know of how the weights were understood, one line each.
+    """
+
+    vision: ir.Model
+    decoder: ir.Model
+    remarks: tuple[str, ...] = ()
+
+    def clone(self) -> Canonical:
+        """Return a copy to change; its weights are the same readers."""
+        return dataclasses.replace(self, vision=self.vision.clone(), decoder=self.decoder.clone())
+
+
+def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = False, cache: bool = True) -> Canonical:
+    """Trace both components under fake tensors and bring them into canonical form, or take what an earlier trace left.
+
+    Args:
+        source: The model.
+        image_token_id: Id of the image placeholder.
+        beyond: Whether the vision graph shall go on one layer behind the features, if the tower has one.
+        cache: Whether to take what an earlier trace left, and to leave it for later ones.
+    """
+    from lmmprune.models import trace
+    from lmmprune.models.canonicalize import canonicalize
+
+    remarks: list[str] = []
+    model = trace.fake_model(source, remarks.append)
+    readers = source.readers(model)
+    beyond = beyond and source.vision.has_beyond
+    key = trace_cache.key_of(source, model, image_token_id=image_token_id, beyond=beyond)
+    make: dict[str, Callable[[], ir.Model]] = {
+        "vision": lambda: trace.trace_vision(model, source, beyond=beyond),
+        "decoder": lambda: trace.trace_decoder(model, source, image_token_id=image_token_id),
+    }
+    graphs = {}
+    for name, traced in make.items():
+        packed = trace_cache.load(key, name) if cache else None
+        if packed is None:
+            graph = traced()
+            trace.bind(graph, readers)
+            with below(
+                "bringing the traced graph into canonical form", "please report it with the model's config.json"
+            ):
+                canonicalize(graph)
+            packed = trace_cache.pack(graph)
+            if cache:
+                trace_cache.save(key, name, packed)
+        # A fresh graph goes the same way: what comes of it doesn't depend on the cache.
+        graphs[name], origins = trace_cache.unpack(packed)
+        trace.bind_again(graphs[name], origins, readers)
+    return Canonical(**graphs, remarks=tuple(remarks))
+
+
+def shared_trace() -> Callable[[Source], Canonical]:
+    """Return a function that traces a model once, one layer beyond its features if there is one, and gives copies.
+
+    For many bundles of one model: a trace takes longer than all passes together.
+    """
+    from lmmprune.compiler.assets.write_assets import image_token_id
+
+    done: dict[tuple[str, bool, int, tuple[int, int], tuple[int, int] | None], Canonical] = {}
+
+    def traced(source: Source) -> Canonical:
+        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles)
+        if key not in done:
+            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=True)
+        return done[key].clone()
+
+    return traced

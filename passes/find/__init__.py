@@ -1,0 +1,1 @@
+"""Find things in a graph: attention, residual boundaries, token axes, sites."""

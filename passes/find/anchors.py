@@ -1,0 +1,323 @@
+"""Find the places of a graph that pruning needs: attention layers, residual boundaries, and the tokens handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lmmprune.passes.find.groups import trace_groups
+from lmmprune.passes.find.tokenwise import begin_of_tokenwise, streams
+from lmmprune.passes.graph.refusals import Refused
+from lmmprune.passes.graph.shapes import reached, static_shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One transformer layer around its ``Attention`` node.
+
+    Attributes:
+        node: The Attention node.
+        q: Queries ``[B,H,T,D]``.
+        k: Keys of the tokens that come in now, ``[B,Hk,T,D]``: before a cache is joined and before grouped heads are
+            repeated (Hk divides H).
+        heads: H, Hk and D.
+        scale: Factor on the logits.
+        mid: The stream after attention and residual, ``[B,T,C]``; with post-norm behind the norm of the sum.
+        out: The stream after the MLP and its residual, and its norm.
+    """
+
+    node: ir.Node
+    q: ir.Value
+    k: ir.Value
+    heads: tuple[int, int, int]
+    scale: float
+    mid: ir.Value
+    out: ir.Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionAnchors:
+    """What a vision graph offers.
+
+    Attributes:
+        layers: Layers before the features, first to last, then those behind them that the graph still has.
+        depth: V, the layers before the features.
+        hidden: The encoder's output at the feature layer, ``[B*tiles,T,C]``, CLS included.
+        patches: Tokens that enter the projector, ``[B,N,g*C]``, CLS already dropped, g patches side by side in each.
+        features: What the projector hands over, ``[B,N,C']``, with DeepStack all depths side by side.
+        own: What the projector makes of ``patches``: the features, or, with DeepStack, the first of those side by side.
+        deeper: With DeepStack the tokens of other depths before their projectors, like ``patches``.
+        has_cls: Whether the layers see a CLS token at row 0.
+        tiles: Tower images per picture.
+        woven: The graph's output, where tokens that are no patches are set between the features; else ``features``.
+        lines: ``[N']`` int64, the output's tokens: places among the features, and N for a token that is no patch.
+        members: ``[N,g]`` int64, the patches of each token (CLS not counted, those of all tiles one after the other);
+            None: a picture is one image, and each token is the patch of its own number.
+    """
+
+    layers: tuple[Layer, ...]
+    depth: int
+    hidden: ir.Value
+    patches: ir.Value
+    features: ir.Value
+    own: ir.Value
+    deeper: tuple[ir.Value, ...]
+    has_cls: bool
+    tiles: int
+    woven: ir.Value
+    lines: np.ndarray
+    members: np.ndarray | None = None
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return static_shape(self.patches)[1]
+
+    @property
+    def separators(self) -> int:
+        """Tokens of the output that are no patches."""
+        return len(self.lines) - self.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderAnchors:
+    """What a decoder graph offers.
+
+    Attributes:
+        layers: All layers.
+        embeds: The stream into layer 0.
+        input_ids: ``[B,T]``.
+        position_ids: ``[B,T]``, or ``[3,B,T]`` with M-RoPE.
+        image_features: ``[B,N,C]``, with DeepStack several of them side by side.
+        past: Every layer's cache, keys and values.
+        deeper: Layer -> what DeepStack adds to the stream behind it, ``[B,T,C]``.
+    """
+
+    layers: tuple[Layer, ...]
+    embeds: ir.Value
+    input_ids: ir.Value
+    position_ids: ir.Value
+    image_features: ir.Value
+    past: tuple[tuple[ir.Value, ir.Value], ...]
+    deeper: Mapping[int, ir.Value]
+
+
+def find_vision_anchors(model: ir.Model) -> VisionAnchors:
+    """Find the anchors of a canonical vision graph.
+
+    Raises:
+        Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
+    """
+    layers = find_layers(model, "vision")
+    woven = _named(model.graph.outputs, "image_features", "vision")
+    features, lines = _unwoven(woven)
+    own, *others = _levels(features)
+    patches, deeper = begin_of_tokenwise(own), tuple(begin_of_tokenwise(value) for value in others)
+    hidden, members = trace_groups(patches)
+    for tokens in deeper:
+        if not np.array_equal(trace_groups(tokens)[1], members):
+            raise Refused(f"'{tokens.name}' has its patches in other tokens than '{patches.name}': expected the same")
+    before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
+    if not before:
+        raise Refused("no Attention node lies before 'image_features'")
+    tiles = static_shape(hidden)[0] // static_shape(patches)[0]
+    inside, outside = static_shape(before[-1].q)[2], members.size // tiles
+    lead = inside - outside
+    if members.size % tiles or lead not in (0, 1) or (members % inside).min() < lead:
+        raise Refused(
+            f"the tower's attention sees {inside} tokens but '{patches.name}' hands over {outside}:"
+            " expected the same number, or one more for CLS at row 0"
+        )
+    members = members // inside * outside + members % inside - lead
+    return VisionAnchors(
+        layers=layers,
+        depth=len(before),
+        hidden=hidden,
+        patches=patches,
+        features=features,
+        own=own,
+        deeper=deeper,
+        has_cls=bool(lead),
+        tiles=tiles,
+        woven=woven,
+        lines=np.arange(len(members), dtype=np.int64) if lines is None else lines,
+        members=None if tiles == 1 and np.array_equal(members[:, 0], np.arange(outside)) else members,
+    )
+
+
+def _unwoven(woven: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
+    """Walk from the output over the Gather that sets a separator between the features; return them and its indices."""
+    node = woven.producer()
+    lines = _picked(node)
+    table = node.inputs[0].producer() if node is not None and node.inputs[0] is not None else None
+    if lines is None or table is None or table.op_type != "Concat" or len(table.inputs) != 2:
+        return woven, None
+    features = table.inputs[0]
+    assert features is not None
+    return features, lines
+
+
+def _picked(node: ir.Node | None) -> np.ndarray | None:
+    """Return the constant indices of a Gather of tokens; None for any other node."""
+    if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
+        return None
+    indices = node.inputs[1]
+    return None if indices is None or indices.const_value is None else indices.const_value.numpy()
+
+
+def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
+    """Find the anchors of a canonical decoder graph.
+
+    Raises:
+        Refused: No ``Attention`` node, an input is missing, or a layer has no cache of its own.
+    """
+    layers = find_layers(model, "decoder")
+    inputs = model.graph.inputs
+    past = []
+    for index in range(len(layers)):
+        key, value = (_named(inputs, f"past_key_values.{index}.{part}", "decoder") for part in ("key", "value"))
+        past.append((key, value))
+    first = layers[0].mid.producer()
+    assert first is not None
+    attended = set(reached([layers[0].node.outputs[0]]))
+    embeds = [value for value in first.inputs if value is not None and value not in attended]
+    return DecoderAnchors(
+        layers=layers,
+        embeds=embeds[0],
+        input_ids=_named(inputs, "input_ids", "decoder"),
+        position_ids=_named(inputs, "position_ids", "decoder"),
+        image_features=_named(inputs, "image_features", "decoder"),
+        past=tuple(past),
+        deeper={index: value for index, layer in enumerate(layers) for value in _added(layer.out, attended)},
+    )
+
+
+def _added(stream: ir.Value, attended: Container[ir.Value]) -> list[ir.Value]:
+    """Return what is added to a stream that no attention has seen."""
+    sums = [node for node, _ in stream.uses() if node.op_type == "Add" and len(streams(node)) == 2]
+    return [value for node in sums for value in streams(node) if value is not stream and value not in attended]
+
+
+def find_layers(model: ir.Model, what: str) -> tuple[Layer, ...]:
+    """Find the layer around every ``Attention`` node, first to last.
+
+    Args:
+        model: A graph in canonical form.
+        what: What to call it in a refusal.
+
+    Raises:
+        Refused: There is none, or no residual sum around one.
+    """
+    nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
+    if not nodes:
+        raise Refused(
+            f"no Attention node in the {what} graph: export at opset 23, use a family that is listed, or prune another"
+            " exporter's vision tower with 'lmmprune rewrite'"
+        )
+    return tuple(_layer(node) for node in nodes)
+
+
+def _named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
+    for value in values:
+        if value.name == name:
+            return value
+    raise Refused(f"no '{name}', found {sorted(str(v.name) for v in values)[:8]}: not a canonical {what} graph")
+
+
+def _layer(node: ir.Node) -> Layer:
+    q, k = node.inputs[0], node.inputs[1]
+    if q is None or k is None or q.shape is None or len(q.shape) != 4:
+        raise Refused(f"'{node.name}' has queries of shape {q and q.shape}, expected [B,H,T,D]")
+    k = _current_keys(k)
+    (heads, width), key_heads = (_number(q, 1), _number(q, 3)), _number(k, 1)
+    if heads % key_heads:
+        raise Refused(f"'{node.name}' has {heads} heads on {key_heads} key heads: expected a multiple")
+    total = _residual(node.outputs[0], node)
+    mid = _behind_norm(total)
+    out = _block_output(mid, node)
+    return Layer(
+        node=node,
+        q=q,
+        k=k,
+        heads=(heads, key_heads, width),
+        scale=node.attributes.get_float("scale", width**-0.5),
+        mid=mid,
+        out=out if mid is total else _behind_norm(out),
+    )
+
+
+def _number(value: ir.Value, axis: int) -> int:
+    dim = None if value.shape is None or len(value.shape) <= axis else value.shape[axis]
+    if not isinstance(dim, int):
+        raise Refused(f"'{value.name}' has shape {value.shape}: expected a number on axis {axis}")
+    return dim
+
+
+def _current_keys(k: ir.Value) -> ir.Value:
+    """Walk back from what enters the Attention, over repeated heads and the join with a cache, to this step's keys."""
+    value = k
+    while (node := value.producer()) is not None:
+        source = node.inputs[0]
+        assert source is not None
+        if node.op_type == "Concat" and source.is_graph_input():
+            current = node.inputs[1]
+            assert current is not None
+            return current
+        if node.op_type not in {"Unsqueeze", "Expand", "Reshape"}:
+            break
+        value = source
+    return k
+
+
+# Operators on the way from an attention's output to the residual sum: each treats a token by itself.
+_TO_RESIDUAL = {
+    "Transpose",
+    "Reshape",
+    "MatMul",
+    "Gemm",
+    "Add",
+    "Mul",
+    "Cast",
+    "RMSNormalization",
+    "LayerNormalization",
+}
+
+
+def _residual(value: ir.Value, attention: ir.Node) -> ir.Value:
+    """Follow an attention's output to the sum with the stream."""
+    while True:
+        users = [node for node, _ in value.uses()]
+        if len(users) != 1:
+            raise Refused(f"'{value.name}' behind '{attention.name}' has {len(users)} users, expected one")
+        node = users[0]
+        value = node.outputs[0]
+        if node.op_type == "Add" and len(streams(node)) == 2:
+            return value
+        if node.op_type not in _TO_RESIDUAL:
+            raise Refused(f"'{node.name}' ({node.op_type}) lies between '{attention.name}' and its residual sum")
+
+
+def _behind_norm(total: ir.Value) -> ir.Value:
+    """Return the stream behind a residual sum: with post-norm, where only a norm reads the sum, what the norm makes."""
+    users = list(total.uses())
+    if len(users) == 1 and users[0][1] == 0 and users[0][0].op_type in ("LayerNormalization", "RMSNormalization"):
+        return users[0][0].outputs[0]
+    return total
+
+
+def _block_output(mid: ir.Value, attention: ir.Node) -> ir.Value:
+    for node, _ in mid.uses():
+        if node.op_type == "Add" and len(streams(node)) == 2:
+            return node.outputs[0]
+    raise Refused(f"no residual sum around the MLP behind '{attention.name}': expected Add(stream, MLP(norm(stream)))")
+
+
+def _levels(features: ir.Value) -> list[ir.Value]:
+    """Return the features that stand side by side in the channels: with DeepStack those of several depths."""
+    node = features.producer()
+    if node is None or node.op_type != "Concat" or node.attributes.get_int("axis") not in (-1, 2):
+        return [features]
+    return streams(node)

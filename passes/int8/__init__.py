@@ -1,0 +1,1 @@
+"""Quantize: smooth, insert Q/DQ by a scheme, and check what was inserted."""

@@ -1,0 +1,151 @@
+"""Check where a graph quantizes, and how, against the rules of the runtime that shall take it; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lmmprune.passes.int8 import qdq_checks as checks
+from lmmprune.passes.int8.int8 import SCHEMES, Scheme
+
+_QUANTIZES = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One place that breaks a rule: its name in ``RULES``, the node, and what is there."""
+
+    rule: str
+    node: str
+    found: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What must hold, why (the runtime's own word for it), and who asks for it.
+
+    Attributes:
+        says: The rule in one line.
+        why: What happens otherwise.
+        schemes: Names in ``SCHEMES`` that it applies to.
+        check: Yields a node and what is wrong with it.
+    """
+
+    says: str
+    why: str
+    schemes: frozenset[str]
+    check: Callable[[ir.Model, Scheme], checks.Findings]
+
+
+def lint_qdq(model: ir.Model, scheme: str) -> list[Finding]:
+    """Return every place where a graph breaks a rule of an INT8 scheme; a graph without Q/DQ breaks none.
+
+    Args:
+        model: Any ONNX graph, also one that another tool quantized.
+        scheme: Name in ``SCHEMES``.
+    """
+    return [
+        Finding(rule=name, node=str(node.name or node.outputs[0].name), found=found)
+        for name, rule in RULES.items()
+        if scheme in rule.schemes
+        for node, found in rule.check(model, SCHEMES[scheme])
+    ]
+
+
+def is_quantized(model: ir.Model) -> bool:
+    """Return whether a graph quantizes anything."""
+    return any(node.op_type in _QUANTIZES for node in model.graph)
+
+
+_TENSORRT, _X86, _WEIGHTS = frozenset({"s8s8"}), frozenset({"u8s8"}), frozenset({"s8-weights"})
+_STATIC = _TENSORRT | _X86
+_ALL = _STATIC | _WEIGHTS | frozenset({"u8s8-dynamic"})
+
+RULES: Mapping[str, Rule] = {
+    "scale": Rule(
+        says="scales are positive constants",
+        why="a scale that is 0, NaN or computed can't be folded into a kernel",
+        schemes=_ALL,
+        check=checks.scale_is_sound,
+    ),
+    "symmetric": Rule(
+        says="zero points are constants and 0",
+        why="TensorRT's parser refuses others (onnx-tensorrt, operators.md)",
+        schemes=_TENSORRT | _WEIGHTS,
+        check=checks.zero_point_is_zero,
+    ),
+    "activation-type": Rule(
+        says="activations have the type that the kernels want",
+        why="S8 activations run at half the speed of U8 on x86; TensorRT takes S8 only",
+        schemes=_STATIC,
+        check=checks.activation_type,
+    ),
+    "per-tensor": Rule(
+        says="activations have one scale",
+        why="only constant weights may have a scale per channel (TensorRT, working with quantized types)",
+        schemes=_STATIC,
+        check=checks.activation_per_tensor,
+    ),
+    "per-channel": Rule(
+        says="weights have one scale per output channel",
+        why="one scale for all channels loses accuracy, and scales along the inner axis can't leave the product",
+        schemes=_ALL,
+        check=checks.weight_per_channel,
+    ),
+    "stored": Rule(
+        says="weights are stored as INT8",
+        why="the file keeps four times the bytes otherwise, and some builders too",
+        schemes=_ALL,
+        check=checks.weight_is_stored,
+    ),
+    "weight-type": Rule(
+        says="weights are signed",
+        why="TensorRT has no unsigned weights, and x86 kernels want U8 times S8",
+        schemes=_ALL,
+        check=checks.weight_is_s8,
+    ),
+    "both-inputs": Rule(
+        says="both inputs of a product are quantized, or none",
+        why="the product runs in floating point and the conversion is paid for nothing",
+        schemes=_STATIC,
+        check=checks.both_sides,
+    ),
+    "weights-only": Rule(
+        says="no activation is quantized",
+        why="asked for were INT8 weights only",
+        schemes=_WEIGHTS,
+        check=checks.weights_only,
+    ),
+    "no-output-pair": Rule(
+        says="no pair between a product and its bias or activation",
+        why="it breaks TensorRT's fusion of the epilogue",
+        schemes=_TENSORRT,
+        check=checks.no_pair_on_output,
+    ),
+    "shared-scale": Rule(
+        says="one value is quantized with one scale",
+        why="q, k and v can't be computed by one kernel otherwise, and the value is quantized several times",
+        schemes=_STATIC,
+        check=checks.shared_scale,
+    ),
+    "placement": Rule(
+        says="pairs stand next to their product, behind gathers, reshapes and transposes",
+        why="builds for Orin fail when they are moved across (NVIDIA/TensorRT issue 4832)",
+        schemes=_TENSORRT,
+        check=checks.next_to_product,
+    ),
+    "stream": Rule(
+        says="the residual stream stays floating point",
+        why="its outliers need the range that eight bits don't have",
+        schemes=_ALL,
+        check=checks.stream_stays_float,
+    ),
+    "score": Rule(
+        says="scores stay floating point",
+        why="a quantized score flips near-tie picks",
+        schemes=_ALL,
+        check=checks.scores_stay_float,
+    ),
+}

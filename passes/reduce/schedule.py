@@ -1,0 +1,144 @@
+"""Schedules: how many visual tokens stay where, so that a decoder layer sees a wanted number on average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lmmprune.errors import InputError
+from lmmprune.passes.find.sites import Site
+
+Counts = Sequence[tuple[Site, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The numbers of a model that a method's schedule depends on.
+
+    Attributes:
+        tokens: N, visual tokens that the decoder gets.
+        grid: Rows and columns of those of one tower image.
+        encoder_layers: V, layers before the features.
+        decoder_layers: L.
+        has_cls: Whether the encoder has a CLS token.
+        merge: Patches on each side of the block that makes a token, behind the encoder; 1: a token is a patch.
+        has_beyond: Whether the encoder has a layer behind the features.
+        tiles: Tower images per picture.
+        separators: Tokens among the N that are no patches; they always stay.
+    """
+
+    tokens: int
+    grid: tuple[int, int]
+    encoder_layers: int
+    decoder_layers: int
+    has_cls: bool
+    merge: int = 1
+    has_beyond: bool = True
+    tiles: int = 1
+    separators: int = 0
+
+
+def round_half_up(value: float) -> int:
+    """Round to the nearest integer, halves up (Python's own rounding goes to even)."""
+    return math.floor(value + 0.5)
+
+
+def scaled(layers: Sequence[int], *, depth: int, of: int, first: int = 0) -> tuple[int, ...]:
+    """Return a paper's layer numbers on a model of another depth: clipped to ``first..depth-1``, each once.
+
+    Args:
+        layers: Layer numbers of the paper.
+        depth: Layers of the model.
+        of: Layers of the paper's model.
+        first: The lowest layer that the site allows.
+    """
+    found = (min(max(round_half_up(layer * depth / of), first), depth - 1) for layer in layers)
+    return tuple(dict.fromkeys(found))
+
+
+def layer_tokens(counts: Counts, *, tokens: int, layers: int) -> list[int]:
+    """Return the visual tokens that each decoder layer hands on.
+
+    Args:
+        counts: (site, tokens that leave it), in order of depth.
+        tokens: N.
+        layers: L.
+    """
+    now = tokens
+    inside: dict[int, int] = {}
+    for site, keep in counts:
+        if site.in_decoder:
+            inside[site.layer] = keep
+        else:
+            now = keep
+    found = []
+    for layer in range(layers):
+        now = inside.get(layer, now)
+        found.append(now)
+    return found
+
+
+def cached_tokens(counts: Counts, *, tokens: int, layers: int) -> list[int]:
+    """Return the visual tokens in each decoder layer's cache: a cut inside a layer comes after its attention."""
+    handed_on = layer_tokens(counts, tokens=tokens, layers=layers)
+    before = layer_tokens([count for count in counts if not count[0].in_decoder], tokens=tokens, layers=layers)
+    inside = {site.layer for site, _ in counts if site.kind == "llm_layer"}
+    return [
+        (handed_on[layer - 1] if layer else before[0]) if layer in inside else handed_on[layer]
+        for layer in range(layers)
+    ]
+
+
+def average(counts: Counts, facts: Facts) -> float:
+    """Return the visual tokens that a decoder layer hands on, on average."""
+    found = layer_tokens(counts, tokens=facts.tokens, layers=facts.decoder_layers)
+    return sum(found) / len(found)
+
+
+def solve(
+    method: str, counts: Callable[[float], Counts], facts: Facts, target: int, *, low: float, high: float
+) -> Counts:
+    """Return the schedule whose average is nearest to a target.
+
+    Args:
+        method: Name, for the refusal.
+        counts: The schedule of a knob; its average must not fall as the knob rises.
+        facts: The model.
+        target: Visual tokens per decoder layer, on average.
+        low: Smallest value of the knob.
+        high: Largest value.
+
+    Raises:
+        InputError: No value of the knob comes within one token.
+    """
+    for _ in range(64):
+        middle = (low + high) / 2
+        if average(counts(middle), facts) < target:
+            low = middle
+        else:
+            high = middle
+    nearest = min((counts(low), counts(high)), key=lambda found: abs(average(found, facts) - target))
+    if abs(average(nearest, facts) - target) > 1:
+        raise unreachable(method, facts, target, average(nearest, facts))
+    return nearest
+
+
+def unreachable(method: str, facts: Facts, target: int, least: float) -> InputError:
+    """Return the refusal of a target, naming the largest ratio that can be done.
+
+    Args:
+        method: Name.
+        facts: The model.
+        target: Visual tokens per decoder layer that were asked for.
+        least: The fewest that the method can do.
+    """
+    # The largest ratio of two digits whose own target comes within the one token that is allowed.
+    percent = math.floor(100 * (1 - (least - 1) / facts.tokens))
+    while facts.tokens - round(percent / 100 * facts.tokens) < least - 1:
+        percent -= 1
+    ratio = percent / 100
+    return InputError(
+        f"method '{method}' can't bring this model to {target} visual tokens per decoder layer on average:"
+        f" the nearest is {least:.1f} of {facts.tokens}; ask for --ratio {ratio:.2f}"
+    )

@@ -1,0 +1,127 @@
+"""Split a vision graph at the selection: one encoder that ranks the patches, and a small head per token count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from lmmprune.passes.find.anchors import find_vision_anchors
+from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.refusals import Refused
+from lmmprune.passes.graph.shapes import infer_shapes, static_shape
+from lmmprune.passes.methods.method import Method
+from lmmprune.passes.reduce.at import gather_tokens
+from lmmprune.passes.reduce.reduce_vision import BEYOND, KEPT, vision_output
+from lmmprune.passes.reduce.rules import Reduce, ascending, top
+from lmmprune.passes.reduce.weave import replace_features, weave, woven_features
+
+PATCHES, RANKING, COUNT = "patches", "ranking", "own_count"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountTokens(ir.passes.InPlacePass):
+    """Let the encoder say how many patches the method would keep of a picture.
+
+    After: a further output ``own_count [B]`` int64, 1..N
+    """
+
+    method: Method
+    grid: tuple[int, int]
+
+    def requires(self, model: ir.Model) -> None:
+        """Check that the method has a count of its own."""
+        if not self.method.counts_itself:
+            raise Refused(f"method '{self.method.name}' has no count of its own for a picture: give a number")
+        find_vision_anchors(model)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Write the count."""
+        b = Builder(f"lmmprune/{self.method.name}/own_count")
+        anchors = find_vision_anchors(model)
+        at = vision_output(b, anchors, self.grid)
+        count = self.method.count(at)
+        if anchors.separators:
+            count = b.op("Add", count, np.int64(anchors.separators))
+        _output(model, b, {COUNT: (count, (at.batch,))})
+        infer_shapes(model)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def split_vision(
+    model: ir.Model, method: Method, grid: tuple[int, int], counts: Sequence[int]
+) -> tuple[ir.Model, dict[int, ir.Model]]:
+    """Return the encoder, and a head per token count; the model itself stays as it is.
+
+    Before: ``pixel_values -> encoder -> patches [B,N,C] -> projector -> image_features [B,N,C']``
+    After: ``pixel_values -> encoder -> patches [B,N,C], ranking [B,N], own_count [B]`` and per count K
+    ``patches, ranking -> Gather -> projector -> image_features [B,K,C'], kept_indices [B,K]``
+
+    Raises:
+        Refused: The method doesn't rank patches, or has no count of its own.
+    """
+    model = model.clone()
+    for value in [value for value in model.graph.outputs if value.name == BEYOND]:
+        model.graph.outputs.remove(value)
+    encoder = model.clone()
+    CountTokens(method=method, grid=grid)(encoder)
+    rule = method.rule_at_output()
+    if not isinstance(rule, Reduce) or rule.correlate is not None or rule.redundancy:
+        raise Refused(f"method '{method.name}' merges or picks in several steps: only a ranking serves several counts")
+    anchors = find_vision_anchors(encoder)
+    if min(counts) <= anchors.separators:
+        raise Refused(
+            f"a head of {min(counts)} tokens: {anchors.separators} are newlines, which always stay; keep more"
+        )
+    b = Builder(f"lmmprune/{method.name}/ranking")
+    at = vision_output(b, anchors, grid)
+    ranking = top(b, rule.filter(at), at.tokens)
+    patches = b.stream("Identity", anchors.patches)
+    _output(
+        encoder,
+        b,
+        {PATCHES: (patches, static_shape(anchors.patches)), RANKING: (ranking, (at.batch, at.tokens))},
+    )
+    patches.type = anchors.patches.type
+    encoder.graph.outputs.remove(anchors.woven)
+    RemoveUnusedNodesPass()(encoder)
+    infer_shapes(encoder)
+    return encoder, {count: _head(model.clone(), method, grid, count) for count in counts}
+
+
+def _head(model: ir.Model, method: Method, grid: tuple[int, int], keep: int) -> ir.Model:
+    anchors = find_vision_anchors(model)
+    batch, tokens, width = static_shape(anchors.patches)
+    b = Builder(f"lmmprune/{method.name}/head")
+    given = ir.Input(PATCHES, ir.Shape([batch, tokens, width]), anchors.patches.type)
+    ranking = ir.Input(RANKING, ir.Shape([batch, tokens]), ir.TensorType(ir.DataType.INT64))
+    patches = keep - anchors.separators
+    kept = ascending(b, b.op("Slice", ranking, [0], [patches], [1]), patches)
+    chosen = gather_tokens(b, given, kept, (batch, tokens, patches), stream=True)
+    for node, index in list(anchors.patches.uses()):
+        node.replace_input_with(index, chosen)
+    model.graph.inputs[:] = [given, ranking]
+    woven = weave(b, anchors, kept, patches) if anchors.separators else None
+    named = b.op("Identity", woven.places if woven else kept)
+    named.name, named.type = KEPT, ir.TensorType(ir.DataType.INT64)
+    model.graph.outputs.append(named)
+    b.prepend_to(model.graph)
+    if woven:
+        end = Builder(f"lmmprune/{method.name}/head/weave")
+        replace_features(model, anchors.woven, woven_features(end, anchors, woven, patches))
+        end.append_to(model.graph)
+    RemoveUnusedNodesPass()(model)
+    infer_shapes(model, stale=[chosen])
+    return model
+
+
+def _output(model: ir.Model, b: Builder, values: dict[str, tuple[ir.Value, tuple[int, ...]]]) -> None:
+    """Name values and make them outputs of the graph; integers unless they have a type."""
+    for name, (value, shape) in values.items():
+        value.name, value.shape = name, ir.Shape(shape)
+        value.type = value.type or ir.TensorType(ir.DataType.INT64)
+        model.graph.outputs.append(value)
+    b.append_to(model.graph)
