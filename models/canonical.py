@@ -29,13 +29,13 @@ class Canonical:
         return dataclasses.replace(self, vision=self.vision.clone(), decoder=self.decoder.clone())
 
 
-def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = False, cache: bool = True) -> Canonical:
+def canonical_graphs(source: Source, *, image_token_id: int, next_layer: bool = False, cache: bool = True) -> Canonical:
     """Trace both components under fake tensors and bring them into canonical form, or take what an earlier trace left.
 
     Args:
         source: The model.
         image_token_id: Id of the image placeholder.
-        beyond: Whether the vision graph shall go on one layer behind the features, if the tower has one.
+        next_layer: Whether the vision graph shall go on one layer behind the features, if the tower has one.
         cache: Whether to take what an earlier trace left, and to leave it for later ones.
     """
     from lmmprune.models import trace
@@ -44,10 +44,10 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
     remarks: list[str] = []
     model = trace.fake_model(source, remarks.append)
     readers = source.readers(model)
-    beyond = beyond and source.vision.has_beyond
-    key = trace_cache.key_of(source, model, image_token_id=image_token_id, beyond=beyond)
+    next_layer = next_layer and source.vision.has_next_layer
+    key = trace_cache.key_of(source, model, image_token_id=image_token_id, next_layer=next_layer)
     make: dict[str, Callable[[], ir.Model]] = {
-        "vision": lambda: trace.trace_vision(model, source, beyond=beyond),
+        "vision": lambda: trace.trace_vision(model, source, next_layer=next_layer),
         "decoder": lambda: trace.trace_decoder(model, source, image_token_id=image_token_id),
     }
     graphs = {}
@@ -70,7 +70,7 @@ def canonical_graphs(source: Source, *, image_token_id: int, beyond: bool = Fals
 
 
 def shared_trace() -> Callable[[Source], Canonical]:
-    """Return a function that traces a model once, one layer beyond its features if there is one, and gives copies.
+    """Return a function that traces a model once, one layer behind its features if there is one, and gives copies.
 
     For many bundles of one model: a trace takes longer than all passes together.
     """
@@ -81,7 +81,7 @@ def shared_trace() -> Callable[[Source], Canonical]:
     def traced(source: Source) -> Canonical:
         key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles)
         if key not in done:
-            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), beyond=True)
+            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), next_layer=True)
         return done[key].clone()
 
     return traced

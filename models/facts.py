@@ -21,7 +21,7 @@ def facts_of(source: Source, *, decoder_layers: int | None = None) -> Facts:
         decoder_layers=decoder_layers or source.decoder.layers,
         has_cls=vision.has_cls,
         merge=vision.merge,
-        has_beyond=vision.has_beyond,
+        has_next_layer=vision.has_next_layer,
         tiles=vision.tiles,
         separators=vision.separators,
     )

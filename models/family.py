@@ -28,7 +28,7 @@ class VisionSpec:
         image_size: Height and width of one tower image in pixels.
         merge: Patches on each side of the block that a pixel shuffle or a merger makes a token of; 1: each token is a
             patch, and the encoder sees as many of them (else ``merge**2`` times as many).
-        has_beyond: Whether the tower has a layer behind the features, which some methods read.
+        has_next_layer: Whether the tower has a layer behind the features, which some methods read.
         any_size: Whether the tower takes pictures of any size; the export fixes it to ``image_size``.
         tiles: Tower images per picture (T): ``pixel_values`` is ``[B*T,3,H,W]``.
         separators: Tokens among the N that are no patches (newlines): they are never candidates and always stay.
@@ -41,7 +41,7 @@ class VisionSpec:
     grid: tuple[int, int]
     image_size: tuple[int, int]
     merge: int = 1
-    has_beyond: bool = True
+    has_next_layer: bool = True
     any_size: bool = False
     tiles: int = 1
     separators: int = 0

@@ -71,20 +71,20 @@ def _fill_buffers(owner: Any, module: torch.nn.Module, name: str) -> None:
             raise ModelError(f"the buffer '{name}.{key}' has no known value: this transformers version isn't supported")
 
 
-def trace_vision(model: Any, source: Source, *, batch: int = 1, beyond: bool = False) -> ir.Model:
+def trace_vision(model: Any, source: Source, *, batch: int = 1, next_layer: bool = False) -> ir.Model:
     """Trace ``pixel_values`` -> ``image_features``; every shape is static.
 
     Args:
         model: From ``fake_model``.
         source: The model to export.
         batch: Pictures per call (B).
-        beyond: Whether to trace one encoder layer more, to an output ``beyond_features``, for methods that read it.
+        next_layer: Whether to trace one encoder layer more, to ``next_layer_features``, for methods that read it.
     """
     height, width = source.vision.image_size
     with FakeTensorMode(allow_non_fake_inputs=True):
         pixels = torch.zeros(batch * source.vision.tiles, 3, height, width)
-    outputs = ["image_features", "beyond_features"] if beyond else ["image_features"]
-    module = Vision(model, source.family, beyond=beyond)
+    outputs = ["image_features", "next_layer_features"] if next_layer else ["image_features"]
+    module = Vision(model, source.family, next_layer=next_layer)
     traced = _export("the vision tower", module, (pixels,), ["pixel_values"], outputs, None)
     return _clean_names(traced)
 

@@ -12,17 +12,17 @@ from lmmprune.models.family import DecoderSpec, Family
 
 
 class Vision(torch.nn.Module):
-    """``pixel_values [B,3,H,W]`` -> ``image_features [B,N,C]``, with ``beyond`` also the state behind the features."""
+    """``pixel_values [B,3,H,W]`` -> ``image_features [B,N,C]``, with ``next_layer`` also the state behind them."""
 
-    def __init__(self, model: Any, family: Family, *, beyond: bool) -> None:
+    def __init__(self, model: Any, family: Family, *, next_layer: bool) -> None:
         super().__init__()
         self.model = model
         self.features = family.vision_features
-        self.beyond = beyond
+        self.next_layer = next_layer
 
     def forward(self, pixel_values: torch.Tensor) -> Any:
         """Return the projected features."""
-        return self.features(self.model, pixel_values, self.beyond)
+        return self.features(self.model, pixel_values, self.next_layer)
 
 
 class Decoder(torch.nn.Module):

@@ -14,7 +14,7 @@ from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce.filters import constant_places, last_query
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
-from lmmprune.passes.reduce.rules import Outcome, Reduce, Rule
+from lmmprune.passes.reduce.rules import Outcome, Reduce, ReductionRule
 from lmmprune.passes.reduce.stage import Stage
 
 SPECIAL = (0, 1, 2, IMAGE)
@@ -24,12 +24,12 @@ DECODER = SmallDecoder(layers=4, heads=4, kv_heads=2)
 TOKENS, PREFIX = 8, 2
 
 
-def picking(places: Sequence[int]) -> Rule:
+def picking(places: Sequence[int]) -> ReductionRule:
     """Return a rule that keeps the same places of every picture."""
     return lambda at, keep: Outcome(kept=constant_places(at, np.array(places)))
 
 
-def stage(site: Site, keep: int, rule: Rule = FASTV, prune_text: int = 0) -> Stage:
+def stage(site: Site, keep: int, rule: ReductionRule = FASTV, prune_text: int = 0) -> Stage:
     """Return a stage of FastV's rule, or of another."""
     return Stage(site=site, keep=keep, rule=rule, prune_text=prune_text)
 

@@ -26,7 +26,7 @@ class Picture:
     features: np.ndarray
     first: int
     members: list[list[int]]
-    beyond: tuple[np.ndarray, np.ndarray] | None
+    next_layer: tuple[np.ndarray, np.ndarray] | None
 
     def rows(self, token: int) -> list[int]:
         """Rows of the sequence that make a token."""
@@ -60,7 +60,7 @@ def pictures(tower: Tower) -> list[Picture]:
             features=features[i],
             first=first,
             members=tower.members,
-            beyond=(joined(layers[-1].q[i]), joined(layers[-1].k[i])) if tower.beyond else None,
+            next_layer=(joined(layers[-1].q[i]), joined(layers[-1].k[i])) if tower.next_layer else None,
         )
         for i in range(tower.batch)
     ]
@@ -158,8 +158,8 @@ def vispruner(p: Picture, keep: int, method: Method) -> Choice:
 
 
 def prumerge(p: Picture, keep: int, method: Method) -> Choice:
-    assert p.beyond is not None
-    q, k = p.beyond
+    assert p.next_layer is not None
+    q, k = p.next_layer
     n, count = len(p.x), keep - 1
     weights = np.exp(q[0] @ k.T / np.sqrt(k.shape[1]))
     a, keys = p.pooled(weights / weights.sum()), p.pooled(k)

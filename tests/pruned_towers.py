@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lmmprune.compiler.rewrite.raise_graph import raise_graph
+from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
 from lmmprune.compiler.rewrite.rewrite import prune_tower
 from lmmprune.compiler.verify.reference import Cut, rule_options, see
 from lmmprune.passes.foreign.find_features import find_features, find_grid
@@ -26,7 +26,7 @@ IN_TOWER = [name for name in METHODS if name not in IN_DECODER]
 @functools.cache
 def raised(data: bytes, batch: int = 2) -> ir.Model:
     with tempfile.TemporaryDirectory() as folder:
-        model = raise_graph(ft.saved(Path(folder), data), batch=batch, image_size=(ft.SIDE, ft.SIDE)).model
+        model = canonicalize_foreign(ft.saved(Path(folder), data), batch=batch, image_size=(ft.SIDE, ft.SIDE)).model
     return model
 
 
@@ -62,4 +62,4 @@ def agree(data: bytes, kind: str, name: str, layer: int = 0) -> dict[str, np.nda
 
 def allowed(kind: str, name: str, layer: int) -> bool:
     method = METHODS[name]
-    return not (method.needs_cls and kind == "siglip") and not (method.beyond and layer == 0)
+    return not (method.needs_cls and kind == "siglip") and not (method.next_layer and layer == 0)

@@ -73,7 +73,7 @@ def canonical(shape: Shape) -> tuple[ir.Model, ir.Model]:
     model = trace.fake_model(source)
     readers = source.readers(model)
     graphs = (
-        trace.trace_vision(model, source, batch=shape.batch, beyond=True),
+        trace.trace_vision(model, source, batch=shape.batch, next_layer=True),
         trace.trace_decoder(model, source, image_token_id=IMAGE_TOKEN),
     )
     for graph in graphs:

@@ -19,7 +19,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.bundle.manifest import Cache, Graph, Manifest, Precision, Prompt, Stage, Tensor
+from lmmprune.compiler.bundle.manifest import Cache, Graph, Manifest, Precision, Prompt, ScheduledSite, Tensor
 from lmmprune.compiler.bundle.write_bundle import write_bundle
 
 BOS, EOS, IMAGE, VOCAB = 256, 257, 258, 259
@@ -198,7 +198,7 @@ def _manifest(vision: onnx.ModelProto, decoder: onnx.ModelProto, keep: int, dtyp
         weights="dummy",
         method="brightest" if pruned else None,
         parameters={},
-        schedule=(Stage(site="vision_output", tokens_in=PATCHES, tokens_out=keep),) if pruned else (),
+        schedule=(ScheduledSite(site="vision_output", tokens_in=PATCHES, tokens_out=keep),) if pruned else (),
         positions="contiguous",
         llm_positions="contiguous",
         precision=Precision(dtype=dtype),

@@ -161,7 +161,7 @@ def test_free_memory_is_what_the_system_says():
     [
         ("lmmprune/freepruner/vision_output/Mul_4", "reduce_vision (freepruner at vision_output)"),
         ("lmmprune/ficoco-l/llm_layer_0/TopK_2", "reduce_decoder (ficoco-l at llm_layer_0)"),
-        ("lmmprune/prumerge/own_count/Add_1", "split_vision (prumerge)"),
+        ("lmmprune/prumerge/dynamic_count/Add_1", "split_vision (prumerge)"),
         ("llm_layer_1/node_Shape_0", "reduce_decoder (a copy for llm_layer_1)"),
         ("lmmprune/cast/val_640", "cast_float"),
         ("lower/node_RotaryEmbedding_791/Mul_3", "a lowering pass in the place of 'node_RotaryEmbedding_791'"),

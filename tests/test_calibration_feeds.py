@@ -39,8 +39,8 @@ def test_an_answer_goes_through_the_cache_token_by_token(bundle: Bundle) -> None
     data = CalibrationSet(samples=[Sample(image=fx.picture(3, 9), prompt="hi", answer="yes")], source="", generic=False)
     runs = recorded(bundle.decoder, feeds(bundle, data).decoder()[0](), "state")
     runtime = Runtime(bundle)
-    look, prompt = runtime.look(fx.picture(3, 9)), runtime.prompter.encode("hi")
-    positions = runtime.prompter.positions(prompt, look.kept)
+    visual, prompt = runtime.encode_image(fx.picture(3, 9)), runtime.prompter.encode("hi")
+    positions = runtime.prompter.positions(prompt, visual.kept)
     assert [given["input_ids"].tolist() for given, _ in runs] == [
         prompt.input_ids.tolist(),
         *([[byte]] for byte in b"yes"),

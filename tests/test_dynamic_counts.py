@@ -14,7 +14,7 @@ from towers import session
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
-from lmmprune.compiler.export.count_tokens import OwnCounts
+from lmmprune.compiler.export.count_tokens import DynamicCounts
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.runtime.runtime import Runtime
@@ -36,14 +36,14 @@ def test_the_graph_finds_the_knee(shape: Shape) -> None:
     rng = np.random.default_rng(shape.seed)
     for _ in range(8):
         pixels = rng.standard_normal((shape.batch, 3, shape.grid * 4, shape.grid * 4)).astype(np.float32)
-        found = call({"pixel_values": pixels})["own_count"]
+        found = call({"pixel_values": pixels})["dynamic_count"]
         np.testing.assert_array_equal(found, knee(torch_model(shape), torch.from_numpy(pixels)))
 
 
 def test_a_percentile_is_a_count_that_serves_so_many() -> None:
     def keep(percentile: float) -> int:
         counts = (5, 1, 4, 2, 3)
-        return OwnCounts(method="m", source="s", tokens=9, percentile=percentile, counts=counts).keep
+        return DynamicCounts(method="m", source="s", tokens=9, percentile=percentile, counts=counts).keep
 
     assert [keep(p) for p in (1, 20, 21, 60, 80, 81, 100)] == [1, 1, 2, 3, 4, 5, 5]
 
@@ -66,23 +66,23 @@ def test_the_run_time_takes_the_smallest_bucket_that_is_large_enough() -> None:
     runtime = Runtime(Bundle.open(path))
     seen = set()
     for sample in load_calibration(resolve("tiny-llava"), None, 12).samples:
-        look = runtime.look(sample.image)
-        assert look.own_count is not None
-        wanted = min((size for size in SIZES if size >= look.own_count), default=SIZES[-1])
-        assert look.tokens == wanted
+        visual = runtime.encode_image(sample.image)
+        assert visual.dynamic_count is not None
+        wanted = min((size for size in SIZES if size >= visual.dynamic_count), default=SIZES[-1])
+        assert visual.tokens == wanted
         seen.add(wanted)
         # The same picture through a bundle that has just this count.
         single, _ = exported_again(method="inflection", keep=wanted, options=(("llm_keep", "1"),))
         alone = Runtime(Bundle.open(single))
-        expected = alone.look(sample.image)
-        assert look.kept is not None
+        expected = alone.encode_image(sample.image)
+        assert visual.kept is not None
         assert expected.kept is not None
-        np.testing.assert_array_equal(look.kept, expected.kept)
-        np.testing.assert_allclose(look.features, expected.features, atol=1e-5)
-        answer, reference = runtime.answer(look, sample.prompt), alone.answer(expected, sample.prompt)
+        np.testing.assert_array_equal(visual.kept, expected.kept)
+        np.testing.assert_allclose(visual.features, expected.features, atol=1e-5)
+        answer, reference = runtime.answer(visual, sample.prompt), alone.answer(expected, sample.prompt)
         assert answer.text() == reference.text()
         assert answer.stats is not None
-        assert answer.stats.own_count == look.own_count
+        assert answer.stats.dynamic_count == visual.dynamic_count
         assert answer.stats.image_tokens == wanted
     assert len(seen) > 1
 
@@ -92,7 +92,7 @@ def test_a_bucket_may_keep_everything() -> None:
     assert report.manifest.method == "inflection"
     assert (report.manifest.tokens_before, report.manifest.image_tokens) == (144, 144)
     runtime = Runtime(Bundle.open(path))
-    looks = [runtime.look(sample.image) for sample in load_calibration(resolve("tiny-llava"), None, 32).samples]
+    looks = [runtime.encode_image(sample.image) for sample in load_calibration(resolve("tiny-llava"), None, 32).samples]
     assert {look.tokens for look in looks} == {72, 144}
 
 

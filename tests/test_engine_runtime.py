@@ -102,8 +102,12 @@ def test_tiny_llava_answers_as_in_onnxruntime(variant: str, tmp_path: Path) -> N
             assert found.text() == expected.text()
             assert found.tokens == expected.tokens
         assert bool(session(gpu._decoder).recorded["decode"]) == fixed, "a step of fixed shapes is one CUDA graph"
-        sites = gpu.prefill_sites(gpu.look(image), gpu.prompter.encode(prompt, image_tokens=found.stats.image_tokens))
-        wanted = cpu.prefill_sites(cpu.look(image), cpu.prompter.encode(prompt, image_tokens=found.stats.image_tokens))
+        sites = gpu.prefill_sites(
+            gpu.encode_image(image), gpu.prompter.encode(prompt, image_tokens=found.stats.image_tokens)
+        )
+        wanted = cpu.prefill_sites(
+            cpu.encode_image(image), cpu.prompter.encode(prompt, image_tokens=found.stats.image_tokens)
+        )
         assert sites.keys() == wanted.keys()
         for name, site in sites.items():
             np.testing.assert_array_equal(site.kept, wanted[name].kept)

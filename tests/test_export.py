@@ -259,6 +259,8 @@ def test_kept_sets_of_float_and_int8_overlap() -> None:
     for int8 in (False, True):
         path, _ = exported(ratio=0.5, int8=True) if int8 else exported(ratio=0.5)
         runtime = Runtime(Bundle.open(path))
-        looks.append([runtime.look(s.image).kept for s in load_calibration(resolve("tiny-llava"), None, 8).samples])
+        looks.append(
+            [runtime.encode_image(s.image).kept for s in load_calibration(resolve("tiny-llava"), None, 8).samples]
+        )
     overlaps = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in zip(*looks, strict=True)]  # type: ignore[arg-type]
     assert np.mean(overlaps) > 0.8

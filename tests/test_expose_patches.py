@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from towers import Tower, run
 
-from lmmprune.compiler.rewrite.raise_graph import raise_graph
+from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.find.anchors import find_vision_anchors
 from lmmprune.passes.foreign.expose_patches import ExposePatches, JoinTokens
@@ -24,7 +24,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ir.Model]:
     folder = tmp_path_factory.mktemp("towers")
     sizes = {"batch": 2, "image_size": (ft.SIDE, ft.SIDE)}
     return {
-        kind: raise_graph(ft.saved(folder, ft.exported(kind, hidden_states=kind == "clip")), **sizes).model  # type: ignore[arg-type]
+        kind: canonicalize_foreign(ft.saved(folder, ft.exported(kind, hidden_states=kind == "clip")), **sizes).model  # type: ignore[arg-type]
         for kind in ("clip", "siglip")
     }
 
@@ -56,7 +56,7 @@ def test_what_a_tower_offers(towers: dict[str, ir.Model]) -> None:
 def test_there_and_back_changes_no_value(kind: str, layer: int | None, towers: dict[str, ir.Model]) -> None:
     model = towers[kind].clone()
     before = run(model, {"pixel_values": ft.pixels(2).numpy()})
-    expose = ExposePatches(output="last_hidden_state", layer=layer, grid=GRID, beyond=layer is not None)
+    expose = ExposePatches(output="last_hidden_state", layer=layer, grid=GRID, next_layer=layer is not None)
     assert expose(model).modified
     anchors = find_vision_anchors(model)
     assert (anchors.tokens, anchors.has_cls) == (ft.N, kind == "clip")
@@ -64,8 +64,8 @@ def test_there_and_back_changes_no_value(kind: str, layer: int | None, towers: d
     assert len(anchors.layers) == ft.LAYERS
     assert not expose(model).modified
     names = {value.name for value in model.graph.outputs}
-    assert ("beyond_features" in names) == (layer is not None)
-    for value in [value for value in model.graph.outputs if value.name == "beyond_features"]:
+    assert ("next_layer_features" in names) == (layer is not None)
+    for value in [value for value in model.graph.outputs if value.name == "next_layer_features"]:
         model.graph.outputs.remove(value)
     join = JoinTokens(output="last_hidden_state")
     assert join(model).modified
@@ -99,7 +99,7 @@ def test_a_token_of_unknown_place_is_refused() -> None:
 
 def test_an_output_that_reads_cls_in_other_words_stays(tmp_path: Path) -> None:
     """The newer exporter takes row 0 with a Gather or a Slice; a mean over all rows isn't CLS."""
-    model = raise_graph(ft.saved(tmp_path, ft.exported("clip")), batch=1, image_size=(ft.SIDE, ft.SIDE)).model
+    model = canonicalize_foreign(ft.saved(tmp_path, ft.exported("clip")), batch=1, image_size=(ft.SIDE, ft.SIDE)).model
     tokens = model.graph.outputs[0]
     numbers = {name: ir.tensor(np.array([value], np.int64), name=name) for name, value in (("zero", 0), ("one", 1))}
     made = {name: ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))

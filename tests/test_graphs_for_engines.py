@@ -29,7 +29,7 @@ UNWANTED = {"NonZero", "Compress", "Unique", "If", "Loop", "Scan", "GatherND", "
 )
 def test_vision_graphs(name: str, has_cls: bool) -> None:
     """Every method: fused attention as before, static shapes, plain operators, TopK on floats, scores in float32."""
-    tower = Tower(patches=16, heads=2, width=8, layers=4, has_cls=has_cls, beyond=METHODS[name].beyond)
+    tower = Tower(patches=16, heads=2, width=8, layers=4, has_cls=has_cls, next_layer=METHODS[name].next_layer)
     model = tower.graph()
     fused = {node.name: [v and v.name for v in node.inputs[:3]] for node in model.graph if node.op_type == "Attention"}
     if name == "aim":

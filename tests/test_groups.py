@@ -86,8 +86,8 @@ def test_rows_that_are_torn_apart_are_refused(shape: list[int]) -> None:
 @given(tower=towers, ratio=st.floats(0.05, 0.9), name=st.sampled_from(sorted(FORMULAS)), fraction=st.floats(0.1, 1))
 def test_places_and_features_equal_the_formula(tower: Tower, ratio: float, name: str, fraction: float) -> None:
     method = METHODS[name]
-    keep = min(tower.visual - 1, max(1 + method.beyond, tower.visual - round(ratio * tower.visual)))
-    tower = dataclasses.replace(tower, has_cls=tower.has_cls or method.needs_cls, beyond=method.beyond)
+    keep = min(tower.visual - 1, max(1 + method.next_layer, tower.visual - round(ratio * tower.visual)))
+    tower = dataclasses.replace(tower, has_cls=tower.has_cls or method.needs_cls, next_layer=method.next_layer)
     options = {key: str(fraction) for key in method().parameters if key.endswith("_fraction")}
     model = tower.graph()
     assert prune_tower(model, tower, name, keep, **options)
@@ -119,4 +119,4 @@ def test_a_cut_inside_the_encoder_is_refused(name: str) -> None:
 
 def test_a_layer_behind_the_last_is_refused() -> None:
     with pytest.raises(GraphRefusal, match="reads the encoder layer behind the features"):
-        get_method("prumerge").plan(dataclasses.replace(SQUARES.facts, has_beyond=False), 4)
+        get_method("prumerge").plan(dataclasses.replace(SQUARES.facts, has_next_layer=False), 4)

@@ -14,7 +14,7 @@ import torch
 from exports import exported_again
 
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.verify.reference import Cut, Refused, load_model, say, see
+from lmmprune.compiler.verify.reference import Cut, CutRefused, load_model, say, see
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
@@ -67,7 +67,7 @@ def test_widened_as_it_is_used(half: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_too_large_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = exported_again(ratio=0.5)
     monkeypatch.setattr(machine, "free_memory", lambda: 2**20)
-    with pytest.raises(Refused, match=r"the model takes 0\.0 GiB in float32, 0\.0 GiB are free"):
+    with pytest.raises(CutRefused, match=r"the model takes 0\.0 GiB in float32, 0\.0 GiB are free"):
         load_model(resolve("tiny-llava"))
     *_, last = verify(path, samples=1, progress=lambda *_: None)
     assert (last.name, last.passed) == ("parity", None)

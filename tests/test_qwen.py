@@ -31,7 +31,7 @@ from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import targets
-from lmmprune.compiler.verify.replay import Looked, Replay, Spoken
+from lmmprune.compiler.verify.replay import DecoderOutputs, Replay, VisionOutputs
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import LmmpruneError
 from lmmprune.models.canonical import shared_trace
@@ -67,10 +67,10 @@ def picture(seed: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Ima
 
 
 @functools.cache
-def replayed(family: str) -> tuple[Looked, Spoken]:
+def replayed(family: str) -> tuple[VisionOutputs, DecoderOutputs]:
     replay = Replay(exported(family))
-    looked = replay.look(picture())
-    return looked, replay.say(looked, "WHAT?", STEPS)
+    looked = replay.encode_image(picture())
+    return looked, replay.decode(looked, "WHAT?", STEPS)
 
 
 def packed(pixels: np.ndarray) -> torch.Tensor:
@@ -79,7 +79,7 @@ def packed(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack([squares, squares], axis=5).reshape(ROWS * COLUMNS * MERGE**2, -1))
 
 
-def arguments(looked: Looked, ids: list[int]) -> dict[str, Any]:
+def arguments(looked: VisionOutputs, ids: list[int]) -> dict[str, Any]:
     """Return what transformers' model takes for a picture and these ids."""
     inputs = torch.tensor([ids])
     return {
@@ -182,10 +182,10 @@ def test_pruned_bundles_are_the_references(
 def test_everything_that_runs_a_bundle_feeds_three_numbers() -> None:
     bundle = exported("qwen3_vl", "pyramiddrop", 0.4)
     spoken = Replay(bundle)
-    looked = spoken.look(picture())
+    looked = spoken.encode_image(picture())
     answer = Runtime(bundle).answer(picture(), "WHAT?", STEPS, stop_at_eos=False)
     answer.text()
-    assert list(answer.tokens) == spoken.say(looked, "WHAT?", STEPS).tokens[:STEPS]
+    assert list(answer.tokens) == spoken.decode(looked, "WHAT?", STEPS).tokens[:STEPS]
 
     data = CalibrationSet(samples=[Sample(image=picture(), prompt="WHAT?", answer="A CAT")], source="", generic=False)
     steps = SampleFeeds(bundle.manifest, bundle.path, data, bundle.vision).script()[0]
@@ -286,8 +286,8 @@ def test_sizes_that_arent_sizes(text: str, capsys: pytest.CaptureFixture[str]) -
 def test_a_cache_of_fixed_length(family: str, tmp_path: Path) -> None:
     export(Request(model=str(random_qwen.checkpoint(family)), output=tmp_path / "b", static_cache=100), traced=_TRACED)
     replay = Replay(Bundle.open(tmp_path / "b"))
-    looked = replay.look(picture())
-    spoken, (_, growing) = replay.say(looked, "WHAT?", STEPS), replayed(family)
+    looked = replay.encode_image(picture())
+    spoken, (_, growing) = replay.decode(looked, "WHAT?", STEPS), replayed(family)
     assert spoken.tokens == growing.tokens
     np.testing.assert_array_equal(spoken.lengths, growing.lengths)
     np.testing.assert_allclose(spoken.logits, growing.logits, atol=1e-4)

@@ -15,18 +15,18 @@ from towers import run, session
 
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input, llm_layer
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import text_attention
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce.rules import Reduce, Rule
+from lmmprune.passes.reduce.rules import Reduce, ReductionRule
+from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 
-def asked_for(at: At) -> ir.Value:
+def asked_for(at: SiteContext) -> ir.Value:
     return at.rows(text_attention(at), "visual", 1)
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, ReductionRule] = {
     "last": FASTV,
     "text": Reduce(filter=asked_for),
     "ficoco": get_method("ficoco-l", {"eps": "0.6"}).rule(),

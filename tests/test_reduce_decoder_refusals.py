@@ -10,10 +10,10 @@ from cuts import DECODER, PREFIX, TOKENS, cut_decoder, stage
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.find.sites import llm_input, llm_layer
 from lmmprune.passes.graph.refusals import Broken
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import constant_places
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.rules import Outcome
+from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 
@@ -87,7 +87,7 @@ def test_something_between_attention_and_residual_is_refused() -> None:
 def test_new_tokens_are_refused() -> None:
     """Rules that make tokens of their own fit the encoder only, where the whole sequence is theirs."""
 
-    def made(at: At, keep: int) -> Outcome:
+    def made(at: SiteContext, keep: int) -> Outcome:
         places = constant_places(at, np.arange(keep))
         return Outcome(kept=places, tokens=at.gather(at.visual, places, keep), ordered=True)
 

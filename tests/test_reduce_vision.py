@@ -17,10 +17,10 @@ from towers import Tower, run
 from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.passes.find.sites import PROJECTOR_OUTPUT, VISION_OUTPUT, Site, llm_input, vision_layer
 from lmmprune.passes.methods import METHODS, get_method
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import constant_places
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
-from lmmprune.passes.reduce.rules import Merge, Outcome, Rule
+from lmmprune.passes.reduce.rules import Merge, Outcome, ReductionRule
+from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 towers = st.builds(
@@ -46,20 +46,20 @@ def test_places_and_features_equal_the_formula(tower: Tower, ratio: float, name:
     keep = max(1, tower.patches - round(ratio * tower.patches))
     # In one dimension every cosine is 1 or -1, and rounding alone decides.
     width = max(tower.width, 3) if name in COSINES else tower.width
-    tower = dataclasses.replace(tower, width=width, beyond=method.beyond)
+    tower = dataclasses.replace(tower, width=width, next_layer=method.next_layer)
     if method.needs_cls and not tower.has_cls:
         with pytest.raises(GraphRefusal, match="needs a CLS token"):
             prune_tower(tower.graph(), tower, name, 1)
         return
-    if method.beyond and keep < 2:
+    if method.next_layer and keep < 2:
         with pytest.raises(InputError, match="keep 2 or more"):
             prune_tower(tower.graph(), tower, name, keep)
         return
     options = {key: str(fraction) for key in method().parameters if key.endswith("_fraction")}
     model = tower.graph()
-    assert prune_tower(model, tower, name, keep, **options) == (keep < tower.patches or method.beyond)
+    assert prune_tower(model, tower, name, keep, **options) == (keep < tower.patches or method.next_layer)
     found = run(model, {"pixel_values": tower.inputs()})
-    assert "beyond_features" not in found
+    assert "next_layer_features" not in found
     if keep == tower.patches:
         assert "kept_indices" not in found
         return
@@ -71,8 +71,8 @@ def test_places_and_features_equal_the_formula(tower: Tower, ratio: float, name:
         np.testing.assert_allclose(found["image_features"][index], expected, rtol=1e-4, atol=1e-4)
 
 
-def merging(kept: Sequence[int], weights: np.ndarray, *, mean: bool, sizes: np.ndarray | None) -> Rule:
-    def rule(at: At, keep: int) -> Outcome:
+def merging(kept: Sequence[int], weights: np.ndarray, *, mean: bool, sizes: np.ndarray | None) -> ReductionRule:
+    def rule(at: SiteContext, keep: int) -> Outcome:
         dropped = np.setdiff1d(np.arange(at.tokens), kept)
 
         def everywhere(array: np.ndarray) -> ir.Value:
@@ -150,7 +150,7 @@ def _depth(site: Site) -> tuple[int, int, bool]:
 def test_a_token_without_a_place_keeps_none_behind_a_later_cut() -> None:
     tower = Tower()
 
-    def summed(at: At, keep: int) -> Outcome:
+    def summed(at: SiteContext, keep: int) -> Outcome:
         places = np.array([5, -1, 2])
         rows = at.gather(at.visual, constant_places(at, np.array([5, 0, 2])), keep)
         return Outcome(kept=constant_places(at, places), tokens=rows, ordered=True)

@@ -12,9 +12,9 @@ import torch
 from random_llava import IMAGE_TOKEN, random_llava
 from transformers import DynamicCache
 
-from lmmprune.compiler.verify.reference import Cut, Refused, Said, knee, say, see
+from lmmprune.compiler.verify.reference import Cut, CutRefused, Said, knee, say, see
 from lmmprune.compiler.verify.reference.cut import CLS_METHODS
-from lmmprune.compiler.verify.reference.look import vision_attention
+from lmmprune.compiler.verify.reference.layer_attention import vision_attention
 from lmmprune.compiler.verify.reference.threads import one_thread
 
 GRID, PREFIX, TAIL, STEPS = 6, [1, 5, 6], [7, 8, 9, 10, 11], 3
@@ -184,7 +184,7 @@ def test_following_its_own_tokens_gives_the_same_in_one_run() -> None:
     other = spoken(llava, "inflection", cuts, features, **how, forced=others)
     np.testing.assert_allclose(other.logits[:2], greedy.logits[:2], atol=1e-5)
     assert abs(other.logits[2:] - greedy.logits[2:]).max(axis=1).min() > 1e-3
-    with pytest.raises(Refused, match="2 tokens to follow, 4 wanted"):
+    with pytest.raises(CutRefused, match="2 tokens to follow, 4 wanted"):
         spoken(llava, "inflection", cuts, features, forced=[5, 6])
 
 

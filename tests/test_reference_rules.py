@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from lmmprune.compiler.verify import reference
-from lmmprune.compiler.verify.reference import SITES, Refused, bipartite, ficoco, rule_options, visionzip
+from lmmprune.compiler.verify.reference import SITES, CutRefused, bipartite, ficoco, rule_options, visionzip
 from lmmprune.compiler.verify.reference.chooser import Chooser
 from lmmprune.compiler.verify.reference.decoder_scores import page_rank, raters
 from lmmprune.compiler.verify.reference.encoded import Encoded, Tile
-from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.options import SCHEDULE
 from lmmprune.compiler.verify.reference.prumerge import choose
 from lmmprune.compiler.verify.reference.select import divprune, freepruner, knee_count, uniform_places, vispruner
@@ -48,7 +48,7 @@ def test_options_of_a_rule() -> None:
         assert rule_options("vtc-cls", {"first_layer": 16}, depth) == {"first_layer": layer}
     assert rule_options("vtc-cls", {"first_layer": 22}, 5) == {"first_layer": 4}
     assert rule_options("fastv", {"layer": 2}, 23) == {}
-    with pytest.raises(Refused, match="fastv has no option 'prune_text' here"):
+    with pytest.raises(CutRefused, match="fastv has no option 'prune_text' here"):
         rule_options("fastv", {"layer": 2, "prune_text": 1}, 23)
 
 
@@ -180,7 +180,7 @@ def test_page_rank_ignores_the_causal_mask_and_averages_squares() -> None:
     # Head 0: both visual tokens (rows 1, 2) point to row 2; head 1: indifferent.
     logits = np.zeros((2, 4, 4))
     logits[0, 1:3, 2] = 100
-    look = Look(logits, logits, logits, np.zeros_like(logits))
+    look = LayerAttention(logits, logits, logits, np.zeros_like(logits))
     assert page_rank(look, [1, 2]) == pytest.approx([(0.25 / 2) ** 0.5, (1.25 / 2) ** 0.5])
     # Nothing flows; or so hot that all are alike.
     assert page_rank(look, [1, 2], steps=0) == pytest.approx([0.5, 0.5])
@@ -191,7 +191,7 @@ def encoded(x: np.ndarray, attention: np.ndarray, keys: np.ndarray) -> Encoded:
     """One layer, one head; CLS is row 0 of the attention and has the zero vector for a feature and a key."""
     cls = np.zeros((1, x.shape[1]))
     k = np.concatenate([np.zeros((1, keys.shape[1])), keys])[None]
-    tile = Tile(y=np.concatenate([cls, x]), looks=[Look(k, k, attention[None], attention[None])], behind=None)
+    tile = Tile(y=np.concatenate([cls, x]), looks=[LayerAttention(k, k, attention[None], attention[None])], behind=None)
     return Encoded(tiles=[tile], has_cls=True, squares=[[(0, patch)] for patch in range(len(x))])
 
 

@@ -12,7 +12,7 @@ import exports
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler.bundle.replace import BOARD, BUNDLE, PLAN, REPOSITORY, STUDY, check_directory, look
+from lmmprune.compiler.bundle.replace import BOARD, BUNDLE, PLAN, REPOSITORY, STUDY, check_directory, what_is_at
 from lmmprune.compiler.cli import COMMANDS, app
 from lmmprune.compiler.deploy.deploy import deploy
 from lmmprune.compiler.deploy.write_plan import write_plan
@@ -167,7 +167,7 @@ def test_kinds_and_what_they_hold(sources: Path, tmp_path: Path) -> None:
     (board / "bundle" / "engines" / "tensorrt-10.3-sm87").mkdir(parents=True)
     (board / "bundle" / "engines" / "tensorrt-10.3-sm87" / "vision.engine").touch()
     served = write_repository(fx.make_bundle(tmp_path / "cpu"), tmp_path / "served").path
-    found = {path.name: look(path) for path in (bundle.path, plan, board, served, tmp_path)}
+    found = {path.name: what_is_at(path) for path in (bundle.path, plan, board, served, tmp_path)}
     assert found.pop(tmp_path.name) is None
     assert {name: (one.kind, one.foreign) for name, one in found.items() if one} == {
         "bundle": (BUNDLE, None),
@@ -191,7 +191,7 @@ def study(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_study_goes_on_and_begins_anew_with_force(study: Path) -> None:
-    found = look(study)
+    found = what_is_at(study)
     assert found is not None
     assert (found.kind, found.foreign) == (STUDY, None)
     assert found.text == "a study of a with 1 finished variant"

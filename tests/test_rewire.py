@@ -19,7 +19,7 @@ from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce.filters import last_query
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.rewire import rewire
-from lmmprune.passes.reduce.rules import Reduce, Rule
+from lmmprune.passes.reduce.rules import Reduce, ReductionRule
 from lmmprune.passes.reduce.stage import Stage
 
 HEAD = """
@@ -147,7 +147,7 @@ def unreadable() -> np.ndarray:
     [(32, get_method("ficoco-l").rule()), (8, Reduce(filter=last_query))],
     ids=["merged in 28 of 32 layers, as in a 7B model", "dropped in 4 of 8"],
 )
-def test_every_cut_clones_the_same_few_nodes_of_index_arithmetic(layers: int, rule: Rule) -> None:
+def test_every_cut_clones_the_same_few_nodes_of_index_arithmetic(layers: int, rule: ReductionRule) -> None:
     """So node growth is linear in the number of cuts."""
     decoder, tokens, most = SmallDecoder(layers=layers, heads=2, kv_heads=1, width=2), 64, layers - 4
     sizes = {}

@@ -26,7 +26,7 @@ def test_every_method_selects_as_the_reference_does(kind: str, attention: str, o
     data = ft.exported(kind, attention, opset)
     before = ft.answers(data, ft.pixels(2))
     for name in IN_TOWER:
-        layer = -2 if METHODS[name].beyond else 0
+        layer = -2 if METHODS[name].next_layer else 0
         if not allowed(kind, name, layer):
             continue
         said = agree(data, kind, name, layer)
@@ -43,7 +43,7 @@ def test_files_of_optimums_own_command(kind: str) -> None:
     for name, array in ft.answers(data, ft.pixels(2)).items():
         np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg="optimum has the same weights")
     for name in IN_TOWER:
-        layer = -2 if METHODS[name].beyond else 0
+        layer = -2 if METHODS[name].next_layer else 0
         if allowed(kind, name, layer):
             agree(data, kind, name, layer)
 

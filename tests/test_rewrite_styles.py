@@ -35,7 +35,7 @@ def test_kept_places_and_features_are_the_references(style: type[st.Attention]) 
 def test_every_method(style: type[st.Attention]) -> None:
     data = st.exported(style, 17)
     for name in IN_TOWER:
-        agree(data, "clip", name, layer=-2 if METHODS[name].beyond else 0)
+        agree(data, "clip", name, layer=-2 if METHODS[name].next_layer else 0)
 
 
 @pytest.mark.parametrize(("style", "opset"), BY_DYNAMO)

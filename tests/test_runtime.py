@@ -11,7 +11,7 @@ import runtime_fixtures as fx
 
 from lmmprune.compiler.backends.onnxruntime import OrtSession
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.bundle.manifest import Prompt, Stage
+from lmmprune.compiler.bundle.manifest import Prompt, ScheduledSite
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import BundleError, InputError, LmmpruneError, MissingExtraError, TargetError
 
@@ -137,7 +137,7 @@ def test_prompt_too_long_is_refused_before_the_first_piece(runtime: Runtime) -> 
 
 
 def test_questions_share_a_look(runtime: Runtime) -> None:
-    look = runtime.look(fx.picture(*LOOK))
+    look = runtime.encode_image(fx.picture(*LOOK))
     for question in ("a", "b", "a"):
         shared = runtime.answer(look, question, 6)
         alone = runtime.answer(fx.picture(*LOOK), question, 6)
@@ -145,7 +145,7 @@ def test_questions_share_a_look(runtime: Runtime) -> None:
 
 
 def test_interleaved_answers_do_not_disturb_each_other(runtime: Runtime) -> None:
-    look = runtime.look(fx.picture(*LOOK))
+    look = runtime.encode_image(fx.picture(*LOOK))
     alone = [runtime.answer(look, question, 8).text() for question in ("a?", "bb?")]
     first, second = (runtime.answer(look, question, 8) for question in ("a?", "bb?"))
     for _ in zip(first, second, strict=False):
@@ -201,16 +201,16 @@ def test_missing_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_manifest_that_promises_other_token_counts(tmp_path: Path) -> None:
     bundle = fx.make_bundle(
-        tmp_path / "out", keep=4, image_tokens=5, schedule=(Stage(site="x", tokens_in=16, tokens_out=5),)
+        tmp_path / "out", keep=4, image_tokens=5, schedule=(ScheduledSite(site="x", tokens_in=16, tokens_out=5),)
     )
     with pytest.raises(BundleError, match="leaves 4 tokens, its manifest says 5 of 16"):
         Runtime(bundle).answer(fx.picture(1), "hi", 3)
 
 
 def test_indices_out_of_range(tmp_path: Path) -> None:
-    bundle = fx.make_bundle(tmp_path / "out", keep=4, schedule=(Stage(site="x", tokens_in=9, tokens_out=4),))
+    bundle = fx.make_bundle(tmp_path / "out", keep=4, schedule=(ScheduledSite(site="x", tokens_in=9, tokens_out=4),))
     with pytest.raises(BundleError, match=r"aren't distinct patches of 0\.\.8"):
-        Runtime(bundle).look(fx.picture(*LOOK))
+        Runtime(bundle).encode_image(fx.picture(*LOOK))
 
 
 class Telling:
@@ -233,7 +233,7 @@ def looking(bundle: Bundle, kept: list[int]) -> Runtime:
 @pytest.mark.parametrize("kept", [[9, 3, 15, 5], [-1, 3, 5, -1], [-1, -1, -1, -1]])
 def test_places_in_any_order_or_none(bundle: Bundle, kept: list[int]) -> None:
     """Methods that merge order their tokens otherwise, and a sum of patches has the place of none (-1)."""
-    look = looking(bundle, kept).look(fx.picture(*LOOK))
+    look = looking(bundle, kept).encode_image(fx.picture(*LOOK))
     assert look.kept is not None
     assert look.kept.tolist() == kept
 
@@ -241,14 +241,14 @@ def test_places_in_any_order_or_none(bundle: Bundle, kept: list[int]) -> None:
 @pytest.mark.parametrize("kept", [[3, 5, 5, 9], [3, 5, 9, 16], [-2, 3, 5, 9]])
 def test_places_that_cant_be(bundle: Bundle, kept: list[int]) -> None:
     with pytest.raises(BundleError, match=r"aren't distinct patches of 0\.\.15"):
-        looking(bundle, kept).look(fx.picture(*LOOK))
+        looking(bundle, kept).encode_image(fx.picture(*LOOK))
 
 
 def test_a_question_shorter_than_what_is_pruned_of_it(tmp_path: Path) -> None:
     """The graph would drop the last token and answer from the picture's last patch."""
     stages = (
-        Stage(site="vision_output", tokens_in=16, tokens_out=4),
-        Stage(site="llm_input_1", tokens_in=4, tokens_out=2, text_removed=30),
+        ScheduledSite(site="vision_output", tokens_in=16, tokens_out=4),
+        ScheduledSite(site="llm_input_1", tokens_in=4, tokens_out=2, text_removed=30),
     )
     runtime = Runtime(fx.make_bundle(tmp_path / "out", keep=4, schedule=stages))
     assert runtime.answer(fx.picture(*LOOK), "a question of more than thirty characters", 2).text()
@@ -259,7 +259,7 @@ def test_a_question_shorter_than_what_is_pruned_of_it(tmp_path: Path) -> None:
 def test_preprocessor_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fx, "PREPROCESSOR", fx.PREPROCESSOR.replace("[8, 8]", "[8, 9]"))
     with pytest.raises(BundleError, match=r"preprocessor\.json gives pictures of shape"):
-        Runtime(fx.make_bundle(tmp_path / "out")).look(fx.picture(1))
+        Runtime(fx.make_bundle(tmp_path / "out")).encode_image(fx.picture(1))
 
 
 def test_overflow_is_refused(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_the_last_one_takes_in_all_others(show: Show) -> None:
 
 def test_places_inside_the_decoder_are_patches_of_the_picture() -> None:
     runtime = Runtime(Bundle.open(bundle("ficoco-l")[0]), threads=1)
-    look, prompt = runtime.look(load_image(PICTURE)), runtime.prompter.encode(QUESTION)
+    look, prompt = runtime.encode_image(load_image(PICTURE)), runtime.prompter.encode(QUESTION)
     assert look.sites == {}
     found = runtime.prefill_sites(look, prompt)
     # As if the encoder had handed over the patches in the opposite order.
@@ -206,7 +206,7 @@ MERGING = ["aim", "ficoco-v", "prumerge", "prumerge+", "tome", "visionzip"]
 
 @pytest.mark.parametrize("method", MERGING)
 def test_received_tells_which_tokens_of_the_encoder_changed(method: str) -> None:
-    tower = Tower(batch=2, patches=36, layers=3, beyond=True, seed=4)
+    tower = Tower(batch=2, patches=36, layers=3, next_layer=True, seed=4)
     stage = first(METHODS[method]().stages(tower.facts, 18), in_decoder=False)
     before, after = tower.graph(), tower.graph()
     inside = stage.site.kind == "vision_layer"

@@ -98,7 +98,7 @@ def test_the_canonical_graph_is_transformers_tower(tmp_path: Path) -> None:
 def test_the_last_layers_features_come_before_the_last_norm(tmp_path: Path) -> None:
     model = save(tmp_path, head=False, layer=-1)
     source = resolve(str(tmp_path))
-    assert not source.vision.has_beyond
+    assert not source.vision.has_next_layer
     fake = trace.fake_model(source)
     graph = trace.trace_vision(fake, source)
     trace.bind(graph, source.readers(fake))

@@ -61,7 +61,7 @@ def test_a_fixed_cache_says_what_a_growing_one_says(variant: str) -> None:
         said = []
         for bundle in (growing, fixed):
             replay = Replay(bundle)
-            said.append(replay.say(replay.look(image, 0), question, steps=6))
+            said.append(replay.decode(replay.encode_image(image, 0), question, steps=6))
         assert said[0].tokens == said[1].tokens
         np.testing.assert_array_equal(said[0].lengths, said[1].lengths)
         for name, kept in said[0].kept.items():

@@ -50,8 +50,8 @@ def test_features_and_logits_are_transformers(family: str) -> None:
     path, report = exported(family)
     model, processor = hugging_face(family, (2, 2))
     engine = Replay(Bundle.open(path))
-    looked = engine.look(picture(3 * SIDE, 3 * SIDE))
-    spoken = engine.say(looked, "what is it?", STEPS)
+    looked = engine.encode_image(picture(3 * SIDE, 3 * SIDE))
+    spoken = engine.decode(looked, "what is it?", STEPS)
     inputs = processor(picture(3 * SIDE, 3 * SIDE), return_tensors="pt")
     np.testing.assert_array_equal(looked.pixels, inputs["pixel_values"][0].numpy())
     tokens = 5 * GRID**2 + 2 * GRID
@@ -156,7 +156,7 @@ def test_newlines_always_stay(method: str) -> None:
     """Of 88 tokens 8 are newlines: whatever a method keeps of the others, they are there, in the picture's order."""
     path, report = exported("llava_next", method=method, keep=20)
     assert report.manifest.image_tokens == 20
-    looked = Replay(Bundle.open(path)).look(picture(70, 50))
+    looked = Replay(Bundle.open(path)).encode_image(picture(70, 50))
     assert looked.places is not None
     places = looked.places.tolist()
     assert places == sorted(places)
@@ -169,7 +169,7 @@ def test_newlines_always_stay(method: str) -> None:
 def test_what_took_in_others_is_told_in_the_pictures_order() -> None:
     """visionzip's targets are patches, neither CLS tokens nor newlines, between which they are set."""
     path, _ = exported("llava_next", method="visionzip", keep=40)
-    site = Runtime(Bundle.open(path)).look(picture(70, 50)).sites["vision_output"]
+    site = Runtime(Bundle.open(path)).encode_image(picture(70, 50)).sites["vision_output"]
     taking = site.kept[site.received]
     assert len(taking)
     assert (taking >= 0).all()
@@ -246,7 +246,7 @@ def test_a_rule_that_reads_the_rows_of_one_image_is_refused(tmp_path: Path) -> N
 
 
 def test_the_layer_behind_the_last_one_cant_be_read() -> None:
-    facts = Facts(tokens=16, grid=(4, 4), encoder_layers=3, decoder_layers=4, has_cls=True, has_beyond=False)
+    facts = Facts(tokens=16, grid=(4, 4), encoder_layers=3, decoder_layers=4, has_cls=True, has_next_layer=False)
     with pytest.raises(LmmpruneError, match="reads the encoder layer behind the features"):
         get_method("prumerge").plan(facts, 8)
 
@@ -270,7 +270,7 @@ def test_the_published_models_have_their_published_sizes() -> None:
     wide = resolve("llava-v1.6-vicuna-7b", weights="dummy", tiles=(1, 3)).vision
     assert (wide.tokens - wide.separators, wide.separators) == (4 * 576, 24)
     vision = resolve("llava-onevision-qwen2-0.5b", weights="dummy").vision
-    assert (vision.grid, vision.layers, vision.has_cls, vision.has_beyond) == ((27, 27), 26, False, False)
+    assert (vision.grid, vision.layers, vision.has_cls, vision.has_next_layer) == ((27, 27), 26, False, False)
 
 
 def test_models_lists_the_limits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_another_checkpoint_of_the_architecture_takes_it_with_its_own_weights(
 
 
 def _key(source: Any, **more: Any) -> str:
-    return trace_cache.key_of(source, trace.fake_model(source), image_token_id=4, beyond=False, **more)
+    return trace_cache.key_of(source, trace.fake_model(source), image_token_id=4, next_layer=False, **more)
 
 
 def test_the_key_is_of_the_architecture_and_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_the_key_is_of_the_architecture_and_of_the_code(tmp_path: Path, monkeypa
     other = [
         _key(resolve(str(copy_tiny(tmp_path / "theta", text={"rope_parameters": {"rope_theta": 2e4}})))),
         _key(resolve(str(copy_tiny(tmp_path / "layer", config={"vision_feature_layer": -3})))),
-        trace_cache.key_of(source, trace.fake_model(source), image_token_id=5, beyond=False),
+        trace_cache.key_of(source, trace.fake_model(source), image_token_id=5, next_layer=False),
     ]
     monkeypatch.setattr(trace_cache, "_code", lambda: "other code")
     other.append(_key(source))

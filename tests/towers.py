@@ -41,8 +41,8 @@ class Tower:
     width: int = 4
     layers: int = 3
     seed: int = 0
-    # One layer more, behind the features, whose output is ``beyond_features``.
-    beyond: bool = False
+    # One layer more, behind the features, whose output is ``next_layer_features``.
+    next_layer: bool = False
     merge: int = 1
 
     @property
@@ -87,7 +87,7 @@ class Tower:
         rng = np.random.default_rng(self.seed)
         c = self.channels
         result = {}
-        for layer in range(self.layers + self.beyond):
+        for layer in range(self.layers + self.next_layer):
             for name in ("q", "k", "v", "o", "fc"):
                 # Small enough that no softmax saturates: probabilities of exactly zero would tie.
                 result[f"{name}{layer}"] = rng.standard_normal((c, c)).astype(np.float32) * np.float32(0.5 / np.sqrt(c))
@@ -108,7 +108,7 @@ class Tower:
             "end": np.array([self.tokens], np.int64),
         }
         nodes, x = [], "pixel_values"
-        for i in range(self.layers + self.beyond):
+        for i in range(self.layers + self.next_layer):
             for name in "qkv":
                 nodes += [
                     helper.make_node("MatMul", [x, f"{name}{i}"], [f"{name}_flat{i}"], name=f"{name}_proj{i}"),
@@ -142,10 +142,10 @@ class Tower:
             x = "shuffled"
         nodes.append(helper.make_node("MatMul", [x, "projector"], ["image_features"], name="projector_mm"))
         outputs = [helper.make_tensor_value_info("image_features", TensorProto.FLOAT, [self.batch, self.visual, 5])]
-        if self.beyond:
-            nodes.append(helper.make_node("Identity", [f"hidden{self.layers}"], ["beyond_features"]))
-            beyond = [self.batch, self.tokens, self.channels]
-            outputs.append(helper.make_tensor_value_info("beyond_features", TensorProto.FLOAT, beyond))
+        if self.next_layer:
+            nodes.append(helper.make_node("Identity", [f"hidden{self.layers}"], ["next_layer_features"]))
+            next_layer = [self.batch, self.tokens, self.channels]
+            outputs.append(helper.make_tensor_value_info("next_layer_features", TensorProto.FLOAT, next_layer))
         for node in nodes:
             node.name = node.name or f"node_{node.output[0]}"
         graph = helper.make_graph(
@@ -191,7 +191,7 @@ class Tower:
         w = {name: array.astype(np.float64) for name, array in self.weights().items()}
         x = self.inputs().astype(np.float64)
         layers, hidden, bias = [], x, None
-        for i in range(self.layers + self.beyond):
+        for i in range(self.layers + self.next_layer):
             shape = (self.batch, x.shape[1], self.heads, self.width)
             q, k, v = ((x @ w[f"{n}{i}"]).reshape(shape).transpose(0, 2, 1, 3) for n in "qkv")
             logits = q @ k.transpose(0, 1, 3, 2) / np.sqrt(self.width)

@@ -41,11 +41,11 @@ def check_against_transformers(path: Path, model: Any, processor: Any, **options
         if size[0] < 10:
             image.putalpha(noise(*size).getchannel(0))
         inputs = hf_inputs(processor, image, QUESTION, **options)
-        looked = replay.look(image)
+        looked = replay.encode_image(image)
         np.testing.assert_array_equal(looked.pixels[0], inputs["pixel_values"].reshape(looked.pixels.shape)[0])
         ids = runtime.prompter.encode(QUESTION).input_ids
         assert ids.tolist() == inputs["input_ids"].tolist()
-    spoken = replay.say(looked, QUESTION, STEPS)
+    spoken = replay.decode(looked, QUESTION, STEPS)
     forced = torch.cat([inputs["input_ids"], torch.tensor([spoken.tokens[:-1]])], dim=1)
     with torch.no_grad():
         (features,) = model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True).pooler_output

@@ -63,7 +63,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class ScheduledSite:
     """One site of the pruning schedule: N visual tokens come in, K leave; so many tokens of the question go too."""
 
     site: str
@@ -127,7 +127,7 @@ class Manifest:
     weights: str  # "checkpoint" or "dummy"
     method: str | None
     parameters: Mapping[str, Any]
-    schedule: tuple[Stage, ...]
+    schedule: tuple[ScheduledSite, ...]
     positions: str  # of the sequence that enters the decoder: "contiguous" or "original"
     llm_positions: str  # behind cuts inside the decoder: the same names
     precision: Precision
@@ -221,7 +221,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     cache = raw["cache"]
     prompt = raw["prompt"]
     nested = {
-        "schedule": tuple(Stage(**stage) for stage in raw["schedule"]),
+        "schedule": tuple(ScheduledSite(**stage) for stage in raw["schedule"]),
         "buckets": tuple(Bucket(tokens=row["tokens"], head=_graph(row["head"])) for row in raw["buckets"]),
         "precision": Precision(**raw["precision"]),
         "grid": tuple(raw["grid"]),

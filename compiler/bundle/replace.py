@@ -67,7 +67,7 @@ def check_directory(path: Path, kind: str, *, force: bool, option: str = "") -> 
             return
         if not any(path.iterdir()):
             return
-        found = look(path)
+        found = what_is_at(path)
     except OSError as error:
         raise InputError(f"{name} can't be looked into ({error.strerror}): give another directory") from error
     if found is None or found.kind != kind:
@@ -107,7 +107,7 @@ def check_apart(output: Path, source: Path, *, option: str = "-o") -> None:
         )
 
 
-def look(path: Path) -> Found | None:
+def what_is_at(path: Path) -> Found | None:
     """Return what lmmprune wrote into a directory, None if it isn't anything of its own."""
     for finder in (_plan, _bundle, _repository, _study):
         if (found := finder(path)) is not None:

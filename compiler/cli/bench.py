@@ -14,7 +14,7 @@ from lmmprune.compiler.cli.progress import progress
 
 if TYPE_CHECKING:
     from lmmprune.compiler.explain.rows import Explanation
-    from lmmprune.compiler.measure.report import Report, Row
+    from lmmprune.compiler.measure.report import BenchReport, Row
 
 
 @click.command("bench")
@@ -127,7 +127,7 @@ def _import(path: Path, chart: Path | None, force: bool, as_json: bool) -> None:
     _show_report(found.report)
 
 
-def _show_report(report: Report) -> None:
+def _show_report(report: BenchReport) -> None:
     columns = (
         "variant",
         "tokens",
@@ -173,7 +173,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _legend(report: Report) -> str:
+def _legend(report: BenchReport) -> str:
     return (
         f"median (quartiles) of {report.settings['rounds']} interleaved rounds on {report.where}; "
         "TTFT: vision and prefill; ratio: times faster than the first; peak: memory of a process that answers once"

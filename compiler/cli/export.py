@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.bundle.manifest import Manifest, Stage
+from lmmprune.compiler.bundle.manifest import Manifest, ScheduledSite
 from lmmprune.compiler.cli.export_options import check_export_options
 from lmmprune.compiler.cli.options import check_triton, force_option, set_options, triton_options
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
@@ -17,7 +17,7 @@ from lmmprune.compiler.cli.progress import steps
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.export.count_tokens import OwnCounts
+    from lmmprune.compiler.export.count_tokens import DynamicCounts
 
 
 def _number(option: str, text: str | None) -> float:
@@ -185,7 +185,7 @@ def command(
 _ROWS = 8
 
 
-def _site_rows(schedule: tuple[Stage, ...]) -> list[list[str]]:
+def _site_rows(schedule: tuple[ScheduledSite, ...]) -> list[list[str]]:
     rows = [
         [
             f"tokens at {stage.site}",
@@ -208,7 +208,7 @@ def _spread(manifest: Manifest) -> str:
     return " per decoder layer on average" if any(stage.in_decoder for stage in manifest.schedule) else ""
 
 
-def _own_counts(found: OwnCounts, manifest: Manifest) -> str:
+def _own_counts(found: DynamicCounts, manifest: Manifest) -> str:
     low, high = min(found.counts), max(found.counts)
     said = f"{found.method} itself would keep {low} to {high} of {found.tokens} patches of {len(found.counts)} pictures"
     if manifest.buckets:

@@ -13,7 +13,7 @@ from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, not
 from lmmprune.compiler.cli.progress import steps
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.rewrite.rewrite import Report
+    from lmmprune.compiler.rewrite.rewrite import RewriteReport
 
 
 @click.command()
@@ -81,7 +81,7 @@ def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None,
     )
 
 
-def _document(report: Report) -> dict[str, Any]:
+def _document(report: RewriteReport) -> dict[str, Any]:
     """Return a report with a name for each number."""
     name, shape = report.features
     pair = ("before", "after")

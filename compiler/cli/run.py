@@ -67,7 +67,7 @@ def _line(stats: Stats) -> str:
 
 def _bucket(stats: Stats) -> str:
     """Say which of several counts was taken, and why."""
-    if stats.own_count is None:
+    if stats.dynamic_count is None:
         return ""
-    enough = "the smallest bucket for" if stats.image_tokens >= stats.own_count else "the largest bucket, short of"
-    return f" ({enough} this picture's own {stats.own_count})"
+    enough = "the smallest bucket for" if stats.image_tokens >= stats.dynamic_count else "the largest bucket, short of"
+    return f" ({enough} this picture's own {stats.dynamic_count})"

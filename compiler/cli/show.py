@@ -74,13 +74,13 @@ def command(
         note("--prompt changes nothing: what is drawn is cut before the question is read")
     picture = load_image(image)
     runtime = Runtime(opened, threads=threads)
-    look = runtime.look(picture)
-    found = dict(look.sites)
+    visual = runtime.encode_image(picture)
+    found = dict(visual.sites)
     if asked:
         if prompt is None and not as_json:
             note(f"sites in the decoder depend on the question; asked: {_QUESTION} (give yours with --prompt)")
         prompt = _QUESTION if prompt is None else prompt
-        found |= runtime.prefill_sites(look, runtime.prompter.encode(prompt))
+        found |= runtime.prefill_sites(visual, runtime.prompter.encode(prompt))
     if missing := [name for name in wanted if name not in found]:
         raise BundleError(f"the graphs of '{opened.path}' don't say what '{missing[0]}' keeps: export again")
     sites = {name: found[name] for name in wanted}
@@ -93,7 +93,7 @@ def command(
         output.unlink(missing_ok=True)
         raise InputError(f"can't write '{output}' ({error.strerror or error})") from error
     if as_json:
-        kept = np.arange(manifest.tokens_before) if look.kept is None else look.kept
+        kept = np.arange(manifest.tokens_before) if visual.kept is None else visual.kept
         print_json(
             {
                 "output": str(output),

@@ -19,7 +19,7 @@ VISION, HEAD, PREFILL, DECODE = "vision", "head", "prefill", "decode"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class BuildStep:
     """One step of an answer as it is timed.
 
     Attributes:
@@ -37,7 +37,7 @@ class Stage:
     inputs: Mapping[str, NDArray[np.int64]]
 
 
-def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: str = QUESTION) -> tuple[Stage, ...]:
+def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: str = QUESTION) -> tuple[BuildStep, ...]:
     """Return the stages of answering a question: the picture, the prompt, one further token behind it.
 
     Integer inputs are the real ones: a random token number would read outside of the embedding table.
@@ -51,13 +51,13 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
         InputError: The question doesn't fit into the profile of the prefill.
     """
     manifest = bundle.manifest
-    stages = [Stage(name=VISION, component="vision", profile=0, shapes={}, inputs={})]
+    stages = [BuildStep(name=VISION, component="vision", profile=0, shapes={}, inputs={})]
     if manifest.buckets:
         largest = manifest.buckets[-1]
         patches = next(tensor for tensor in largest.head.inputs if np.issubdtype(np.dtype(tensor.dtype), np.integer))
         ranking = np.arange(int(patches.shape[-1]), dtype=np.int64)[None]
         stages.append(
-            Stage(
+            BuildStep(
                 name=HEAD,
                 component=f"head_{largest.tokens}",
                 profile=0,
@@ -83,7 +83,7 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
     return tuple(stages)
 
 
-def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dict[str, NDArray[np.int64]]) -> Stage:
+def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dict[str, NDArray[np.int64]]) -> BuildStep:
     offsets = zip(manifest.cache.past, manifest.cache.length_offsets, strict=True)
     # Behind cuts inside the decoder the caches are shorter; before the first token, all are empty.
     lengths = {cache: past + offset if past else 0 for pair, offset in offsets for cache in pair}
@@ -98,7 +98,7 @@ def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dic
     }
     if manifest.cache.length is not None:
         inputs = {**inputs, manifest.cache.length: np.array([past], np.int64)}
-    return Stage(name=name, component="decoder", profile=profile, shapes=shapes, inputs=inputs)
+    return BuildStep(name=name, component="decoder", profile=profile, shapes=shapes, inputs=inputs)
 
 
 def _dynamic(graph: Graph) -> list[Tensor]:

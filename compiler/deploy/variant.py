@@ -11,7 +11,7 @@ from lmmprune.compiler.build.build import check_suits
 from lmmprune.compiler.build.engine_spec import EngineSpec, engine_spec
 from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.deploy.stages import Stage, stages_of
+from lmmprune.compiler.deploy.stages import BuildStep, stages_of
 from lmmprune.compiler.targets.targets import Target
 from lmmprune.errors import InputError
 
@@ -23,7 +23,7 @@ class Variant:
     name: str
     bundle: Bundle
     spec: EngineSpec
-    stages: tuple[Stage, ...]
+    stages: tuple[BuildStep, ...]
 
 
 def variant_of(

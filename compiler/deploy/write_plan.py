@@ -19,7 +19,7 @@ from lmmprune.compiler.bundle.replace import PLAN as PLAN_FOLDER
 from lmmprune.compiler.bundle.replace import check_apart
 from lmmprune.compiler.bundle.write_folder import place, write_folder, write_sums
 from lmmprune.compiler.deploy import trtexec
-from lmmprune.compiler.deploy.stages import QUESTION, Stage
+from lmmprune.compiler.deploy.stages import QUESTION, BuildStep
 from lmmprune.compiler.deploy.variant import Variant, names_of, variant_of
 from lmmprune.compiler.targets.targets import Target, resolve
 from lmmprune.errors import InputError
@@ -164,7 +164,7 @@ def _graph_files(bundle: Bundle) -> list[str]:
     return sorted({name for component in bundle.manifest.graphs for name in engines.sources(bundle, component)})
 
 
-def _input_file(variant: str, stage: Stage, tensor: str) -> PurePosixPath:
+def _input_file(variant: str, stage: BuildStep, tensor: str) -> PurePosixPath:
     return PurePosixPath(variant, "inputs", f"{stage.name}.{tensor}.bin")
 
 

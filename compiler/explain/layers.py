@@ -19,7 +19,7 @@ _CHANGED = re.compile(r"(/smooth'*)*(\.axis\d+)?(/int8)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class Product:
     """One product of the exported graph, before the runtime rewrites it.
 
     Attributes:
@@ -65,7 +65,7 @@ class Layer:
         return self.weight if self.weight is not None and not self.score else self.node
 
 
-def read_layers(graph: Path) -> list[Layer]:
+def read_layers(graph: Path) -> list[Product]:
     """Return the products of a graph in its order, without reading the weights.
 
     Args:
@@ -87,16 +87,16 @@ def read_layers(graph: Path) -> list[Layer]:
             role, number = "attention", attentions.index(node)
         elif block is not None:
             role, number = block.role, block.layer
-        layers.append(Layer(**{**vars(layer), "role": role, "layer": number}))
+        layers.append(Product(**{**vars(layer), "role": role, "layer": number}))
     return layers
 
 
-def _describe(node: ir.Node) -> Layer:
+def _describe(node: ir.Node) -> Product:
     activation, weight = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
     stored = _stored(weight)
     quantizer = _quantizer(activation)
     results = _results(node)
-    return Layer(
+    return Product(
         node=str(node.name),
         op=node.op_type,
         outputs=tuple(str(value.name) for value in results),

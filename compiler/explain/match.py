@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lmmprune.compiler.explain.kernels import KERNELS, Kind, kind_of
-from lmmprune.compiler.explain.layers import Layer
+from lmmprune.compiler.explain.layers import Product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Kernel:
     dequantizers: tuple[str, ...]
 
 
-def match_kernels(layers: Sequence[Layer], optimised: Path) -> dict[str, Kernel]:
+def match_kernels(layers: Sequence[Product], optimised: Path) -> dict[str, Kernel]:
     """Return the kernel of every layer by the layer's node name; one that is missing was folded or joined.
 
     Fused nodes have new names and places. What stays is, in this order of trust: the name of the weight, the name of
@@ -54,9 +54,9 @@ def match_kernels(layers: Sequence[Layer], optimised: Path) -> dict[str, Kernel]
     return matched
 
 
-def _by_weight(layers: Sequence[Layer], products: Sequence[ir.Node]) -> list[tuple[Layer, ir.Node]]:
+def _by_weight(layers: Sequence[Product], products: Sequence[ir.Node]) -> list[tuple[Product, ir.Node]]:
     """Pair by a weight that exactly one layer and one node read: shared weights are left to the other ways."""
-    owners: dict[str, list[Layer]] = defaultdict(list)
+    owners: dict[str, list[Product]] = defaultdict(list)
     readers: dict[str, list[ir.Node]] = defaultdict(list)
     for layer in layers:
         if layer.stored is not None:
@@ -69,7 +69,7 @@ def _by_weight(layers: Sequence[Layer], products: Sequence[ir.Node]) -> list[tup
     ]
 
 
-def _by_output(layers: Sequence[Layer], products: Sequence[ir.Node]) -> list[tuple[Layer, ir.Node]]:
+def _by_output(layers: Sequence[Product], products: Sequence[ir.Node]) -> list[tuple[Product, ir.Node]]:
     owners = {name: layer for layer in layers for name in layer.outputs}
     pairs = []
     for node in products:
@@ -79,7 +79,7 @@ def _by_output(layers: Sequence[Layer], products: Sequence[ir.Node]) -> list[tup
     return pairs
 
 
-def _by_name(layers: Sequence[Layer], products: Sequence[ir.Node]) -> list[tuple[Layer, ir.Node]]:
+def _by_name(layers: Sequence[Product], products: Sequence[ir.Node]) -> list[tuple[Product, ir.Node]]:
     # The longest first: 'node_linear_2' is the beginning of 'node_linear_27'.
     longest = sorted(layers, key=lambda layer: -len(layer.node))
     pairs = []
@@ -109,7 +109,7 @@ def _prepares(node: ir.Node) -> bool:
     return node.op_type in {"DequantizeLinear", "Transpose", "Cast", "Reshape", "ReorderInput"}
 
 
-def _owner(name: str, owners: Mapping[str, list[Layer]]) -> str:
+def _owner(name: str, owners: Mapping[str, list[Product]]) -> str:
     """Return the weight that an initializer was made of: its own name, or the longest that it begins with."""
     if name in owners:
         return name
@@ -120,7 +120,7 @@ def _owner(name: str, owners: Mapping[str, list[Layer]]) -> str:
 _BEHIND = {"ReorderOutput", "Reshape", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear", "Identity"}
 
 
-def _first_known(value: ir.Value, owners: Mapping[str, Layer]) -> str | None:
+def _first_known(value: ir.Value, owners: Mapping[str, Product]) -> str | None:
     """Return the first of a value and what it becomes that a layer has as its result."""
     while str(value.name) not in owners:
         users = [user for user, _ in value.uses()]

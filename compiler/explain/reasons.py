@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # these need onnx-ir, which the run-time's install doesn't have
-    from lmmprune.compiler.explain.layers import Layer
+    from lmmprune.compiler.explain.layers import Product
     from lmmprune.compiler.explain.match import Kernel
 
-Test = Callable[["Layer", "Kernel"], bool]
+Test = Callable[["Product", "Kernel"], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ _MISSING = Reason(name="not found", text="no kernel of the optimised graph could
 _S8 = Reason(name="S8 activation", text="integer, but with S8 activations: the x86 kernels are made for U8")
 
 
-def why_float(layer: Layer, kernel: Kernel | None, *, quantized: bool) -> Reason | None:
+def why_float(layer: Product, kernel: Kernel | None, *, quantized: bool) -> Reason | None:
     """Return why a layer's kernel multiplies in floating point, None if it multiplies integers.
 
     Args:
@@ -87,7 +87,7 @@ def why_float(layer: Layer, kernel: Kernel | None, *, quantized: bool) -> Reason
     return next((reason for test, reason in _FLOAT if test(layer, kernel)), _NOT_FUSED)
 
 
-def remark(layer: Layer, kernel: Kernel | None) -> Reason | None:
+def remark(layer: Product, kernel: Kernel | None) -> Reason | None:
     """Return what slows an integer kernel down, None if nothing is known to."""
     integer = kernel is not None and kernel.kind == "integer"
     return _S8 if integer and layer.activation == "INT8" else None

@@ -13,7 +13,7 @@ from lmmprune.compiler.explain.profile_ort import Times
 from lmmprune.compiler.explain.reasons import remark, why_float
 
 if TYPE_CHECKING:  # these need onnx-ir, which the run-time's install doesn't have
-    from lmmprune.compiler.explain.layers import Layer
+    from lmmprune.compiler.explain.layers import Product
     from lmmprune.compiler.explain.match import Kernel
 
 # What a bundle does, and which graph does it.
@@ -110,7 +110,7 @@ class Group:
 
 
 def make_row(
-    graph: str, layer: Layer, kernel: Kernel | None, times: Mapping[str, Times], *, quantized: bool
+    graph: str, layer: Product, kernel: Kernel | None, times: Mapping[str, Times], *, quantized: bool
 ) -> KernelRow:
     """Return the row of a product from its kernel and the times of every node (``quantized``: see ``why_float``)."""
     reason, note = why_float(layer, kernel, quantized=quantized), remark(layer, kernel)

@@ -25,7 +25,7 @@ HISTOGRAM = "token_counts.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnCounts:
+class DynamicCounts:
     """Counts ``k(x)`` of some pictures, and the constant that a percentile of them makes."""
 
     method: str
@@ -51,7 +51,7 @@ def measure_counts(
     *,
     percentile: float,
     progress: Callable[[str, int, int], None],
-) -> OwnCounts:
+) -> DynamicCounts:
     """Run the encoder on pictures and collect the counts that the method would choose.
 
     Args:
@@ -78,7 +78,7 @@ def measure_counts(
         for index, sample in enumerate(data.samples):
             counts += session.run([COUNT], {"pixel_values": preprocess(sample.image)})[0].tolist()
             progress("count tokens", index + 1, len(data.samples))
-    return OwnCounts(
+    return DynamicCounts(
         method=method.name,
         source=data.source,
         tokens=facts.tokens,
@@ -87,7 +87,7 @@ def measure_counts(
     )
 
 
-def save_counts(found: OwnCounts, directory: Path, *, marks: Sequence[int]) -> None:
+def save_counts(found: DynamicCounts, directory: Path, *, marks: Sequence[int]) -> None:
     """Write the counts as JSON and their histogram as a picture.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lmmprune.compiler.bundle.manifest import Cache, Stage
+from lmmprune.compiler.bundle.manifest import Cache, ScheduledSite
 from lmmprune.models.source import Source
 
 if TYPE_CHECKING:
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from lmmprune.passes.reduce.stage import Stage as PruningStage
 
 
-def largest_of(heads: Mapping[int, ir.Model], tokens: int) -> tuple[Stage, ...]:
+def largest_of(heads: Mapping[int, ir.Model], tokens: int) -> tuple[ScheduledSite, ...]:
     """Return the schedule of heads of which the largest keeps every token."""
-    return (Stage(site="vision_output", tokens_in=tokens, tokens_out=tokens),) if heads else ()
+    return (ScheduledSite(site="vision_output", tokens_in=tokens, tokens_out=tokens),) if heads else ()
 
 
-def schedule_of(stages: Sequence[PruningStage], tokens: int) -> tuple[Stage, ...]:
+def schedule_of(stages: Sequence[PruningStage], tokens: int) -> tuple[ScheduledSite, ...]:
     """Return the stages as the manifest lists them: tokens in, tokens out."""
     rows = []
     for stage in stages:
-        rows.append(Stage(site=str(stage.site), tokens_in=tokens, tokens_out=stage.keep, text_removed=stage.prune_text))
+        rows.append(
+            ScheduledSite(site=str(stage.site), tokens_in=tokens, tokens_out=stage.keep, text_removed=stage.prune_text)
+        )
         tokens = stage.keep
     return tuple(rows)
 

@@ -33,7 +33,7 @@ from lmmprune.models.source import Source, refuse_damage, resolve
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from lmmprune.compiler.export.count_tokens import OwnCounts
+    from lmmprune.compiler.export.count_tokens import DynamicCounts
     from lmmprune.models.canonical import Canonical
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -51,7 +51,7 @@ def export(
     Args:
         request: What to do.
         progress: Called with the step's name, what is done of it and how much there is.
-        traced: Gives the model's canonical graphs, one layer beyond the features, where many bundles of one model are
+        traced: Gives the model's canonical graphs, one layer behind the features, where many bundles of one model are
             made (see ``canonical.shared_trace``); None traces.
         announce: Told in one line what a large export will take, before it starts.
 
@@ -64,7 +64,7 @@ def export(
     from lmmprune.compiler.export.fingerprint import fingerprint
     from lmmprune.compiler.export.preflight import Calibration, calibration_needs, needs
     from lmmprune.compiler.lower.lower import lower
-    from lmmprune.compiler.onnx_files.heads import write_heads
+    from lmmprune.compiler.onnx_files.bucket_graphs import write_bucket_graphs
     from lmmprune.compiler.onnx_files.write_graphs import write_graphs
     from lmmprune.compiler.quantize.quantize import quantize
     from lmmprune.models.canonical import canonical_graphs
@@ -147,10 +147,13 @@ def export(
             graphs = traced(source)
         else:
             graphs = canonical_graphs(
-                source, image_token_id=prompt.image_token_id, beyond=method.beyond and bool(stages), cache=request.cache
+                source,
+                image_token_id=prompt.image_token_id,
+                next_layer=method.next_layer and bool(stages),
+                cache=request.cache,
             )
         warnings.extend(graphs.remarks)
-        own: OwnCounts | None = None
+        own: DynamicCounts | None = None
         if data and (request.auto or request.buckets):
             own = measure_counts(
                 graphs.vision,
@@ -266,7 +269,7 @@ def export(
             decoder=signature("decoder.onnx", graphs.decoder),
         )
         if heads:
-            stored = write_heads(heads, writer.path)
+            stored = write_bucket_graphs(heads, writer.path)
             manifest = dataclasses.replace(
                 manifest, buckets=tuple(Bucket(tokens=count, head=head) for count, head in sorted(stored.items()))
             )

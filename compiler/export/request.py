@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lmmprune.compiler.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.export.count_tokens import OwnCounts
+    from lmmprune.compiler.export.count_tokens import DynamicCounts
 
 Progress = Callable[[str, int, int], None]
 
@@ -76,4 +76,4 @@ class Report:
     peak_bytes: int
     warnings: tuple[str, ...]
     steps: Mapping[str, float]
-    counts: OwnCounts | None = None
+    counts: DynamicCounts | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.build import compile_engine as tensorrt
-from lmmprune.compiler.targets.machine import Gpu, Machine, look
+from lmmprune.compiler.targets.machine import Gpu, Machine, detect_machine
 from lmmprune.compiler.targets.packages import Package, install_command, packages, twins
 from lmmprune.compiler.targets.targets import TARGETS, Target
 from lmmprune.errors import LmmpruneError, MissingExtraError, require
@@ -54,7 +54,7 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at the machine and at what is installed; nothing is changed."""
-    machine, found = look(), packages()
+    machine, found = detect_machine(), packages()
     verdicts = tuple(
         Verdict(
             target=target.name,

@@ -31,12 +31,12 @@ def foreign_anchors(
     Returns:
         What the tower offers and its layers; or, in the last place, why it offers nothing.
     """
-    from lmmprune.compiler.rewrite.raise_graph import raise_graph
+    from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
     from lmmprune.passes.foreign.find_features import find_features, find_grid
     from lmmprune.passes.graph.shapes import static_shape
 
     try:
-        model = raise_graph(path, image_size=image_size).model
+        model = canonicalize_foreign(path, image_size=image_size).model
         found = find_features(model, grid=find_grid(model))
     except LmmpruneError as error:
         return None, None, " ".join(str(error).split())

@@ -12,7 +12,7 @@ from lmmprune.compiler.backends.open_sessions import import_backend
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.measure.memory import Memory, measure_memory
-from lmmprune.compiler.measure.report import METRICS, Report, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
@@ -32,7 +32,7 @@ def bench(
     threads: int | None = None,
     memory: bool = True,
     on_step: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> BenchReport:
     """Measure every bundle on one picture and one question, interleaved in one process.
 
     Each round runs all variants in a new random order; ``WARM_UP_ROUNDS`` are thrown away. Time to the first token is
@@ -90,7 +90,7 @@ def bench(
         "new_tokens": new_tokens,
         "threads": threads,
     }
-    return Report(settings=settings, machine=_machine(bundles), rows=rows, products=find_products(rows))
+    return BenchReport(settings=settings, machine=_machine(bundles), rows=rows, products=find_products(rows))
 
 
 def steps(variants: int, rounds: int, *, memory: bool = True) -> int:
@@ -130,4 +130,4 @@ def _row(
 
 def _machine(bundles: Sequence[Bundle]) -> dict[str, Any]:
     backends = dict(import_backend(bundle.manifest.target) for bundle in bundles)
-    return {**dataclasses.asdict(machine.look()), "backends": backends}
+    return {**dataclasses.asdict(machine.detect_machine()), "backends": backends}

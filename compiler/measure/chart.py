@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import check_file
-from lmmprune.compiler.measure.report import Report, Row, Spread
+from lmmprune.compiler.measure.report import BenchReport, Row, Spread
 from lmmprune.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_chart(path: Path, *, force: bool = False) -> None:
     check_file(path, force=force, option="--chart")
 
 
-def draw_chart(report: Report, path: Path) -> None:
+def draw_chart(report: BenchReport, path: Path) -> None:
     """Write the chart as a PNG (or what the suffix says).
 
     Bars are medians, whiskers the quartiles, ``x`` says how many times faster than the first variant.

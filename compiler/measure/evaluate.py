@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmprune.compiler.data.questions import Question
-from lmmprune.compiler.runtime.answer import Look
+from lmmprune.compiler.runtime.answer import ImageFeatures
 from lmmprune.compiler.runtime.runtime import Runtime
 
 _Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -98,12 +98,12 @@ def evaluate(
     start = time.perf_counter()
     predictions: list[Prediction | None] = [None] * len(questions)
     picture: str | None = None
-    look: Look | None = None
+    visual: ImageFeatures | None = None
     for index in sorted(range(len(questions)), key=lambda index: questions[index].picture):
         question = questions[index]
-        if look is None or question.picture != picture:
-            picture, look = question.picture, runtime.look(question.load())
-        said = runtime.answer(look, question.prompt, max_new_tokens).text().strip()
+        if visual is None or question.picture != picture:
+            picture, visual = question.picture, runtime.encode_image(question.load())
+        said = runtime.answer(visual, question.prompt, max_new_tokens).text().strip()
         predictions[index] = Prediction(
             picture=question.picture,
             prompt=question.prompt,

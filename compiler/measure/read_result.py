@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.measure.report import METRICS, Report, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
 from lmmprune.errors import InputError
 
 _FORMAT = 1
@@ -21,7 +21,7 @@ _PICTURE = ("vision", "head")
 class Imported:
     """What was measured elsewhere: the report of the variants that were timed in full, and one line per failure."""
 
-    report: Report
+    report: BenchReport
     missing: tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ def import_result(path: Path) -> Imported:
             raise InputError(f"'{path}' holds no variant that was timed in full: {reasons}")
         samples = [_samples([found[one["name"]][number] for number in common]) for one in timed]
         rows = tuple(_row(one, own, samples[0], plan["target"]) for one, own in zip(timed, samples, strict=True))
-        report = Report(
+        report = BenchReport(
             settings={"rounds": len(common), "seconds": raw["seconds"], "created": plan["created"]},
             machine={
                 "processor": raw["device"] or "unknown GPU",

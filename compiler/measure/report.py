@@ -79,7 +79,7 @@ class Product:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class BenchReport:
     """All rows with the settings and the machine they were measured with."""
 
     settings: dict[str, Any]

@@ -33,7 +33,7 @@ SAVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LayerPlan:
     """What is to be measured.
 
     Attributes:
@@ -56,7 +56,7 @@ class Plan:
 def calibrate_by_layer(
     model: ir.Model,
     script: Callable[[], list[list[Values]]],
-    plan: Plan,
+    plan: LayerPlan,
     *,
     origin: str | None,
     directory: Path | None = None,
@@ -104,7 +104,7 @@ def calibrate_by_layer(
 
 
 def _segment(
-    segment: Segment, state: LayerState, plan: Plan, groups: Mapping[str, Smoothable], check: Callable[[], None]
+    segment: Segment, state: LayerState, plan: LayerPlan, groups: Mapping[str, Smoothable], check: Callable[[], None]
 ) -> None:
     """Take all samples through one segment."""
     known = [
@@ -138,7 +138,7 @@ def _segment(
 def _smooth(
     segment: Segment,
     state: LayerState,
-    plan: Plan,
+    plan: LayerPlan,
     groups: Mapping[str, Smoothable],
     weights: Mapping[str, Array],
     names: Sequence[str],
@@ -170,7 +170,7 @@ def _smooth(
 def _pass(
     segment: Segment,
     state: LayerState,
-    plan: Plan,
+    plan: LayerPlan,
     weights: Mapping[str, Array],
     *,
     values: Sequence[str],
@@ -215,7 +215,7 @@ def _providers(ort: Any) -> list[str]:
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
 
 
-def _key(plan: Plan, origin: str) -> str:
+def _key(plan: LayerPlan, origin: str) -> str:
     ort = require("onnxruntime", "export")
     # CUDA's sums round otherwise than the CPU's: layers of both aren't mixed.
     where = [ort.__version__, *_providers(ort)]

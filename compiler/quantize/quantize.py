@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.export.preflight import WHOLE_BYTES
-from lmmprune.compiler.quantize.by_layer import Plan as LayerPlan
+from lmmprune.compiler.quantize.by_layer import LayerPlan as LayerPlan
 from lmmprune.compiler.quantize.by_layer import calibrate_by_layer
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
 from lmmprune.compiler.quantize.channels import observe_channels

@@ -49,7 +49,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class RewriteReport:
     """What was done.
 
     Attributes:
@@ -95,7 +95,7 @@ class Report:
         return count, self.schedule[-1][2] if self.schedule else count
 
 
-def rewrite(request: Request, progress: Progress = lambda what, done, of: None) -> Report:
+def rewrite(request: Request, progress: Progress = lambda what, done, of: None) -> RewriteReport:
     """Raise a foreign graph to canonical form, prune it there, and write it for a target.
 
     Args:
@@ -108,7 +108,7 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     require("onnx_ir", "export")
     require("onnxscript", "export")
     from lmmprune.compiler.lower.lower import lower
-    from lmmprune.compiler.rewrite.raise_graph import raise_graph
+    from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
     from lmmprune.passes.foreign.find_features import find_features, find_grid
     from lmmprune.passes.foreign.hand_out_tokens import HandOutTokens
     from lmmprune.passes.graph.count_flops import count_flops
@@ -127,7 +127,7 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     check_writable(request.output, force=request.force)
 
     progress("raise", 0, 1)
-    raised = raise_graph(request.source, batch=request.batch, image_size=request.image_size)
+    raised = canonicalize_foreign(request.source, batch=request.batch, image_size=request.image_size)
     dtype, model = dtype_of(target, request.dtype or raised.dtype), raised.model
     grid = request.grid or find_grid(model)
     if request.layer is not None and request.features is None:
@@ -166,7 +166,7 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     for stage in stages:
         schedule.append((str(stage.site), tokens, stage.keep))
         tokens = stage.keep
-    return Report(
+    return RewriteReport(
         features=(name, shape),
         layer=(found.depth, len(found.layers)),
         has_cls=found.has_cls and shape[1] == tokens + 1,
@@ -203,7 +203,7 @@ def prune_tower(model: ir.Model, method: Method, stages: Sequence[Stage], found:
     from lmmprune.passes.reduce.reduce_vision import ReduceVision
 
     name, layer = str(found.output.name), found.depth if found.moved else None
-    ExposePatches(output=name, layer=layer, grid=found.grid, beyond=method.beyond and bool(stages))(model)
+    ExposePatches(output=name, layer=layer, grid=found.grid, next_layer=method.next_layer and bool(stages))(model)
     ReduceVision(method=method.name, stages=stages, grid=found.grid)(model)
     JoinTokens(output=name)(model)
     FreezeShapes()(model)

@@ -1,4 +1,4 @@
-"""What comes out of the run-time: a look at a picture, an answer as it grows, and its statistics."""
+"""What comes out of the run-time: an encoded picture, an answer as it grows, and its statistics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SiteTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class ImageFeatures:
     """What the vision graph made of a picture; several questions may share it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Look:
         sites: What leaves each site of the vision graph that removes tokens, by its name, in the data's order.
         preprocess_ms: milliseconds from the picture to its pixel values.
         vision_ms: milliseconds of the vision graph.
-        own_count: How many patches the method itself would keep of this picture; None where it doesn't say.
+        dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
     """
 
     features: Value
@@ -52,14 +52,14 @@ class Look:
     sites: Mapping[str, SiteTokens]
     preprocess_ms: float
     vision_ms: float
-    own_count: int | None = None
+    dynamic_count: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
     """Times in milliseconds and counts of one answer.
 
-    ``stopped`` is "eos", "length" or "positions" (the model's, or a fixed cache's, are used up). ``own_count`` is
+    ``stopped`` is "eos", "length" or "positions" (the model's, or a fixed cache's, are used up). ``dynamic_count`` is
     what the method itself would have kept of the picture, where the bundle has several counts to choose from (None
     elsewhere).
     """
@@ -73,7 +73,7 @@ class Stats:
     prompt_tokens: int
     new_tokens: int
     stopped: str
-    own_count: int | None = None
+    dynamic_count: int | None = None
 
     @property
     def ttft_ms(self) -> float:
@@ -93,9 +93,9 @@ class Stats:
 class Answer:
     """An answer in the making: iterate over it once for the text as it comes; then it has ``tokens`` and ``stats``."""
 
-    def __init__(self, runtime: Runtime, look: Look, prompt: Encoded, limit: int, stop_at_eos: bool) -> None:
+    def __init__(self, runtime: Runtime, visual: ImageFeatures, prompt: Encoded, limit: int, stop_at_eos: bool) -> None:
         """Use ``Runtime.answer`` instead."""
-        self._runtime, self._look, self._prompt = runtime, look, prompt
+        self._runtime, self._visual, self._prompt = runtime, visual, prompt
         self._limit, self._stop_at_eos = limit, stop_at_eos
         self.tokens: list[int] = []
         self.stats: Stats | None = None
@@ -103,14 +103,14 @@ class Answer:
     @property
     def kept(self) -> NDArray[np.int64] | None:
         """Indices of the kept patches, int64 ``[K]``; None when the graph doesn't prune."""
-        return self._look.kept
+        return self._visual.kept
 
     def __iter__(self) -> Iterator[str]:
         stream = TextStream(self._runtime.prompter)
         milliseconds: list[float] = []
         eos = self._runtime.bundle.manifest.prompt.eos_token_ids if self._stop_at_eos else ()
-        stopped = "length" if self._limit <= self._runtime.room(self._look, self._prompt) else "positions"
-        for token, spent in self._runtime.generate(self._look, self._prompt, self._limit):
+        stopped = "length" if self._limit <= self._runtime.room(self._visual, self._prompt) else "positions"
+        for token, spent in self._runtime.generate(self._visual, self._prompt, self._limit):
             self.tokens.append(token)
             milliseconds.append(spent)
             if token in eos:
@@ -121,8 +121,8 @@ class Answer:
         if rest := stream.finish():
             yield rest
         self.stats = Stats(
-            preprocess_ms=self._look.preprocess_ms,
-            vision_ms=self._look.vision_ms,
+            preprocess_ms=self._visual.preprocess_ms,
+            vision_ms=self._visual.vision_ms,
             prefill_ms=milliseconds[0],
             decode_ms=sum(milliseconds[1:]),
             tokens_before=self._runtime.bundle.manifest.tokens_before,
@@ -130,7 +130,7 @@ class Answer:
             prompt_tokens=self._prompt.length,
             new_tokens=len(self.tokens),
             stopped=stopped,
-            own_count=self._look.own_count,
+            dynamic_count=self._visual.dynamic_count,
         )
 
     def text(self) -> str:

@@ -15,7 +15,7 @@ from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
-from lmmprune.compiler.runtime.answer import Answer, Look, SiteTokens
+from lmmprune.compiler.runtime.answer import Answer, ImageFeatures, SiteTokens
 from lmmprune.compiler.runtime.kv_cache import KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
@@ -61,7 +61,7 @@ class Runtime:
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
 
-    def look(self, image: Image.Image) -> Look:
+    def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture.
 
         Raises:
@@ -76,9 +76,9 @@ class Runtime:
                 f"{list(self._pixels.shape)}: export again"
             )
         uploaded = self._vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
-        return self.look_at(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
+        return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
-    def look_at(self, pixels: Value, *, preprocess_ms: float) -> Look:
+    def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session.
 
         Raises:
@@ -86,39 +86,41 @@ class Runtime:
         """
         start = time.perf_counter()
         outputs = self._vision.run({self._pixels.name: pixels})
-        own_count = None
+        dynamic_count = None
         if self._heads:
-            own_count = int(self._vision.download(outputs["own_count"])[0])
-            outputs = self._heads[self._size(own_count)].run({name: outputs[name] for name in ("patches", "ranking")})
+            dynamic_count = int(self._vision.download(outputs["dynamic_count"])[0])
+            outputs = self._heads[self._size(dynamic_count)].run(
+                {name: outputs[name] for name in ("patches", "ranking")}
+            )
         end = time.perf_counter()
         kept = self._vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
         tokens = self.bundle.manifest.image_tokens
         if self._heads:
-            tokens = self._size(own_count or 0)
+            tokens = self._size(dynamic_count or 0)
         if tokens not in self._checked:
             self._check(self._vision.download(outputs["image_features"]).shape, kept, tokens)
             self._checked.add(tokens)
-        return Look(
+        return ImageFeatures(
             features=outputs["image_features"],
             tokens=tokens,
-            own_count=own_count,
+            dynamic_count=dynamic_count,
             kept=kept,
             sites=self._sites(self._vision, outputs, in_decoder=False),
             preprocess_ms=preprocess_ms,
             vision_ms=(end - start) * 1e3,
         )
 
-    def _size(self, own_count: int) -> int:
+    def _size(self, dynamic_count: int) -> int:
         """Return the smallest bucket that is large enough, or the largest."""
-        return min((size for size in self._heads if size >= own_count), default=max(self._heads))
+        return min((size for size in self._heads if size >= dynamic_count), default=max(self._heads))
 
     def answer(
-        self, image: Image.Image | Look, prompt: str, max_new_tokens: int = 128, *, stop_at_eos: bool = True
+        self, image: Image.Image | ImageFeatures, prompt: str, max_new_tokens: int = 128, *, stop_at_eos: bool = True
     ) -> Answer:
         """Answer a question about a picture, greedily.
 
         Args:
-            image: The picture, or what ``look`` returned for it.
+            image: The picture, or what ``encode_image`` returned for it.
             prompt: The bare question; the bundle's template goes around it.
             max_new_tokens: Stop after so many tokens.
             stop_at_eos: False goes on to ``max_new_tokens`` (for measuring).
@@ -126,51 +128,51 @@ class Runtime:
         Raises:
             InputError: The prompt is too long, or the picture can't be used.
         """
-        look = image if isinstance(image, Look) else self.look(image)
-        encoded = self.prompter.encode(prompt, image_tokens=look.tokens)
-        self.prompter.positions(encoded, look.kept)  # refuse now, not when the first piece is asked for
-        return Answer(self, look, encoded, max_new_tokens, stop_at_eos)
+        visual = image if isinstance(image, ImageFeatures) else self.encode_image(image)
+        encoded = self.prompter.encode(prompt, image_tokens=visual.tokens)
+        self.prompter.positions(encoded, visual.kept)  # refuse now, not when the first piece is asked for
+        return Answer(self, visual, encoded, max_new_tokens, stop_at_eos)
 
-    def room(self, look: Look, prompt: Encoded) -> int:
+    def room(self, visual: ImageFeatures, prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for."""
-        return self.prompter.room(prompt, self.prompter.positions(prompt, look.kept))
+        return self.prompter.room(prompt, self.prompter.positions(prompt, visual.kept))
 
-    def prefill_sites(self, look: Look, prompt: Encoded) -> dict[str, SiteTokens]:
+    def prefill_sites(self, visual: ImageFeatures, prompt: Encoded) -> dict[str, SiteTokens]:
         """Run the prefill once and return what leaves each site in the decoder that removes visual tokens.
 
         Args:
-            look: The picture.
+            visual: The encoded picture.
             prompt: The tokenized prompt.
 
         Returns:
-            By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``look.sites``.
+            By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``visual.sites``.
         """
-        positions = self.prompter.positions(prompt, look.kept)
+        positions = self.prompter.positions(prompt, visual.kept)
         with self._cache() as cache:
-            outputs = self._decoder.run(self._feeds(look, prompt.input_ids, positions, cache))
+            outputs = self._decoder.run(self._feeds(visual, prompt.input_ids, positions, cache))
         found = self._sites(self._decoder, outputs, in_decoder=True)
-        if look.kept is None:
+        if visual.kept is None:
             return found
         # The decoder counts the image tokens that entered it.
-        return {name: dataclasses.replace(site, kept=look.kept[site.kept]) for name, site in found.items()}
+        return {name: dataclasses.replace(site, kept=visual.kept[site.kept]) for name, site in found.items()}
 
-    def generate(self, look: Look, prompt: Encoded, limit: int) -> Iterator[tuple[int, float]]:
+    def generate(self, visual: ImageFeatures, prompt: Encoded, limit: int) -> Iterator[tuple[int, float]]:
         """Yield token ids, each with the milliseconds it took; the first is the prefill.
 
         Args:
-            look: The picture.
+            visual: The encoded picture.
             prompt: The tokenized prompt.
             limit: Number of tokens; fewer when the model's positions end.
 
         Raises:
             BundleError: The logits aren't numbers.
         """
-        positions = self.prompter.positions(prompt, look.kept)
+        positions = self.prompter.positions(prompt, visual.kept)
         ids, choose = prompt.input_ids, self._rules.answer(prompt, limit)
         with self._cache() as cache:
-            for _ in range(min(limit, self.room(look, prompt))):
+            for _ in range(min(limit, self.room(visual, prompt))):
                 start = time.perf_counter()
-                outputs = self._decoder.run(self._feeds(look, ids, positions, cache))
+                outputs = self._decoder.run(self._feeds(visual, ids, positions, cache))
                 logits = self._decoder.download(outputs["logits"])[0, -1]
                 token = choose(logits)
                 spent = (time.perf_counter() - start) * 1e3
@@ -204,11 +206,11 @@ class Runtime:
                 self._spare = cache
 
     def _feeds(
-        self, look: Look, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: KvCache[Value]
+        self, visual: ImageFeatures, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: KvCache[Value]
     ) -> dict[str, Value]:
         return {
             "input_ids": self._decoder.upload(ids),
-            "image_features": look.features,
+            "image_features": visual.features,
             "position_ids": self._decoder.upload(positions),
             **cache.feeds(),
         }

@@ -40,11 +40,11 @@ def collect_kept(runtime: Runtime, questions: Sequence[Question]) -> Kept:
     in_decoder = any(stage.in_decoder for stage in runtime.bundle.manifest.schedule)
     rows: dict[str, list[NDArray[np.int64]]] = {}
     for question in first.values():
-        look = runtime.look(question.load())
-        sites = dict(look.sites)
+        visual = runtime.encode_image(question.load())
+        sites = dict(visual.sites)
         if in_decoder:
-            encoded = runtime.prompter.encode(question.prompt, image_tokens=look.tokens)
-            sites |= runtime.prefill_sites(look, encoded)
+            encoded = runtime.prompter.encode(question.prompt, image_tokens=visual.tokens)
+            sites |= runtime.prefill_sites(visual, encoded)
         for site, tokens in sites.items():
             rows.setdefault(site, []).append(tokens.kept)
     return {site: np.stack(kept).astype(np.int32) for site, kept in rows.items()}

@@ -42,7 +42,7 @@ class Group:
 
 def record_settings(settings: TimingSettings, question: Question) -> dict[str, Any]:
     """Return what must be equal for times to be used again: settings, picture, prompt and machine."""
-    facts = machine.look()
+    facts = machine.detect_machine()
     image = question.load().convert("RGB")
     return {
         **dataclasses.asdict(settings),

@@ -39,7 +39,7 @@ class Machine:
     gpus: tuple[Gpu, ...]
 
 
-def look() -> Machine:
+def detect_machine() -> Machine:
     """Return the facts of this machine."""
     name, flags = _cpu()
     return Machine(

@@ -79,7 +79,7 @@ class TritonPythonModel:
             raise InputError(f"the prompt isn't UTF-8 ({error.reason} at byte {error.start})") from error
         image = triton.get_input_tensor_by_name(request, "image").as_numpy()
         pixels = self._preprocess.run({"image": image})[self._pixels]
-        answer = self._runtime.answer(self._runtime.look_at(pixels, preprocess_ms=0.0), question, tokens)
+        answer = self._runtime.answer(self._runtime.encode_pixels(pixels, preprocess_ms=0.0), question, tokens)
         for piece in answer:
             yield piece, ""
         assert answer.stats is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmmprune.compiler.bundle.manifest import Manifest
-from lmmprune.compiler.verify.replay import Looked, Spoken, kept_outputs
+from lmmprune.compiler.verify.replay import DecoderOutputs, VisionOutputs, kept_outputs
 
 if TYPE_CHECKING:
     from lmmprune.compiler.verify.reference import Cut
@@ -65,71 +65,71 @@ class Reference:
         self._options = dict(options)
         self._special_ids = frozenset(special_ids)
 
-    def look(self, looked: Looked) -> Difference:
+    def encode_image(self, vision: VisionOutputs) -> Difference:
         """See the same pixels and compare kept places and image features.
 
         Raises:
-            Refused: The method doesn't cut at the manifest's sites.
+            CutRefused: The method doesn't cut at the manifest's sites.
         """
         import torch
 
         from lmmprune.compiler.verify.reference import see
 
-        outputs = kept_outputs(looked.manifest)
-        method, cuts = _side(looked.manifest, in_decoder=False)
-        seen = see(self._model, method, self._options, cuts, torch.from_numpy(looked.pixels))
+        outputs = kept_outputs(vision.manifest)
+        method, cuts = _side(vision.manifest, in_decoder=False)
+        seen = see(self._model, method, self._options, cuts, torch.from_numpy(vision.pixels))
         expected = {site: kept[0] for site, kept in seen.kept.items() if site in outputs}
-        features, wanted = looked.features[0].astype(np.float32), seen.features[0]
-        if looked.places is not None and expected:
+        features, wanted = vision.features[0].astype(np.float32), seen.features[0]
+        if vision.places is not None and expected:
             *_, last = expected.values()
-            mine, theirs = _shared(looked.places, last)
+            mine, theirs = _shared(vision.places, last)
             features, wanted = features[mine], wanted[theirs]
-        kept = {site: looked.kept[outputs[site]][0] for site in expected}
+        kept = {site: vision.kept[outputs[site]][0] for site in expected}
         return _difference(kept, expected, features.reshape(1, -1), wanted.reshape(1, -1), seen.margin)
 
-    def own_count(self, looked: Looked) -> tuple[int, float]:
+    def dynamic_count(self, vision: VisionOutputs) -> tuple[int, float]:
         """Return how many tokens the method itself would keep of a picture, and the gap that decided it."""
         import torch
 
         from lmmprune.compiler.verify.reference import Chooser, knee
 
         chooser = Chooser()
-        return int(knee(self._model, torch.from_numpy(looked.pixels), chooser)[0]), chooser.margin
+        return int(knee(self._model, torch.from_numpy(vision.pixels), chooser)[0]), chooser.margin
 
-    def say(self, looked: Looked, spoken: Spoken) -> Difference:
+    def decode(self, vision: VisionOutputs, decoder: DecoderOutputs) -> Difference:
         """Say the same words of the graph's own features, and compare kept places and logits.
 
         A near-tie that rounding flipped in the vision part was counted there.
 
         Raises:
-            Refused: The method doesn't cut at the manifest's sites, or may not remove so many tokens of the question.
+            CutRefused: It does not cut at the manifest's sites, or may not remove so many tokens of the question.
         """
         import torch
 
         from lmmprune.compiler.verify.reference import say
 
-        manifest = looked.manifest
+        manifest = vision.manifest
         method, cuts = _side(manifest, in_decoder=True)
         said = say(
             self._model,
             method,
             self._options,
             cuts,
-            torch.from_numpy(looked.features[0].astype(np.float32)),
-            looked.places,
-            spoken.prefix,
-            spoken.tail,
+            torch.from_numpy(vision.features[0].astype(np.float32)),
+            vision.places,
+            decoder.prefix,
+            decoder.tail,
             positions={"vision": manifest.positions, "llm": manifest.llm_positions},
             patches=manifest.tokens_before,
             grid=manifest.grid if manifest.position_rows > 1 else None,
-            steps=len(spoken.tokens) - 1,
+            steps=len(decoder.tokens) - 1,
             special_ids=self._special_ids,
-            forced=spoken.tokens,
+            forced=decoder.tokens,
         )
         outputs = kept_outputs(manifest)
         expected = {site: kept for site, kept in said.kept.items() if site in outputs}
-        kept = {site: spoken.kept[outputs[site]][0] for site in expected}
-        return _difference(kept, expected, spoken.logits, said.logits, said.margin)
+        kept = {site: decoder.kept[outputs[site]][0] for site in expected}
+        return _difference(kept, expected, decoder.logits, said.logits, said.margin)
 
 
 def _side(manifest: Manifest, *, in_decoder: bool) -> tuple[str, list[Cut]]:

@@ -23,11 +23,11 @@ from lmmprune.errors import require
 Array = np.ndarray[Any, Any]
 
 
-OWN_COUNT = "own_count"
+DYNAMIC_COUNT = "dynamic_count"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class VisionOutputs:
     """What the vision graph makes of a picture.
 
     Attributes:
@@ -35,14 +35,14 @@ class Looked:
         pixels: float32 ``[1,3,height,width]``.
         features: ``[1,K,C]``, in the graph's type.
         kept: The outputs named ``kept_indices...``, ``[1,K]`` each.
-        own_count: How many tokens the method itself would keep; None without buckets.
+        dynamic_count: How many tokens the method itself would keep; None without buckets.
     """
 
     manifest: Manifest
     pixels: Array
     features: Array
     kept: Mapping[str, Array]
-    own_count: int | None
+    dynamic_count: int | None
 
     @property
     def places(self) -> Array | None:
@@ -51,7 +51,7 @@ class Looked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spoken:
+class DecoderOutputs:
     """What the decoder makes of it: the prefill and some decode steps.
 
     Attributes:
@@ -102,30 +102,34 @@ class Replay:
         self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
         self._tokenizer = bundle.file(TOKENIZER)
 
-    def look(self, image: Image.Image, bucket: int = 0) -> Looked:
+    def encode_image(self, image: Image.Image, bucket: int = 0) -> VisionOutputs:
         """Run the vision graph on a picture; where there are buckets, then the head of the given one."""
         pixels, manifest = self._preprocess(image), self._manifest
         found = run_graph(self._vision, {"pixel_values": pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
-        own_count = int(found[OWN_COUNT][0]) if OWN_COUNT in found else None
+        dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
             manifest = of_bucket(manifest, chosen)
             found = run_graph(self._heads[bucket], {tensor.name: found[tensor.name] for tensor in chosen.head.inputs})
-        return Looked(
-            manifest=manifest, pixels=pixels, features=found["image_features"], kept=_kept(found), own_count=own_count
+        return VisionOutputs(
+            manifest=manifest,
+            pixels=pixels,
+            features=found["image_features"],
+            kept=_kept(found),
+            dynamic_count=dynamic_count,
         )
 
-    def say(self, looked: Looked, question: str, steps: int) -> Spoken:
+    def decode(self, vision: VisionOutputs, question: str, steps: int) -> DecoderOutputs:
         """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up."""
-        prompter = Prompter(looked.manifest, self._tokenizer)
+        prompter = Prompter(vision.manifest, self._tokenizer)
         prompt = prompter.encode(question)
-        positions = prompter.positions(prompt, looked.places)
+        positions = prompter.positions(prompt, vision.places)
         ids = prompt.input_ids
         cache = KvCache[Array](self._manifest, lambda array: array)
         first: Mapping[str, Array] = {}
         logits, tokens, lengths = [], [], []
         for _ in range(min(1 + steps, prompter.room(prompt, positions))):
-            feeds = {"input_ids": ids, "position_ids": positions, "image_features": looked.features, **cache.feeds()}
+            feeds = {"input_ids": ids, "position_ids": positions, "image_features": vision.features, **cache.feeds()}
             found = run_graph(self._decoder, feeds)
             first = first or found
             cache.take(found, tokens=ids.shape[1])
@@ -136,7 +140,7 @@ class Replay:
             tokens.append(int(words[logits[-1][words].argmax()]))
             ids, positions = np.array([tokens[-1:]], np.int64), positions[..., -1:] + 1
         before, behind = prompt.image_start, prompt.image_start + prompt.image_tokens
-        return Spoken(
+        return DecoderOutputs(
             prefix=prompt.input_ids[0, :before].tolist(),
             tail=prompt.input_ids[0, behind:].tolist(),
             tokens=tokens,

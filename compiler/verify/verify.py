@@ -11,16 +11,16 @@ from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.data.calibration import load_calibration
-from lmmprune.compiler.verify import parity, promises
+from lmmprune.compiler.verify import manifest_checks, parity
 from lmmprune.compiler.verify.prompt import compare_prompts
-from lmmprune.compiler.verify.replay import Looked, Replay, Spoken
+from lmmprune.compiler.verify.replay import DecoderOutputs, Replay, VisionOutputs
 from lmmprune.errors import BundleError, InputError, below, require
 from lmmprune.models.source import Source, resolve
 
 STEPS = 8
 
 Progress = Callable[[str, int, int], None]
-Pair = tuple[Looked, Spoken]
+Pair = tuple[VisionOutputs, DecoderOutputs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +124,9 @@ def _replay(bundle: Bundle, source: Source, samples: int, progress: Progress) ->
     data = load_calibration(source, None, max(samples, buckets)).samples
     pairs, refusal = [], ""
     for index, sample in enumerate(data):
-        looked = engine.look(sample.image, index % buckets)
+        vision = engine.encode_image(sample.image, index % buckets)
         try:
-            pairs.append((looked, engine.say(looked, sample.prompt, STEPS)))
+            pairs.append((vision, engine.decode(vision, sample.prompt, STEPS)))
         except InputError as error:
             refusal = str(error)
         progress("run the graphs", index + 1, len(data))
@@ -135,8 +135,8 @@ def _replay(bundle: Bundle, source: Source, samples: int, progress: Progress) ->
 
 def _promises(manifest: Manifest, pairs: Sequence[Pair]) -> list[Check]:
     """Check kept counts and cache lengths against the manifest."""
-    counts = [fault for looked, spoken in pairs for fault in promises.broken_counts(looked, spoken)]
-    lengths = [fault for looked, spoken in pairs for fault in promises.broken_lengths(looked, spoken)]
+    counts = [fault for vision, decoder in pairs for fault in manifest_checks.broken_counts(vision, decoder)]
+    lengths = [fault for vision, decoder in pairs for fault in manifest_checks.broken_lengths(vision, decoder)]
     steps = [stage.tokens_out for stage in manifest.schedule]
     tokens = " -> ".join(str(count) for count in (manifest.tokens_before, *steps))
     if manifest.buckets:
@@ -154,7 +154,7 @@ def _promises(manifest: Manifest, pairs: Sequence[Pair]) -> list[Check]:
 
 def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, progress: Progress) -> list[Check]:
     """Compare with the PyTorch model."""
-    from lmmprune.compiler.verify.reference import SITES, Refused, load_model, rule_options
+    from lmmprune.compiler.verify.reference import SITES, CutRefused, load_model, rule_options
 
     manifest = bundle.manifest
     if not held:
@@ -165,7 +165,7 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
         return [_not_compared(f"the PyTorch reference doesn't know the method '{manifest.method}'")]
     try:
         options = rule_options(manifest.method or "", manifest.parameters, source.vision.layers)
-    except Refused as error:
+    except CutRefused as error:
         return [_not_compared(f"the PyTorch reference can't follow: {error}")]
     progress("load the PyTorch model", 0, 1)
     inside = any(stage.in_decoder for stage in manifest.schedule)
@@ -173,21 +173,21 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
     try:
         with below("loading the checkpoint with transformers", "try another release of transformers"):
             model = load_model(source)
-    except Refused as error:
+    except CutRefused as error:
         return [_not_compared(str(error))]
     reference = parity.Reference(model, options, special_ids)
     try:
         return _compare(reference, manifest, pairs, progress)
-    except Refused as error:
+    except CutRefused as error:
         return [Check(name="parity", passed=False, found=f"the manifest and the method don't fit: {error}")]
 
 
 def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pair], progress: Progress) -> list[Check]:
     precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
     seen, said = [], []
-    for index, (looked, spoken) in enumerate(pairs):
-        seen.append(reference.look(looked))
-        said.append(reference.say(looked, spoken))
+    for index, (vision, decoder) in enumerate(pairs):
+        seen.append(reference.encode_image(vision))
+        said.append(reference.decode(vision, decoder))
         progress("compare", index + 1, len(pairs))
     checks = []
 
@@ -195,7 +195,7 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
         checks.append(Check(name=name, passed=verdict.passed, found=verdict.found + note))
 
     if manifest.buckets:
-        own = [(looked.own_count or 0, *reference.own_count(looked)) for looked, _ in pairs]
+        own = [(vision.dynamic_count or 0, *reference.dynamic_count(vision)) for vision, _ in pairs]
         add("own counts", parity.judge_own_counts(own, precision))
     if any(difference.overlaps for difference in seen):
         add("kept indices", parity.judge_kept(seen, precision))
@@ -203,7 +203,7 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
     add("image features", parity.judge_values(seen, precision), emulated)
     if any(difference.overlaps for difference in said):
         add("kept in the decoder", parity.judge_kept(said, precision))
-    fewest = min(len(spoken.logits) for _, spoken in pairs) - 1
+    fewest = min(len(decoder.logits) for _, decoder in pairs) - 1
     add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps{emulated}")
     return checks
 

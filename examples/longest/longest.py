@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.passes.methods import Method
-from lmmprune.passes.reduce.at import At
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,6 @@ class Longest(Method):
     reference = "an example"
     exactness = "exact"
 
-    def filter(self, at: At) -> ir.Value:
+    def filter(self, at: SiteContext) -> ir.Value:
         """Return the score of each patch, ``[B,n]``, written with ONNX operators."""
         return at.b.op(f"ReduceL{self.p}", at.visual, [2], keepdims=0)

@@ -59,10 +59,10 @@ def vision_spec(config: Any) -> VisionSpec:
     )
 
 
-def features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     """Return the packed features ``[B,N,C]`` of pictures whose tiles are ``[B*tiles,3,H,W]``."""
     tiling = tiling_of(model.config)
     patches, states = llava.patches_of(model, pixel_values)
     projected = model.model.multi_modal_projector(tiling.pack(patches))
     woven = tiling.weave(projected, model.model.image_newline)
-    return (woven, llava.behind(model, states)) if beyond else woven
+    return (woven, llava.behind(model, states)) if next_layer else woven

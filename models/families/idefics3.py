@@ -38,7 +38,7 @@ def _vision(config: Any) -> VisionSpec:
         grid=(side // merge, side // merge),
         image_size=(vision.image_size, vision.image_size),
         merge=merge,
-        has_beyond=False,
+        has_next_layer=False,
     )
 
 
@@ -64,7 +64,7 @@ def _prepare(model: Any) -> None:
     embeddings.register_buffer("places", found[0, :, 0].round().to(torch.int64), persistent=False)
 
 
-def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     tower = model.model.vision_model
     embeddings = tower.embeddings
     hidden = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)

@@ -42,11 +42,11 @@ def _vision(config: Any) -> VisionSpec:
         grid=(side // merge, side // merge),
         image_size=(height, width),
         merge=merge,
-        has_beyond=False,
+        has_next_layer=False,
     )
 
 
-def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     body = model.model
     hidden = body.vision_tower(pixel_values).last_hidden_state[:, 1:]
     side = round(hidden.shape[1] ** 0.5)

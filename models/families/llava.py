@@ -56,7 +56,7 @@ def vision_spec(config: Any) -> VisionSpec:
         has_cls=has_cls,
         grid=(side, side),
         image_size=(vision.image_size, vision.image_size),
-        has_beyond=layers < vision.num_hidden_layers,
+        has_next_layer=layers < vision.num_hidden_layers,
     )
 
 
@@ -112,10 +112,10 @@ def behind(model: Any, states: Any) -> Any:
     return states[model.config.vision_feature_layer % len(states) + 1]
 
 
-def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     patches, states = patches_of(model, pixel_values)
     features = model.model.multi_modal_projector(patches)
-    return (features, behind(model, states)) if beyond else features
+    return (features, behind(model, states)) if next_layer else features
 
 
 FAMILY = Family(

@@ -52,7 +52,7 @@ def vision_spec(config: Any, *, window: int = 1) -> VisionSpec:
         image_size=(height, width),
         any_size=True,
         merge=merge,
-        has_beyond=False,
+        has_next_layer=False,
     )
 
 

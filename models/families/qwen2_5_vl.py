@@ -23,7 +23,7 @@ def _window(vision: Any) -> int:
     return tokens * merge
 
 
-def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     from lmmprune.models.families import qwen_tower
 
     spec, tower, vision = _vision(model.config), model.model.visual, model.config.vision_config

@@ -12,7 +12,7 @@ from lmmprune.models.families.llava import shrink
 from lmmprune.models.family import GROUPED, NO_CLS, Family
 
 
-def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     from lmmprune.models.families import qwen_tower
 
     spec, tower, vision = qwen.vision_spec(model.config), model.model.visual, model.config.vision_config

@@ -33,7 +33,7 @@ def _decoder(config: Any) -> DecoderSpec:
     return dataclasses.replace(spec, rotary_rows=tuple(rows), deepstack=levels)
 
 
-def _features(model: Any, pixel_values: Any, beyond: bool) -> Any:
+def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     import torch
 
     from lmmprune.models.families import qwen_tower

@@ -11,7 +11,7 @@ from lmmprune.passes.foreign.find_features import Features, find_features
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, reached, static_shape
-from lmmprune.passes.reduce.reduce_vision import BEYOND
+from lmmprune.passes.reduce.reduce_vision import NEXT_LAYER
 
 FEATURES = "image_features"
 _PREFIX = "lmmprune/features"
@@ -31,20 +31,20 @@ class ExposePatches(ir.passes.InPlacePass):
         output: Output that holds the features.
         layer: Hidden state that it shall hold instead; None: as it is.
         grid: Patches, rows and columns.
-        beyond: Whether the layer behind the features stays, as output ``beyond_features``.
+        next_layer: Whether the layer behind the features stays, as output ``next_layer_features``.
     """
 
     output: str
     layer: int | None
     grid: tuple[int, int]
-    beyond: bool = False
+    next_layer: bool = False
 
     def requires(self, model: ir.Model) -> None:
         """Check that there are features, and a layer behind them if one is needed."""
         if _exposed(model):
             return
         found = self._find(model)
-        if self.beyond and len(found.layers) == found.depth:
+        if self.next_layer and len(found.layers) == found.depth:
             raise Refused(
                 f"the method reads the encoder layer behind the features, and '{self.output}' is what the last one"
                 f" (of {found.depth}) makes: give --layer -2, as LLaVA reads its tower"
@@ -62,8 +62,8 @@ class ExposePatches(ir.passes.InPlacePass):
             _split(graph, b, found)
         else:
             _rename(graph, b, found)
-        if self.beyond:
-            _add_output(graph, _copy(b, found.layers[found.depth].out), BEYOND)
+        if self.next_layer:
+            _add_output(graph, _copy(b, found.layers[found.depth].out), NEXT_LAYER)
         b.append_to(graph)
         common.RemoveUnusedNodesPass()(model)
         common.TopologicalSortPass()(model)

@@ -23,7 +23,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class LintRule:
     """What must hold, why (the runtime's own word for it), and who asks for it.
 
     Attributes:
@@ -63,86 +63,86 @@ _TENSORRT, _X86, _WEIGHTS = frozenset({"s8s8"}), frozenset({"u8s8"}), frozenset(
 _STATIC = _TENSORRT | _X86
 _ALL = _STATIC | _WEIGHTS | frozenset({"u8s8-dynamic"})
 
-RULES: Mapping[str, Rule] = {
-    "scale": Rule(
+RULES: Mapping[str, LintRule] = {
+    "scale": LintRule(
         says="scales are positive constants",
         why="a scale that is 0, NaN or computed can't be folded into a kernel",
         schemes=_ALL,
         check=checks.scale_is_sound,
     ),
-    "symmetric": Rule(
+    "symmetric": LintRule(
         says="zero points are constants and 0",
         why="TensorRT's parser refuses others (onnx-tensorrt, operators.md)",
         schemes=_TENSORRT | _WEIGHTS,
         check=checks.zero_point_is_zero,
     ),
-    "activation-type": Rule(
+    "activation-type": LintRule(
         says="activations have the type that the kernels want",
         why="S8 activations run at half the speed of U8 on x86; TensorRT takes S8 only",
         schemes=_STATIC,
         check=checks.activation_type,
     ),
-    "per-tensor": Rule(
+    "per-tensor": LintRule(
         says="activations have one scale",
         why="only constant weights may have a scale per channel (TensorRT, working with quantized types)",
         schemes=_STATIC,
         check=checks.activation_per_tensor,
     ),
-    "per-channel": Rule(
+    "per-channel": LintRule(
         says="weights have one scale per output channel",
         why="one scale for all channels loses accuracy, and scales along the inner axis can't leave the product",
         schemes=_ALL,
         check=checks.weight_per_channel,
     ),
-    "stored": Rule(
+    "stored": LintRule(
         says="weights are stored as INT8",
         why="the file keeps four times the bytes otherwise, and some builders too",
         schemes=_ALL,
         check=checks.weight_is_stored,
     ),
-    "weight-type": Rule(
+    "weight-type": LintRule(
         says="weights are signed",
         why="TensorRT has no unsigned weights, and x86 kernels want U8 times S8",
         schemes=_ALL,
         check=checks.weight_is_s8,
     ),
-    "both-inputs": Rule(
+    "both-inputs": LintRule(
         says="both inputs of a product are quantized, or none",
         why="the product runs in floating point and the conversion is paid for nothing",
         schemes=_STATIC,
         check=checks.both_sides,
     ),
-    "weights-only": Rule(
+    "weights-only": LintRule(
         says="no activation is quantized",
         why="asked for were INT8 weights only",
         schemes=_WEIGHTS,
         check=checks.weights_only,
     ),
-    "no-output-pair": Rule(
+    "no-output-pair": LintRule(
         says="no pair between a product and its bias or activation",
         why="it breaks TensorRT's fusion of the epilogue",
         schemes=_TENSORRT,
         check=checks.no_pair_on_output,
     ),
-    "shared-scale": Rule(
+    "shared-scale": LintRule(
         says="one value is quantized with one scale",
         why="q, k and v can't be computed by one kernel otherwise, and the value is quantized several times",
         schemes=_STATIC,
         check=checks.shared_scale,
     ),
-    "placement": Rule(
+    "placement": LintRule(
         says="pairs stand next to their product, behind gathers, reshapes and transposes",
         why="builds for Orin fail when they are moved across (NVIDIA/TensorRT issue 4832)",
         schemes=_TENSORRT,
         check=checks.next_to_product,
     ),
-    "stream": Rule(
+    "stream": LintRule(
         says="the residual stream stays floating point",
         why="its outliers need the range that eight bits don't have",
         schemes=_ALL,
         check=checks.stream_stays_float,
     ),
-    "score": Rule(
+    "score": LintRule(
         says="scores stay floating point",
         why="a quantized score flips near-tie picks",
         schemes=_ALL,

@@ -15,10 +15,10 @@ from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.methods.in_decoder import input_layers
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
-from lmmprune.passes.reduce.at import FLOAT, At
 from lmmprune.passes.reduce.filters import random_walk
-from lmmprune.passes.reduce.rules import Outcome, Reduce, Rule, merged
+from lmmprune.passes.reduce.rules import Outcome, Reduce, ReductionRule, merged
 from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, solve
+from lmmprune.passes.reduce.site_context import FLOAT, SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 
@@ -85,12 +85,12 @@ class Aim(Method):
         """Return the merging alone."""
         return dataclasses.replace(self, steps=0)
 
-    def rule_at_output(self) -> Rule:
+    def rule_at_output(self) -> ReductionRule:
         """Return the merging."""
         return merge_rounds
 
 
-def merge_rounds(at: At, keep: int) -> Outcome:
+def merge_rounds(at: SiteContext, keep: int) -> Outcome:
     """Merge pairs of similar tokens, round by round, until ``keep`` are left."""
     b = at.b
     keys, x = at.mean_keys(), b.op("Cast", at.visual, to=FLOAT)

@@ -8,10 +8,10 @@ import numpy as np
 
 from lmmprune.errors import InputError
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import constant_places
-from lmmprune.passes.reduce.rules import Outcome, Rule
+from lmmprune.passes.reduce.rules import Outcome, ReductionRule
 from lmmprune.passes.reduce.schedule import Facts
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class Random(Method):
         if self.seed < 0:
             raise InputError(f"seed={self.seed}: expected 0 or more")
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Keep the first K of a permutation."""
 
-        def keep_some(at: At, keep: int) -> Outcome:
+        def keep_some(at: SiteContext, keep: int) -> Outcome:
             return Outcome(kept=constant_places(at, np.random.default_rng(self.seed).permutation(at.tokens)[:keep]))
 
         return keep_some
@@ -47,7 +47,7 @@ class Uniform(Method):
     reference = "baseline"
     exactness = "exact (a constant)"
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Keep every so many."""
         return lambda at, keep: Outcome(kept=constant_places(at, even_places(at.tokens, keep)))
 

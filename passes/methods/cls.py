@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import cls_attention
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,6 @@ class Cls(Method):
     exactness = "exact"
     needs_cls = True
 
-    def filter(self, at: At) -> ir.Value:
+    def filter(self, at: SiteContext) -> ir.Value:
         """Return what CLS gives each patch."""
         return cls_attention(at)

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from lmmprune.passes.find.sites import PROJECTOR_OUTPUT
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import exclude, normalized
-from lmmprune.passes.reduce.rules import Outcome, Rule, top
+from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,12 @@ class DivPrune(Method):
     site = PROJECTOR_OUTPUT
     sites = "projector_output"
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Greedy."""
         return _greedy
 
 
-def _greedy(at: At, keep: int) -> Outcome:
+def _greedy(at: SiteContext, keep: int) -> Outcome:
     b, n = at.b, at.tokens
     unit = normalized(at, at.visual)
     cosine = b.op("MatMul", unit, b.op("Transpose", unit, perm=[0, 2, 1]))

@@ -12,7 +12,7 @@ from lmmprune.passes.methods.method import Method, fraction, in_paper
 from lmmprune.passes.methods.tome import even_removal
 from lmmprune.passes.reduce.affinities import decoder_affinity, encoder_affinity
 from lmmprune.passes.reduce.filters import decoder_redundancy, encoder_redundancy
-from lmmprune.passes.reduce.rules import Reduce, Rule
+from lmmprune.passes.reduce.rules import Reduce, ReductionRule
 from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, scaled, solve, unreachable
 from lmmprune.passes.reduce.stage import Stage
 
@@ -51,7 +51,7 @@ class FiCoCoV(Method):
         if self.window < 1 or not 0 < self.coefficient < math.inf:
             raise InputError(f"window={self.window}, coefficient={self.coefficient:g}: expected positive numbers")
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Filter, correlate, compress."""
         return Reduce(
             filter=functools.partial(
@@ -101,7 +101,7 @@ class FiCoCoL(Method):
                 "gamma=1 gives tokens that see no kept one before them no affinity at all: give less than 1"
             )
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Filter, correlate, compress."""
         return Reduce(
             filter=functools.partial(decoder_redundancy, share=self.beta),

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from lmmprune.errors import InputError
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import attention_from, exclude, received_attention
-from lmmprune.passes.reduce.rules import Outcome, Rule, top
+from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
 from lmmprune.passes.reduce.schedule import Facts
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,11 @@ class FreePruner(Method):
                 " before its features"
             )
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Pivots first, complements outside them."""
         return self._select
 
-    def _select(self, at: At, keep: int) -> Outcome:
+    def _select(self, at: SiteContext, keep: int) -> Outcome:
         b = at.b
         pivots = max(1, round(self.pivot_fraction * keep))
         pivotal = top(b, received_attention(at), pivots)

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.passes.find.sites import llm_input
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import last_query, rated_attention
 from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up, scaled, solve
+from lmmprune.passes.reduce.site_context import SiteContext
 
 # The depth of the decoders in these papers, LLaVA-1.5-7B and Vicuna-7B.
 PAPER_DEPTH = 32
@@ -33,7 +33,7 @@ class FastV(Method):
     sites = "llm_input_2"
     schedule = "K behind its one site"
 
-    def filter(self, at: At) -> ir.Value:
+    def filter(self, at: SiteContext) -> ir.Value:
         """Return what the last token gives."""
         return last_query(at)
 
@@ -57,7 +57,7 @@ class SparseVlm(Method):
     sites = "llm_input_2, 6, 15"
     schedule = "a factor per stage"
 
-    def filter(self, at: At) -> ir.Value:
+    def filter(self, at: SiteContext) -> ir.Value:
         """Return what raters give."""
         return rated_attention(at)
 
@@ -81,7 +81,7 @@ class PyramidDrop(Method):
     sites = "llm_input_8, 16, 24"
     schedule = "a factor per stage"
 
-    def filter(self, at: At) -> ir.Value:
+    def filter(self, at: SiteContext) -> ir.Value:
         """Return what the last token gives."""
         return last_query(at)
 

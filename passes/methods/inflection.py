@@ -12,10 +12,10 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.methods.method import Method, fraction, in_paper
-from lmmprune.passes.reduce.at import INT64, At
 from lmmprune.passes.reduce.filters import similarity_to_cls, text_attention
-from lmmprune.passes.reduce.rules import Reduce, Rule
+from lmmprune.passes.reduce.rules import Reduce, ReductionRule
 from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, scaled, solve
+from lmmprune.passes.reduce.site_context import INT64, SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 
@@ -88,11 +88,11 @@ class Inflection(Method):
         """Return the first stage alone."""
         return dataclasses.replace(self, llm_keep=1.0, prune_text=0)
 
-    def rule_at_output(self) -> Rule:
+    def rule_at_output(self) -> ReductionRule:
         """Return the first stage's rule."""
         return Reduce(filter=similarity_to_cls)
 
-    def count(self, at: At) -> ir.Value:
+    def count(self, at: SiteContext) -> ir.Value:
         """Return the knee of the sorted similarities."""
         return knee(at)
 
@@ -104,11 +104,11 @@ class Inflection(Method):
         )
 
 
-def _text_correlation(at: At) -> ir.Value:
+def _text_correlation(at: SiteContext) -> ir.Value:
     return at.rows(text_attention(at), "visual", 1)
 
 
-def knee(at: At) -> ir.Value:
+def knee(at: SiteContext) -> ir.Value:
     """Return ``k(x) = knee + 1``, ``[B]`` int64: where the sorted curve of similarities is farthest from its chord."""
     b, n = at.b, at.tokens
     curve = b.ops("TopK", 2, similarity_to_cls(at), [n], axis=-1)[0]

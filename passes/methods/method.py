@@ -12,9 +12,9 @@ import onnx_ir as ir
 from lmmprune.errors import InputError, suggestion
 from lmmprune.passes.find.sites import VISION_OUTPUT, Site
 from lmmprune.passes.graph.refusals import Refused
-from lmmprune.passes.reduce.at import At
-from lmmprune.passes.reduce.rules import Correlate, Reduce, Rule
+from lmmprune.passes.reduce.rules import Correlate, Reduce, ReductionRule
 from lmmprune.passes.reduce.schedule import Counts, Facts
+from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 
@@ -48,7 +48,7 @@ class Method:
         redundancy: Whether the largest scores go (rather than stay).
         epsilon: With ``correlate``: quantile of the affinities that a dropped token gives itself to.
         needs_cls: Whether the encoder must have a CLS token.
-        beyond: Whether it reads the encoder layer behind the features.
+        next_layer: Whether it reads the encoder layer behind the features.
     """
 
     name: ClassVar[str]
@@ -62,13 +62,13 @@ class Method:
     correlate: ClassVar[Correlate | None] = None
     epsilon: ClassVar[float] = 1.0
     needs_cls: ClassVar[bool] = False
-    beyond: ClassVar[bool] = False
+    next_layer: ClassVar[bool] = False
 
-    def filter(self, at: At) -> ir.Value:
+    def filter(self, at: SiteContext) -> ir.Value:
         """Return the score of each visual token, ``[B,n]`` float32."""
         raise NotImplementedError(f"method '{self.name}' writes no score")
 
-    def count(self, at: At) -> ir.Value:
+    def count(self, at: SiteContext) -> ir.Value:
         """Return how many patches of each picture the method itself would keep, ``[B]`` int64, at the vision output."""
         raise NotImplementedError(f"method '{self.name}' has no count of its own")
 
@@ -89,11 +89,11 @@ class Method:
         """Return the method without its stages inside the decoder: what one decoder for several counts takes."""
         return self
 
-    def rule_at_output(self) -> Rule:
+    def rule_at_output(self) -> ReductionRule:
         """Return what happens at the vision output."""
         return self.rule()
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Return what happens at its site."""
         return Reduce(
             filter=self.filter, redundancy=self.redundancy, correlate=type(self).correlate, epsilon=self.epsilon
@@ -158,7 +158,7 @@ class Method:
                 f"method '{self.name}' needs a CLS token and has no rule for an encoder without one:"
                 " use freepruner, visionzip, divprune or aim"
             )
-        if self.beyond and not model.has_beyond:
+        if self.next_layer and not model.has_next_layer:
             raise Refused(
                 f"method '{self.name}' reads the encoder layer behind the features, and this model's features come"
                 " from the last one: use cls, freepruner, visionzip or divprune"

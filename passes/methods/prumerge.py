@@ -11,10 +11,10 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.passes.methods.baselines import even_places
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import exclude, normalized
-from lmmprune.passes.reduce.rules import Outcome, Rule, top
+from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
 from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class PruMerge(Method):
     reference = "arXiv 2403.15388"
     exactness = "a fixed count in place of the paper's outlier count; the rest as released"
     needs_cls = True
-    beyond = True
+    next_layer = True
 
     def has_places(self, model: Facts) -> bool:
         """Its last token is the sum of what was dropped."""
@@ -52,17 +52,17 @@ class PruMerge(Method):
             raise InputError(f"method '{self.name}' adds a token to those that it keeps: keep {least} or more")
         return super().counts(model, target)
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Select, add the neighbours, add the sum."""
         return self._merge
 
-    def _select(self, at: At, a: ir.Value, count: int) -> ir.Value:
+    def _select(self, at: SiteContext, a: ir.Value, count: int) -> ir.Value:
         return top(at.b, a, count)
 
-    def _merge(self, at: At, keep: int) -> Outcome:
+    def _merge(self, at: SiteContext, keep: int) -> Outcome:
         b, n, count = at.b, at.tokens, keep - 1
-        beyond = at.at_layer(at.depth)
-        keys, a = self._attention(beyond)
+        next_layer = at.at_layer(at.depth)
+        keys, a = self._attention(next_layer)
         chosen = self._select(at, a, count)
         x = b.op("Cast", at.visual, to=int(ir.DataType.FLOAT))
         # a_j x_j of all patches once; each chosen one then adds those of its neighbours.
@@ -85,7 +85,7 @@ class PruMerge(Method):
         received = b.constant(np.ones((at.batch, keep), np.float32))
         return Outcome(kept=kept, tokens=tokens, received=received, ordered=True)
 
-    def _attention(self, at: At) -> tuple[ir.Value, ir.Value]:
+    def _attention(self, at: SiteContext) -> tuple[ir.Value, ir.Value]:
         """Return the keys ``[B,n,C]`` and CLS's attention on them ``[B,n]`` within their tile, all heads as one."""
         b, (heads, _, width) = at.b, at.layer.heads
         query, keys = at.rows(at.layer.q, "cls", 2), at.layer.k
@@ -117,7 +117,7 @@ class PruMergePlus(PruMerge):
         super().check(model)
         fraction("important_fraction", self.important_fraction)
 
-    def _select(self, at: At, a: ir.Value, count: int) -> ir.Value:
+    def _select(self, at: SiteContext, a: ir.Value, count: int) -> ir.Value:
         b = at.b
         important = min(count, max(1, round_half_up(self.important_fraction * count)))
         chosen = top(b, a, important)

@@ -12,10 +12,10 @@ from lmmprune.errors import InputError
 from lmmprune.passes.find.sites import Site, vision_layer
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.at import FLOAT, At
 from lmmprune.passes.reduce.filters import normalized
-from lmmprune.passes.reduce.rules import Merge, Outcome, Rule, ascending, top
+from lmmprune.passes.reduce.rules import Merge, Outcome, ReductionRule, ascending, top
 from lmmprune.passes.reduce.schedule import Counts, Facts
+from lmmprune.passes.reduce.site_context import FLOAT, SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ToMe(Method):
     sites = "vision_layer_0..V-1"
     schedule = "N - T removed evenly, at most half per layer"
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Bipartite."""
         return bipartite
 
@@ -59,12 +59,12 @@ def even_removal(sites: Sequence[Site], tokens: int, target: int) -> list[tuple[
     return [(site, tokens - (i + 1) * (tokens - target) // m) for i, site in enumerate(sites)]
 
 
-def bipartite(at: At, keep: int) -> Outcome:
+def bipartite(at: SiteContext, keep: int) -> Outcome:
     """Merge the ``n - keep`` strongest edges between two halves of the tokens."""
     return pair_up(at, at.mean_keys(), keep, first=int(at.has_cls), sizes=at.sizes)
 
 
-def pair_up(at: At, keys: ir.Value, keep: int, *, first: int, sizes: ir.Value | None) -> Outcome:
+def pair_up(at: SiteContext, keys: ir.Value, keep: int, *, first: int, sizes: ir.Value | None) -> Outcome:
     """Write one round of bipartite merging.
 
     Args:

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.affinities import key_similarity
-from lmmprune.passes.reduce.at import FLOAT, At
 from lmmprune.passes.reduce.filters import cls_attention, total_attention
-from lmmprune.passes.reduce.rules import Outcome, Rule, ascending, recycle, rest, top
+from lmmprune.passes.reduce.rules import Outcome, ReductionRule, ascending, recycle, rest, top
 from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up
+from lmmprune.passes.reduce.site_context import FLOAT, SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,11 @@ class VisionZip(Method):
             raise InputError(f"method '{self.name}' keeps a CLS token of each tile: keep {least} or more")
         return super().counts(model, target)
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Dominant, then contextual."""
         return self._zip
 
-    def _zip(self, at: At, keep: int) -> Outcome:
+    def _zip(self, at: SiteContext, keep: int) -> Outcome:
         b = at.b
         cls = at.tiles if at.has_cls and at.group == 1 else 0
         dominant = max(1, cls, round_half_up(self.dominant_fraction * keep))
@@ -88,7 +88,7 @@ class VisionZip(Method):
         return Outcome(kept=places, tokens=rows, received=received, ordered=True)
 
     def _contextual(
-        self, at: At, x: ir.Value, others: ir.Value, count: int, targets: int
+        self, at: SiteContext, x: ir.Value, others: ir.Value, count: int, targets: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Return the targets' places ``[B,M]``, their tokens ``[B,M,C]``, and how many joined each, ``[B,M]``."""
         b = at.b

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.reduce.at import At, gather_tokens
 from lmmprune.passes.reduce.filters import cls_attention, normalized
-from lmmprune.passes.reduce.rules import Outcome, Rule, ascending, rest, top
+from lmmprune.passes.reduce.rules import Outcome, ReductionRule, ascending, rest, top
 from lmmprune.passes.reduce.schedule import Facts, round_half_up
+from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
 
 _AT_ONCE = 8
 
@@ -38,11 +38,11 @@ class VisPruner(Method):
         super().check(model)
         fraction("important_fraction", self.important_fraction)
 
-    def rule(self) -> Rule:
+    def rule(self) -> ReductionRule:
         """Important, then diverse."""
         return self._select
 
-    def _select(self, at: At, keep: int) -> Outcome:
+    def _select(self, at: SiteContext, keep: int) -> Outcome:
         b = at.b
         important = min(keep, max(1, round_half_up(self.important_fraction * keep)))
         chosen = top(b, cls_attention(at), important)
@@ -55,7 +55,7 @@ class VisPruner(Method):
             left, count = self._round(at, unit, left, count, keep - important)
         return Outcome(kept=b.op("Concat", chosen, left, axis=1))
 
-    def _round(self, at: At, unit: ir.Value, left: ir.Value, count: int, wanted: int) -> tuple[ir.Value, int]:
+    def _round(self, at: SiteContext, unit: ir.Value, left: ir.Value, count: int, wanted: int) -> tuple[ir.Value, int]:
         b = at.b
         even, odd = (np.arange(start, count, 2, dtype=np.int64) for start in (0, 1))
         going = min(_AT_ONCE, count - wanted, len(even))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.passes.methods.method import Method, in_paper
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import cls_attention
 from lmmprune.passes.reduce.schedule import Facts, scaled
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class VtcCls(Method):
         super().check(model)
         in_paper("first_layer", self.first_layer, 23)
 
-    def filter(self, at: At) -> ir.Value:
+    def filter(self, at: SiteContext) -> ir.Value:
         """Return what CLS gives each patch in all those layers."""
         first = scaled([self.first_layer], depth=at.depth, of=23)[0]
         total = cls_attention(at.at_layer(first))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.reduce.at import At
 from lmmprune.passes.reduce.filters import mean_attention, normalized
+from lmmprune.passes.reduce.site_context import SiteContext
 
 
-def encoder_affinity(at: At, dropped: ir.Value, kept: ir.Value, keep: int) -> ir.Value:
+def encoder_affinity(at: SiteContext, dropped: ir.Value, kept: ir.Value, keep: int) -> ir.Value:
     """Return the row-softmax of the head-mean logits of dropped queries on kept keys.
 
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
@@ -20,7 +20,7 @@ def encoder_affinity(at: At, dropped: ir.Value, kept: ir.Value, keep: int) -> ir
     return b.op("Softmax", b.op("MatMul", queries, b.op("Transpose", keys, perm=[0, 2, 1])), axis=-1)
 
 
-def decoder_affinity(at: At, dropped: ir.Value, kept: ir.Value, keep: int, *, direct: float) -> ir.Value:
+def decoder_affinity(at: SiteContext, dropped: ir.Value, kept: ir.Value, keep: int, *, direct: float) -> ir.Value:
     """Return ``direct * A_ij + (1 - direct) * mean_{k text} A_ki A_kj``, A the causal head mean.
 
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
@@ -38,7 +38,7 @@ def decoder_affinity(at: At, dropped: ir.Value, kept: ir.Value, keep: int, *, di
     return b.op("Add", b.op("Mul", pairs, np.float32(direct)), b.op("Mul", through, np.float32(1 - direct)))
 
 
-def key_similarity(at: At, some: ir.Value, others: ir.Value, count: int, rows: int) -> ir.Value:
+def key_similarity(at: SiteContext, some: ir.Value, others: ir.Value, count: int, rows: int) -> ir.Value:
     """Return the cosine of the head-mean keys of ``rows`` tokens and ``count`` others, ``[B,rows,count]``."""
     b = at.b
     keys = normalized(at, at.mean_keys())

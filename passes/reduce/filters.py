@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.reduce.at import FLOAT, At, Rows
+from lmmprune.passes.reduce.site_context import FLOAT, Rows, SiteContext
 
 
-def cls_attention(at: At) -> ir.Value:
+def cls_attention(at: SiteContext) -> ir.Value:
     """Return ``mean_h A[h,CLS,j]``, CLS that of the patch's own tile.
 
     Reference: Zhang et al., FasterVLM, 2024, arXiv 2412.01818.
@@ -21,7 +21,7 @@ def cls_attention(at: At) -> ir.Value:
     return at.visual_scores(attention)
 
 
-def received_attention(at: At) -> ir.Value:
+def received_attention(at: SiteContext) -> ir.Value:
     """Return ``mean_h sum_{i != j} A[h,i,j]``, what patch j receives from all other rows of the sequence.
 
     Row sums of a softmax are constant, so the columns carry the signal.
@@ -40,7 +40,7 @@ def received_attention(at: At) -> ir.Value:
     return at.visual_scores(b.op("Sub", column, itself))
 
 
-def total_attention(at: At) -> ir.Value:
+def total_attention(at: SiteContext) -> ir.Value:
     """Return ``sum_h sum_i A[h,i,j]``, i over all tokens and j itself.
 
     Reference: Yang et al., VisionZip, 2024, arXiv 2412.04467, its rule for encoders without CLS.
@@ -49,7 +49,7 @@ def total_attention(at: At) -> ir.Value:
     return at.visual_scores(at.b.op("ReduceSum", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0))
 
 
-def attention_from(at: At, tokens: ir.Value, count: int) -> ir.Value:
+def attention_from(at: SiteContext, tokens: ir.Value, count: int) -> ir.Value:
     """Return ``mean_h mean_{p in P} A[h,p,j]`` for the patches P of some tokens; one of another tile gives j nothing.
 
     Args:
@@ -69,7 +69,7 @@ def attention_from(at: At, tokens: ir.Value, count: int) -> ir.Value:
     return at.rows(b.op("ReduceMean", attention, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0), "visual", 1)
 
 
-def _attention_within_tiles(at: At, tokens: ir.Value, count: int) -> ir.Value:
+def _attention_within_tiles(at: SiteContext, tokens: ir.Value, count: int) -> ir.Value:
     """Write ``attention_from`` as ``sum_p w_p A[h,p,j]``, w_p = 1 / |P| for the patches of P, else 0.
 
     How many of a tile's patches are in P differs from picture to picture, so they can't be gathered tile by tile.
@@ -89,7 +89,7 @@ def _attention_within_tiles(at: At, tokens: ir.Value, count: int) -> ir.Value:
     return at.visual_scores(b.op("ReduceMean", given, [*at.head_axes, at.head_axes[-1] + 1], keepdims=0))
 
 
-def last_query(at: At) -> ir.Value:
+def last_query(at: SiteContext) -> ir.Value:
     """Return ``mean_h A[h,last,j]``, the attention of the prompt's last token.
 
     Reference: Chen et al., FastV, 2024, arXiv 2403.06764.
@@ -98,12 +98,12 @@ def last_query(at: At) -> ir.Value:
     return at.rows(attention, "visual", 1)
 
 
-def text_attention(at: At) -> ir.Value:
+def text_attention(at: SiteContext) -> ir.Value:
     """Return ``mean_h mean_{t text} A[h,t,j]`` for the tokens j of the whole sequence, ``[1,T]``."""
     return at.b.op("ReduceMean", at.attention("text"), [*at.head_axes, at.head_axes[-1] + 1], keepdims=0)
 
 
-def rated_attention(at: At) -> ir.Value:
+def rated_attention(at: SiteContext) -> ir.Value:
     """Return ``mean_{t rater} mean_h A[h,t,j]``; raters are the text tokens that resemble the picture.
 
     With ``m_t = mean_v softmax_t(e_v . e_t)`` of the embeddings, raters are the t with m_t above the mean of m.
@@ -129,7 +129,7 @@ def rated_attention(at: At) -> ir.Value:
     return at.rows(b.op("Squeeze", rated, [1]), "visual", 1)
 
 
-def embedded_rows(at: At, value: ir.Value, begin: int, end: int | None) -> ir.Value:
+def embedded_rows(at: SiteContext, value: ir.Value, begin: int, end: int | None) -> ir.Value:
     """Return rows ``begin..end`` of ``value [B,T,C]`` in float32; in a decode step its last row."""
     b = at.b
     last = b.op("Sub", b.op("Shape", value, start=1, end=2), b.constant([1]))
@@ -138,7 +138,7 @@ def embedded_rows(at: At, value: ir.Value, begin: int, end: int | None) -> ir.Va
     return b.op("Cast", rows, to=FLOAT)
 
 
-def random_walk(at: At, *, temperature: float, steps: int) -> ir.Value:
+def random_walk(at: SiteContext, *, temperature: float, steps: int) -> ir.Value:
     """Return ``sqrt(mean_h p_j^2)`` after some steps of PageRank over the visual tokens.
 
     ``M[h] = softmax_j(L[h,i,j] / temperature)`` without the causal mask, ``p0 = 1/n``, ``p <- p M``.
@@ -157,7 +157,7 @@ def random_walk(at: At, *, temperature: float, steps: int) -> ir.Value:
     return b.op("Sqrt", squares)
 
 
-def similarity_to_cls(at: At) -> ir.Value:
+def similarity_to_cls(at: SiteContext) -> ir.Value:
     """Return ``cos(y_j, y_CLS)`` of the encoder's output, CLS that of the patch's own tile.
 
     Reference: arXiv 2409.01162 (abstract; our reading).
@@ -168,7 +168,7 @@ def similarity_to_cls(at: At) -> ir.Value:
     return at.visual_scores(b.op("Squeeze", cosine, [2]))
 
 
-def normalized(at: At, value: ir.Value) -> ir.Value:
+def normalized(at: SiteContext, value: ir.Value) -> ir.Value:
     """Return ``value [..., C]`` in float32 with rows of length one."""
     b = at.b
     value = b.op("Cast", value, to=FLOAT)
@@ -176,7 +176,7 @@ def normalized(at: At, value: ir.Value) -> ir.Value:
     return b.op("Div", value, b.op("Max", length, np.float32(1e-12)))
 
 
-def encoder_redundancy(at: At, *, share: float, window: int, coefficient: float) -> ir.Value:
+def encoder_redundancy(at: SiteContext, *, share: float, window: int, coefficient: float) -> ir.Value:
     """Return FiCoCo's redundancy in an encoder, with the local penalty.
 
     ``s_i = share * u_i - (1 - share) * v_i``, u the mean of the head-mean logits of i on the patches, v what CLS gives
@@ -206,11 +206,11 @@ def encoder_redundancy(at: At, *, share: float, window: int, coefficient: float)
     return _local_penalty(at, score, window, coefficient)
 
 
-def _unit_length(at: At, scores: ir.Value) -> ir.Value:
+def _unit_length(at: SiteContext, scores: ir.Value) -> ir.Value:
     return at.b.op("Div", scores, at.b.op("ReduceL2", scores, [1], keepdims=1))
 
 
-def _local_penalty(at: At, score: ir.Value, window: int, coefficient: float) -> ir.Value:
+def _local_penalty(at: SiteContext, score: ir.Value, window: int, coefficient: float) -> ir.Value:
     """Make the most redundant token of each window of the original grid more redundant."""
     b = at.b
     rows, columns = at.grid
@@ -227,7 +227,7 @@ def _local_penalty(at: At, score: ir.Value, window: int, coefficient: float) -> 
     return b.op("Where", b.op("Greater", lost, np.float32(0.5)), score, b.op("Mul", score, factor))
 
 
-def decoder_redundancy(at: At, *, share: float) -> ir.Value:
+def decoder_redundancy(at: SiteContext, *, share: float) -> ir.Value:
     """Return FiCoCo's redundancy in a decoder.
 
     ``s_i = share * mean_{j visual} A_ij - (1 - share) * mean_{k text} A_ki``, A the causal head mean.
@@ -240,12 +240,12 @@ def decoder_redundancy(at: At, *, share: float) -> ir.Value:
     return b.op("Sub", b.op("Mul", within, np.float32(share)), b.op("Mul", asked, np.float32(1 - share)))
 
 
-def mean_attention(at: At, which: Rows) -> ir.Value:
+def mean_attention(at: SiteContext, which: Rows) -> ir.Value:
     """Return ``mean_h A`` of some queries, ``[B,rows,T]``."""
     return at.b.op("ReduceMean", at.attention(which), at.head_axes, keepdims=0)
 
 
-def exclude(at: At, scores: ir.Value, indices: ir.Value) -> ir.Value:
+def exclude(at: SiteContext, scores: ir.Value, indices: ir.Value) -> ir.Value:
     """Return the scores ``[B,n]`` with -inf at some places ``[B,R]``; comparisons instead of a scatter.
 
     TensorRT's native scatter is undefined on duplicate targets, and comparisons fuse.
@@ -256,6 +256,6 @@ def exclude(at: At, scores: ir.Value, indices: ir.Value) -> ir.Value:
     return b.op("Where", b.op("Greater", taken, np.float32(0.5)), np.float32(-np.inf), scores)
 
 
-def constant_places(at: At, places: np.ndarray) -> ir.Value:
+def constant_places(at: SiteContext, places: np.ndarray) -> ir.Value:
     """Return the same places for every picture, ``[B,K]`` int64."""
     return at.b.constant(np.broadcast_to(places.astype(np.int64), (at.batch, len(places))).copy())

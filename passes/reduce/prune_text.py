@@ -8,16 +8,16 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.passes.graph.builder import Builder
-from lmmprune.passes.reduce.at import FLOAT, INT64, At
 from lmmprune.passes.reduce.filters import text_attention
 from lmmprune.passes.reduce.rules import ascending
+from lmmprune.passes.reduce.site_context import FLOAT, INT64, SiteContext
 
 # Of the question: its first token borders on the picture, its last one speaks.
 PROTECTED = 2
 
 
 def surviving_text(
-    at: At, length: ir.Value, ids: ir.Value, *, begin: int, drop: int, special: Sequence[int]
+    at: SiteContext, length: ir.Value, ids: ir.Value, *, begin: int, drop: int, special: Sequence[int]
 ) -> ir.Value:
     """Return the places of the tokens behind the image that stay, ``[tail]`` int64, ascending; none in a decode step.
 
@@ -43,7 +43,7 @@ def surviving_text(
     return b.op("Add", b.op("Add", slots, skipped), b.constant([begin]))
 
 
-def _dropped(at: At, ids: ir.Value, count: int, special: Sequence[int]) -> ir.Value:
+def _dropped(at: SiteContext, ids: ir.Value, count: int, special: Sequence[int]) -> ir.Value:
     """Return the places in the tail of the tokens that go, ``[1,count]``, ascending."""
     b = at.b
     scores = at.rows(text_attention(at), "text", 1)

@@ -16,11 +16,11 @@ from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import infer_shapes, reached
 from lmmprune.passes.graph.specialize import specialize
-from lmmprune.passes.reduce.at import END, FLOAT, At
 from lmmprune.passes.reduce.prune_text import PROTECTED, surviving_text
 from lmmprune.passes.reduce.reduce_vision import KEPT, RECEIVED, check_counts, check_sites, tokens_name
 from lmmprune.passes.reduce.rewire import rewire
-from lmmprune.passes.reduce.rules import Merge, Outcome, ascending, takers
+from lmmprune.passes.reduce.rules import Merge, Outcome, ascending, merge_targets
+from lmmprune.passes.reduce.site_context import END, FLOAT, SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 
@@ -171,7 +171,7 @@ class _Rewriting:
         b = Builder(f"lmmprune/{self._options.method}")
         self._length = b.op("Shape", self._ids, start=1, end=2)
         reach = self._options.prefix + self._options.image_tokens
-        # At least one token follows the image, so a decode step never looks like a prefill.
+        # SiteContext least one token follows the image, so a decode step never looks like a prefill.
         self._alive = b.op("Greater", self._length, b.constant([reach]))
         b.prepend_to(self._model.graph)
 
@@ -208,17 +208,17 @@ class _Rewriting:
         if outcome is not None and outcome.merge is not None:
             new = self._merge(b, at, new, outcome.merge, keep)
         rebind = self._rebind(b, stage, rows, shorter, removed, old, new)
-        self._expose(b, at, stage, kept, new, None if outcome is None else takers(b, outcome))
+        self._expose(b, at, stage, kept, new, None if outcome is None else merge_targets(b, outcome))
         after = b.insert_after(graph, old.producer())
         rewire(graph, old, new, users, rebind, after=after, prefix=str(stage.site))
         self._tokens, self._length = keep, shorter
         self.changed = True
 
-    def _at(self, b: Builder, stage: Stage, old: ir.Value) -> At:
+    def _at(self, b: Builder, stage: Stage, old: ir.Value) -> SiteContext:
         options, anchors = self._options, self._anchors
         if self._origin is None:
             self._origin = b.constant(np.arange(self._tokens, dtype=np.int64)[None])
-        at = At(
+        at = SiteContext(
             b=b,
             name=str(stage.site),
             layer=anchors.layers[stage.site.scored_layer],
@@ -236,7 +236,7 @@ class _Rewriting:
         )
         return dataclasses.replace(at, visual=at.rows(old, "visual", 1, stream=True))
 
-    def _merge(self, b: Builder, at: At, new: ir.Value, merge: Merge, keep: int) -> ir.Value:
+    def _merge(self, b: Builder, at: SiteContext, new: ir.Value, merge: Merge, keep: int) -> ir.Value:
         """Give what was dropped to the kept rows; in a decode step all weights are zero, which changes nothing."""
         prefix = self._options.prefix
         weights = b.op("Where", self._alive, merge.weights, np.float32(0))
@@ -288,7 +288,7 @@ class _Rewriting:
         return rebind
 
     def _expose(
-        self, b: Builder, at: At, stage: Stage, kept: ir.Value, new: ir.Value, received: ir.Value | None
+        self, b: Builder, at: SiteContext, stage: Stage, kept: ir.Value, new: ir.Value, received: ir.Value | None
     ) -> None:
         """Name the tokens that leave, for ``ensures``; make the kept places, and who took in others, outputs."""
         new.name = tokens_name(stage.site)

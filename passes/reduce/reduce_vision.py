@@ -15,16 +15,16 @@ from lmmprune.passes.find.sites import PROJECTOR_OUTPUT, Site
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
-from lmmprune.passes.reduce.at import At, gather_tokens
+from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, woven_features
 from lmmprune.passes.reduce.rewire import relax_shapes, rewire
-from lmmprune.passes.reduce.rules import Outcome, ascending, merged, takers
+from lmmprune.passes.reduce.rules import Outcome, ascending, merge_targets, merged
+from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
 from lmmprune.passes.reduce.stage import Stage
-from lmmprune.passes.reduce.weave import replace_features, weave, woven_features
 
 KEPT = "kept_indices"
 RECEIVED = "received"
 # The output of the layer behind the features, which some rules read; traced on request, always removed.
-BEYOND = "beyond_features"
+NEXT_LAYER = "next_layer_features"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class ReduceVision(ir.passes.InPlacePass):
         stages: In any order; those in the decoder are left to ``ReduceDecoder``.
         grid: Tokens of a tower image, rows and columns.
         tiles: Tower images per picture.
-        separators: Tokens that are no patches and always stay (see ``weave``); the stages count them.
+        separators: Tokens that are no patches and always stay (see ``insert_separators``); the stages count them.
     """
 
     method: str
@@ -106,10 +106,10 @@ class ReduceVision(ir.passes.InPlacePass):
         """Rewrite."""
         anchors = find_vision_anchors(model)
         _Rewriting(model, anchors, self.method, self.grid).run(self._mine)
-        beyond = [value for value in model.graph.outputs if value.name == BEYOND]
-        for value in beyond:
+        next_layer = [value for value in model.graph.outputs if value.name == NEXT_LAYER]
+        for value in next_layer:
             model.graph.outputs.remove(value)
-        changed = bool(beyond) or any(value.name == KEPT for value in model.graph.outputs)
+        changed = bool(next_layer) or any(value.name == KEPT for value in model.graph.outputs)
         if changed:
             RemoveUnusedNodesPass()(model)
             self._infer(model)
@@ -185,11 +185,11 @@ def _removing(stages: Sequence[Stage], tokens: int) -> dict[Site, int]:
     return found
 
 
-def vision_output(b: Builder, anchors: VisionAnchors, grid: tuple[int, int]) -> At:
+def vision_output(b: Builder, anchors: VisionAnchors, grid: tuple[int, int]) -> SiteContext:
     """Return the site between encoder and projector of an unpruned graph, as rules see it."""
     batch, tokens, _ = static_shape(anchors.patches)
     places = np.broadcast_to(np.arange(tokens, dtype=np.int64), (batch, tokens)).copy()
-    return At(
+    return SiteContext(
         b=b,
         name="vision_output",
         layer=anchors.layers[anchors.depth - 1],
@@ -255,7 +255,7 @@ class _Rewriting:
         if self._origin is None:
             places = np.arange(self._tokens, dtype=np.int64)
             self._origin = b.constant(np.broadcast_to(places, (self._batch, self._tokens)).copy())
-        at = At(
+        at = SiteContext(
             b=b,
             name=str(stage.site),
             layer=anchors.layers[index],
@@ -284,7 +284,7 @@ class _Rewriting:
         tokens.name = tokens_name(stage.site)
         self._origin = self._follow(at, outcome, kept, keep)
         self._sizes = outcome.sizes
-        if (received := takers(b, outcome)) is not None:
+        if (received := merge_targets(b, outcome)) is not None:
             self._received[stage.site] = received
         new = b.stream("Concat", b.stream("Slice", old, [0], [lead], [1]), tokens, axis=1) if lead else tokens
         rebind = {}
@@ -305,7 +305,7 @@ class _Rewriting:
         self._tokens = keep
         self._outputs[stage.site] = self._origin
 
-    def _tokens_of(self, at: At, visual: ir.Value, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
+    def _tokens_of(self, at: SiteContext, visual: ir.Value, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
         """Return those of the visual tokens ``[B,n,C]`` that leave, ``[B,K,C]``, and their places ``[B,K]``."""
         b = at.b
         if outcome.tokens is not None:
@@ -317,7 +317,7 @@ class _Rewriting:
         dropped = gather_tokens(b, visual, outcome.merge.dropped, (at.batch, at.tokens, at.tokens - keep), stream=True)
         return merged(b, rows, dropped, outcome.merge), kept
 
-    def _follow(self, at: At, outcome: Outcome, kept: ir.Value, keep: int) -> ir.Value:
+    def _follow(self, at: SiteContext, outcome: Outcome, kept: ir.Value, keep: int) -> ir.Value:
         """Return the places of the grid ``[B,K]`` that the tokens have now; -1 stays -1."""
         b = at.b
         if outcome.tokens is None and not self._outputs:
@@ -359,7 +359,7 @@ class _Rewriting:
         """Set the separators between the tokens that are left, and tell all places as those of the output."""
         anchors, keep = self._unpruned, self._tokens
         assert self._origin is not None
-        woven = weave(b, anchors, self._origin, keep)
+        woven = insert_separators(b, anchors, self._origin, keep)
         features = woven_features(b, anchors, woven, keep)
         replace_features(self._model, anchors.woven, features)
         self._origin = woven.places

@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.passes.graph.builder import Builder
-from lmmprune.passes.reduce.at import FLOAT, INT64, At
 from lmmprune.passes.reduce.filters import exclude
+from lmmprune.passes.reduce.site_context import FLOAT, INT64, SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,17 @@ class Outcome:
     ordered: bool = False
 
 
-class Rule(Protocol):
+class ReductionRule(Protocol):
     """Decides which of the n tokens of a site stay."""
 
-    def __call__(self, at: At, keep: int) -> Outcome:
+    def __call__(self, at: SiteContext, keep: int) -> Outcome:
         """Write the decision; 1 <= keep < n."""
         ...
 
 
-Filter = Callable[[At], ir.Value]
+Filter = Callable[[SiteContext], ir.Value]
 # (at, dropped [B,n-K], kept [B,K], K) -> [B,n-K,K], how much each dropped token has to do with each kept one.
-Correlate = Callable[[At, ir.Value, ir.Value, int], ir.Value]
+Correlate = Callable[[SiteContext, ir.Value, ir.Value, int], ir.Value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Reduce:
     correlate: Correlate | None = None
     epsilon: float = 1.0
 
-    def __call__(self, at: At, keep: int) -> Outcome:
+    def __call__(self, at: SiteContext, keep: int) -> Outcome:
         """Write it."""
         b, n = at.b, at.tokens
         scores = padded(at, self.filter(at))
@@ -104,7 +104,7 @@ def top(b: Builder, scores: ir.Value, count: int) -> ir.Value:
     return b.ops("TopK", 2, scores, [count], axis=-1)[1]
 
 
-def padded(at: At, scores: ir.Value) -> ir.Value:
+def padded(at: SiteContext, scores: ir.Value) -> ir.Value:
     """Give the scores of a decode step, of which there are fewer, the static width n."""
     if not at.in_decoder:
         return scores
@@ -122,7 +122,7 @@ def ascending(b: Builder, indices: ir.Value, count: int) -> ir.Value:
     return b.op("Cast", values, to=INT64)
 
 
-def rest(at: At, indices: ir.Value, count: int) -> ir.Value:
+def rest(at: SiteContext, indices: ir.Value, count: int) -> ir.Value:
     """Return the places among the n that aren't in ``indices [B,K]``, ascending: ``[B,n-K]``, n-K = count."""
     descending = -np.arange(at.tokens, dtype=np.float32)
     scores = exclude(at, at.b.constant(np.broadcast_to(descending, (at.batch, at.tokens)).copy()), indices)
@@ -159,7 +159,7 @@ def recycle(b: Builder, affinity: ir.Value, keep: int, count: int) -> ir.Value:
     return b.op("Transpose", weights, perm=[0, 2, 1])
 
 
-def takers(b: Builder, outcome: Outcome) -> ir.Value | None:
+def merge_targets(b: Builder, outcome: Outcome) -> ir.Value | None:
     """Return which tokens others went into, ``[B,K]`` int64 0 or 1; None if the rule merges nothing."""
     received = outcome.received
     if outcome.merge is not None:

@@ -23,7 +23,7 @@ class Facts:
         decoder_layers: L.
         has_cls: Whether the encoder has a CLS token.
         merge: Patches on each side of the block that makes a token, behind the encoder; 1: a token is a patch.
-        has_beyond: Whether the encoder has a layer behind the features.
+        has_next_layer: Whether the encoder has a layer behind the features.
         tiles: Tower images per picture.
         separators: Tokens among the N that are no patches; they always stay.
     """
@@ -34,7 +34,7 @@ class Facts:
     decoder_layers: int
     has_cls: bool
     merge: int = 1
-    has_beyond: bool = True
+    has_next_layer: bool = True
     tiles: int = 1
     separators: int = 0
 

@@ -14,19 +14,19 @@ from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.at import gather_tokens
-from lmmprune.passes.reduce.reduce_vision import BEYOND, KEPT, vision_output
+from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, woven_features
+from lmmprune.passes.reduce.reduce_vision import KEPT, NEXT_LAYER, vision_output
 from lmmprune.passes.reduce.rules import Reduce, ascending, top
-from lmmprune.passes.reduce.weave import replace_features, weave, woven_features
+from lmmprune.passes.reduce.site_context import gather_tokens
 
-PATCHES, RANKING, COUNT = "patches", "ranking", "own_count"
+PATCHES, RANKING, COUNT = "patches", "ranking", "dynamic_count"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountTokens(ir.passes.InPlacePass):
     """Let the encoder say how many patches the method would keep of a picture.
 
-    After: a further output ``own_count [B]`` int64, 1..N
+    After: a further output ``dynamic_count [B]`` int64, 1..N
     """
 
     method: Method
@@ -40,7 +40,7 @@ class CountTokens(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Write the count."""
-        b = Builder(f"lmmprune/{self.method.name}/own_count")
+        b = Builder(f"lmmprune/{self.method.name}/dynamic_count")
         anchors = find_vision_anchors(model)
         at = vision_output(b, anchors, self.grid)
         count = self.method.count(at)
@@ -57,14 +57,14 @@ def split_vision(
     """Return the encoder, and a head per token count; the model itself stays as it is.
 
     Before: ``pixel_values -> encoder -> patches [B,N,C] -> projector -> image_features [B,N,C']``
-    After: ``pixel_values -> encoder -> patches [B,N,C], ranking [B,N], own_count [B]`` and per count K
+    After: ``pixel_values -> encoder -> patches [B,N,C], ranking [B,N], dynamic_count [B]`` and per count K
     ``patches, ranking -> Gather -> projector -> image_features [B,K,C'], kept_indices [B,K]``
 
     Raises:
         Refused: The method doesn't rank patches, or has no count of its own.
     """
     model = model.clone()
-    for value in [value for value in model.graph.outputs if value.name == BEYOND]:
+    for value in [value for value in model.graph.outputs if value.name == NEXT_LAYER]:
         model.graph.outputs.remove(value)
     encoder = model.clone()
     CountTokens(method=method, grid=grid)(encoder)
@@ -104,7 +104,7 @@ def _head(model: ir.Model, method: Method, grid: tuple[int, int], keep: int) -> 
     for node, index in list(anchors.patches.uses()):
         node.replace_input_with(index, chosen)
     model.graph.inputs[:] = [given, ranking]
-    woven = weave(b, anchors, kept, patches) if anchors.separators else None
+    woven = insert_separators(b, anchors, kept, patches) if anchors.separators else None
     named = b.op("Identity", woven.places if woven else kept)
     named.name, named.type = KEPT, ir.TensorType(ir.DataType.INT64)
     model.graph.outputs.append(named)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmmprune.passes.find.sites import Site
-from lmmprune.passes.reduce.rules import Rule
+from lmmprune.passes.reduce.rules import ReductionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,5 +21,5 @@ class Stage:
 
     site: Site
     keep: int
-    rule: Rule
+    rule: ReductionRule
     prune_text: int = 0

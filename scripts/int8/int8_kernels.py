@@ -88,7 +88,7 @@ def main(rounds: int, threads: int, output: Path) -> None:
             found.append({"rows": rows, "columns": columns, "tokens": tokens, "ms": times})
             ratios = " | ".join(f"{times['float32'] / times[name]:.2f}x" for name in list(FORMS)[1:])
             lines.append(f"| {rows} x {columns} | {tokens} | {times['float32']:.3f} | {ratios} |")
-    facts = machine.look()
+    facts = machine.detect_machine()
     lines += ["", f"Times as fast as float32; {threads} threads, medians of {rounds} rounds, {facts.processor},"]
     lines.append(f"onnxruntime {ort.__version__}.")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,7 @@ def main(
     *, model: str, depths: Sequence[int], only: Sequence[str], limit_gib: float | None, work: Path, output: Path
 ) -> None:
     """Run the comparison."""
-    here = machine.look()
+    here = machine.detect_machine()
     limit = int((limit_gib or (here.memory or 0) / 2**30 * 0.9) * 2**30)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(HERE / "export_peers" / "measured"), os.environ.get("PYTHONPATH", "")]

@@ -51,13 +51,13 @@ def work(path: str, image: str, prompt: str, tokens: int, answers: int) -> dict[
     loaded = (time.perf_counter() - start) * 1e3
     rows = []
     for number in range(_WARM_UP + answers):
-        look = runtime.look(picture)
-        encoded = runtime.prompter.encode(prompt, image_tokens=look.tokens)
-        steps = [ms for _, ms in runtime.generate(look, encoded, tokens)]
+        visual = runtime.encode_image(picture)
+        encoded = runtime.prompter.encode(prompt, image_tokens=visual.tokens)
+        steps = [ms for _, ms in runtime.generate(visual, encoded, tokens)]
         if number >= _WARM_UP:
-            first = look.preprocess_ms + look.vision_ms + steps[0]
+            first = visual.preprocess_ms + visual.vision_ms + steps[0]
             rows.append(
-                {"vision": look.vision_ms, "prefill": steps[0], "ttft": first, "step": statistics.median(steps[1:])}
+                {"vision": visual.vision_ms, "prefill": steps[0], "ttft": first, "step": statistics.median(steps[1:])}
             )
     return {"load": loaded, "answers": rows, "base": base, "memory": resident(), "length": encoded.length}
 
@@ -145,7 +145,7 @@ def main(
                 "precision": f"{manifest.precision.dtype}, {manifest.precision.int8}",
             }
         )
-    here = machine.look()
+    here = machine.detect_machine()
     facts = (
         f"{here.processor}, {here.cores} cores, {(here.memory or 0) / 2**30:.0f} GiB; {rows[0]['precision']}; "
         f"{rounds} processes per bundle in turns, {answers} answers of {tokens} tokens each; resident memory is that"

@@ -169,7 +169,7 @@ def main(
     lines += [
         f"Vision tower (CLIP ViT-L/14-336), ms: {medians}; the selection costs {100 * cost:+.1f} %.",
         "",
-        f"{layers} decoder layers, {threads} threads, {rounds} rounds, {machine.look().processor}, "
+        f"{layers} decoder layers, {threads} threads, {rounds} rounds, {machine.detect_machine().processor}, "
         f"{platform.system()}, onnxruntime {ort.__version__}; speed-ups are medians of the ratio within a round.",
     ]
     text = "\n".join(lines) + "\n"

@@ -51,7 +51,7 @@ def main(output: Path, limit: int | None) -> None:
             bar.update(task, description=name)
             export(Request(output=Path(folder) / "bundle", force=True, **COMMON, **options), traced=traced)
             runtime = Runtime(Bundle.open(Path(folder) / "bundle"))
-            tokens = [runtime.look(question.load()).tokens for question in pictures.values()]
+            tokens = [runtime.encode_image(question.load()).tokens for question in pictures.values()]
             result = evaluate(runtime, questions)
             rows.append({"variant": name, "mean_tokens": statistics.fmean(tokens), **result.as_dict()})
             bar.advance(task)

@@ -6,10 +6,10 @@ projector), vocabulary V.
 """
 
 from lmmprune.compiler.verify.reference.chooser import Chooser
-from lmmprune.compiler.verify.reference.cut import SITES, Cut, Refused, Said, Seen
+from lmmprune.compiler.verify.reference.cut import SITES, Cut, CutRefused, Said, Seen
 from lmmprune.compiler.verify.reference.decoder import say
 from lmmprune.compiler.verify.reference.load_model import load_model
 from lmmprune.compiler.verify.reference.options import rule_options
 from lmmprune.compiler.verify.reference.vision import knee, see
 
-__all__ = ["SITES", "Chooser", "Cut", "Refused", "Said", "Seen", "knee", "load_model", "rule_options", "say", "see"]
+__all__ = ["SITES", "Chooser", "Cut", "CutRefused", "Said", "Seen", "knee", "load_model", "rule_options", "say", "see"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmmprune.compiler.verify.reference.chooser import Chooser
-from lmmprune.compiler.verify.reference.cut import Refused
+from lmmprune.compiler.verify.reference.cut import CutRefused
 
 
 def cosine(x: np.ndarray, y: np.ndarray) -> float:
@@ -24,10 +24,10 @@ def strongest_edges(chooser: Chooser, keys: np.ndarray, a: list[int], b: list[in
         count: Edges.
 
     Raises:
-        Refused: There are fewer tokens in a.
+        CutRefused: There are fewer tokens in a.
     """
     if count > len(a):
-        raise Refused(f"{count} edges wanted, {len(a)} tokens can have one")
+        raise CutRefused(f"{count} edges wanted, {len(a)} tokens can have one")
     similar = {i: {j: cosine(keys[i], keys[j]) for j in b} for i in a}
     strength = {i: max(similar[i].values()) for i in a}
     edges = {}

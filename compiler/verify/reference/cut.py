@@ -32,7 +32,7 @@ SITES = {
 }
 
 
-class Refused(ValueError):
+class CutRefused(ValueError):
     """The reference can't do what it was asked for."""
 
 
@@ -76,17 +76,17 @@ def check(method: str, cuts: list[Cut], side: str, *, has_cls: bool = True) -> d
         has_cls: Whether the encoder has a CLS token.
 
     Raises:
-        Refused: There is no such method, or it doesn't do this.
+        CutRefused: There is no such method, or it doesn't do this.
     """
     if method not in SITES:
-        raise Refused(f"no method {method!r}")
+        raise CutRefused(f"no method {method!r}")
     if side == "vision" and method in CLS_METHODS and not has_cls:
-        raise Refused(f"{method} needs a CLS token")
+        raise CutRefused(f"{method} needs a CLS token")
     sites = {}
     for cut in cuts:
         kind = cut.site.rstrip("0123456789").rstrip("_")
         if kind not in SITES[method] or kind.startswith("llm_") != (side == "llm") or cut.site in sites:
-            raise Refused(f"{method} has no cut at {cut.site} on the {side} side, or has it twice")
+            raise CutRefused(f"{method} has no cut at {cut.site} on the {side} side, or has it twice")
         sites[cut.site] = cut.keep
     return sites
 
@@ -95,7 +95,7 @@ def check_keep(keep: int, arriving: int, site: str) -> None:
     """Check that 1 <= keep <= arriving.
 
     Raises:
-        Refused: It isn't.
+        CutRefused: It isn't.
     """
     if not 1 <= keep <= arriving:
-        raise Refused(f"{site}: keep {keep} of {arriving}")
+        raise CutRefused(f"{site}: keep {keep} of {arriving}")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from lmmprune.compiler.verify.reference.chooser import Chooser
-from lmmprune.compiler.verify.reference.cut import Cut, Refused, Said, check
+from lmmprune.compiler.verify.reference.cut import Cut, CutRefused, Said, check
 from lmmprune.compiler.verify.reference.decoder_cut import Cutter
-from lmmprune.compiler.verify.reference.look import llama_attention, rms_norm
+from lmmprune.compiler.verify.reference.layer_attention import llama_attention, rms_norm
 from lmmprune.compiler.verify.reference.sequence import Token, places, sequence
 from lmmprune.compiler.verify.reference.threads import one_thread
 
@@ -52,18 +52,18 @@ def say(
         forced: The 1 + steps tokens to follow. As no token sees those behind it, one run then gives all logits.
 
     Raises:
-        Refused: The method doesn't do this; prune_text would remove more tokens of the tail than may go; or a token
+        CutRefused: The method doesn't do this; prune_text would remove more tokens of the tail than may go; or a token
             that is no patch would need an original number.
     """
     sites = check(method, cuts, "llm")
     if not tail:
-        raise Refused("the prompt needs a tail")
+        raise CutRefused("the prompt needs a tail")
     if not set(positions.values()) <= {"contiguous", "original"}:
-        raise Refused(f"no such policy: {positions}")
+        raise CutRefused(f"no such policy: {positions}")
     if forced is not None and len(forced) != 1 + steps:
-        raise Refused(f"{len(forced)} tokens to follow, {1 + steps} wanted")
+        raise CutRefused(f"{len(forced)} tokens to follow, {1 + steps} wanted")
     if grid is not None and set(positions.values()) != {"original"}:
-        raise Refused("a visual token's row and column can't be numbered anew")
+        raise CutRefused("a visual token's row and column can't be numbered anew")
     chooser = Chooser()
 
     def whole(generated: list[int], rows: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

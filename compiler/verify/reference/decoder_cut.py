@@ -10,9 +10,9 @@ import torch
 
 from lmmprune.compiler.verify.reference import ficoco
 from lmmprune.compiler.verify.reference.chooser import Chooser
-from lmmprune.compiler.verify.reference.cut import Refused, check_keep
+from lmmprune.compiler.verify.reference.cut import CutRefused, check_keep
 from lmmprune.compiler.verify.reference.decoder_scores import page_rank, raters, row_score
-from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.sequence import Token, renumber
 
 
@@ -30,7 +30,7 @@ class Cutter:
     raters: list[int] = field(default_factory=list)  # places in the tail
 
     def enter(self, tokens: list[Token], x: torch.Tensor) -> None:
-        """Look at what enters layer 0, x [T,C]."""
+        """LayerAttention at what enters layer 0, x [T,C]."""
         if self.method == "sparsevlm":
             rows = x.numpy()
             image, tail = (rows[_rows(tokens, kind)] for kind in ("image", "tail"))
@@ -40,13 +40,13 @@ class Cutter:
         """Check that every site was reached.
 
         Raises:
-            Refused: One was not.
+            CutRefused: One was not.
         """
         if missing := self.sites.keys() - self.kept.keys():
-            raise Refused(f"the decoder has no {sorted(missing)}")
+            raise CutRefused(f"the decoder has no {sorted(missing)}")
 
     def cut(
-        self, site: str, tokens: list[Token], x: torch.Tensor, look: Look | None
+        self, site: str, tokens: list[Token], x: torch.Tensor, attention: LayerAttention | None
     ) -> tuple[list[Token], torch.Tensor]:
         """Cut at a site, if it is one.
 
@@ -54,21 +54,21 @@ class Cutter:
             site: Where the sequence is.
             tokens: T of them.
             x: [T,C].
-            look: What the site is scored by.
+            attention: What the site is scored by.
 
         Returns:
             The tokens and rows left.
 
         Raises:
-            Refused: No layer lies before the site, or the count makes no sense.
+            CutRefused: No layer lies before the site, or the count makes no sense.
         """
         if site not in self.sites:
             return tokens, x
-        if look is None:
-            raise Refused(f"nothing to score {site} by")
+        if attention is None:
+            raise CutRefused(f"nothing to score {site} by")
         keep, visual, text = self.sites[site], _rows(tokens, "image"), _rows(tokens, "tail")
         check_keep(keep, len(visual), site)
-        prompt = look.of(sum(token.kind != "generated" for token in tokens))
+        prompt = attention.of(sum(token.kind != "generated" for token in tokens))
         gone: set[int] = set()
         if keep < len(visual):
             if site.startswith("llm_layer"):
@@ -85,7 +85,7 @@ class Cutter:
         tokens, x = [tokens[row] for row in left], x[left]
         return (renumber(tokens) if self.policy == "contiguous" else tokens), x
 
-    def _score(self, prompt: Look, visual: list[int], text: list[int]) -> list[float]:
+    def _score(self, prompt: LayerAttention, visual: list[int], text: list[int]) -> list[float]:
         if self.method == "aim":
             return page_rank(prompt, visual, **self.options)
         if self.method == "sparsevlm":
@@ -95,7 +95,7 @@ class Cutter:
         assert self.method in ("fastv", "pyramiddrop")
         return row_score(prompt, text[-1:], visual)
 
-    def _text_to_drop(self, prompt: Look, tokens: list[Token], text: list[int]) -> set[int]:
+    def _text_to_drop(self, prompt: LayerAttention, tokens: list[Token], text: list[int]) -> set[int]:
         """Rows of the tail that inflection's prune_text removes."""
         count = self.options.get("prune_text", 0) if self.method == "inflection" else 0
         if count == 0:
@@ -103,11 +103,11 @@ class Cutter:
         score = dict(zip(text, row_score(prompt, text, text), strict=True))
         free = {row: score[row] for row in text[1:-1] if tokens[row].id not in self.special_ids}
         if count > len(free):
-            raise Refused(f"prune_text {count}, {len(free)} tokens of the tail may go")
+            raise CutRefused(f"prune_text {count}, {len(free)} tokens of the tail may go")
         return set(self.chooser.smallest(free, count))
 
     def _ficoco(
-        self, prompt: Look, x: torch.Tensor, visual: list[int], text: list[int], keep: int
+        self, prompt: LayerAttention, x: torch.Tensor, visual: list[int], text: list[int], keep: int
     ) -> tuple[torch.Tensor, list[int]]:
         """Merge the redundant visual rows of x [T,C] into the others; return x and the places kept."""
         attention = prompt.mean_attention

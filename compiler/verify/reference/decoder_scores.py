@@ -7,12 +7,12 @@ import math
 import numpy as np
 
 from lmmprune.compiler.verify.reference.chooser import Chooser
-from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 
 
-def row_score(look: Look, rows: list[int], columns: list[int]) -> list[float]:
-    """Mean over the heads and the query rows of the attention on each of the columns; all are rows of the look."""
-    attention = look.mean_attention
+def row_score(layer: LayerAttention, rows: list[int], columns: list[int]) -> list[float]:
+    """Mean over the heads and the query rows of the attention on each of the columns; rows of the prompt."""
+    attention = layer.mean_attention
     return [sum(float(attention[t, j]) for t in rows) / len(rows) for j in columns]
 
 
@@ -31,18 +31,18 @@ def raters(chooser: Chooser, image: np.ndarray, text: np.ndarray) -> list[int]:
     return [t for t, value in enumerate(relevance) if value > mean] or list(range(len(text)))
 
 
-def page_rank(look: Look, visual: list[int], *, temperature: float = 0.1, steps: int = 5) -> list[float]:
+def page_rank(attention: LayerAttention, visual: list[int], *, temperature: float = 0.1, steps: int = 5) -> list[float]:
     """Return AIM's score: importance flows along sharpened attention among the visual tokens, in each head by itself.
 
     Args:
-        look: The layer before the cut.
+        attention: The layer before the cut.
         visual: Rows of the n visual tokens.
         temperature: What the logits are divided by.
         steps: How often importance flows.
     """
     n = len(visual)
     squares = [0.0] * n
-    for logits in look.logits:
+    for logits in attention.logits:
         flow = []
         for i in visual:
             row = [float(logits[i, j]) / temperature for j in visual]
@@ -52,5 +52,5 @@ def page_rank(look: Look, visual: list[int], *, temperature: float = 0.1, steps:
         for _ in range(steps):
             p = [sum(p[i] * flow[i][j] for i in range(n)) for j in range(n)]
         for j in range(n):
-            squares[j] += p[j] ** 2 / len(look.logits)
+            squares[j] += p[j] ** 2 / len(attention.logits)
     return [math.sqrt(value) for value in squares]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 
 
 @dataclass
@@ -15,8 +15,8 @@ class Tile:
     """One image that the tower saw: T = CLS and all its patches, C channels; V layers were run."""
 
     y: np.ndarray  # [T,C] output at the feature layer, CLS first
-    looks: list[Look]  # of layers 0..V-1 or, for one of windows, of the next without; the last is lp
-    behind: Look | None  # of layer V, for prumerge; None if the tower ends before
+    looks: list[LayerAttention]  # of layers 0..V-1 or, for one of windows, of the next without; the last is lp
+    behind: LayerAttention | None  # of layer V, for prumerge; None if the tower ends before
 
 
 @dataclass

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.verify.reference.cut import Refused
+from lmmprune.compiler.verify.reference.cut import CutRefused
 from lmmprune.models.source import Source
 
 LARGE_BYTES = 2 * 2**30
@@ -26,7 +26,7 @@ def load_model(source: Source) -> Any:
         source: Its ``dummy`` says whether the weights are synthetic: equal names and shapes give equal values.
 
     Raises:
-        Refused: The memory isn't there.
+        CutRefused: The memory isn't there.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
@@ -40,7 +40,7 @@ def load_model(source: Source) -> Any:
     free = machine.free_memory()
     if half is None and free is not None and size > free:
         gib = 2.0**30
-        raise Refused(f"the model takes {size / gib:.1f} GiB in float32, {free / gib:.1f} GiB are free")
+        raise CutRefused(f"the model takes {size / gib:.1f} GiB in float32, {free / gib:.1f} GiB are free")
     if not source.dummy:
         model = auto.from_pretrained(
             source.directory,

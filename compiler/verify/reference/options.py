@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmmprune.compiler.verify.reference.chooser import round_half_up
-from lmmprune.compiler.verify.reference.cut import Refused
+from lmmprune.compiler.verify.reference.cut import CutRefused
 
 _VISION, _DECODER = ("lambda_", "eps"), ("beta", "gamma", "eps")
 RULES: dict[str, tuple[str, ...]] = {
@@ -37,11 +37,11 @@ def rule_options(method: str, parameters: Mapping[str, Any], encoder_layers: int
         encoder_layers: V, layers before the features.
 
     Raises:
-        Refused: The reference doesn't know one of them.
+        CutRefused: The reference doesn't know one of them.
     """
     rules = RULES.get(method, ())
     if unknown := sorted(parameters.keys() - {*rules, *SCHEDULE}):
-        raise Refused(f"{method} has no option '{unknown[0]}' here")
+        raise CutRefused(f"{method} has no option '{unknown[0]}' here")
     options = {name: value for name, value in parameters.items() if name in rules}
     if method == "vtc-cls" and "first_layer" in options:
         layer = round_half_up(options["first_layer"] * encoder_layers / _PAPER_DEPTH)

@@ -8,15 +8,15 @@ import numpy as np
 
 from lmmprune.compiler.verify.reference.bipartite import cosine
 from lmmprune.compiler.verify.reference.chooser import Chooser, round_half_up
-from lmmprune.compiler.verify.reference.cut import Refused
+from lmmprune.compiler.verify.reference.cut import CutRefused
 from lmmprune.compiler.verify.reference.encoded import Encoded
-from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.select import uniform_places
 
 
-def one_head_attention(look: Look) -> tuple[np.ndarray, np.ndarray]:
-    """Return the attention of CLS [T] and the keys [T,C] with heads concatenated; CLS is row 0 of the look."""
-    q, k = (np.concatenate(list(heads), axis=-1) for heads in (look.q, look.k))
+def one_head_attention(attention: LayerAttention) -> tuple[np.ndarray, np.ndarray]:
+    """Return the attention of CLS [T] and the keys [T,C] with heads concatenated; CLS is row 0 of the attention."""
+    q, k = (np.concatenate(list(heads), axis=-1) for heads in (attention.q, attention.k))
     logits = [float(q[0] @ key) / math.sqrt(q.shape[-1]) for key in k]
     raised = [math.exp(value - max(logits)) for value in logits]
     return np.array(raised) / sum(raised), k
@@ -47,15 +47,15 @@ def prumerge(
         neighbours: Patches that a kept one gathers.
 
     Raises:
-        Refused: There is no layer behind the features, or K < 2.
+        CutRefused: There is no layer behind the features, or K < 2.
     """
     looks = [tile.behind for tile in e.tiles if tile.behind is not None]
     if not looks:
-        raise Refused("prumerge needs the layer behind the features")
+        raise CutRefused("prumerge needs the layer behind the features")
     if keep < 2:
-        raise Refused("prumerge keeps at least 2")
+        raise CutRefused("prumerge keeps at least 2")
     # CLS and softmax are the tile's own.
-    attention, all_keys = zip(*(one_head_attention(look) for look in looks), strict=True)
+    attention, all_keys = zip(*(one_head_attention(attention) for attention in looks), strict=True)
     a, keys, x = e.scores(attention), e.pooled(all_keys), e.x
     chosen = choose(chooser, a, keep, important_fraction)
     order = chooser.ranked({j: a[j] for j in chosen})

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lmmprune.compiler.verify.reference.look import Look, attend, rotate, split
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention, attend, rotate, split
 from lmmprune.compiler.verify.reference.tower import Tower
 
 
@@ -41,7 +41,7 @@ def qwen2_5_vl(model: Any, size: tuple[int, int]) -> Tower:
     windowed = frozenset(range(vision.depth)) - frozenset(vision.fullatt_block_indexes)
     masks = {layer: shut for number, layer in enumerate(visual.blocks) if number in windowed}
 
-    def attend_within(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
+    def attend_within(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, LayerAttention]:
         return _attend(visual, layer, x, places, masks.get(layer, torch.zeros_like(shut)))
 
     return Tower(
@@ -74,7 +74,7 @@ def qwen3_vl(model: Any, size: tuple[int, int]) -> Tower:
         learned = torch.nn.functional.interpolate(table, grid, mode="bilinear", align_corners=True)
         return _embed(visual, picture, places) + learned[0].flatten(1).T
 
-    def attend_all(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
+    def attend_all(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, LayerAttention]:
         entering[layer] = x
         return _attend(visual, layer, x, places, torch.zeros(len(x), len(x)))
 
@@ -126,12 +126,12 @@ def _embed(visual: Any, picture: torch.Tensor, places: list[tuple[int, int]]) ->
 
 def _attend(
     visual: Any, layer: Any, x: torch.Tensor, places: list[tuple[int, int]], added: torch.Tensor
-) -> tuple[torch.Tensor, Look]:
+) -> tuple[torch.Tensor, LayerAttention]:
     module = layer.attn
     q, k, v = (split(part, module.head_dim) for part in module.qkv(layer.norm1(x)).chunk(3, dim=1))
     cos, sin = visual.rotary_pos_emb(x, torch.tensor(places))
-    mixed, look = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, module.scaling, added.to(x.dtype))
-    return module.proj(mixed), look
+    mixed, attention = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, module.scaling, added.to(x.dtype))
+    return module.proj(mixed), attention
 
 
 def _feed(layer: Any, x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lmmprune.compiler.verify.reference.cut import Refused
+from lmmprune.compiler.verify.reference.cut import CutRefused
 
 # With M-RoPE the numbers of frame, row and column.
 Position = int | tuple[int, int, int]
@@ -43,16 +43,16 @@ def sequence(
         patches: N.
 
     Raises:
-        Refused: A token that is no patch would need an original number.
+        CutRefused: A token that is no patch would need an original number.
     """
     if kept is not None and len(kept) != image:
-        raise Refused(f"{image} features, {len(kept)} places")
+        raise CutRefused(f"{image} features, {len(kept)} places")
     if policy == "contiguous":
         numbers, room = list(range(image)), image
     else:
         numbers, room = list(range(image)) if kept is None else [int(patch) for patch in kept], patches
         if min(numbers) < 0 or max(numbers) >= patches or (kept is None and image != patches):
-            raise Refused("a token that is no patch has no original number")
+            raise CutRefused("a token that is no patch has no original number")
     start = len(prefix)
     tokens = [Token("prefix", i, i, word) for i, word in enumerate(prefix)]
     tokens += [Token("image", i, start + number) for i, number in enumerate(numbers)]
@@ -82,12 +82,12 @@ def places(
         grid: Rows and columns of the whole picture.
 
     Raises:
-        Refused: A token has no place in the picture.
+        CutRefused: A token has no place in the picture.
     """
     rows, columns = grid
     spots = list(range(image)) if kept is None else [int(place) for place in kept]
     if len(spots) != image or min(spots) < 0 or max(spots) >= rows * columns:
-        raise Refused("a token that is no patch has no row and column")
+        raise CutRefused("a token that is no patch has no row and column")
     start = len(prefix)
     tokens = [Token("prefix", i, (i, i, i), word) for i, word in enumerate(prefix)]
     tokens += [Token("image", i, (start, start + s // columns, start + s % columns)) for i, s in enumerate(spots)]

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from lmmprune.compiler.verify.reference.cut import Refused
-from lmmprune.compiler.verify.reference.look import Look, vision_attention
+from lmmprune.compiler.verify.reference.cut import CutRefused
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention, vision_attention
 from lmmprune.compiler.verify.reference.packing import Packing, anyres
 
-Attend = Callable[[Any, torch.Tensor, list[float]], tuple[torch.Tensor, Look]]
+Attend = Callable[[Any, torch.Tensor, list[float]], tuple[torch.Tensor, LayerAttention]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def tower_of(model: Any, size: tuple[int, int]) -> Tower:
     """Return the tower of a loaded model for pictures of a height and width in pixels.
 
     Raises:
-        Refused: The reference doesn't know the family.
+        CutRefused: The reference doesn't know the family.
     """
     # They are built from the parts here.
     from lmmprune.compiler.verify.reference import qwen
@@ -89,11 +89,11 @@ def tower_of(model: Any, size: tuple[int, int]) -> Tower:
     if kind in qwen.TOWERS:
         return qwen.TOWERS[kind](model, size)
     if kind not in _TOWERS:
-        raise Refused(f"it has no tower of '{kind}', only of {', '.join([*_TOWERS, *qwen.TOWERS])}")
+        raise CutRefused(f"it has no tower of '{kind}', only of {', '.join([*_TOWERS, *qwen.TOWERS])}")
     return _TOWERS[kind](model)
 
 
-def _attend(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
+def _attend(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, LayerAttention]:
     return vision_attention(layer.self_attn, layer.layer_norm1(x), sizes)
 
 
@@ -107,7 +107,7 @@ def _llava(model: Any) -> Tower:
     vision, tower, layer = model.config.vision_config, model.model.vision_tower, model.config.vision_feature_layer
     cls = hasattr(tower.embeddings, "class_embedding")
     if model.config.vision_feature_select_strategy != ("default" if cls else "full"):
-        raise Refused("the CLS token would be a feature, or a patch be dropped as CLS")
+        raise CutRefused("the CLS token would be a feature, or a patch be dropped as CLS")
 
     def embed(picture: torch.Tensor) -> torch.Tensor:
         x: torch.Tensor = tower.embeddings(picture[None])[0]
@@ -162,7 +162,7 @@ def _internvl(model: Any) -> Tower:
         x: torch.Tensor = tower.embeddings(picture[None])[0]
         return x
 
-    def attend(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
+    def attend(layer: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, LayerAttention]:
         mixed, look = vision_attention(layer.attention, layer.layernorm_before(x), sizes)
         return layer.lambda_1 * mixed, look
 

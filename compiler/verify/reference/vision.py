@@ -9,9 +9,9 @@ import torch
 
 from lmmprune.compiler.verify.reference import bipartite, ficoco
 from lmmprune.compiler.verify.reference.chooser import Chooser
-from lmmprune.compiler.verify.reference.cut import Cut, Refused, Seen, check, check_keep
+from lmmprune.compiler.verify.reference.cut import Cut, CutRefused, Seen, check, check_keep
 from lmmprune.compiler.verify.reference.encoded import Encoded, Tile
-from lmmprune.compiler.verify.reference.look import Look
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.prumerge import prumerge
 from lmmprune.compiler.verify.reference.select import cls_similarity, divprune, knee_count, select
 from lmmprune.compiler.verify.reference.threads import one_thread
@@ -30,7 +30,7 @@ def see(model: Any, method: str, options: dict[str, Any], cuts: list[Cut], pixel
         pixel_values: [B*tiles,3,height,width].
 
     Raises:
-        Refused: The method doesn't do this, or the model isn't one that it can be done on.
+        CutRefused: The method doesn't do this, or the model isn't one that it can be done on.
     """
     tower = tower_of(model, (pixel_values.shape[2], pixel_values.shape[3]))
     sites = check(method, cuts, "vision", has_cls=tower.has_cls)
@@ -50,7 +50,7 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
         chooser: Takes the choices, if their margin matters.
 
     Raises:
-        Refused: The encoder has no CLS token.
+        CutRefused: The encoder has no CLS token.
     """
     tower = tower_of(model, (pixel_values.shape[2], pixel_values.shape[3]))
     check("inflection", [], "vision", has_cls=tower.has_cls)
@@ -131,13 +131,15 @@ def encode(
         The encoded picture and, per cut, the patches left.
 
     Raises:
-        Refused: There is no such layer, or the tokens need every patch behind it.
+        CutRefused: There is no such layer, or the tokens need every patch behind it.
     """
     inside = any(site.startswith("vision_layer_") for site in sites)
     if inside and tower.merge > 1:
-        raise Refused(f"a token is made of {tower.merge} x {tower.merge} patches: none may be cut inside the encoder")
+        raise CutRefused(
+            f"a token is made of {tower.merge} x {tower.merge} patches: none may be cut inside the encoder"
+        )
     if inside and tower.tiles > 1:
-        raise Refused(f"a picture is made of {tower.tiles} tiles: nothing may be cut inside the encoder")
+        raise CutRefused(f"a picture is made of {tower.tiles} tiles: nothing may be cut inside the encoder")
     found = [encode_tile(tower, method, options, sites, tile, chooser) for tile in picture]
     tiles, kept = [tile for tile, _ in found], found[0][1]
     squares = tower.squares(len(tiles[0].y) - tower.has_cls)
@@ -152,7 +154,7 @@ def encode_tile(
     x = tower.embed(picture)
     patches = list(range(len(x) - cls))
     sizes = [1.0] * len(patches)
-    looks: list[Look] = []
+    looks: list[LayerAttention] = []
     kept: dict[str, list[int]] = {}
     for number, layer in enumerate(tower.layers[: tower.depth]):
         mixed, look = tower.attend(layer, x, [1.0] * cls + sizes)
@@ -177,14 +179,14 @@ def encode_tile(
         _, behind = tower.attend(tower.layers[tower.depth], x, [1.0] * len(x))
     missing = [site for site in sites if site.startswith("vision_layer_") and site not in kept]
     if missing:
-        raise Refused(f"the encoder has no {missing}")
+        raise CutRefused(f"the encoder has no {missing}")
     return Tile(y=tower.finish(x).numpy(), looks=looks, behind=behind), kept
 
 
 def cut_layer(
     method: str,
     options: dict[str, Any],
-    look: Look,
+    look: LayerAttention,
     x: np.ndarray,
     patches: list[int],
     sizes: list[float],

@@ -26,7 +26,7 @@ def main(checkpoint: str, output: Path) -> None:
     model = auto.from_pretrained(checkpoint, dtype=torch.float16, local_files_only=True).eval()
     height, width = source.vision.image_size
     pixels = torch.zeros(1, 3, height, width, dtype=torch.float16)
-    vision = Vision(model, source.family, beyond=False)
+    vision = Vision(model, source.family, next_layer=False)
     with torch.no_grad():
         torch.onnx.export(
             vision, (pixels,), str(output / "vision.onnx"), dynamo=True, opset_version=OPSET, external_data=True,

@@ -1,4 +1,4 @@
-"""Hold what the graphs do against what the manifest promises: kept counts and cache lengths, without PyTorch."""
+"""Hold what the graphs do against what the manifest manifest_checks: kept counts and cache lengths, without PyTorch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from lmmprune.compiler.verify.replay import Looked, Spoken, kept_outputs
+from lmmprune.compiler.verify.replay import DecoderOutputs, VisionOutputs, kept_outputs
 
 Array = np.ndarray[Any, Any]
 
 
-def broken_counts(looked: Looked, spoken: Spoken) -> Iterator[str]:
+def broken_counts(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[str]:
     """Yield what is wrong with the tokens that leave each site of a picture."""
-    manifest = looked.manifest
-    if (found := looked.features.shape[1]) != manifest.image_tokens:
+    manifest = vision.manifest
+    if (found := vision.features.shape[1]) != manifest.image_tokens:
         yield f"image_features has {found} tokens, expected {manifest.image_tokens}"
     outputs = kept_outputs(manifest)
     stages = {stage.site: stage for stage in manifest.schedule}
     for site, name in outputs.items():
         stage = stages[site]
-        kept = (spoken if stage.in_decoder else looked).kept.get(name)
+        kept = (decoder if stage.in_decoder else vision).kept.get(name)
         if kept is None:
             yield f"no output {name} for {site}"
         else:
@@ -32,10 +32,10 @@ def broken_counts(looked: Looked, spoken: Spoken) -> Iterator[str]:
     if manifest.buckets or any(not stages[site].in_decoder for site in outputs):
         # The places behind the last site, even where each of several sites has an output of its own.
         expected.add("kept_indices")
-    if surplus := sorted({*looked.kept, *spoken.kept} - expected):
+    if surplus := sorted({*vision.kept, *decoder.kept} - expected):
         yield f"output {surplus[0]} belongs to no site of the schedule"
-    if any(stage.in_decoder for stage in manifest.schedule) and len(spoken.prefix) != manifest.prefix:
-        yield f"{len(spoken.prefix)} tokens before the image, the graph was made for {manifest.prefix}"
+    if any(stage.in_decoder for stage in manifest.schedule) and len(decoder.prefix) != manifest.prefix:
+        yield f"{len(decoder.prefix)} tokens before the image, the graph was made for {manifest.prefix}"
 
 
 def _broken_places(name: str, kept: Array, count: int, room: int, *, missing: bool) -> Iterator[str]:
@@ -47,11 +47,11 @@ def _broken_places(name: str, kept: Array, count: int, room: int, *, missing: bo
         yield f"{name} aren't distinct places in 0..{room - 1}"
 
 
-def broken_lengths(looked: Looked, spoken: Spoken) -> Iterator[str]:
+def broken_lengths(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[str]:
     """Yield which layer's cache has another length than prompt + step + ``length_offsets[l]``."""
-    manifest = looked.manifest
-    prompt = len(spoken.prefix) + manifest.image_tokens + len(spoken.tail)
-    for step, lengths in enumerate(spoken.lengths):
+    manifest = vision.manifest
+    prompt = len(decoder.prefix) + manifest.image_tokens + len(decoder.tail)
+    for step, lengths in enumerate(decoder.lengths):
         for layer, (found, offset) in enumerate(zip(lengths, manifest.cache.length_offsets, strict=True)):
             if found != (expected := prompt + step + offset):
                 yield f"layer {layer} holds {found} tokens after step {step}, expected {expected}"

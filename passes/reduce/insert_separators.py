@@ -10,11 +10,11 @@ import onnx_ir as ir
 from lmmprune.passes.find.anchors import VisionAnchors
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.shapes import static_shape
-from lmmprune.passes.reduce.at import FLOAT, INT64, gather_tokens
+from lmmprune.passes.reduce.site_context import FLOAT, INT64, gather_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Woven:
+class Separated:
     """The tokens that the decoder gets of a pruned picture.
 
     Attributes:
@@ -26,7 +26,7 @@ class Woven:
     rows: ir.Value
 
 
-def weave(b: Builder, anchors: VisionAnchors, kept: ir.Value, keep: int) -> Woven:
+def insert_separators(b: Builder, anchors: VisionAnchors, kept: ir.Value, keep: int) -> Separated:
     """Write the order of the kept patches and all S separators: that of the unpruned picture.
 
     [our reading] Newlines aren't candidates: they mark the rows of the picture for the decoder, and a row without its
@@ -48,10 +48,10 @@ def weave(b: Builder, anchors: VisionAnchors, kept: ir.Value, keep: int) -> Wove
     both = b.op("Concat", own, b.constant(separators), axis=1)
     # On float32, exact below 2**24, because TensorRT 10.3's TopK takes no int64.
     values, rows = b.ops("TopK", 2, b.op("Cast", both, to=FLOAT), [keep + anchors.separators], axis=-1, largest=0)
-    return Woven(places=b.op("Cast", values, to=INT64), rows=b.op("Min", rows, b.constant([keep])))
+    return Separated(places=b.op("Cast", values, to=INT64), rows=b.op("Min", rows, b.constant([keep])))
 
 
-def woven_features(b: Builder, anchors: VisionAnchors, woven: Woven, keep: int) -> ir.Value:
+def woven_features(b: Builder, anchors: VisionAnchors, woven: Separated, keep: int) -> ir.Value:
     """Write ``image_features [B,K+S,C']`` from the table of features and separator that the graph ends with."""
     node = anchors.woven.producer()
     assert node is not None

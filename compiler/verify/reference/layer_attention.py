@@ -14,7 +14,7 @@ from lmmprune.compiler.verify.reference.sequence import Position
 
 
 @dataclass
-class Look:
+class LayerAttention:
     """Arrays of the model's type; T tokens, H heads, D head width; grouped keys are repeated."""
 
     q: np.ndarray  # [H,T,D]
@@ -37,9 +37,9 @@ class Look:
         """[T,D], mean over the heads."""
         return np.asarray(self.k.mean(axis=0))
 
-    def of(self, tokens: int) -> Look:
+    def of(self, tokens: int) -> LayerAttention:
         """Return what the first tokens see of themselves; in a causal layer those behind them change nothing."""
-        return Look(
+        return LayerAttention(
             self.q[:, :tokens],
             self.k[:, :tokens],
             self.logits[:, :tokens, :tokens],
@@ -54,7 +54,7 @@ def split(x: torch.Tensor, width: int) -> torch.Tensor:
 
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, added: torch.Tensor
-) -> tuple[torch.Tensor, Look]:
+) -> tuple[torch.Tensor, LayerAttention]:
     """Mix values by attention.
 
     Args:
@@ -71,10 +71,10 @@ def attend(
     logits = scale * (q @ k.transpose(1, 2))
     attention = torch.softmax(logits + added, dim=-1)
     mixed = torch.cat(list(attention @ v), dim=-1)
-    return mixed, Look(q.numpy(), k.numpy(), logits.numpy(), attention.numpy())
+    return mixed, LayerAttention(q.numpy(), k.numpy(), logits.numpy(), attention.numpy())
 
 
-def vision_attention(module: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, Look]:
+def vision_attention(module: Any, x: torch.Tensor, sizes: list[float]) -> tuple[torch.Tensor, LayerAttention]:
     """Attention of a ViT's layer on normalized x [T,C]; log(size) of each key's token joins the logits."""
     q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)
     if hasattr(module, "q_norm"):
@@ -95,7 +95,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 def llama_attention(
     module: Any, rotary: Any, x: torch.Tensor, positions: Sequence[Position]
-) -> tuple[torch.Tensor, Look]:
+) -> tuple[torch.Tensor, LayerAttention]:
     """Causal attention of a Llama or Qwen layer on normalized x [T,C] whose tokens have these position numbers."""
     numbers = torch.tensor([positions])
     # With three numbers each, the rotation takes them as [3,B,T].

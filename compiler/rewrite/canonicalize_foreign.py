@@ -39,7 +39,7 @@ _CONSTANT = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raised:
+class Canonicalized:
     """A graph in canonical form, and what it was before.
 
     Attributes:
@@ -61,7 +61,9 @@ class Raised:
     copies: Mapping[str, str]
 
 
-def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, int] | None = None) -> Raised:
+def canonicalize_foreign(
+    path: Path, *, batch: int | None = None, image_size: tuple[int, int] | None = None
+) -> Canonicalized:
     """Open a vision graph and bring it into canonical form; no weight is read.
 
     Args:
@@ -79,7 +81,7 @@ def raise_graph(path: Path, *, batch: int | None = None, image_size: tuple[int, 
         return _raise(model, batch, image_size)
 
 
-def _raise(model: ir.Model, batch: int | None, image_size: tuple[int, int] | None) -> Raised:
+def _raise(model: ir.Model, batch: int | None, image_size: tuple[int, int] | None) -> Canonicalized:
     opset, nodes = model.graph.opset_imports[""], sum(1 for _ in model.graph)
     common.InlinePass()(model)
     # The passes name what they write after the nodes.
@@ -113,7 +115,7 @@ def _raise(model: ir.Model, batch: int | None, image_size: tuple[int, int] | Non
     DropOpenMasks()(model)
     FuseAttention(batch=shape[0])(model)
     PutBatchFirst(batch=shape[0])(model)
-    return Raised(
+    return Canonicalized(
         model=model, dtype=dtype, picture_dtype=picture_dtype, batch=shape[0], opset=opset, nodes=nodes, copies=copies
     )
 

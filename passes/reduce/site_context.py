@@ -30,7 +30,7 @@ Rows = Literal["all", "cls", "visual", "patches", "text", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class At:
+class SiteContext:
     """A site as a rule sees it.
 
     Attributes:
@@ -99,7 +99,7 @@ class At:
         """Patches that the visual tokens are made of, n*g, those of all tiles."""
         return self.tokens if self.members is None else self.members.size
 
-    def at_layer(self, index: int) -> At:
+    def at_layer(self, index: int) -> SiteContext:
         """Return the same site, seen by another layer of the graph.
 
         In an encoder of which most layers attend within windows, that is the next one that sees the whole picture.

@@ -13,7 +13,7 @@ from lmmprune.compiler.onnx_files.signature import signature
 WEIGHTS = "heads.data"
 
 
-def write_heads(heads: Mapping[int, ir.Model], directory: Path) -> dict[int, Graph]:
+def write_bucket_graphs(heads: Mapping[int, ir.Model], directory: Path) -> dict[int, Graph]:
     """Write every head as ``head_K.onnx``; all of them point into one file of weights.
 
     Returns:
