@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lmmprune.errors import ModelError, below
 from lmmprune.lazy import Origin, lazy, numbers
 from lmmprune.models.canonicalize import transposed
+from lmmprune.models.checkpoint_reader import Reader
 from lmmprune.models.configure import fix_rotation
-from lmmprune.models.source import Reader, Source
+from lmmprune.models.source import Source
 from lmmprune.models.weight_names import tie
 from lmmprune.models.wrappers import Decoder, Vision
 from lmmprune.stored import Array

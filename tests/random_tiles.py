@@ -14,7 +14,7 @@ from short_request import short_request
 
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Report
-from lmmprune.models.canonical import shared_trace
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.models.registry import tiny_llava_dir
 
 GRID = 4  # patches a side of a tile

@@ -89,9 +89,9 @@ def test_cuts_in_both_graphs_are_listed(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_graph_that_is_split_for_several_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    vision, decoder, *heads = graphs(capsys, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
+    vision, decoder, *behind = graphs(capsys, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
     assert [(row["site"], row["tokens_out"]) for row in vision["sites"]] == [("vision_output", None)]
-    assert [head["sites"][0]["tokens_out"] for head in heads] == [36, 72]
+    assert [graph["sites"][0]["tokens_out"] for graph in behind] == [36, 72]
     assert decoder["sites"] == []
 
 

@@ -16,7 +16,7 @@ _MAKERS = (
     (re.compile(r"^lmmprune/cast/"), "cast_float"),
     (re.compile(r"^lmmprune/([^/]+)/(vision\w*|projector\w*)/"), "reduce_vision ({1} at {2})"),
     (re.compile(r"^lmmprune/([^/]+)/(llm\w*)/"), "reduce_decoder ({1} at {2})"),
-    (re.compile(r"^lmmprune/([^/]+)/(own_count|ranking|head)/"), "split_vision ({1})"),
+    (re.compile(r"^lmmprune/([^/]+)/(dynamic_count|ranking|bucket)/"), "split_vision ({1})"),
     (re.compile(r"^lmmprune/([^/]+)/"), "the pruning of {1}"),
     (re.compile(r"^(vision_layer_\d+|vision_output|projector_output)/"), "reduce_vision (a copy for {1})"),
     (re.compile(r"^(llm_layer_\d+|llm_input_\d+)/"), "reduce_decoder (a copy for {1})"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--target", help="What the engines are for (see 'lmmprune targets'). Default: the bundle's own target.")
 @click.option("--arch", help="GPU architecture such as sm89. Default: the GPU of this machine.")
 @click.option(
-    "--component", "components", multiple=True, help="vision, decoder, head_K; may be repeated. Default: all."
+    "--component", "components", multiple=True, help="vision, decoder, bucket_K; may be repeated. Default: all."
 )
 @click.option("--max-prompt", type=click.IntRange(min=1), help="Longest prompt in tokens. Default: the model's limit.")
 @force_option("engines, also if they are up to date, and what lies at -o or --triton")

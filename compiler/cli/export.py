@@ -15,7 +15,7 @@ from lmmprune.compiler.cli.options import check_triton, force_option, set_option
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Tokens
-from lmmprune.errors import InputError
+from lmmprune.errors import InputError, require
 
 if TYPE_CHECKING:
     from lmmprune.compiler.export.count_tokens import DynamicCounts
@@ -131,6 +131,7 @@ def command(
     \b
     lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
     """
+    require("onnx_ir", "export")
     from lmmprune.compiler.export.export import export
     from lmmprune.compiler.export.request import STREAMS, Request
 

@@ -31,9 +31,9 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
     if path.is_dir():
         bundle = Bundle.open(path)
         manifest = bundle.manifest
-        heads = [bundle.file(bucket.head.file) for bucket in manifest.buckets]
+        behind = [bundle.file(bucket.graph.file) for bucket in manifest.buckets]
         scheme = scheme or manifest.precision.int8
-        graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, bundle.decoder, *heads)]
+        graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, bundle.decoder, *behind)]
         head = (
             f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens,"
             f" {manifest.method or 'not pruned'}, positions {manifest.positions}, target {manifest.target}"
@@ -112,7 +112,7 @@ def _show_int8(int8: dict[str, Any]) -> None:
 
 
 def _site(row: dict[str, Any]) -> list[str]:
-    count = "a head's" if row["tokens_out"] is None else str(row["tokens_out"])
+    count = "a bucket's" if row["tokens_out"] is None else str(row["tokens_out"])
     return [f"{row['site']}, by {row['method']}", count, "merged" if row["merges"] else "dropped", str(row["nodes"])]
 
 

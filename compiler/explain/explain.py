@@ -125,7 +125,7 @@ def _decoder(
     manifest = bundle.manifest
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     encoded = prompter.encode(prompt, image_tokens=manifest.image_tokens)
-    kept = looked["kept_indices"][0] if "kept_indices" in looked else None
+    kept = None if manifest.kept is None else looked[manifest.kept][0]
     positions = prompter.positions(encoded, kept)
     features = looked["image_features"]
     prefill: Feeds = {

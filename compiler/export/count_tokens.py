@@ -1,4 +1,4 @@
-"""How many patches a method itself would keep, picture by picture: the calibration behind ``--ratio auto``."""
+"""How many tokens stay: the numbers that were asked for, or what the method itself keeps of pictures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ import onnx_ir as ir
 
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR
 from lmmprune.compiler.data.calibration import CalibrationSet
+from lmmprune.compiler.export.decide import Decision
+from lmmprune.compiler.export.step_clock import StepClock
+from lmmprune.compiler.export.values import Auto
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import below, require
+from lmmprune.models.canonical import Canonical
 from lmmprune.passes.methods import Method
 from lmmprune.passes.reduce.schedule import Facts
 from lmmprune.passes.reduce.split_vision import COUNT, CountTokens
+from lmmprune.passes.reduce.stage import Stage
 
 COUNTS = "token_counts.json"
 HISTOGRAM = "token_counts.png"
@@ -41,6 +46,49 @@ class DynamicCounts:
         return ranked[max(0, math.ceil(self.percentile / 100 * len(ranked)) - 1)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenPlan:
+    """How many visual tokens stay where.
+
+    Attributes:
+        counts: Per decoder layer, ascending; several are buckets.
+        stages: Of the largest count.
+        found: What the method itself would keep of pictures; None where nobody asked.
+    """
+
+    counts: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    found: DynamicCounts | None = None
+
+
+def count_tokens(decision: Decision, graphs: Canonical, assets: Path, clock: StepClock) -> TokenPlan:
+    """Return how many tokens stay; where pictures decide, or choose between buckets, run the encoder on them.
+
+    Args:
+        decision: What is going to be done.
+        graphs: Canonical graphs; stay as they are.
+        assets: Directory with the preprocessor; gets the counts and their histogram.
+        clock: Told of the step.
+    """
+    auto = decision.auto
+    if decision.data is None or not (auto or decision.buckets):
+        return TokenPlan(counts=decision.counts, stages=decision.stages)
+    found = measure_counts(
+        graphs.vision,
+        decision.method,
+        decision.facts,
+        decision.data,
+        assets,
+        percentile=(auto or Auto()).percentile,
+        progress=clock.report,
+    )
+    counts, stages = decision.counts, decision.stages
+    if auto:
+        counts, stages = (found.keep,), tuple(decision.method.stages_for(decision.facts, found.keep))
+    save_counts(found, assets, marks=counts)
+    return TokenPlan(counts=counts, stages=stages, found=found)
+
+
 @below("counting what the method itself would keep", "give --ratio a number")
 def measure_counts(
     vision: ir.Model,
@@ -59,7 +107,7 @@ def measure_counts(
         method: A method with a count of its own.
         facts: The model's numbers.
         data: The pictures.
-        assets: Directory with the preprocessor; the graph is written beside it for a moment.
+        assets: Directory with the preprocessor; the graph is written into it for a moment.
         percentile: 0 < p <= 100.
         progress: Called with what is done, how much of it, and how much there is.
     """
@@ -70,8 +118,9 @@ def measure_counts(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     counts: list[int] = []
-    # Beside the bundle in the making: a place with room for the weights, which /tmp need not be.
-    with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f"{assets.name}.counts.") as name:
+    # Within the bundle in the making: a place with room for the weights, which /tmp need not be, and which the next
+    # export clears where this one is killed.
+    with tempfile.TemporaryDirectory(dir=assets, prefix="counts.") as name:
         path = Path(name) / "vision.onnx"
         ir.save(graph, path, external_data="vision.onnx.data")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ from lmmprune.errors import GraphRefusal, require
 
 # Whose node it is: lmmprune/<method>/<site>/... A graph that is split in two cuts at the vision output, too.
 _OURS = re.compile(r"lmmprune/(?P<method>[^/]+)/(?P<site>(vision|projector)_output|[a-z_]+_layer_\d+|llm_input_\d+)/")
-_SPLIT = re.compile(r"lmmprune/(?P<method>[^/]+)/(ranking|head)/")
+_SPLIT = re.compile(r"lmmprune/(?P<method>[^/]+)/(ranking|bucket)/")
 
 
 def inspect_graph(
@@ -67,8 +67,9 @@ def inspect_graph(
 
 
 def _sites(model: Any) -> list[dict[str, Any]]:
-    """Return every site where tokens are cut, with the tokens that leave it (None: as many as a head takes)."""
+    """Return every site where tokens are cut, with the tokens that leave it (None: as many as a bucket takes)."""
     from lmmprune.passes.find.sites import VISION_OUTPUT, parse_site
+    from lmmprune.passes.reduce.reduce_vision import kept_output
 
     found: dict[str, dict[str, Any]] = {}
     outputs = {str(value.name): value for value in model.graph.outputs}
@@ -81,9 +82,8 @@ def _sites(model: Any) -> list[dict[str, Any]]:
         row = found.setdefault(site, {"site": site, "method": match["method"], "nodes": 0})
         row["nodes"] += 1
     for site, row in found.items():
-        # The only stage of a vision graph has no output of its own name.
-        kept = outputs.get(f"kept_indices.{site}", outputs.get("kept_indices"))
-        row["tokens_out"] = None if kept is None else kept.shape[1]
+        kept = kept_output(site, outputs)
+        row["tokens_out"] = None if kept is None else outputs[kept].shape[1]
         row["merges"] = f"received.{site}" in outputs
     return sorted(found.values(), key=lambda row: parse_site(row["site"]).depth)
 

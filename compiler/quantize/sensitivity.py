@@ -14,13 +14,13 @@ from lmmprune.compiler.quantize.observe import Feeds, Outputs, Steps, drive, loa
 from lmmprune.passes.find.blocks import find_blocks
 from lmmprune.passes.int8.insert_qdq import InsertQdq, quantizable
 from lmmprune.passes.int8.int8 import Range
+from lmmprune.passes.reduce.reduce_vision import KEPT
 from lmmprune.stored import Array
 
 Samples = Sequence[Callable[[], Steps]]
 
 # What the next stage reads; caches and kept places are on the way to these.
 _ANSWERS = ("image_features", "logits")
-_PLACES = "kept_indices"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def answers_of(session: Any, samples: Samples) -> list[Answer]:
 
     def run(feeds: Feeds) -> Outputs:
         found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
-        places = found.get(_PLACES) if "image_features" in found else None
+        places = found.get(KEPT) if "image_features" in found else None
         answers.extend(
             Answer(values=found[name].astype(np.float64), places=places) for name in _ANSWERS if name in found
         )

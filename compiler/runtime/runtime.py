@@ -54,7 +54,7 @@ class Runtime:
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
         self._vision, self._decoder = sessions["vision"], sessions["decoder"]
-        self._heads = {bucket.tokens: sessions[f"head_{bucket.tokens}"] for bucket in manifest.buckets}
+        self._buckets = {bucket.tokens: sessions[bucket.component] for bucket in manifest.buckets}
         self._rules = LogitsRules(manifest)
         self._checked: set[int] = set()
         self._spare: KvCache[Value] | None = None
@@ -87,15 +87,16 @@ class Runtime:
         start = time.perf_counter()
         outputs = self._vision.run({self._pixels.name: pixels})
         dynamic_count = None
-        if self._heads:
+        if self._buckets:
             dynamic_count = int(self._vision.download(outputs["dynamic_count"])[0])
-            outputs = self._heads[self._size(dynamic_count)].run(
+            outputs = self._buckets[self._size(dynamic_count)].run(
                 {name: outputs[name] for name in ("patches", "ranking")}
             )
         end = time.perf_counter()
-        kept = self._vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
+        name = self.bundle.manifest.kept
+        kept = None if name is None else self._vision.download(outputs[name])[0]
         tokens = self.bundle.manifest.image_tokens
-        if self._heads:
+        if self._buckets:
             tokens = self._size(dynamic_count or 0)
         if tokens not in self._checked:
             self._check(self._vision.download(outputs["image_features"]).shape, kept, tokens)
@@ -112,7 +113,7 @@ class Runtime:
 
     def _size(self, dynamic_count: int) -> int:
         """Return the smallest bucket that is large enough, or the largest."""
-        return min((size for size in self._heads if size >= dynamic_count), default=max(self._heads))
+        return min((size for size in self._buckets if size >= dynamic_count), default=max(self._buckets))
 
     def answer(
         self, image: Image.Image | ImageFeatures, prompt: str, max_new_tokens: int = 128, *, stop_at_eos: bool = True
@@ -217,16 +218,11 @@ class Runtime:
 
     def _sites(self, session: Session, outputs: Mapping[str, Value], *, in_decoder: bool) -> dict[str, SiteTokens]:
         """Read what the graph says of its sites; one that removes no visual token has nothing to say."""
-        schedule = self.bundle.manifest.schedule
-        stages = [s for s in schedule if s.in_decoder == in_decoder and s.tokens_out < s.tokens_in]
         found = {}
-        for stage in stages:
-            # A single site of the vision graph is its last one, whose places have no other name.
-            alone = len(stages) == 1 and not in_decoder
-            places = outputs.get("kept_indices" if alone else f"kept_indices.{stage.site}")
-            if places is None:
+        for stage in self.bundle.manifest.schedule:
+            if stage.in_decoder != in_decoder or stage.kept is None or stage.tokens_out == stage.tokens_in:
                 continue
-            kept = session.download(places)[0]
+            kept = session.download(outputs[stage.kept])[0]
             flags = outputs.get(f"received.{stage.site}")
             received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
             found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)

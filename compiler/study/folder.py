@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.bundle.atomic import only_writer, replace_file
 from lmmprune.compiler.bundle.replace import STUDY as STUDY_FOLDER
 from lmmprune.compiler.bundle.replace import check_directory
 from lmmprune.compiler.study.cell_result import CellResult
@@ -74,14 +72,9 @@ def open_study(
         )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = (folder.path / ".lock").open("w")
     except OSError as error:
         raise InputError(f"can't write into '{path}' ({error.strerror}): give another folder") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process works in '{path}': wait for it, or give another folder") from error
+    with only_writer(folder.path / ".lock", f"another process works in '{path}': wait for it, or give another folder"):
         _sweep(folder.path)
         if force:
             _empty(folder.path)
@@ -104,19 +97,11 @@ def write_bytes(file: Path, data: bytes) -> None:
     Raises:
         InputError: The disk is full, or not to be written.
     """
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with replace_file(file) as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
     except OSError as error:
         raise InputError(f"can't write '{file}' ({error.strerror}): free some space, or give another folder") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _earlier(path: Path) -> dict[str, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +138,12 @@ class ReduceVision(ir.passes.InPlacePass):
             features = next(v for v in model.graph.outputs if v.name == "image_features")
             if (found := static_shape(features)[1]) != self._mine[-1].keep:
                 raise Broken(f"'image_features' has {found} tokens after the reduction, expected {self._mine[-1].keep}")
+
+
+def kept_output(site: object, outputs: Collection[str]) -> str | None:
+    """Return which of a graph's outputs tells the places that a site keeps; None where it has none."""
+    # The only stage of a vision graph has no output of its own name.
+    return next((name for name in (f"{KEPT}.{site}", KEPT) if name in outputs), None)
 
 
 def tokens_name(site: Site) -> str:

@@ -19,11 +19,12 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError
-from lmmprune.models.canonical import Canonical, shared_trace
+from lmmprune.models.canonical import Canonical
 from lmmprune.models.source import Source
 from lmmprune.passes.methods import METHODS
 
