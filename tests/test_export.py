@@ -222,7 +222,7 @@ def test_ctrl_c_leaves_no_bundle(tmp_path: Path) -> None:
     """SIGINT in the middle of the weights: nothing under the name, nothing beside it, exit code 130."""
     program = (
         "import os, signal, sys\n"
-        "from lmmprune.compiler import write_graphs as module\n"
+        "from lmmprune.compiler.onnx_files import write_graphs as module\n"
         "stream = module.stream_weights\n"
         "def stop(*arguments, **options):\n"
         "    stream(*arguments, **options)\n"

@@ -94,7 +94,7 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from lmmprune.compiler import stream_weights, write_graphs\n"
+        "from lmmprune.compiler.onnx_files import stream_weights, write_graphs\n"
         "from lmmprune.compiler.export.export import export\n"
         "from lmmprune.compiler.export.request import Request\n"
         "ahead, stream, left = stream_weights.pieces_ahead, write_graphs.stream_weights, [10 ** 9]\n"
