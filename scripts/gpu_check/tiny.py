@@ -12,6 +12,7 @@ from gpu_check.backends import built, bundle_of, usable, versions
 from gpu_check.settings import Save, Settings, variant_name
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import TINY_LLAVA, load_questions
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.measure.bench import bench
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.open_picture import load_image
@@ -41,8 +42,8 @@ def check(settings: Settings, save: Save, backend: str) -> dict[str, Any]:
             bundle = bundle_of(
                 settings.work / f"tiny-{target.name}-{name.replace(' + ', '-').replace(' ', '-')}",
                 model=TINY_LLAVA,
-                ratio=ratio,
-                int8=int8,
+                tokens=Ratio(ratio),
+                int8=Int8() if int8 else None,
                 target=target.name,
             )
             entry["engines"] = built(bundle, target)
