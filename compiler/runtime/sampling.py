@@ -48,7 +48,7 @@ class Sampling:
         if self.temperature is None and any(given.values()):
             name = next(name for name, is_given in given.items() if is_given)
             raise InputError(
-                f"{name} says how tokens are drawn, and none is without a temperature: give one, such as 1"
+                f"{name} says how to draw, and nothing is drawn without a temperature: give one, such as 1"
             )
 
     def start(self) -> Pick:
