@@ -32,7 +32,7 @@ def test_unpruned_answers_equal_transformers_generate_token_for_token() -> None:
     processor = AutoProcessor.from_pretrained(tiny_llava_dir())
     for sample in load_calibration(resolve("tiny-llava"), None, 12).samples:
         answer = runtime.answer(sample.image, sample.prompt, 16)
-        answer.text()
+        _ = answer.text
         text = f"USER: <image>\n{sample.prompt} ASSISTANT:"
         inputs = processor(images=sample.image, text=text, return_tensors="pt")
         with torch.no_grad():

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lmmprune.compiler.bundle.manifest import Manifest
-    from lmmprune.compiler.runtime.answer import SiteTokens
     from lmmprune.compiler.runtime.draw import Panel
+    from lmmprune.compiler.runtime.image_features import SiteTokens
 
 _QUESTION = "What is in the picture?"
 _QUOTED = 60  # characters of the question that stand below the drawing
