@@ -173,12 +173,12 @@ def test_lowered_attention_counts_its_logits():
 
 def test_board_that_is_too_small(bundle, tmp_path, capsys):
     need = plan_memory(bundle, resolve("tensorrt-10.3")).total
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "2GiB") == 2
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "2GiB") == 2
     error = capsys.readouterr().err
     assert f"'pruned' takes {need / GIB:.2f} GiB (weights 0.00, key/value cache 0.00, " in error
     assert "the board has 2.00: --workspace 256MiB takes 1.75 GiB; a board with 4 GiB" in error
     assert not (tmp_path / "o").exists()
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "1GiB") == 2
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "1GiB") == 2
     assert "--workspace" not in capsys.readouterr().err
 
 
@@ -195,11 +195,11 @@ def test_shorter_prompts_and_int8_are_named_where_they_help(monkeypatch, bundle,
 
 
 def test_command_line(bundle, tmp_path, capsys):
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "a", "--ram", "8GB") == 0
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "a", "--ram", "8GB") == 0
     shown = capsys.readouterr().out
     assert "of 8.0 GiB: 5.5 GiB stay free" in shown
     assert "fits: Orin Nano 4GB, " in shown
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "b", "--json") == 0
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "b", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in printed["boards"]] == [board.name for board in BOARDS if board.arch == "sm87"]
     assert printed["memory"]["total"] == sum(part["bytes"] for part in printed["memory"]["parts"])
@@ -212,7 +212,7 @@ def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch)
     counted = {"vision.onnx": 2**30, "decoder.onnx": 3 * 2**30}
     found = {name: GraphWeights(bytes={"FLOAT16": size}, float16_bytes=size) for name, size in counted.items()}
     monkeypatch.setattr(module, "graph_weights", lambda path: found[path.name])
-    arguments = ("bundle", bundle.path, "--for", "jetson-orin-jp6")
+    arguments = ("deploy", bundle.path, "--for", "jetson-orin-jp6")
     assert run(*arguments, "-o", tmp_path / "small", "--ram", "8GiB") == 0, "no refusal"
     shown = capsys.readouterr()
     need = "uilding takes about 9.2 GiB of the board's memory (three times the largest graph's weights)"
@@ -236,13 +236,13 @@ def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch)
     ],
 )
 def test_names_that_are_no_board(bundle, tmp_path, capsys, board, message):
-    assert run("bundle", bundle.path, "--for", board, "-o", tmp_path / "o") == 2
+    assert run("deploy", bundle.path, "--for", board, "-o", tmp_path / "o") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
 def test_bundle_of_another_targets_operators(tmp_path, capsys):
     later = make_bundle(tmp_path / "later", dtype="float16", target="tensorrt-10.16", opset=23)
-    assert run("bundle", later.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o") == 2
+    assert run("deploy", later.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o") == 2
     assert "its opset is 23, the target reads up to 20" in capsys.readouterr().err
-    assert run("bundle", later.path, "--for", "jetson-thor-jp7", "-o", tmp_path / "o") == 0
+    assert run("deploy", later.path, "--for", "jetson-thor-jp7", "-o", tmp_path / "o") == 0

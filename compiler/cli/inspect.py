@@ -8,16 +8,20 @@ from typing import Any
 
 import click
 
-from lmmprune.compiler.cli.options import number_pair
+from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.options import target_option
 from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table
+from lmmprune.compiler.cli.values import number_pair
 
 
-@click.command()
+@click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--target", help="Check Q/DQ against this target's rules  [default: the bundle's, or what it looks like]")
-@click.option(
-    "--image-size", metavar="PX|HxW", help="Pixels of the picture, where another tool's tower leaves it open."
+@target_option(
+    None,
+    about="Check Q/DQ against this target's rules.  [default: the bundle's, or what the graph looks like]",
+    group=GENERAL,
 )
+@option("--image-size", metavar="PIXELS|HxW", help="Size of the picture, where another tool's tower leaves it open.")
 @json_option
 def command(path: Path, target: str | None, image_size: str | None, as_json: bool) -> None:
     """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""

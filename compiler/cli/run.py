@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.command import Command, option
+from lmmprune.compiler.cli.options import threads_option
 from lmmprune.compiler.cli.output import json_option, note, print_json
 
 if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Stats
 
 
-@click.command("run")
+@click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
-@click.option("--prompt", required=True, help="The question.")
-@click.option(
-    "--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
-@click.option("--stats", is_flag=True, help="Print times and token counts on stderr.")
+@option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
+@option("--prompt", required=True, help="The question.")
+@option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many.")
+@threads_option()
+@option("--stats", is_flag=True, help="Print times and token counts on stderr.")
 @json_option
 def command(
     bundle: Path, image: Path, prompt: str, max_new_tokens: int, threads: int | None, stats: bool, as_json: bool
