@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import lmmprune
 
 BASE = "base"
-# What a user may install; "dev" is for people who change lmmprune.
-EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray")
+# What a user may install; "dev" and "docs" are for people who change lmmprune.
+EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray", "triton")
 # Two packages that install the same module: either serves who asks for the first, both together break each other.
 _TWINS = ("onnxruntime", "onnxruntime-gpu")
 
 _REQUIREMENT = re.compile(
-    r"^(?P<name>[A-Za-z0-9._-]+)\s*(?P<wanted>[^;]*?)\s*(?:;.*extra\s*==\s*['\"](?P<extra>\w+)['\"].*)?$"
+    r"^(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*(?P<wanted>[^;]*?)\s*(?:;.*extra\s*==\s*['\"](?P<extra>\w+)['\"].*)?$"
 )
 
 
