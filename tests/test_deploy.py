@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from lmmprune.compiler.deploy.deploy import deploy, requirements
 from lmmprune.compiler.deploy.memory_plan import GIB, plan_memory
 from lmmprune.compiler.deploy.wheel import write_wheel
 from lmmprune.compiler.deploy.write_plan import write_plan
+from lmmprune.compiler.targets import packages
 from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
 from lmmprune.compiler.targets.targets import TARGETS, resolve
 from lmmprune.errors import InputError, TargetError
@@ -59,11 +61,26 @@ def test_folder_holds_a_whole_bundle_and_the_run_time(folder, bundle):
     assert "--memPoolSize=workspace:1024M" in (folder / "steps.tsv").read_text()
 
 
-@pytest.mark.parametrize(("board", "major"), [("jetson-orin-jp6", 12), ("jetson-thor-jp7", 13)])
-def test_requirements_are_the_run_times(board, major):
+@pytest.fixture
+def stated(monkeypatch):
+    """The requirements of this tree, whatever the installed metadata says."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML by itself")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"]]
+    for extra, wanted in project["optional-dependencies"].items():
+        lines += [f'{line}; extra == "{extra}"' for line in wanted]
+    monkeypatch.setattr(packages.importlib.metadata, "requires", lambda name: lines)
+
+
+@pytest.mark.parametrize(
+    ("board", "major", "older"), [("jetson-orin-jp6", 12, {"tomli"}), ("jetson-thor-jp7", 13, set())]
+)
+def test_requirements_are_the_run_times(stated, board, major, older):
     *base, cuda = requirements(JETPACKS[board])
     names = {line.split(">")[0] for line in base}
-    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes", "onnx-ir"}
+    modules = {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes", "onnx-ir"}
+    assert names - {"tomli"} == modules
+    assert names - modules == older  # reads options from a file where Python can't
     assert re.fullmatch(rf"cuda-(python|bindings)>={major}\.\d+,<{major + 1}", cuda)
 
 
@@ -115,7 +132,7 @@ def test_wheel_runs_without_the_source_tree(tmp_path, monkeypatch):
     )
     assert done.stdout.splitlines()[0] == str(target / "lmmprune" / "__init__.py")
     assert json.loads(done.stdout.split("\n", 1)[1])["answer"]
-    assert (target / "lmmprune" / "compiler" / "plan" / "measure.sh").is_file()
+    assert (target / "lmmprune" / "compiler" / "deploy" / "measure.sh").is_file()
     assert not (target / "lmmprune" / "models" / "tiny_llava").exists()
 
 

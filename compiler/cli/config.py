@@ -26,7 +26,7 @@ from lmmprune.errors import InputError, suggestion
 CONFIG = "lmmprune.config"
 """Where a context's ``meta`` says which file was read."""
 
-_HERE = ("config", "help")  # a file doesn't name another one
+_ITSELF = "config"  # a file doesn't name another one
 
 
 def remember_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -73,7 +73,7 @@ def read_options(path: Path, command: click.Command) -> dict[str, Any]:
     Raises:
         InputError: It can't be read, names an option that isn't there, or gives one a value of another kind.
     """
-    known = options_of(command)
+    known = {key: option for key, option in options_of(command).items() if key != _ITSELF}
     found = {}
     for key, value in _load(path).items():
         if key not in known:
@@ -84,10 +84,9 @@ def read_options(path: Path, command: click.Command) -> dict[str, Any]:
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
-    """Return the options that can be given elsewhere than on the command line, by their long names."""
+    """Return a command's options by their long names."""
     options = [one for one in command.params if isinstance(one, click.Option)]
-    named = {max(one.opts, key=len).lstrip("-"): one for one in options}
-    return {name: one for name, one in named.items() if name not in _HERE}
+    return {max(one.opts, key=len).lstrip("-"): one for one in options}
 
 
 def _load(path: Path) -> dict[str, Any]:
