@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import click
 from click.core import ParameterSource
@@ -62,8 +63,8 @@ def refuse_ignored(useful: bool, why: str, *names: str) -> None:
     for parameter in ctx.command.params:
         if parameter.name in names and was_given(parameter.name):
             off = parameter.secondary_opts and ctx.params.get(parameter.name) is False
-            names = parameter.secondary_opts if off else parameter.opts
-            raise InputError(f"{_name(names)}{_where(ctx, parameter)} {why}")
+            chosen = parameter.secondary_opts if off else parameter.opts
+            raise InputError(f"{_name(chosen)}{_where(ctx, parameter)} {why}")
 
 
 def _where(ctx: click.Context, parameter: click.Parameter) -> str:
@@ -79,5 +80,5 @@ def _single(option: click.Option) -> bool:
     return not option.multiple and not option.count and not (option.is_flag and not option.secondary_opts)
 
 
-def _name(names: list[str]) -> str:
+def _name(names: Sequence[str]) -> str:
     return max(names, key=len)
