@@ -37,13 +37,11 @@ def fallback(bundle: Bundle) -> Prompter:
 def stream(prompter: Prompter, ids: list[int], stop: list[str]) -> tuple[list[str], int, bool]:
     """Return the pieces, how many tokens were taken, and whether a stop string came."""
     text, pieces = TextStream(prompter, StopStrings(stop)), []
-    for count, token in enumerate(ids, 1):
-        pieces.append(text.push(token))
-        if text.stopped:
-            break
-    else:
-        count = len(ids)
-    return [*pieces, text.finish()], count, text.stopped
+    taken = 0
+    while taken < len(ids) and not text.stopped:
+        pieces.append(text.push(ids[taken]))
+        taken += 1
+    return [*pieces, text.finish()], taken, text.stopped
 
 
 def letter_by_letter(text: str, stop: list[str]) -> int | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmmprune.api.model import Model, load
 
+__all__ = ["Model", "load"]
+
 __version__ = "0.1.0"
 
 _HOMES = {"Model": "lmmprune.api.model", "load": "lmmprune.api.model"}
