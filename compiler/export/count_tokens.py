@@ -16,8 +16,8 @@ from lmmprune.compiler.bundle.bundle import PREPROCESSOR
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import below, require
+from lmmprune.facts import Facts
 from lmmprune.passes.methods import Method
-from lmmprune.passes.reduce.schedule import Facts
 from lmmprune.passes.reduce.split_vision import COUNT, CountTokens
 
 COUNTS = "token_counts.json"

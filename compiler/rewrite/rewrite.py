@@ -16,9 +16,9 @@ from lmmprune.errors import InputError, require
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from lmmprune.facts import Facts
     from lmmprune.passes.foreign.find_features import Features
     from lmmprune.passes.methods import Method
-    from lmmprune.passes.reduce.schedule import Facts
     from lmmprune.passes.reduce.stage import Stage
 
 Progress = Callable[[str, int, int], None]
@@ -109,13 +109,13 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     require("onnxscript", "export")
     from lmmprune.compiler.lower.lower import lower
     from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
+    from lmmprune.facts import Facts
     from lmmprune.passes.foreign.find_features import find_features, find_grid
     from lmmprune.passes.foreign.hand_out_tokens import HandOutTokens
     from lmmprune.passes.graph.count_flops import count_flops
     from lmmprune.passes.graph.shapes import static_shape
     from lmmprune.passes.lower.cast_float import CastFloat
     from lmmprune.passes.methods import get_method, keep_count
-    from lmmprune.passes.reduce.schedule import Facts
 
     started = time.perf_counter()
     target = targets.resolve(request.target)
