@@ -40,3 +40,11 @@ def past(layer: int) -> tuple[str, str]:
 def present(layer: int) -> tuple[str, str]:
     """Return the outputs with a layer's keys and values, those of this call included."""
     return f"present.{layer}.key", f"present.{layer}.value"
+
+
+# Keys of a node's metadata, which a graph keeps when it is written to a file: who wrote the node.
+PASS = "lmmprune.pass"
+METHOD = "lmmprune.method"
+SITE = "lmmprune.site"
+REPLACES = "lmmprune.replaces"
+"""Name of the node in whose place it is."""
