@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.inspect import doctor
 from lmmprune.compiler.targets import machine, packages
@@ -137,11 +137,11 @@ def test_tensorrt_needs_its_package_and_a_gpu(monkeypatch, no_gpu):
     def missing(module, extra):
         raise MissingExtraError(f"this needs the package '{module}', which isn't installed: pip install 'x[{extra}]'")
 
-    monkeypatch.setattr(tensorrt, "require", missing)
+    monkeypatch.setattr(load_tensorrt, "require", missing)
     build = verdict("tensorrt-11").build
     assert (build.can, build.fix) == (False, "pip install 'lmmprune[gpu]'")
     assert build.why == "this needs the package 'tensorrt', which isn't installed"
-    monkeypatch.setattr(tensorrt, "load", lambda target: object())
+    monkeypatch.setattr(load_tensorrt, "load", lambda target: object())
     assert "no NVIDIA GPU here" in verdict("tensorrt-11").build.why
     monkeypatch.setattr(machine, "gpus", lambda: (ADA,))
     assert verdict("tensorrt-11").build == doctor.Ability(can=True, why="for sm89")

@@ -7,8 +7,6 @@ import platform
 import re
 from dataclasses import dataclass
 
-import lmmprune
-
 BASE = "base"
 # What a user may install; "dev" and "docs" are for people who change lmmprune.
 EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray", "triton")
@@ -46,7 +44,7 @@ def packages(python: str | None = None) -> dict[str, tuple[Package, ...]]:
     """
     running = _key(python or platform.python_version())
     found: dict[str, list[Package]] = {extra: [] for extra in EXTRAS}
-    for line in importlib.metadata.requires(lmmprune.__name__) or []:
+    for line in importlib.metadata.requires("lmmprune") or []:
         match = _REQUIREMENT.match(line)
         if match is None or (extra := match["extra"] or BASE) not in found:
             continue
