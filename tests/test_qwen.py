@@ -184,7 +184,7 @@ def test_everything_that_runs_a_bundle_feeds_three_numbers() -> None:
     spoken = Replay(bundle)
     looked = spoken.encode_image(picture())
     answer = Runtime(bundle).answer(picture(), "WHAT?", STEPS, stop_at_eos=False)
-    answer.text()
+    _ = answer.text
     assert list(answer.tokens) == spoken.decode(looked, "WHAT?", STEPS).tokens[:STEPS]
 
     data = CalibrationSet(samples=[Sample(image=picture(), prompt="WHAT?", answer="A CAT")], source="", generic=False)

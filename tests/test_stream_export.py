@@ -63,7 +63,7 @@ def answers(bundle: Path) -> list[str]:
     rows = (tiny_llava_dir() / "examples" / "examples.jsonl").read_text().splitlines()[:3]
     found = []
     for row in map(json.loads, rows):
-        found.append(runtime.answer(load_image(tiny_llava_dir() / "examples" / row["image"]), row["prompt"], 4).text())
+        found.append(runtime.answer(load_image(tiny_llava_dir() / "examples" / row["image"]), row["prompt"], 4).text)
     return found
 
 

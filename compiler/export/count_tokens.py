@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.export.decide import Decision
+from lmmprune.compiler.export.dynamic_counts import DynamicCounts, save_counts
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.export.values import Auto
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import below, require
+from lmmprune.facts import Facts
 from lmmprune.models.canonical import Canonical
+from lmmprune.names import DYNAMIC_COUNT, PIXEL_VALUES
 from lmmprune.passes.methods import Method
-from lmmprune.passes.reduce.schedule import Facts
-from lmmprune.passes.reduce.split_vision import COUNT, CountTokens
+from lmmprune.passes.reduce.split_vision import CountTokens
 from lmmprune.passes.reduce.stage import Stage
-
-COUNTS = "token_counts.json"
-HISTOGRAM = "token_counts.png"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DynamicCounts:
-    """Counts ``k(x)`` of some pictures, and the constant that a percentile of them makes."""
-
-    method: str
-    source: str
-    tokens: int
-    percentile: float
-    counts: tuple[int, ...]
-
-    @property
-    def keep(self) -> int:
-        """The smallest count that serves so many percent of the pictures."""
-        ranked = sorted(self.counts)
-        return ranked[max(0, math.ceil(self.percentile / 100 * len(ranked)) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +104,7 @@ def measure_counts(
         ir.save(graph, path, external_data="vision.onnx.data")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for index, sample in enumerate(data.samples):
-            counts += session.run([COUNT], {"pixel_values": preprocess(sample.image)})[0].tolist()
+            counts += session.run([DYNAMIC_COUNT], {PIXEL_VALUES: preprocess(sample.image)})[0].tolist()
             progress("count tokens", index + 1, len(data.samples))
     return DynamicCounts(
         method=method.name,
@@ -134,37 +113,3 @@ def measure_counts(
         percentile=percentile,
         counts=tuple(counts),
     )
-
-
-def save_counts(found: DynamicCounts, directory: Path, *, marks: Sequence[int]) -> None:
-    """Write the counts as JSON and their histogram as a picture.
-
-    Args:
-        found: The counts.
-        directory: Where to.
-        marks: Counts that the bundle has: the constant, or the buckets.
-    """
-    row = {
-        "method": found.method,
-        "source": found.source,
-        "tokens": found.tokens,
-        "percentile": found.percentile,
-        "keep": list(marks),
-        "counts": list(found.counts),
-    }
-    (directory / COUNTS).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    require("matplotlib", "export")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    edges = np.arange(min(found.counts), max(found.counts) + 2) - 0.5
-    bins = edges if len(edges) <= 41 else np.linspace(edges[0], edges[-1], 41)
-    axes.hist(found.counts, bins=bins.tolist(), color="#4477aa")
-    for mark in marks:
-        axes.axvline(mark, color="#ee6677", linewidth=1.5)
-        axes.annotate(f" {mark}", (mark, 1), xycoords=("data", "axes fraction"), va="top", color="#ee6677")
-    axes.set_xlabel(f"patches that {found.method} itself would keep, of {found.tokens}")
-    axes.set_ylabel(f"pictures of {len(found.counts)}")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(directory / HISTOGRAM, dpi=150)

@@ -17,8 +17,8 @@ from lmmprune.models.source import Source, resolve
 if TYPE_CHECKING:
     from lmmprune.compiler.data.calibration import CalibrationSet
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
+    from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
-    from lmmprune.passes.reduce.schedule import Facts
     from lmmprune.passes.reduce.stage import Stage
 
 
@@ -63,6 +63,12 @@ class Decision:
     def buckets(self) -> bool:
         """Whether there are several counts behind one encoder."""
         return isinstance(self.request.tokens, Buckets)
+
+    @property
+    def cuts_decoder(self) -> bool:
+        """Whether tokens are cut inside the decoder, or will be when the pictures have decided."""
+        stages = self.stages if self.counts else self.method.stages_for(self.facts, self.facts.tokens)
+        return any(stage.site.in_decoder for stage in stages)
 
     @property
     def calibrates(self) -> bool:

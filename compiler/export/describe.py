@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-import lmmprune
 from lmmprune.compiler.assets.write_assets import Assets
 from lmmprune.compiler.bundle.interface import Bucket, Cache, Interface, ScheduledSite
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource, Precision
@@ -23,9 +22,9 @@ from lmmprune.compiler.onnx_files.bucket_graphs import bucket_file
 from lmmprune.compiler.onnx_files.signature import signature
 from lmmprune.models.identity import Identity, identify_adapter
 from lmmprune.models.trace import cache_names
-from lmmprune.passes.lower.static_cache import LENGTH
-from lmmprune.passes.reduce.reduce_vision import KEPT, kept_output
+from lmmprune.names import CACHE_LENGTH, KEPT, kept_output
 from lmmprune.passes.reduce.schedule import average
+from lmmprune.version import __version__
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -108,7 +107,7 @@ def report(
 
 def tools() -> dict[str, str]:
     """Return the versions of all that takes part in an export."""
-    return {"lmmprune": lmmprune.__version__} | {name: importlib.metadata.version(name) for name in _TOOLS}
+    return {"lmmprune": __version__} | {name: importlib.metadata.version(name) for name in _TOOLS}
 
 
 def _schedule(decision: Decision, reduced: Reduced) -> tuple[ScheduledSite, ...]:
@@ -140,7 +139,7 @@ def _cache(decision: Decision, reduced: Reduced) -> Cache:
     """Return the layout of the key/value cache, with the tokens that are gone before each layer."""
     spec = decision.source.decoder
     past, present = cache_names(spec.layers)
-    fixed = any(value.name == LENGTH for value in reduced.decoder.graph.inputs)
+    fixed = any(value.name == CACHE_LENGTH for value in reduced.decoder.graph.inputs)
     return Cache(
         past=tuple(past),
         present=tuple(present),
@@ -148,7 +147,7 @@ def _cache(decision: Decision, reduced: Reduced) -> Cache:
         head_dim=spec.head_dim,
         length_offsets=tuple(-count for count in reduced.removed),
         capacity=decision.request.static_cache if fixed else None,
-        length=LENGTH if fixed else None,
+        length=CACHE_LENGTH if fixed else None,
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.assets.write_assets import write_assets
+from lmmprune.compiler.bundle.bundle import TOKENIZER
 from lmmprune.compiler.bundle.write_bundle import write_bundle
 from lmmprune.compiler.export.count_tokens import count_tokens
 from lmmprune.compiler.export.decide import decide
@@ -13,10 +15,11 @@ from lmmprune.compiler.export.describe import describe, report
 from lmmprune.compiler.export.finish_graphs import cast_and_lower, quantize, write_graphs
 from lmmprune.compiler.export.preflight import preflight
 from lmmprune.compiler.export.reduce import reduce
-from lmmprune.compiler.export.request import Progress, Report, Request
+from lmmprune.compiler.export.request import Report, Request
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.export.trace import trace
 from lmmprune.models.source import Source
+from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
     from lmmprune.models.canonical import Canonical
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 def export(
     request: Request,
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress = silent,
     *,
     traced: Callable[[Source], Canonical] | None = None,
     announce: Callable[[str], None] = lambda line: None,
@@ -46,9 +49,10 @@ def export(
     preflight(decision, announce)
     with write_bundle(request.output, resume=request.resume, force=request.force) as writer:
         assets = write_assets(decision.source, writer.path, request.template)
+        text = text_layout(assets.prompt, writer.path / TOKENIZER, in_decoder=decision.cuts_decoder)
         graphs = trace(decision, assets.prompt, traced, clock)
         plan = count_tokens(decision, graphs, writer.path, clock)
-        reduced = reduce(decision, plan, graphs, assets.prompt, writer.path, clock)
+        reduced = reduce(decision, plan, graphs, assets.prompt, text, clock)
         calibration = quantize(decision, reduced, writer.path, clock)
         cast_and_lower(decision, reduced, clock)
         weights = write_graphs(decision, reduced, writer.path, calibration, clock)

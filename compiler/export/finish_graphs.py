@@ -18,6 +18,7 @@ from lmmprune.compiler.onnx_files.bucket_graphs import write_bucket_graphs
 from lmmprune.compiler.quantize import quantize as int8
 from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.lower.static_cache import StaticCache
+from lmmprune.progress import step
 
 
 def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepClock) -> dict[str, Any] | None:
@@ -53,10 +54,10 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
 def cast_and_lower(decision: Decision, reduced: Reduced, clock: StepClock) -> None:
     """Bring the graphs into the target's type and operators, and the cache into the form that was asked for."""
     if decision.dtype != "float32":
-        with clock.step("cast"):
+        with step(clock.report, "cast"):
             for model in reduced.models:
                 CastFloat(dtype=decision.dtype)(model)
-    with clock.step("lower"):
+    with step(clock.report, "lower"):
         capacity = decision.request.static_cache
         if capacity is not None:
             past = interface_of(decision, reduced).cache.past

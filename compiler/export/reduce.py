@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 
-from lmmprune.compiler.assets.text_layout import TextLayout, text_layout
-from lmmprune.compiler.bundle.bundle import TOKENIZER
+from lmmprune.compiler.assets.text_layout import TextLayout
 from lmmprune.compiler.bundle.interface import Prompt
 from lmmprune.compiler.export.count_tokens import TokenPlan
 from lmmprune.compiler.export.decide import Decision, image_tokens_of
@@ -24,6 +22,7 @@ from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
 from lmmprune.passes.reduce.split_vision import split_vision
 from lmmprune.passes.reduce.stage import Stage
+from lmmprune.progress import step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class Reduced:
 
 
 def reduce(
-    decision: Decision, plan: TokenPlan, graphs: Canonical, prompt: Prompt, assets: Path, clock: StepClock
+    decision: Decision, plan: TokenPlan, graphs: Canonical, prompt: Prompt, text: TextLayout, clock: StepClock
 ) -> Reduced:
     """Cut tokens where the plan says; count the floating-point operations before and after.
 
@@ -70,17 +69,16 @@ def reduce(
         plan: How many tokens stay where.
         graphs: Unpruned, float32; changed in place.
         prompt: How a question becomes tokens.
-        assets: Directory with the tokenizer.
+        text: What is constant about prompts.
         clock: Told of the step.
     """
     stages, facts = plan.stages, decision.facts
-    text = text_layout(prompt, assets / TOKENIZER, in_decoder=any(stage.site.in_decoder for stage in stages))
     image_tokens = image_tokens_of(stages, facts)
     before = {
         "vision": count_flops(graphs.vision),
         "prefill": count_flops(graphs.decoder, {"seq": facts.tokens + TEXT_TOKENS, "past": 0}),
     }
-    with clock.step("prune"):
+    with step(clock.report, "prune"):
         vision, buckets = graphs.vision, dict[int, ir.Model]()
         if decision.buckets:
             vision, buckets = split_vision(graphs.vision, decision.method, facts.grid, plan.counts)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 
-from lmmprune.compiler.export.request import Progress
+from lmmprune.progress import Progress
 
 
 class StepClock:
@@ -22,13 +20,6 @@ class StepClock:
         """Hand on."""
         self._begun.setdefault(what, time.perf_counter())
         self._progress(what, done, of)
-
-    @contextlib.contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        """Report a step that has no parts: its begin and its end."""
-        self.report(what, 0, 1)
-        yield
-        self.report(what, 1, 1)
 
     @property
     def elapsed(self) -> float:

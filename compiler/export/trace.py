@@ -10,6 +10,7 @@ from lmmprune.compiler.bundle.interface import Prompt
 from lmmprune.compiler.export.decide import Decision
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.models.source import Source
+from lmmprune.progress import step
 
 if TYPE_CHECKING:
     from lmmprune.models.canonical import Canonical
@@ -21,7 +22,7 @@ def trace(
     """Return the graphs to change; ``traced`` gives them where many bundles share a trace."""
     from lmmprune.models.canonical import canonical_graphs
 
-    with clock.step("trace"):
+    with step(clock.report, "trace"):
         if traced is not None:
             return traced(decision.source)
         return canonical_graphs(

@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from lmmprune.errors import BundleError
 
 
@@ -53,24 +55,15 @@ def measure_memory(bundle: Path, image: Path, prompt: str, *, threads: int | Non
 
 def peak_bytes() -> int:
     """Return the peak resident memory of this process in bytes."""
-    try:
+    if sys.platform == "linux":
         # Not ru_maxrss: on Linux that one starts at the size of the process that started us.
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return _peak_elsewhere()
-
-
-def _peak_elsewhere() -> int:
-    """Return the peak where there is no ``/proc``."""
     if sys.platform == "win32":
-        import psutil
-
         return int(psutil.Process().memory_info().peak_wset)
-    import resource
+    import resource  # Windows has none
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
@@ -89,7 +82,7 @@ def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
     free = device.memory()[0] if device is not None else 0
     base = peak_bytes()
     runtime = Runtime(opened, threads=int(threads) or None)
-    runtime.answer(picture, prompt, 4, stop_at_eos=False).text()
+    _ = runtime.answer(picture, prompt, 4, stop_at_eos=False).text
     used = free - device.memory()[0] if device is not None else None
     print(json.dumps({"peak": peak_bytes(), "base": base, "device": used}))
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.compiler.quantize.observe import Feeds, Outputs, Steps, drive, load_beside
+from lmmprune.names import KEPT
 from lmmprune.passes.find.blocks import find_blocks
 from lmmprune.passes.int8.insert_qdq import InsertQdq, quantizable
 from lmmprune.passes.int8.int8 import Range
-from lmmprune.passes.reduce.reduce_vision import KEPT
 from lmmprune.stored import Array
 
 Samples = Sequence[Callable[[], Steps]]

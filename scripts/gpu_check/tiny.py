@@ -49,7 +49,7 @@ def check(settings: Settings, save: Save, backend: str) -> dict[str, Any]:
             entry["engines"] = built(bundle, target)
             save(data)
             # A broken engine shows itself here.
-            Runtime(bundle).answer(load_image(_examples()[0][0]), "?", 1).text()
+            _ = Runtime(bundle).answer(load_image(_examples()[0][0]), "?", 1).text
             bundles.append(bundle)
             entry["parity"] = parity(bundle, 4 if settings.quick else 16)
             questions = load_questions(TINY_LLAVA)[: 40 if settings.quick else 400]
@@ -82,7 +82,7 @@ def parity(bundle: Bundle, count: int) -> dict[str, Any]:
     for picture, prompt in examples:
         image = load_image(picture)
         found, expected = (runtime.answer(image, prompt, _NEW_TOKENS) for runtime in runtimes)
-        same_text += found.text() == expected.text()
+        same_text += found.text == expected.text
         same_kept += np.array_equal(found.kept, expected.kept) if found.kept is not None else expected.kept is None
     return {"questions": len(examples), "same_answers": same_text, "same_kept_patches": same_kept}
 

@@ -115,7 +115,7 @@ class Tried:
         if distance > _PIXELS:
             return "failed", f"pixel values differ by {distance:.2g}"
         answer = runtime.answer(image, oracle.QUESTION, oracle.NEW_TOKENS)
-        answer.text()
+        _ = answer.text
         if answer.tokens != wanted.tokens:
             return "failed", f"the answer is {_unlike(answer.tokens, wanted.tokens)}"
         return "served", f"{len(prompt)} tokens, pixels within {distance:.1g}, the answer's {len(answer.tokens)} equal"
