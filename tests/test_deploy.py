@@ -63,7 +63,8 @@ def test_folder_holds_a_whole_bundle_and_the_run_time(folder, bundle):
 def test_requirements_are_the_run_times(board, major):
     *base, cuda = requirements(JETPACKS[board])
     names = {line.split(">")[0] for line in base}
-    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes", "onnx-ir"}
+    ours = {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "packaging", "psutil"}
+    assert names == {*ours, "ml-dtypes", "onnx-ir"}
     assert re.fullmatch(rf"cuda-(python|bindings)>={major}\.\d+,<{major + 1}", cuda)
 
 
@@ -115,7 +116,7 @@ def test_wheel_runs_without_the_source_tree(tmp_path, monkeypatch):
     )
     assert done.stdout.splitlines()[0] == str(target / "lmmprune" / "__init__.py")
     assert json.loads(done.stdout.split("\n", 1)[1])["answer"]
-    assert (target / "lmmprune" / "compiler" / "plan" / "measure.sh").is_file()
+    assert (target / "lmmprune" / "compiler" / "deploy" / "measure.sh").is_file()
     assert not (target / "lmmprune" / "models" / "tiny_llava").exists()
 
 

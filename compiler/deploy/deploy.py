@@ -7,6 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 from lmmprune.compiler.build.engine_spec import WORKSPACE
 from lmmprune.compiler.build.memory import most_builder_bytes
 from lmmprune.compiler.build.options import BuildOptions
@@ -115,14 +118,15 @@ def _lacking(bundle: Bundle, building: int, ram: int, system: int) -> str | None
 
 def requirements(software: JetPack) -> list[str]:
     """Return the packages that the run-time needs on a board, without torch and transformers."""
-    found = packages()
+    found = packages(software.python)
     # TensorRT's own module comes with JetPack; CUDA's must be of the board's CUDA.
     cuda = next(package for package in found["gpu"] if package.name.startswith("cuda-"))
     others = [package for package in found["gpu"] if package.name in ("ml-dtypes", "onnx-ir")]
     major = int(software.cuda.split(".")[0])
-    least = cuda.wanted if f">={major}." in cuda.wanted else f">={major}.0"
+    lower = [Version(each.version) for each in SpecifierSet(cuda.wanted) if each.operator == ">="]
+    least = max(Version(f"{major}.0"), *lower)
     base = (f"{package.name}{package.wanted}" for package in (*found[BASE], *others))
-    return [*base, f"{cuda.name}{least},<{major + 1}"]
+    return [*base, f"{cuda.name}>={least},<{major + 1}"]
 
 
 def _readme(
