@@ -162,7 +162,7 @@ def test_missing_gpu_says_what_to_run_on_the_board(tmp_path, monkeypatch):
     message = str(e.value)
     assert message == (
         "engines for a Jetson (jetson-orin-jp6) are built on the board itself, and this machine isn't one: make a "
-        f"folder to copy there, with the steps: lmmprune bundle {bundle.path} --for jetson-orin-jp6 -o "
+        f"folder to copy there, with the steps: lmmprune deploy {bundle.path} --for jetson-orin-jp6 -o "
         f"{bundle.path}-jetson-orin-jp6 -- or, for trtexec alone, without Python: lmmprune build {bundle.path} "
         f"--target jetson-orin-jp6 --plan-only -o {bundle.path}-plan"
     )
@@ -180,12 +180,12 @@ def test_a_pc_without_tensorrt_is_told_of_the_boards_folder_and_no_package(tmp_p
     bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
     monkeypatch.setattr(load_tensorrt, "require", missing)
     monkeypatch.setattr(machine, "gpus", tuple)
-    with pytest.raises(TargetError, match=r"lmmprune bundle .* --for jetson-orin-jp6 -o") as e:
+    with pytest.raises(TargetError, match=r"lmmprune deploy .* --for jetson-orin-jp6 -o") as e:
         build(bundle.path, name, arch=arch)
     assert "pip install" not in str(e.value)
     # Beside a PC's GPU, a plain name may mean that one: both are told.
     monkeypatch.setattr(machine, "gpus", lambda: (machine.Gpu(name="x", arch="sm89", driver=None, memory=None),))
-    with pytest.raises(MissingExtraError, match=r"pip install 'lmmprune\[gpu\]' && .* for a Jetson: lmmprune bundle "):
+    with pytest.raises(MissingExtraError, match=r"pip install 'lmmprune\[gpu\]' && .* for a Jetson: lmmprune deploy "):
         build(bundle.path, "tensorrt-10.3")
 
 

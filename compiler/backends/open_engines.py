@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 
 from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
@@ -59,7 +60,8 @@ def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
         )
         _check_signature(loaded[component], graph)
     scratch = device.allocate(max(1, *(engine.scratch for engine in loaded.values())), "what engines compute with")
-    return {component: EngineSession(engine, device, scratch) for component, engine in loaded.items()}
+    turn = threading.RLock()
+    return {component: EngineSession(engine, device, scratch, turn) for component, engine in loaded.items()}
 
 
 def _with_engines(bundle: Bundle, target: Target, device: Device) -> Target:

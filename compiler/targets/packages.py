@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-import lmmprune
-
 BASE = "base"
 # What a user may install; "dev" and "docs" are for people who change lmmprune.
 EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray", "triton")
@@ -38,7 +36,7 @@ def packages(python: str | None = None) -> dict[str, tuple[Package, ...]]:
         python: For this version of Python, such as ``3.10``; None: the one that runs.
     """
     running = {} if python is None else {"python_version": python, "python_full_version": f"{python}.0"}
-    asked = [Requirement(line) for line in importlib.metadata.requires(lmmprune.__name__) or []]
+    asked = [Requirement(line) for line in importlib.metadata.requires("lmmprune") or []]
     found: dict[str, tuple[Package, ...]] = {}
     for extra in EXTRAS:
         rows = [

@@ -102,7 +102,7 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
             _tensor("prompt", _STRING, [1]),
             {**_tensor("max_new_tokens", Enum("TYPE_INT32"), [1]), "optional": True},
         ],
-        "output": [_tensor("text", _STRING, [1]), _tensor("stopped", _STRING, [1])],
+        "output": [_tensor("text", _STRING, [1]), _tensor("finish_reason", _STRING, [1])],
         "instance_group": [{"kind": Enum("KIND_CPU"), "count": ANSWERS_AT_ONCE}],
         "parameters": [
             _parameter("max_new_tokens", str(NEW_TOKENS)),

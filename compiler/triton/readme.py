@@ -14,8 +14,9 @@ _TEXT = """# {model} for Triton Inference Server
 
 Made by `lmmprune` for target `{target}`: {tokens} visual tokens, {precision}. Ask the model **`lmmprune`**: it takes
 `image` (the bytes of a PNG, JPEG, WebP, ... file), `prompt` (UTF-8) and, optionally, `max_new_tokens` (INT32, {limit}
-unless given), and streams `text`, a piece per response; `stopped` of the last one says why it ended: `eos`, `length` or
-`positions`. A mistake of the caller (no picture, a prompt that is too long) is an error in one line.
+unless given), and streams `text`, a piece per response; `finish_reason` of the last one says why it ended: `stop` (the
+model's end token), `length` or `positions`. A mistake of the caller (no picture, a prompt that is too long) is an error
+in one line.
 
 | model | backend | does |
 |---|---|---|

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Ratio
 from lmmprune.models.canonical import shared_trace
 from lmmprune.passes.methods import METHODS
 
@@ -42,7 +43,7 @@ def main(output: Path, work: Path, arch: str, ratio: float, layers: int, methods
                 model="llava-1.5-7b",
                 output=bundle,
                 method=method,
-                ratio=ratio,
+                tokens=Ratio(ratio),
                 weights="dummy",
                 layers=layers,
                 target="tensorrt-rtx",

@@ -19,6 +19,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError
@@ -43,7 +44,10 @@ def measure(cell: Cell, limit: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         name = "freepruner" if method == "unpruned" else method
-        request = Request(model="tiny-llava", output=bundle, method=name, ratio=ratio, int8=int8, positions=positions)
+        quantized = Int8() if int8 else None
+        request = Request(
+            model="tiny-llava", output=bundle, method=name, tokens=Ratio(ratio), int8=quantized, positions=positions
+        )
         try:
             report = export(request, traced=_traced)
         except InputError as error:

@@ -20,6 +20,7 @@ from rich.progress import Progress
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.errors import LmmpruneError
 from lmmprune.models.canonical import shared_trace
 from lmmprune.passes.methods import METHODS
@@ -28,7 +29,7 @@ PRECISIONS: Mapping[str, Mapping[str, Any]] = {
     "float32": {"dtype": "float32"},
     "float16": {"dtype": "float16"},
     "bfloat16": {"dtype": "bfloat16"},
-    "INT8": {"int8": True, "calibration_samples": 2},
+    "INT8": {"int8": Int8(), "calibration_samples": 2},
 }
 ARCHS = ("sm86", "sm89", "sm120")
 UNPRUNED = "unpruned"
@@ -46,7 +47,7 @@ def main(output: Path, archs: tuple[str, ...], methods: tuple[str, ...]) -> None
         task = bar.add_task("", total=len(methods) * len(PRECISIONS) * len(archs))
         for method in methods:
             for precision, options in PRECISIONS.items():
-                pruned = {} if method == UNPRUNED else {"method": method, "ratio": 0.5}
+                pruned = {} if method == UNPRUNED else {"method": method, "tokens": Ratio(0.5)}
                 bundle = Path(work) / "bundle"
                 request = Request(model="tiny-llava", output=bundle, target="tensorrt-rtx", **pruned, **options)
                 manifest = export(request, traced=traced).manifest

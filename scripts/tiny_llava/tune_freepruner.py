@@ -15,6 +15,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Ratio
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.models.tiny_llava.dataset import calibration
@@ -28,7 +29,9 @@ def accuracy(questions: list[Question], ratio: float, layer: int, fraction: floa
     options = {"shallow_layer": str(layer), "pivot_fraction": str(fraction)}
     with tempfile.TemporaryDirectory() as folder:
         export(
-            Request(model="tiny-llava", output=Path(folder) / "b", method="freepruner", options=options, ratio=ratio)
+            Request(
+                model="tiny-llava", output=Path(folder) / "b", method="freepruner", options=options, tokens=Ratio(ratio)
+            )
         )
         return evaluate(Runtime(Bundle.open(Path(folder) / "b")), questions).overall.value
 
