@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import lmmprune
 from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.bundle import engines
@@ -23,6 +22,7 @@ from lmmprune.compiler.deploy.stages import QUESTION, BuildStep
 from lmmprune.compiler.deploy.variant import Variant, names_of, variant_of
 from lmmprune.compiler.targets.targets import Target, resolve
 from lmmprune.errors import InputError
+from lmmprune.version import __version__
 
 FORMAT = 1
 SCRIPT, POWER, STEPS, PLAN, README = "measure.sh", "power.sh", "steps.tsv", "plan.json", "README.md"
@@ -131,7 +131,7 @@ def fill_plan(
     )
     plan = {
         "format": FORMAT,
-        "lmmprune": lmmprune.__version__,
+        "lmmprune": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "target": target.name,
         "arch": arch,

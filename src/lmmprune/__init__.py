@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lmmprune.version import __version__
+
 if TYPE_CHECKING:
     from lmmprune.api.model import Model, load
 
-__all__ = ["Model", "load"]
-
-__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "load"]
 
 _HOMES = {"Model": "lmmprune.api.model", "load": "lmmprune.api.model"}
 
