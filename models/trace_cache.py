@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmmprune.caches import cache_directory
 from lmmprune.lazy import Origin, Weight
+from lmmprune.models.private_names import ties
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -52,7 +53,7 @@ def key_of(source: Source, model: Any, **more: Any) -> str:
         "format": FORMAT,
         "family": source.family.name,
         "config": config,
-        "tied": sorted(model.all_tied_weights_keys.items()),
+        "tied": sorted(ties(model).items()),
         "tools": {name: importlib.metadata.version(name) for name in _TOOLS},
         "code": _code(),
         **more,
