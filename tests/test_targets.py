@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.targets.targets import TARGETS, Target, names, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS, names, resolve
 from lmmprune.errors import TargetError
 
 

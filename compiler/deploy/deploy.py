@@ -24,7 +24,8 @@ from lmmprune.compiler.deploy.wheel import write_wheel
 from lmmprune.compiler.deploy.write_plan import POWER, README, SCRIPT, fill_plan
 from lmmprune.compiler.targets.boards import JetPack, jetpack
 from lmmprune.compiler.targets.packages import BASE, packages
-from lmmprune.compiler.targets.targets import Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import resolve
 
 REQUIREMENTS, MEMORY = "requirements.txt", "memory.json"
 

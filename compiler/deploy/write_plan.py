@@ -20,7 +20,8 @@ from lmmprune.compiler.bundle.replace import check_apart
 from lmmprune.compiler.bundle.write_folder import place, write_folder, write_sums
 from lmmprune.compiler.deploy.stages import QUESTION, BuildStep
 from lmmprune.compiler.deploy.variant import Variant, names_of, variant_of
-from lmmprune.compiler.targets.targets import Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS
 from lmmprune.version import __version__
