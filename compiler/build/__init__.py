@@ -1,0 +1,1 @@
+"""Compile the graphs of a bundle into engines."""

@@ -1,0 +1,92 @@
+"""Where a node that a compiler complains of comes from: its place in the model, and the pass of ours that wrote it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Form of a node's name -> what wrote it (passes give their nodes such names, see passes/builder.py).
+_MAKERS = (
+    (re.compile(r"^lmmprune/cast/"), "cast_float"),
+    (re.compile(r"^lmmprune/([^/]+)/(vision\w*|projector\w*)/"), "reduce_vision ({1} at {2})"),
+    (re.compile(r"^lmmprune/([^/]+)/(llm\w*)/"), "reduce_decoder ({1} at {2})"),
+    (re.compile(r"^lmmprune/([^/]+)/(own_count|ranking|head)/"), "split_vision ({1})"),
+    (re.compile(r"^lmmprune/([^/]+)/"), "the pruning of {1}"),
+    (re.compile(r"^(vision_layer_\d+|vision_output|projector_output)/"), "reduce_vision (a copy for {1})"),
+    (re.compile(r"^(llm_layer_\d+|llm_input_\d+)/"), "reduce_decoder (a copy for {1})"),
+    (re.compile(r"^lower/(.+)/[^/]+$"), "a lowering pass in the place of '{1}'"),
+    (re.compile(r"/(?:quantized|dequantized|integer|rescaled|scales)$"), "insert_qdq"),
+)
+# A module with weights: what people call a place in a model.
+_WEIGHT = re.compile(r"^(.*\.(?:layers|blocks|resblocks|h)\.\d+\.[\w.]*?)\.(?:weight|bias)\b")
+# Seen in TensorRT-RTX 1.7.1: "expand [profile 1].1_iota" is made from the value "expand".
+_MYELIN = re.compile(r"([^\s\[\]{}()'\",;]+) \[profile \d+\]")
+_FAR = 200  # nodes to look at before giving up: more than a layer has
+
+
+def describe(graph: Path, node: str) -> str:
+    """Return what is known of a node, to be put behind its name: ``', near ..., written by ...'``; may be empty.
+
+    Args:
+        graph: The ONNX file, which the compiler's parser could read.
+        node: Name of a node.
+    """
+    said = []
+    by_name = _nodes(graph)
+    if node in by_name and (place := _place(by_name[node])):
+        said.append(f"near '{place}'")
+    if maker := written_by(node):
+        said.append(f"written by {maker}")
+    return "".join(f", {text}" for text in said)
+
+
+def find_node(graph: Path, message: str) -> str | None:
+    """Return the first node of a graph that a message names, by its name or its output's; None: it names none."""
+    by_name = _nodes(graph)
+    # Builders put names into brackets and join those of fused nodes: {ForeignNode[a...b]}, [a + b].
+    words = re.split(r"\.{3}|[\s\[\]{}()'\",:;+]+", message)
+    if named := next((word for word in words if word in by_name), None):
+        return named
+    by_output = {value.name: name for name, node in by_name.items() for value in node.outputs if value.name}
+    # A value may be called "shape" or "add": such words mean it only where Myelin's mark follows.
+    values = [*_MYELIN.findall(message), *(word for word in words if not word.isalpha())]
+    return next((by_output[word] for word in values if word in by_output), None)
+
+
+def written_by(node: str) -> str | None:
+    """Return which pass wrote a node, None if it came with the model."""
+    for form, maker in _MAKERS:
+        if match := form.search(node):
+            return maker.format(None, *match.groups())
+    return None
+
+
+def _nodes(graph: Path) -> Mapping[str, ir.Node]:
+    # The extras of the builders bring it; where TensorRT came another way, the name says what it can.
+    if importlib.util.find_spec("onnx_ir") is None:
+        return {}
+    from lmmprune.compiler.onnx_files.load_onnx import load_onnx
+
+    return {node.name: node for node in load_onnx(graph, weights=False).graph if node.name}
+
+
+def _place(node: ir.Node) -> str | None:
+    """Return the module whose weights are nearest before a node."""
+    waiting, seen = [node], {node}
+    for here in waiting:
+        for value in here.inputs:
+            if value is None:
+                continue
+            if match := _WEIGHT.match(value.name or ""):
+                return match[1]
+            before = value.producer()
+            if before is not None and before not in seen and len(seen) < _FAR:
+                seen.add(before)
+                waiting.append(before)
+    return None
