@@ -35,36 +35,36 @@ def methods() -> str:
 
 def methods_in_full() -> str:
     """Return the methods with what they need, their parameters, and what is exact."""
-    rows = [
-        [
-            f"`{name}`",
-            method.sites,
-            method.schedule,
-            ", ".join(f"`{key}={_text(value)}`" for key, value in method().parameters.items()) or "-",
-            "CLS" if method.needs_cls else "-",
-            method.positions,
-            _paper(method.reference),
-            method.exactness,
+    sections = []
+    for name, method in METHODS.items():
+        parameters = ", ".join(f"`{key}={_text(value)}`" for key, value in method().parameters.items())
+        sections += [
+            f"### `{name}`",
+            "",
+            f"* Cuts at: {method.sites}{'; needs CLS' if method.needs_cls else ''}",
+            f"* Tokens left: {method.schedule}; {method.positions} positions",
+            *([f"* Parameters: {parameters}"] if parameters else []),
+            f"* What is exact: {method.exactness}",
+            f"* Paper: {_paper(method.reference)}",
+            "",
         ]
-        for name, method in METHODS.items()
-    ]
-    columns = ["method", "cuts at", "tokens left", "parameters", "needs", "positions", "paper", "what is exact"]
-    return _table(columns, rows)
+    return "\n".join(sections)
 
 
 def families() -> str:
     """Return the families with where they can be cut and what they can't do."""
-    rows = [
-        [
-            f"`{family.name}`",
-            family.title,
-            ", ".join(f"`{site}`" for site in family.sites),
-            "; ".join(family.limits),
-            "<br>".join(f"`{name}`" for name in family.tried),
+    sections = []
+    for family in FAMILIES.values():
+        sections += [
+            f"### `{family.name}`",
+            "",
+            f"{family.title}, cut at {', '.join(f'`{site}`' for site in family.sites)}.",
+            "",
+            *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
+            *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
+            "",
         ]
-        for family in FAMILIES.values()
-    ]
-    return _table(["family", "models", "can be cut at", "limits", "layouts tried"], rows)
+    return "\n".join(sections)
 
 
 def aliases() -> str:
@@ -92,15 +92,15 @@ def profiles() -> str:
             f"`{target.name}`",
             ", ".join(f"`{name}`" for name in target.aliases) or "-",
             f"{target.opset} (reads {target.max_opset})",
-            ", ".join(sorted(target.native_ops)) or "none: primitives",
             _CAUSAL[target.causal],
             target.int8,
             ", ".join(target.dtypes),
             _builds(target),
+            ", ".join(sorted(target.native_ops)) or "none: primitives",
         ]
         for target in TARGETS.values()
     ]
-    columns = ["target", "also", "opset", "operators taken", "is_causal", "INT8", "types", "builds for"]
+    columns = ["target", "also", "opset", "is_causal", "INT8", "types", "builds for", "operators taken"]
     return _table(columns, rows)
 
 
