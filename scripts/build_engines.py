@@ -23,6 +23,7 @@ from rich.progress import Progress
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.errors import LmmpruneError
 from lmmprune.models.canonical import shared_trace
 from lmmprune.passes.methods import METHODS
@@ -31,7 +32,7 @@ PRECISIONS: Mapping[str, Mapping[str, Any]] = {
     "float32": {"dtype": "float32"},
     "float16": {"dtype": "float16"},
     "bfloat16": {"dtype": "bfloat16"},
-    "INT8": {"int8": True, "calibration_samples": 2},
+    "INT8": {"int8": Int8(), "calibration_samples": 2},
 }
 ARCHS = ("sm86", "sm89", "sm120")
 UNPRUNED = "unpruned"
@@ -63,7 +64,7 @@ def main(
     with tempfile.TemporaryDirectory(dir=work) as folder, Progress(transient=True) as bar:
         task = bar.add_task("", total=len(methods) * len(precisions) * len(archs))
         for method in methods:
-            pruned = {} if method == UNPRUNED else {"method": method, "ratio": ratio}
+            pruned = {} if method == UNPRUNED else {"method": method, "tokens": Ratio(ratio)}
             for precision in precisions:
                 bundle = Path(folder) / "bundle"
                 request = Request(

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.deploy.trtexec import DIALECTS
 from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
 from lmmprune.compiler.targets.targets import TARGETS, Target, resolve
 from lmmprune.models.aliases import ALIASES
@@ -126,14 +125,15 @@ def dialects() -> str:
 
     rows = [
         [
-            f"`{name}`",
+            f"`{target.name}`",
             f"`{dialect.program}`",
             code(dialect.build),
             code(dialect.time),
-            "yes" if dialect.timing_cache else "no",
+            "yes" if target.timing_cache else "no",
             f"`{dialect.decomposable}`" if dialect.decomposable else "-",
         ]
-        for name, dialect in DIALECTS.items()
+        for target in TARGETS.values()
+        if (dialect := target.trtexec) is not None
     ]
     return _table(["target", "program", "build", "time", "timing cache", "attention without a kernel"], rows)
 

@@ -10,7 +10,7 @@ import pytest
 from lmmprune.compiler.quantize import by_layer
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
 
-PLAN = by_layer.Plan(
+PLAN = by_layer.LayerPlan(
     names=["x"],
     calibrator=get_calibrator("minmax"),
     integers=Integers.of("u8s8"),

@@ -18,9 +18,10 @@ from towers import session
 from lmmprune.compiler.verify.reference import Cut, say, see
 from lmmprune.errors import InputError
 from lmmprune.models.trace import cache_names
+from lmmprune.names import NEXT_LAYER
 from lmmprune.passes.methods import METHODS, Method, keep_count
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce.reduce_vision import BEYOND, ReduceVision
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
 from lmmprune.passes.reduce.schedule import scaled
 from lmmprune.passes.reduce.stage import Stage
 
@@ -203,6 +204,6 @@ def test_nothing_removed_is_the_unpruned_graph(name: str) -> None:
     assert not ReduceDecoder(method=name, stages=stages, image_tokens=16, prefix=2)(decoder).modified
     # Only the traced layer beyond the features goes, which a method asks for when it prunes.
     ReduceVision(method=name, stages=stages, grid=shape.facts.grid)(vision)
-    assert not {value.name for value in vision.graph.outputs} & {BEYOND, "kept_indices"}
+    assert not {value.name for value in vision.graph.outputs} & {NEXT_LAYER, "kept_indices"}
     assert [node.name for node in decoder.graph] == before[1]
     assert {node.name for node in vision.graph} <= set(before[0])

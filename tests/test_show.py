@@ -22,8 +22,8 @@ from towers import Tower, run
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.runtime.answer import SiteTokens
 from lmmprune.compiler.runtime.draw import MERGED
+from lmmprune.compiler.runtime.image_features import SiteTokens
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.passes.find.anchors import find_decoder_anchors

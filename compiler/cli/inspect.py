@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.options import number_pair
+from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.options import target_option
 from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table
+from lmmprune.compiler.cli.values import number_pair
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.bundle.manifest import Manifest
 
 
-@click.command()
+@click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--target", help="Check Q/DQ against this target's rules  [default: the bundle's, or what it looks like]")
-@click.option(
-    "--image-size", metavar="PX|HxW", help="Pixels of the picture, where another tool's tower leaves it open."
+@target_option(
+    None,
+    about="Check Q/DQ against this target's rules.  [default: the bundle's, or what the graph looks like]",
+    group=GENERAL,
 )
+@option("--image-size", metavar="PIXELS|HxW", help="Size of the picture, where another tool's tower leaves it open.")
 @json_option
 def command(path: Path, target: str | None, image_size: str | None, as_json: bool) -> None:
     """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""
@@ -36,7 +43,7 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
         graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, bundle.decoder, *heads)]
         head = (
             f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens,"
-            f" {manifest.method or 'not pruned'}, positions {manifest.positions}, target {manifest.target}"
+            f" {manifest.method or 'not pruned'}, positions {_positions(manifest)}, target {manifest.target}"
         )
     elif path.is_file():
         graphs, head = [inspect_graph(path, scheme=scheme, image_size=size)], str(path)
@@ -55,6 +62,15 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
             f"engine {engine['component']} for {engine['target']} on {engine['arch']}: {human_bytes(engine['bytes'])};"
             f" weights that went in: {weights or 'not counted'}"
         )
+
+
+def _positions(manifest: Manifest) -> str:
+    """Say how tokens are numbered, before and behind cuts inside the decoder."""
+    inside = {site.in_decoder for site in manifest.schedule}
+    if True not in inside or manifest.positions == manifest.llm_positions:
+        return manifest.positions
+    behind = f"{manifest.llm_positions} behind cuts in the decoder"
+    return f"{manifest.positions}, {behind}" if False in inside else behind
 
 
 def _engines(path: Path) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
     free = device.memory()[0] if device is not None else 0
     base = peak_bytes()
     runtime = Runtime(opened, threads=int(threads) or None)
-    runtime.answer(picture, prompt, 4, stop_at_eos=False).text()
+    _ = runtime.answer(picture, prompt, 4, stop_at_eos=False).text
     used = free - device.memory()[0] if device is not None else None
     print(json.dumps({"peak": peak_bytes(), "base": base, "device": used}))
 

@@ -24,6 +24,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Ratio
 from lmmprune.models.canonical import shared_trace
 from lmmprune.models.source import resolve
 
@@ -51,7 +52,9 @@ def main(output: Path, samples: int, worst: int, draw_only: bool) -> None:
             for ratio in RATIOS:
                 bar.update(task, description=f"ratio {ratio}")
                 place = Path(name) / str(ratio)
-                export(Request(model="tiny-llava", output=place / "bundle", ratio=ratio, force=True), traced=traced)
+                export(
+                    Request(model="tiny-llava", output=place / "bundle", tokens=Ratio(ratio), force=True), traced=traced
+                )
                 found[str(ratio)] = measure(Bundle.open(place / "bundle"), place, data)
                 bar.advance(task)
         results.write(output, found, markdown(found, worst))

@@ -26,6 +26,7 @@ from lmmprune.compiler.data.calibration import CalibrationSet, Sample, load_cali
 from lmmprune.compiler.data.questions import TINY_LLAVA, load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Ratio
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
 from lmmprune.compiler.quantize.channels import ChannelStats, observe_channels
 from lmmprune.compiler.quantize.feeds import SampleFeeds
@@ -93,7 +94,7 @@ def errors(found: Runs, exact: Runs) -> dict[str, float]:
 
 def experiment(ratio: float, samples: int, questions: int, work: Path) -> list[dict[str, Any]]:
     """Return a row per limit."""
-    export(Request(model=TINY_LLAVA, output=work / "bundle", ratio=ratio))
+    export(Request(model=TINY_LLAVA, output=work / "bundle", tokens=Ratio(ratio)))
     bundle = Bundle.open(work / "bundle")
     data = (load_calibration(resolve(TINY_LLAVA), None, samples), held_out(questions))
     runs = {

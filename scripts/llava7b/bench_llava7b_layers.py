@@ -42,6 +42,7 @@ from layers.table import FIXED, FLOAT, INT8, STOCK, TORCH, Times, Variant, repor
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.measure.memory import peak_bytes
 from lmmprune.compiler.targets import machine
@@ -61,7 +62,13 @@ def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool
     if not path.is_dir():
         click.echo(f"export {path.name}", err=True)
         request = Request(
-            model=MODEL, output=path, ratio=ratio, int8=int8, weights="dummy", layers=layers, calibration_samples=2
+            model=MODEL,
+            output=path,
+            tokens=Ratio(ratio),
+            int8=Int8() if int8 else None,
+            weights="dummy",
+            layers=layers,
+            calibration_samples=2,
         )
         export(request)
     return Bundle.open(path)

@@ -20,6 +20,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Auto, Buckets, Tokens
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.models.canonical import shared_trace
@@ -31,12 +32,12 @@ import results
 TOKENS = 144
 # Stage 2 is off everywhere: buckets share one decoder, which can't cut a number that changes.
 COMMON: dict[str, Any] = {"model": "tiny-llava", "method": "inflection", "options": {"llm_keep": "1"}}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "dynamic reference": {"buckets": tuple((TOKENS - count) / TOKENS for count in range(1, TOKENS + 1))},
-    "buckets 0.5,0.7,0.85": {"buckets": (0.5, 0.7, 0.85)},
-    "buckets 0,0.3,0.5,0.7,0.85": {"buckets": (0, 0.3, 0.5, 0.7, 0.85)},
-    "constant, 50th percentile": {"auto": True, "percentile": 50},
-    "constant, 90th percentile": {"auto": True, "percentile": 90},
+VARIANTS: dict[str, Tokens] = {
+    "dynamic reference": Buckets((TOKENS - count) / TOKENS for count in range(1, TOKENS + 1)),
+    "buckets 0.5,0.7,0.85": Buckets((0.5, 0.7, 0.85)),
+    "buckets 0,0.3,0.5,0.7,0.85": Buckets((0, 0.3, 0.5, 0.7, 0.85)),
+    "constant, 50th percentile": Auto(50),
+    "constant, 90th percentile": Auto(90),
 }
 
 
@@ -53,9 +54,9 @@ def main(output: Path, limit: int | None) -> None:
     rows = []
     with Progress(transient=True) as bar, tempfile.TemporaryDirectory() as folder:
         task = bar.add_task("", total=len(VARIANTS))
-        for name, options in VARIANTS.items():
+        for name, tokens in VARIANTS.items():
             bar.update(task, description=name)
-            export(Request(output=Path(folder) / "bundle", force=True, **COMMON, **options), traced=traced)
+            export(Request(output=Path(folder) / "bundle", force=True, tokens=tokens, **COMMON), traced=traced)
             runtime = Runtime(Bundle.open(Path(folder) / "bundle"))
             tokens = [runtime.encode_image(question.load()).tokens for question in pictures.values()]
             result = evaluate(runtime, questions)
