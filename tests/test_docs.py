@@ -126,3 +126,9 @@ def test_links_of_pages_outside_the_site_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8").replace("\n", " ")):
             assert (ROOT / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_map_names_every_room():
+    page = (DOCS / "contributing.md").read_text(encoding="utf-8")
+    rooms = [room.name for top in ("compiler", "passes") for room in (ROOT / top).iterdir() if list(room.glob("*.py"))]
+    assert [room for room in rooms if not re.search(rf"\b{room}\b", page)] == []
