@@ -35,8 +35,9 @@ lint: setup
 docs: setup
 	$(BIN)/mkdocs build --strict
 
-wheel: setup
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+# Needs nothing but pip: it is what goes onto machines that only answer.
+wheel:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 types: setup
 	$(BIN)/mypy
