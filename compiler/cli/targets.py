@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from lmmprune.compiler.cli.output import json_option, print_json, show, table
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 
 _OPERATORS = (
     ("Attention", "attention"),
