@@ -36,14 +36,11 @@ def fallback(bundle: Bundle) -> Prompter:
 
 def stream(prompter: Prompter, ids: list[int], stop: list[str]) -> tuple[list[str], int, bool]:
     """Return the pieces, how many tokens were taken, and whether a stop string came."""
-    text, pieces = TextStream(prompter, StopStrings(stop)), []
-    for count, token in enumerate(ids, 1):
-        pieces.append(text.push(token))
-        if text.stopped:
-            break
-    else:
-        count = len(ids)
-    return [*pieces, text.finish()], count, text.stopped
+    text, pieces = TextStream(prompter, StopStrings(stop)), list[str]()
+    for token in ids:
+        if not text.stopped:
+            pieces.append(text.push(token))
+    return [*pieces, text.finish()], len(pieces), text.stopped
 
 
 def letter_by_letter(text: str, stop: list[str]) -> int | None:
