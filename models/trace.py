@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lmmprune import names
 from lmmprune.errors import ModelError, below
 from lmmprune.lazy import Origin, lazy, numbers
 from lmmprune.models.canonicalize import transposed
@@ -19,6 +20,7 @@ from lmmprune.models.configure import fix_rotation
 from lmmprune.models.source import Reader, Source
 from lmmprune.models.weight_names import tie
 from lmmprune.models.wrappers import Decoder, Vision
+from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, NEXT_LAYER, PIXEL_VALUES, POSITION_IDS
 from lmmprune.stored import Array
 
 OPSET = 23
@@ -83,9 +85,9 @@ def trace_vision(model: Any, source: Source, *, batch: int = 1, next_layer: bool
     height, width = source.vision.image_size
     with FakeTensorMode(allow_non_fake_inputs=True):
         pixels = torch.zeros(batch * source.vision.tiles, 3, height, width)
-    outputs = ["image_features", "next_layer_features"] if next_layer else ["image_features"]
+    outputs = [IMAGE_FEATURES, NEXT_LAYER] if next_layer else [IMAGE_FEATURES]
     module = Vision(model, source.family, next_layer=next_layer)
-    traced = _export("the vision tower", module, (pixels,), ["pixel_values"], outputs, None)
+    traced = _export("the vision tower", module, (pixels,), [PIXEL_VALUES], outputs, None)
     return _clean_names(traced)
 
 
@@ -115,8 +117,8 @@ def trace_decoder(model: Any, source: Source, *, image_token_id: int) -> ir.Mode
         "the decoder",
         Decoder(model, spec, image_token_id),
         (ids, features, positions, cache),
-        ["input_ids", "image_features", "position_ids", *(n for pair in names[0] for n in pair)],
-        ["logits", *(n for pair in names[1] for n in pair)],
+        [INPUT_IDS, IMAGE_FEATURES, POSITION_IDS, *(n for pair in names[0] for n in pair)],
+        [LOGITS, *(n for pair in names[1] for n in pair)],
         dynamic,
     )
     return _clean_names(traced)
@@ -124,8 +126,8 @@ def trace_decoder(model: Any, source: Source, *, image_token_id: int) -> ir.Mode
 
 def cache_names(layers: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return the (key, value) names of every layer's past and present, as other exporters call them."""
-    past = [(f"past_key_values.{i}.key", f"past_key_values.{i}.value") for i in range(layers)]
-    present = [(f"present.{i}.key", f"present.{i}.value") for i in range(layers)]
+    past = [names.past(i) for i in range(layers)]
+    present = [names.present(i) for i in range(layers)]
     return past, present
 
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmmprune.compiler.deploy.trtexec import DIALECTS
 from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
 from lmmprune.compiler.targets.targets import TARGETS, resolve
 
@@ -61,14 +60,15 @@ def dialects() -> str:
 
     rows = [
         [
-            f"`{name}`",
+            f"`{target.name}`",
             f"`{dialect.program}`",
             code(dialect.build),
             code(dialect.time),
-            "yes" if dialect.timing_cache else "no",
+            "yes" if target.timing_cache else "no",
             f"`{dialect.decomposable}`" if dialect.decomposable else "-",
         ]
-        for name, dialect in DIALECTS.items()
+        for target in TARGETS.values()
+        if (dialect := target.trtexec) is not None
     ]
     return _table(["target", "program", "build", "time", "timing cache", "attention without a kernel"], rows)
 

@@ -11,10 +11,10 @@ from typing import Any
 import onnx_ir as ir
 from random_llava import IMAGE_TOKEN, random_llava
 
+from lmmprune.facts import Facts
 from lmmprune.models import trace
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.models.source import resolve
-from lmmprune.passes.reduce.schedule import Facts
 
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-models-")
 

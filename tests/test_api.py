@@ -1,4 +1,4 @@
-"""What ``import lmmprune`` gives: light, lazy, typed, whole; and the functions that have no file of tests of their own."""
+"""What ``import lmmprune`` gives: light, lazy, typed, whole; and functions that have no tests of their own."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_flops_of_bundle_and_model() -> None:
     assert [row["layer"] for row in found["graph"]] == [0]
 
 
-def test_lists_are_those_of_the_command_line(cli: object) -> None:
+def test_lists_are_those_of_the_command_line() -> None:
     assert "fastv" in lmmprune.list_methods()
     assert lmmprune.list_models()["tiny-llava"].family in lmmprune.list_families()
     assert lmmprune.list_targets()["ort-cpu"].name == "ort-cpu"

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from lmmprune.compiler.deploy.deploy import deploy, requirements
 from lmmprune.compiler.deploy.memory_plan import GIB, plan_memory
 from lmmprune.compiler.deploy.wheel import write_wheel
 from lmmprune.compiler.deploy.write_plan import write_plan
+from lmmprune.compiler.targets import packages
 from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
 from lmmprune.compiler.targets.targets import TARGETS, resolve
 from lmmprune.errors import InputError, TargetError
@@ -59,11 +61,26 @@ def test_folder_holds_a_whole_bundle_and_the_run_time(folder, bundle):
     assert "--memPoolSize=workspace:1024M" in (folder / "steps.tsv").read_text()
 
 
-@pytest.mark.parametrize(("board", "major"), [("jetson-orin-jp6", 12), ("jetson-thor-jp7", 13)])
-def test_requirements_are_the_run_times(board, major):
+@pytest.fixture
+def stated(monkeypatch):
+    """The requirements of this tree, whatever the installed metadata says."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML by itself")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"]]
+    for extra, wanted in project["optional-dependencies"].items():
+        lines += [f'{line}; extra == "{extra}"' for line in wanted]
+    monkeypatch.setattr(packages.importlib.metadata, "requires", lambda name: lines)
+
+
+@pytest.mark.parametrize(
+    ("board", "major", "older"), [("jetson-orin-jp6", 12, {"tomli"}), ("jetson-thor-jp7", 13, set())]
+)
+def test_requirements_are_the_run_times(stated, board, major, older):
     *base, cuda = requirements(JETPACKS[board])
     names = {line.split(">")[0] for line in base}
-    assert names == {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes", "onnx-ir"}
+    modules = {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes", "onnx-ir"}
+    assert names - {"tomli"} == modules
+    assert names - modules == older  # reads options from a file where Python can't
     assert re.fullmatch(rf"cuda-(python|bindings)>={major}\.\d+,<{major + 1}", cuda)
 
 
@@ -115,7 +132,7 @@ def test_wheel_runs_without_the_source_tree(tmp_path, monkeypatch):
     )
     assert done.stdout.splitlines()[0] == str(target / "lmmprune" / "__init__.py")
     assert json.loads(done.stdout.split("\n", 1)[1])["answer"]
-    assert (target / "lmmprune" / "compiler" / "plan" / "measure.sh").is_file()
+    assert (target / "lmmprune" / "compiler" / "deploy" / "measure.sh").is_file()
     assert not (target / "lmmprune" / "models" / "tiny_llava").exists()
 
 
@@ -173,12 +190,12 @@ def test_lowered_attention_counts_its_logits():
 
 def test_board_that_is_too_small(bundle, tmp_path, capsys):
     need = plan_memory(bundle, resolve("tensorrt-10.3")).total
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "2GiB") == 2
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "2GiB") == 2
     error = capsys.readouterr().err
     assert f"'pruned' takes {need / GIB:.2f} GiB (weights 0.00, key/value cache 0.00, " in error
     assert "the board has 2.00: --workspace 256MiB takes 1.75 GiB; a board with 4 GiB" in error
     assert not (tmp_path / "o").exists()
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "1GiB") == 2
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "1GiB") == 2
     assert "--workspace" not in capsys.readouterr().err
 
 
@@ -195,11 +212,11 @@ def test_shorter_prompts_and_int8_are_named_where_they_help(monkeypatch, bundle,
 
 
 def test_command_line(bundle, tmp_path, capsys):
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "a", "--ram", "8GB") == 0
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "a", "--ram", "8GB") == 0
     shown = capsys.readouterr().out
     assert "of 8.0 GiB: 5.5 GiB stay free" in shown
     assert "fits: Orin Nano 4GB, " in shown
-    assert run("bundle", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "b", "--json") == 0
+    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "b", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in printed["boards"]] == [board.name for board in BOARDS if board.arch == "sm87"]
     assert printed["memory"]["total"] == sum(part["bytes"] for part in printed["memory"]["parts"])
@@ -212,7 +229,7 @@ def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch)
     counted = {"vision.onnx": 2**30, "decoder.onnx": 3 * 2**30}
     found = {name: GraphWeights(bytes={"FLOAT16": size}, float16_bytes=size) for name, size in counted.items()}
     monkeypatch.setattr(module, "graph_weights", lambda path: found[path.name])
-    arguments = ("bundle", bundle.path, "--for", "jetson-orin-jp6")
+    arguments = ("deploy", bundle.path, "--for", "jetson-orin-jp6")
     assert run(*arguments, "-o", tmp_path / "small", "--ram", "8GiB") == 0, "no refusal"
     shown = capsys.readouterr()
     need = "uilding takes about 9.2 GiB of the board's memory (three times the largest graph's weights)"
@@ -236,13 +253,13 @@ def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch)
     ],
 )
 def test_names_that_are_no_board(bundle, tmp_path, capsys, board, message):
-    assert run("bundle", bundle.path, "--for", board, "-o", tmp_path / "o") == 2
+    assert run("deploy", bundle.path, "--for", board, "-o", tmp_path / "o") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
 def test_bundle_of_another_targets_operators(tmp_path, capsys):
     later = make_bundle(tmp_path / "later", dtype="float16", target="tensorrt-10.16", opset=23)
-    assert run("bundle", later.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o") == 2
+    assert run("deploy", later.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o") == 2
     assert "its opset is 23, the target reads up to 20" in capsys.readouterr().err
-    assert run("bundle", later.path, "--for", "jetson-thor-jp7", "-o", tmp_path / "o") == 0
+    assert run("deploy", later.path, "--for", "jetson-thor-jp7", "-o", tmp_path / "o") == 0

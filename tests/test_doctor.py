@@ -1,9 +1,11 @@
 import json
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.inspect import doctor
 from lmmprune.compiler.targets import machine, packages
@@ -39,6 +41,14 @@ def answer(monkeypatch, text):
     monkeypatch.setattr(subprocess, "run", run)
 
 
+@pytest.fixture(autouse=True)
+def asked_anew():
+    """What the driver said is kept for the whole process."""
+    machine.ask_driver.cache_clear()
+    yield
+    machine.ask_driver.cache_clear()
+
+
 def test_command_prints_and_succeeds(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--json"])
@@ -57,6 +67,28 @@ def test_gpu_from_nvidia_smi(monkeypatch):
     answer(monkeypatch, "NVIDIA L4, 8.9, 580.65.06, 23034\nNVIDIA GeForce RTX 5090, 12.0, 580.65.06, 32607\n")
     assert machine.gpus()[0] == ADA
     assert machine.gpus()[1].arch == "sm120"
+
+
+def test_the_driver_is_asked_once(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\necho 'NVIDIA L4, 8.9, 580.65.06, 23034'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert machine.gpus() == machine.gpus() == machine.detect_machine().gpus == (ADA,)
+    doctor.diagnose()
+    assert (tmp_path / "asked").read_text().split() == ["asked"]
+
+
+def test_no_driver_is_looked_for_once(monkeypatch):
+    tried = []
+
+    def absent(*_, **__):
+        tried.append(1)
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    machine.gpus(), machine.gpus()
+    assert len(tried) == 1
 
 
 def test_gpu_of_a_jetson_that_hides_its_numbers(monkeypatch):
@@ -105,14 +137,25 @@ def test_tensorrt_needs_its_package_and_a_gpu(monkeypatch, no_gpu):
     def missing(module, extra):
         raise MissingExtraError(f"this needs the package '{module}', which isn't installed: pip install 'x[{extra}]'")
 
-    monkeypatch.setattr(tensorrt, "require", missing)
+    monkeypatch.setattr(load_tensorrt, "require", missing)
     build = verdict("tensorrt-11").build
     assert (build.can, build.fix) == (False, "pip install 'lmmprune[gpu]'")
     assert build.why == "this needs the package 'tensorrt', which isn't installed"
-    monkeypatch.setattr(tensorrt, "load", lambda target: object())
+    monkeypatch.setattr(load_tensorrt, "load", lambda target: object())
     assert "no NVIDIA GPU here" in verdict("tensorrt-11").build.why
     monkeypatch.setattr(machine, "gpus", lambda: (ADA,))
     assert verdict("tensorrt-11").build == doctor.Ability(can=True, why="for sm89")
+
+
+def test_every_extra_for_users_is_known(monkeypatch, versions):
+
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML by itself")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    found = doctor.diagnose().packages
+    assert {*extras} - {"dev", "docs"} == {*found} - {"base"}
+    assert [package.name for package in found["triton"]] == ["tritonclient"]
+    assert doctor.missing(found, "triton") == ["tritonclient"]
 
 
 def test_graphs_are_made_for_every_target():

@@ -11,7 +11,7 @@ import runtime_fixtures as fx
 from short_request import short_request
 
 from lmmprune.compiler.cli import COMMANDS, app
-from lmmprune.compiler.cli.options import size
+from lmmprune.compiler.cli.values import size
 from lmmprune.compiler.export.export import export
 from lmmprune.errors import InputError
 
@@ -113,7 +113,7 @@ def test_help_comes_before_everything(cli: Cli) -> None:
             ("build", "{cpu}", "--plan-only", "-o", "p", "--triton-backend", "python"),
             "--triton-backend goes with --triton",
         ),
-        (("bundle", "x", "--for", "jetson-orin-jp6", "-o", "y", "--ram", "8"), "'8' would be 8 bytes: write 8GiB"),
+        (("deploy", "x", "--for", "jetson-orin-jp6", "-o", "y", "--ram", "8"), "'8' would be 8 bytes: write 8GiB"),
     ],
 )
 def test_what_would_be_ignored_is_refused(

@@ -88,6 +88,20 @@ def test_cuts_in_both_graphs_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert "cache of layers 0..1: [1, 2, 'past', 32]; cache of layers 2: [1, 2, 'past_2', 32]" in out
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("fastv", "positions original behind cuts in the decoder, target"),
+        ("ficoco-vl", "ficoco-vl, positions contiguous, target"),
+        ("freepruner", "freepruner, positions contiguous, target"),
+    ],
+)
+def test_positions_are_those_of_the_manifest(method: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path, report = exported_again(method=method, ratio=0.5)
+    assert report.manifest.llm_positions in said
+    assert said in call(capsys, "inspect", path)[1]
+
+
 def test_a_graph_that_is_split_for_several_counts(capsys: pytest.CaptureFixture[str]) -> None:
     vision, decoder, *heads = graphs(capsys, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
     assert [(row["site"], row["tokens_out"]) for row in vision["sites"]] == [("vision_output", None)]

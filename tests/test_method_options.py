@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal, Optional
 
 import pytest
 
 from lmmprune.errors import InputError
-from lmmprune.passes.methods import METHODS, get_method, keep_count
-from lmmprune.passes.reduce.schedule import Facts
+from lmmprune.facts import Facts
+from lmmprune.passes.methods import METHODS, Method, get_method, keep_count
 
 LLAVA_7B = Facts(tokens=576, grid=(24, 24), encoder_layers=23, decoder_layers=32, has_cls=True)
 
@@ -76,6 +78,100 @@ def test_bad_options_are_one_line(name: str, options: dict[str, str], message: s
     with pytest.raises(InputError, match=message) as caught:
         get_method(name, options).plan(LLAVA_7B, 288)
     assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every(Method):
+    """One hyper-parameter of every type that there is."""
+
+    name = "every"
+    reference = "nobody"
+    exactness = "exact"
+
+    flag: bool = True
+    other: bool = False
+    count: int = 3
+    share: float = 0.5
+    word: str = "a"
+    most: int | None = None
+    label: Optional[str] = None  # noqa: UP045  # the older spelling is read, too
+    either: int | float | None = 2
+    pair: tuple[int, float] = (1, 0.5)
+    names: tuple[str, ...] = ("a", "b")
+    flags: tuple[bool, ...] = ()
+    mode: Literal["near", "far"] = "near"
+    table: dict[str, int] | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("flag=false", False),
+        ("flag=True", True),
+        ("other=yes", True),
+        ("other=on", True),
+        ("other=0", False),
+        ("count=-4", -4),
+        ("share=1e-3", 0.001),
+        ("share=2", 2.0),
+        ("word=false", "false"),
+        ("word=", ""),
+        ("most=7", 7),
+        ("most=none", None),
+        ("label=none", None),
+        ("label=nine", "nine"),
+        ("either=3", 3),
+        ("either=0.25", 0.25),
+        ("pair=4,1", (4, 1.0)),
+        ("names=x", ("x",)),
+        ("flags=no,yes", (False, True)),
+        ("mode=far", "far"),
+    ],
+)
+def test_a_text_is_read_as_its_field_is_annotated(given: str, value: object) -> None:
+    name, _, text = given.partition("=")
+    found = getattr(Every.with_options({name: text}), name)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("flag=maybe", "true or false"),
+        ("flag=", "true or false"),
+        ("count=2.0", "int"),
+        ("most=many", "int or none"),
+        ("most=", "int or none"),
+        ("either=x", "int or float or none"),
+        ("pair=4", "2 values, separated by commas"),
+        ("pair=4,x", "2 values, separated by commas"),
+        ("flags=1,2", "a list such as true,false"),
+        ("mode=middle", "near or far"),
+        ("table=a", "dict or none"),
+    ],
+)
+def test_a_text_of_another_type_is_one_line(given: str, expected: str) -> None:
+    name, _, text = given.partition("=")
+    with pytest.raises(InputError) as caught:
+        Every.with_options({name: text})
+    assert str(caught.value) == f"--set {given}: expected {expected}"
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        Every.with_options({"flag": "2", "cuont": "3", "count": "x", "word": "fine"})
+    assert str(caught.value) == (
+        "--set flag=2: expected true or false; method 'every' has no option 'cuont'; did you mean 'count'; "
+        "--set count=x: expected int"
+    )
+
+
+def test_a_type_that_only_type_checkers_see_is_one_line() -> None:
+    made = dataclass(frozen=True, kw_only=True)(
+        type("Unseen", (Every,), {"__annotations__": {"gone": "Gone | None"}, "gone": None, "name": "unseen"})
+    )
+    with pytest.raises(InputError, match=r"the type of its option 'gone' can't be told .*'Gone' is not defined"):
+        made.with_options({"gone": "1"})
 
 
 @pytest.mark.parametrize(

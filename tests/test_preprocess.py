@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,31 @@ def test_damaged_bundle_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "preprocessor.json"
     path.write_text(text)
     with pytest.raises(BundleError, match="export again"):
+        Preprocessor.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tiles": [2, 2], "resize": None}, "it has 'tiles' and no 'resize'"),
+        ({"tiles": [0, 2]}, r"'tiles' is \(0, 2\): expected positive numbers"),
+        ({"resize": {"shortest_edge": 0}}, "'resize' is 0: expected positive"),
+        ({"resize": {"height": 8, "width": -8}}, r"'resize' is \(8, -8\)"),
+        ({"crop": [0, 8]}, r"'crop' is \(0, 8\)"),
+        ({"longest_edge": 0}, "'longest_edge' is 0"),
+        ({"longest_edge": "wide"}, "invalid literal"),
+        ({"std": None}, "it has one of 'mean' and 'std'"),
+        ({"mean": None}, "it has one of 'mean' and 'std'"),
+        ({"mean": [0.5]}, r"'mean' is \[0.5\]: expected one number per colour"),
+        ({"mean": ["a", "b", "c"]}, "'mean' is .*: expected one number per colour"),
+        ({"std": [1, 0, 1]}, r"'std' is \[1, 0, 1\]: expected one number per colour, not 0"),
+        ({"rescale": "1/255"}, "'rescale' is '1/255': expected a number"),
+    ],
+)
+def test_steps_that_make_no_sense_are_refused(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+    path = tmp_path / "preprocessor.json"
+    path.write_text(json.dumps({**json.loads(fx.PREPROCESSOR), **changed}))
+    with pytest.raises(BundleError, match=f"preprocessor.json' can't be used .*{message}.*: export again"):
         Preprocessor.load(path)
 
 

@@ -27,13 +27,13 @@ from lmmprune.compiler.runtime.tiles import on_raster
 from lmmprune.compiler.verify.replay import Replay
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, LmmpruneError
+from lmmprune.facts import Facts
 from lmmprune.models import trace
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.models.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce.schedule import Facts
 
 FAMILIES = ["llava_next", "llava_onevision"]
 STEPS = 4

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import threading
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.backends.device import Device
 from lmmprune.compiler.backends.engine import LoadedEngine, load_engine
 from lmmprune.compiler.backends.engine_session import EngineSession
-from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord
@@ -39,7 +39,7 @@ def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
             "this command where the GPU is"
         ) from error
     target = _with_engines(bundle, target, device)
-    trt = tensorrt.load(target)
+    trt = load_tensorrt.load(target)
     records = engines.read_records(engines.directory(bundle, target.name, device.arch))
     loaded = {}
     for component, graph in bundle.manifest.graphs.items():
@@ -56,8 +56,7 @@ def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
             profile_names=tuple(record.profiles),
             rebuild=rebuild,
             weights=bundle.file(graph.file) if record.options.get("strip_weights") else None,
-            # TensorRT-RTX's engines are built without a runtime of their own.
-            host_code=bool(record.options.get("version_compatible")) and target.backend == "tensorrt",
+            host_code=bool(record.options.get("version_compatible")) and target.lean_runtime,
         )
         _check_signature(loaded[component], graph)
     scratch = device.allocate(max(1, *(engine.scratch for engine in loaded.values())), "what engines compute with")

@@ -7,7 +7,7 @@ from lmmprune.compiler.targets.targets import TARGETS, Target
 from lmmprune.errors import TargetError, suggestion
 
 # doc: NVIDIA's table of compute capabilities, from the oldest that TensorRT 10 serves.
-_NVIDIA = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121")
+NVIDIA = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121")
 
 
 def named_arch(target: Target, name: str, arch: str | None) -> str | None:
@@ -26,7 +26,7 @@ def named_arch(target: Target, name: str, arch: str | None) -> str | None:
         return board
     if board is not None:
         raise TargetError(f"'{name}' has {board}, --arch is '{arch}': leave --arch out, or take another target")
-    known = target.architectures or _NVIDIA
+    known = target.architectures or NVIDIA
     # The builder itself knows whether it compiles for a GPU that is here.
     if arch in known or arch in _present():
         return arch

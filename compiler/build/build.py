@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.build.architectures import named_arch, present_or_named
 from lmmprune.compiler.build.engine_spec import engine_spec
@@ -83,7 +84,7 @@ def build(
     profiles, options = spec.profiles, spec.options
     wanted = named_arch(chosen, target, arch)
     try:
-        trt = tensorrt.load(chosen)
+        trt = load_tensorrt.load(chosen)
         wanted = present_or_named(chosen, wanted)
     except (MissingExtraError, TargetError) as error:
         if chosen.architectures and isinstance(error, TargetError):
@@ -104,8 +105,7 @@ def build(
             built.append(Built(record=old, fresh=False, path=folder / old.file))
             continue
         if lack := lacking_memory(bundle, component):
-            # What TensorRT takes was measured of TensorRT-RTX only: elsewhere it is a warning.
-            if chosen.backend == "tensorrt_rtx":
+            if chosen.builder_measured:
                 raise TargetError(lack)
             say(lack)
         say(f"{component}: building for {chosen.name} on {wanted} with {trt.__name__} {trt.__version__}")
@@ -193,7 +193,7 @@ def _build_one(
     seconds = round(time.perf_counter() - start, 3)
     weights = graph_weights(graph)
     here = any(gpu.arch == arch for gpu in machine.gpus())
-    layers = inspect_engine(tensorrt.load(target), engine.plan) if here else None
+    layers = inspect_engine(load_tensorrt.load(target), engine.plan) if here else None
     record = EngineRecord(
         component=component,
         target=target.name,

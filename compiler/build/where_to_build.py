@@ -60,7 +60,7 @@ def _boards(target: Target, name: str, arch: str | None) -> list[str]:
 
 
 def _folder(bundle: Bundle, board: str) -> str:
-    return shlex.join(["lmmprune", "bundle", str(bundle.path), "--for", board, "-o", f"{bundle.path}-{board}"])
+    return shlex.join(["lmmprune", "deploy", str(bundle.path), "--for", board, "-o", f"{bundle.path}-{board}"])
 
 
 def _plan(bundle: Bundle, name: str) -> str:

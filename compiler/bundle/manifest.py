@@ -53,6 +53,14 @@ class Cache:
     capacity: int | None = None
     length: str | None = None
 
+    @property
+    def in_place(self) -> dict[str, str]:
+        """The decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
+        if self.capacity is None:
+            return {}
+        pairs = zip(self.present, self.past, strict=True)
+        return {out: into for presents, pasts in pairs for out, into in zip(presents, pasts, strict=True)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:

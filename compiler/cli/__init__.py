@@ -10,16 +10,19 @@ from typing import Any
 
 import click
 
-import lmmprune
-from lmmprune.compiler.cli.output import one_line_warnings
+from lmmprune.compiler.cli.command import general_options
+from lmmprune.compiler.cli.config import set_variables
+from lmmprune.compiler.cli.output import one_line_warnings, warn
+from lmmprune.compiler.cli.verbosity import WANTED, remember_quiet, remember_verbose
 from lmmprune.errors import LmmpruneError, suggestion
+from lmmprune.version import __version__
 
 # Name -> one-line help; the command lives in the module of the same name as the object ``command``.
 COMMANDS = {
     "export": "Export a model: prune, optionally quantize, write a bundle.",
     "rewrite": "Prune the vision tower in an ONNX file of another exporter.",
     "build": "Compile a bundle's graphs into engines for a target.",
-    "bundle": "Make a folder that a Jetson board is deployed from.",
+    "deploy": "Make a folder that a Jetson board is deployed from.",
     "run": "Answer a question about a picture.",
     "bench": "Time bundles side by side.",
     "eval": "Measure a bundle's accuracy on a set of questions.",
@@ -34,6 +37,24 @@ COMMANDS = {
     "doctor": "Say what this machine can export, build and run.",
 }
 
+# Old name -> new one; the old one goes with the next release.
+RENAMED = {"bundle": "deploy"}
+
+_EPILOG = """\
+Options may also stand in a file, as in 'lmmprune export --config export.toml'
+with lines such as ratio = 0.5, or in the environment, as
+LMMPRUNE_EXPORT_RATIO=0.5. The command line beats the environment, which beats
+the file.
+
+The shell completes the names of commands, options, methods, models and
+targets after one of these lines, which belong in its start-up file:
+
+\b
+  eval "$(_LMMPRUNE_COMPLETE=bash_source lmmprune)"
+  eval "$(_LMMPRUNE_COMPLETE=zsh_source lmmprune)"
+  _LMMPRUNE_COMPLETE=fish_source lmmprune | source
+"""
+
 
 class _LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
@@ -46,17 +67,22 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"lmmprune.compiler.cli.{cmd_name}")
         command: click.Command = module.command
-        if not any("-v" in parameter.opts for parameter in command.params):
-            command.params.append(verbose_option())
+        present = {name for parameter in command.params for name in parameter.opts}
+        command.params += [one for one in general_options() if not present & {*one.opts}]
+        set_variables(command, cmd_name)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in RENAMED:
+            old, args = args[0], [RENAMED[args[0]], *args[1:]]
+            if not ctx.resilient_parsing:
+                warn(f"'lmmprune {old}' is called 'lmmprune {args[0]}' now; the next release doesn't know the old name")
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise click.UsageError(f"no command '{args[0]}'{suggestion(args[0], COMMANDS)}")
         name, command, rest = super().resolve_command(ctx, args)
-        if command is not None:
+        if command is not None and not ctx.resilient_parsing:
             from lmmprune.compiler.cli.given import refuse_repeated
 
             refuse_repeated(name, command, ctx, rest)
@@ -67,46 +93,51 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def verbose_option() -> click.Option:
-    """Return the option of every command that shows where an error comes from."""
-    return click.Option(
-        ["-v", "--verbose"],
-        is_flag=True,
-        expose_value=False,
-        callback=remember_verbose,
-        help="Show the traceback behind an error.",
-    )
-
-
-def remember_verbose(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
-    """Note for ``main`` that tracebacks are wanted."""
-    _wanted["traceback"] = _wanted["traceback"] or value
-    return value
-
-
-_wanted = {"traceback": False}
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(lmmprune.__version__, prog_name="lmmprune")
-@click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=remember_verbose, hidden=True)
-def app() -> None:
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog=_EPILOG,
+)
+@click.version_option(__version__, prog_name="lmmprune")
+@click.option(
+    *("-v", "--verbose"),
+    is_flag=True,
+    expose_value=False,
+    callback=remember_verbose,
+    hidden=True,
+    envvar="LMMPRUNE_VERBOSE",
+)
+@click.option(
+    *("-q", "--quiet"),
+    is_flag=True,
+    expose_value=False,
+    callback=remember_quiet,
+    hidden=True,
+    envvar="LMMPRUNE_QUIET",
+)
+@click.pass_context
+def app(ctx: click.Context) -> None:
     """Prune visual tokens inside the graph of a large multimodal model, quantize it, compile it."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    _wanted["traceback"] = False
+    WANTED.reset()
     try:
         with one_line_warnings():
-            result: Any = app.main(args=None if argv is None else list(argv), standalone_mode=False)
+            result: Any = app.main(
+                args=None if argv is None else list(argv), prog_name="lmmprune", standalone_mode=False
+            )
     except click.UsageError as error:
         usage = error.ctx.command_path if error.ctx else "lmmprune"
         _fail(f"{error.format_message()} (see '{usage} --help')", 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except LmmpruneError as error:
-        if _wanted["traceback"]:
+        if WANTED.traceback:
             traceback.print_exception(error)
         _fail(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, click.Abort):

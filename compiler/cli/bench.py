@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option
+from lmmprune.compiler.cli.options import force_option, threads_option
 from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
 
@@ -17,18 +18,22 @@ if TYPE_CHECKING:
     from lmmprune.compiler.measure.report import BenchReport, Row
 
 
-@click.command("bench")
+@click.command(
+    "bench", cls=Command, example='lmmprune bench out-full out-pruned --image photo.jpg --prompt "What is this?"'
+)
 @click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--image", type=click.Path(path_type=Path), help="The picture.")
-@click.option("--prompt", help="The question.")
-@click.option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
-@click.option("--rounds", default=10, show_default=True, type=click.IntRange(min=2), help="Rounds that count.")
-@click.option("--new-tokens", default=16, show_default=True, type=click.IntRange(min=2), help="Tokens per answer.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
-@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, a process each.")
-@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this PNG.")
-@click.option("--explain", "explained", is_flag=True, help="Say which kernel computed each layer, and why a float one.")
-@force_option("a chart that is there")
+@option("--image", type=click.Path(path_type=Path), help="The picture.")
+@option("--prompt", help="The question.")
+@option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
+@option("--rounds", default=10, show_default=True, type=click.IntRange(min=2), help="Rounds that count.")
+@option("--new-tokens", default=16, show_default=True, type=click.IntRange(min=2), help="Tokens per answer.")
+@threads_option()
+@option(
+    "--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, each bundle in its own process."
+)
+@option("--explain", "explained", is_flag=True, help="Say which kernel computed each layer, and why a float one.")
+@option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this PNG.")
+@force_option("a chart that is there", group=GENERAL)
 @json_option
 def command(
     bundles: tuple[Path, ...],

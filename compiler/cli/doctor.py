@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.command import Command
+from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table, warn
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @json_option
 def command(as_json: bool) -> None:
     """Say what this machine can export, build and run, and what to install for the rest."""
@@ -53,4 +54,4 @@ def command(as_json: bool) -> None:
         )
     )
     for warning in found.warnings:
-        note(f"warning: {warning}")
+        warn(warning)

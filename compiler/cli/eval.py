@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option
+from lmmprune.compiler.cli.options import force_option, threads_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.errors import InputError
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from lmmprune.compiler.measure.evaluate import Accuracy
 
 
-@click.command("eval")
+@click.command("eval", cls=Command, example="lmmprune eval out/ --data questions.jsonl --predictions answers.jsonl")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="'tiny-llava', or a JSON Lines file with image, prompt, answer(s), kind.")
-@click.option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
-@click.option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
-@click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write every answer, JSON Lines.")
-@force_option("predictions that are there")
+@option("--data", required=True, help="'tiny-llava', or a JSON Lines file with image, prompt, answer(s), kind.")
+@option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
+@option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
+@threads_option()
+@option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write every answer, JSON Lines.")
+@force_option("predictions that are there", group=GENERAL)
 @json_option
 def command(
     bundle: Path,

@@ -10,15 +10,34 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmmprune.compiler.bundle.manifest import Manifest, ScheduledSite
+from lmmprune.compiler.cli.command import Command, option
 from lmmprune.compiler.cli.export_options import check_export_options
-from lmmprune.compiler.cli.options import check_triton, force_option, set_options, triton_options
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.options import (
+    MODEL,
+    OUTPUT,
+    PRUNING,
+    TARGET,
+    calibration_options,
+    check_triton,
+    dtype_option,
+    force_option,
+    method_options,
+    model_option,
+    output_option,
+    ratio_options,
+    target_option,
+    triton_options,
+)
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table, warn
 from lmmprune.compiler.cli.progress import steps
+from lmmprune.compiler.cli.values import set_options
 from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Tokens
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
     from lmmprune.compiler.export.count_tokens import DynamicCounts
+
+_INT8 = "INT8"
 
 
 def _number(option: str, text: str | None) -> float:
@@ -72,45 +91,131 @@ def _int8(options: dict[str, Any]) -> Int8 | None:
     return Int8(weights_only=weights_only, dynamic=dynamic, **how) if given else None
 
 
-@click.command()
-@click.option("--model", required=True, help="Alias (see 'lmmprune models'), hub id, or local directory.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory for the bundle.")
-@click.option("--method", default="freepruner", show_default=True, help="Selection method (see 'lmmprune methods').")
-@click.option("--method-file", type=click.Path(path_type=Path), help="Python file that defines the method.")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method.")
-@click.option(
-    "--ratio", metavar="R|auto", help="Fraction of visual tokens removed, 0 <= R < 1  [default: 0, not pruned]"
+@click.command("export", cls=Command, example="lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/")
+@model_option(required=True)
+@option(
+    "--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.", group=MODEL
 )
-@click.option("--keep", type=int, help="Number of visual tokens that stay, instead of --ratio.")
-@click.option("--percentile", type=float, default=90, show_default=True, help="Of pictures that --ratio auto serves.")
-@click.option("--buckets", metavar="R,R,..", help="Several ratios behind one encoder; each picture takes one of them.")
-@click.option("--int8", is_flag=True, help="Quantize to INT8, calibrated on the pruned graph.")
-@click.option("--int8-weights-only", is_flag=True, help="INT8 weights, float arithmetic: for decode-bound targets.")
-@click.option("--int8-dynamic", is_flag=True, help="INT8 with ranges of each run instead of calibrated ones (ort-cpu).")
-@click.option("--int8-policy", default="all", show_default=True, help="all, or auto: keep what hurts most in float.")
-@click.option("--int8-budget", type=float, default=0.05, show_default=True, help="Relative error that auto allows.")
-@click.option("--keep-float", multiple=True, metavar="PART:BLOCK", help="Keep a block in float, e.g. decoder:lm_head.")
-@click.option("--smooth/--no-smooth", default=True, show_default=True, help="SmoothQuant, strength searched per layer.")
-@click.option("--calibrator", default="minmax", show_default=True, help="minmax, percentile, entropy or mse.")
-@click.option("--calib", type=click.Path(path_type=Path), help="Pictures (directory) or image+prompt pairs (jsonl).")
-@click.option("--calib-samples", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at most.")
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: the target's]")
-@click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
-@click.option("--positions", type=click.Choice(["contiguous", "original"]), help="[default: the method's]")
-@click.option("--weights", type=click.Choice(["auto", "dummy"]), default="auto", help="'dummy': synthetic weights.")
-@click.option("--adapter", type=click.Path(path_type=Path), help="LoRA directory of PEFT, merged into the weights.")
-@click.option("--image-size", metavar="PIXELS|HxW", help="Of pictures, where the tower takes any  [default: its own]")
-@click.option("--tiles", metavar="RxC", help="Rows and columns that pictures are cut into, where they are  [2x2]")
-@click.option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).")
-@click.option("--share-weights", is_flag=True, help="Link the checkpoint's own files instead of copying weights.")
-@click.option("--static-cache", type=int, metavar="TOKENS", help="Key/value cache of fixed length, updated in place.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted export; leave it if interrupted again.")
-@click.option("--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.")
+@option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).", group=MODEL)
+@option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="LoRA directory of PEFT, merged into the weights.",
+    group=MODEL,
+)
+@option(
+    "--image-size",
+    metavar="PIXELS|HxW",
+    help="Size of pictures, for a tower that takes any.  [default: its own]",
+    group=MODEL,
+)
+@option(
+    "--tiles",
+    metavar="RxC",
+    help="Rows and columns that pictures are cut into, for a model of tiles.  [default: 2x2]",
+    group=MODEL,
+)
+@option(
+    "--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.", group=MODEL
+)
+@ratio_options(auto=True)
+@option(
+    "--percentile",
+    type=float,
+    default=90,
+    show_default=True,
+    help="Share of pictures that --ratio auto serves.",
+    group=PRUNING,
+)
+@option(
+    "--buckets",
+    metavar="R,R,..",
+    help="Several ratios behind one encoder; each picture takes one of them.",
+    group=PRUNING,
+)
+@method_options()
+@option(
+    "--positions",
+    type=click.Choice(["contiguous", "original"]),
+    help="How the tokens that stay are numbered.  [default: the method's]",
+    group=PRUNING,
+)
+@option("--int8", is_flag=True, help="Quantize to INT8, calibrated on the pruned graph.", group=_INT8)
+@option(
+    "--int8-weights-only",
+    is_flag=True,
+    help="INT8 weights, float arithmetic: for decode-bound targets.",
+    group=_INT8,
+)
+@option(
+    "--int8-dynamic",
+    is_flag=True,
+    help="INT8 with ranges of each run instead of calibrated ones (ort-cpu).",
+    group=_INT8,
+)
+@option(
+    "--int8-policy",
+    default="all",
+    show_default=True,
+    metavar="all|auto",
+    help="What is quantized: everything, or auto: all but what hurts most.",
+    group=_INT8,
+)
+@option(
+    "--int8-budget", type=float, default=0.05, show_default=True, help="Relative error that auto allows.", group=_INT8
+)
+@option(
+    "--keep-float",
+    multiple=True,
+    metavar="PART:BLOCK",
+    help="Keep a block in float, such as decoder:lm_head; may be repeated.",
+    group=_INT8,
+)
+@option(
+    "--smooth/--no-smooth",
+    default=True,
+    show_default=True,
+    help="SmoothQuant, strength searched per layer.",
+    group=_INT8,
+)
+@option(
+    "--calibrator",
+    default="minmax",
+    show_default=True,
+    metavar="NAME",
+    help="How ranges are found: minmax, percentile, entropy or mse.",
+    group=_INT8,
+)
+@calibration_options(_INT8)
+@target_option()
+@dtype_option("the target's")
+@option(
+    "--static-cache",
+    type=int,
+    metavar="TOKENS",
+    help="Key/value cache of fixed length, updated in place.",
+    group=TARGET,
+)
+@output_option("Directory for the bundle.")
+@option(
+    "--share-weights",
+    is_flag=True,
+    help="Link the checkpoint's own files instead of copying weights.",
+    group=OUTPUT,
+)
+@option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted export; keep what is written if interrupted again.",
+    group=OUTPUT,
+)
 @force_option("a bundle that is there, its engines included, and what lies at --triton")
-@click.option(
-    "--cache/--no-cache", default=True, help="Keep traces of architectures, and take those of earlier exports."
-)
 @triton_options
+@option(
+    "--cache/--no-cache",
+    default=True,
+    help="Keep traces of architectures, and take those of earlier exports.",
+)
 @json_option
 def command(
     *,
@@ -126,11 +231,7 @@ def command(
     as_json: bool,
     **request: object,
 ) -> None:
-    r"""Export a model: prune visual tokens, optionally quantize, and write a bundle.
-
-    \b
-    lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/
-    """
+    """Export a model: prune visual tokens, optionally quantize, and write a bundle."""
     from lmmprune.compiler.export.export import export
     from lmmprune.compiler.export.request import STREAMS, Request
 
@@ -164,7 +265,7 @@ def command(
 
         repository = write_repository(Bundle.open(output), triton, backend=triton_backend, force=force)
     for warning in report.warnings:
-        note(f"warning: {warning}")
+        warn(warning)
     if stayed := _in_float(manifest):
         note(f"kept in floating point: {', '.join(stayed)}")
     if report.counts:

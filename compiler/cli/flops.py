@@ -8,31 +8,34 @@ from typing import Any
 
 import click
 
+from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import set_options
+from lmmprune.compiler.cli.options import method_options, model_option, ratio_options
 from lmmprune.compiler.cli.output import human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import progress
+from lmmprune.compiler.cli.values import set_options
 from lmmprune.errors import InputError
 
 
-@click.command("flops")
+@click.command("flops", cls=Command, example="lmmprune flops --model llava-1.5-7b --keep 192")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--model", help="Alias (see 'lmmprune models'), hub id, or local directory, instead of a bundle.")
-@click.option("--ratio", type=float, help="Fraction of visual tokens removed, 0 <= R < 1  [default: 0]")
-@click.option("--keep", type=int, help="Number of visual tokens that stay, instead of --ratio.")
-@click.option("--method", help="Follow this method's schedule (see 'lmmprune methods')  [default: before the decoder]")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method.")
-@click.option("--text", type=click.IntRange(min=0), help="Text tokens beside the visual ones  [default: 60]")
-@click.option("--graph", is_flag=True, help="Trace a few decoder layers, count in the graph, and compare.")
-@click.option("--layers", type=int, help="Decoder layers to trace with --graph  [default: 2]")
+@model_option("Alias (see 'lmmprune models'), hub id, or local directory, instead of a bundle.", group=GENERAL)
+@ratio_options(group=GENERAL)
+@method_options(
+    None,
+    about="Follow this method's schedule (see 'lmmprune methods').  [default: before the decoder]",
+    file=False,
+    group=GENERAL,
+)
+@option("--text", type=click.IntRange(min=0), help="Text tokens beside the visual ones.  [default: 60]")
+@option("--graph", is_flag=True, help="Trace a few decoder layers, count in the graph, and compare.")
+@option("--layers", type=int, help="Decoder layers to trace with --graph.  [default: 2]")
 @json_option
 def command(bundle: Path | None, model: str | None, as_json: bool, **options: Any) -> None:
     """Say what pruning saves in the prefill: FLOPs and key/value cache before and after.
 
     A model's cost comes from a formula, and no weight is read. A bundle's is in its manifest and is counted again in
     its files.
-
-    Example: lmmprune flops --model llava-1.5-7b --keep 192
     """
     if model is None:
         if bundle is None:

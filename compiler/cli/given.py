@@ -1,12 +1,14 @@
-"""What was written on the command line: nothing of it may be ignored, neither a value nor an option."""
+"""What was given, by command line, environment or file: nothing of it may be ignored, neither a value nor an option."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import click
 from click.core import ParameterSource
 
+from lmmprune.compiler.cli.config import CONFIG
 from lmmprune.errors import InputError
 
 
@@ -35,9 +37,13 @@ def refuse_repeated(name: str | None, command: click.Command, ctx: click.Context
             raise click.UsageError(f"{names} is given {times} times, and one is taken: leave the others out", ctx=own)
 
 
+_ELSEWHERE = (ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+
+
 def was_given(name: str) -> bool:
-    """Say whether the option with this parameter name stands on the command line of the present command."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+    """Say whether the option with this parameter name was given to the present command, wherever."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE or source in _ELSEWHERE
 
 
 def refuse_ignored(useful: bool, why: str, *names: str) -> None:
@@ -57,7 +63,16 @@ def refuse_ignored(useful: bool, why: str, *names: str) -> None:
     for parameter in ctx.command.params:
         if parameter.name in names and was_given(parameter.name):
             off = parameter.secondary_opts and ctx.params.get(parameter.name) is False
-            raise InputError(f"{_name(parameter.secondary_opts if off else parameter.opts)} {why}")
+            chosen = parameter.secondary_opts if off else parameter.opts
+            raise InputError(f"{_name(chosen)}{_where(ctx, parameter)} {why}")
+
+
+def _where(ctx: click.Context, parameter: click.Parameter) -> str:
+    """Say where an option stands that isn't on the command line."""
+    source = ctx.get_parameter_source(str(parameter.name))
+    if source is ParameterSource.ENVIRONMENT:
+        return f" (set by {parameter.envvar})"
+    return f" (in '{ctx.meta[CONFIG]}')" if source is ParameterSource.DEFAULT_MAP else ""
 
 
 def _single(option: click.Option) -> bool:
@@ -65,5 +80,5 @@ def _single(option: click.Option) -> bool:
     return not option.multiple and not option.count and not (option.is_flag and not option.secondary_opts)
 
 
-def _name(names: list[str]) -> str:
+def _name(names: Sequence[str]) -> str:
     return max(names, key=len)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.options import number_pair
+from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.options import target_option
 from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table
+from lmmprune.compiler.cli.values import number_pair
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.bundle.manifest import Manifest
 
 
-@click.command()
+@click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--target", help="Check Q/DQ against this target's rules  [default: the bundle's, or what it looks like]")
-@click.option(
-    "--image-size", metavar="PX|HxW", help="Pixels of the picture, where another tool's tower leaves it open."
+@target_option(
+    None,
+    about="Check Q/DQ against this target's rules.  [default: the bundle's, or what the graph looks like]",
+    group=GENERAL,
 )
+@option("--image-size", metavar="PIXELS|HxW", help="Size of the picture, where another tool's tower leaves it open.")
 @json_option
 def command(path: Path, target: str | None, image_size: str | None, as_json: bool) -> None:
     """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""
@@ -32,7 +39,7 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
         manifest = Manifest.load(path / FILENAME)
         head = (
             f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens,"
-            f" {manifest.method or 'not pruned'}, positions {manifest.positions}, target {manifest.target}"
+            f" {manifest.method or 'not pruned'}, positions {_positions(manifest)}, target {manifest.target}"
         )
     show(head)
     for graph in found["graphs"]:
@@ -45,6 +52,27 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
         )
 
 
+<<<<<<< HEAD
+=======
+def _positions(manifest: Manifest) -> str:
+    """Say how tokens are numbered, before and behind cuts inside the decoder."""
+    inside = {site.in_decoder for site in manifest.schedule}
+    if True not in inside or manifest.positions == manifest.llm_positions:
+        return manifest.positions
+    behind = f"{manifest.llm_positions} behind cuts in the decoder"
+    return f"{manifest.positions}, {behind}" if False in inside else behind
+
+
+def _engines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of every engine of a bundle."""
+    from lmmprune.compiler.bundle.bundle import ENGINES
+    from lmmprune.compiler.bundle.engines import read_records
+
+    folders = sorted(folder for folder in (path / ENGINES).glob("*") if folder.is_dir())
+    return [dataclasses.asdict(record) for folder in folders for record in read_records(folder).values()]
+
+
+>>>>>>> main
 def _show(graph: dict[str, Any]) -> None:
     rows = [[v["name"], way, v["dtype"], str(v["shape"])] for way in ("inputs", "outputs") for v in graph[way]]
     # One line stands for the cache of all layers: they only differ in their number.

@@ -1,59 +1,193 @@
-"""What the commands share for reading their options."""
+"""The options that several commands have, each declared once."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from lmmprune.compiler.cli import completion
+from lmmprune.compiler.cli.command import GENERAL, option
 from lmmprune.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Sizes are of memory: fewer bytes than this are a forgotten unit.
-_LEAST = 2**20
+MODEL = "Model"
+PRUNING = "Pruning"
+TARGET = "Target"
+OUTPUT = "Output"
+_AMOUNT = "Fraction of visual tokens removed, 0 <= R < 1."
 
 
-def set_options(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return the ``NAME=VALUE`` of every ``--set``.
+def model_option(
+    help: str = "Alias (see 'lmmprune models'), hub id, or local directory.", **more: Any
+) -> Callable[[F], F]:
+    """Add ``--model``.
 
-    Raises:
-        InputError: One has no ``=``, or two set the same.
+    Args:
+        help: For ``--help``.
+        more: As click takes it, such as ``required``.
     """
-    found: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set {pair}: expected name=value")
-        if name in found:
-            raise InputError(f"--set {name} is given as {found[name]} and as {value}, and one is taken: leave one out")
-        found[name] = value
-    return found
+    return option("--model", type=completion.MODEL, help=help, **{"group": MODEL, **more})
 
 
-def force_option(what: str) -> Callable[[F], F]:
+def output_option(help: str, *, required: bool = True, dir_okay: bool = True, group: str = OUTPUT) -> Callable[[F], F]:
+    """Add ``-o``; it arrives as the argument ``output``."""
+    return option(
+        *("-o", "--output"),
+        required=required,
+        type=click.Path(path_type=Path, dir_okay=dir_okay),
+        help=help,
+        group=group,
+    )
+
+
+def method_options(
+    default: str | None = "freepruner",
+    *,
+    about: str = "Selection method (see 'lmmprune methods').",
+    file: bool = True,
+    group: str = PRUNING,
+) -> Callable[[F], F]:
+    """Add ``--method``, ``--method-file`` and ``--set``; they arrive as ``method``, ``method_file`` and ``pairs``.
+
+    Args:
+        default: The method where none is given.
+        about: For ``--help``.
+        file: Whether a method may come from a file.
+        group: Where ``--help`` shows them.
+    """
+
+    def decorate(function: F) -> F:
+        function = option(
+            "--set",
+            "pairs",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A hyper-parameter of the method; may be repeated.",
+            group=group,
+        )(function)
+        if file:
+            function = method_file_option("Python file that defines the method.", group=group)(function)
+        shown = default is not None
+        return option("--method", type=completion.METHOD, default=default, show_default=shown, help=about, group=group)(
+            function
+        )
+
+    return decorate
+
+
+def method_file_option(help: str, *, group: str = GENERAL) -> Callable[[F], F]:
+    """Add ``--method-file``."""
+    return option("--method-file", type=click.Path(path_type=Path), help=help, group=group)
+
+
+def ratio_options(*, auto: bool = False, group: str = PRUNING) -> Callable[[F], F]:
+    """Add ``--ratio`` and ``--keep``.
+
+    Args:
+        auto: Whether ``--ratio`` may be ``auto``; it is a text then.
+        group: Where ``--help`` shows them.
+    """
+
+    def decorate(function: F) -> F:
+        function = option(
+            "--keep", type=int, metavar="K", help="Number of visual tokens that stay, instead of --ratio.", group=group
+        )(function)
+        kind: dict[str, Any] = {"metavar": "R|auto"} if auto else {"metavar": "R", "type": float}
+        help = f"{_AMOUNT}  [default: 0, not pruned]"
+        return option("--ratio", help=help, group=group, **kind)(function)
+
+    return decorate
+
+
+def target_option(
+    default: str | None = "ort-cpu", *, about: str = "Where it will run (see 'lmmprune targets').", group: str = TARGET
+) -> Callable[[F], F]:
+    """Add ``--target``."""
+    shown = default is not None
+    return option("--target", type=completion.TARGET, default=default, show_default=shown, help=about, group=group)
+
+
+def dtype_option(default: str) -> Callable[[F], F]:
+    """Add ``--dtype``.
+
+    Args:
+        default: Whose type it is without the option, for ``--help``.
+    """
+    return option(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        help=f"Floating-point type.  [default: {default}]",
+        group=TARGET,
+    )
+
+
+def calibration_options(group: str) -> Callable[[F], F]:
+    """Add ``--calib`` and ``--calib-samples``."""
+
+    def decorate(function: F) -> F:
+        function = option(
+            "--calib-samples",
+            type=click.IntRange(min=1),
+            default=32,
+            show_default=True,
+            help="Take so many of them at most.",
+            group=group,
+        )(function)
+        return option(
+            "--calib",
+            type=click.Path(path_type=Path),
+            help="Calibrate with these pictures (a directory) or pairs of image and prompt (JSON Lines).",
+            group=group,
+        )(function)
+
+    return decorate
+
+
+def max_prompt_option(*, group: str = GENERAL) -> Callable[[F], F]:
+    """Add ``--max-prompt``."""
+    return option(
+        "--max-prompt",
+        type=click.IntRange(min=1),
+        help="Longest prompt in tokens.  [default: the model's limit]",
+        group=group,
+    )
+
+
+def threads_option(help: str = "Threads within an operator.", *, group: str = GENERAL) -> Callable[[F], F]:
+    """Add ``--threads``."""
+    return option("--threads", type=click.IntRange(min=1), help=help, group=group)
+
+
+def force_option(what: str, *, group: str = OUTPUT) -> Callable[[F], F]:
     """Add ``--force`` to a command that writes; it arrives as the argument ``force``.
 
     Args:
         what: What it replaces, for ``--help``.
+        group: Where ``--help`` shows it.
     """
-    return click.option("--force", is_flag=True, help=f"Replace {what}.")
+    return option("--force", is_flag=True, help=f"Replace {what}.", group=group)
 
 
 def triton_options(function: F) -> F:
     """Add ``--triton`` and ``--triton-backend`` to a command; they arrive as ``triton`` and ``triton_backend``."""
-    directory = click.option(
-        "--triton", type=click.Path(path_type=Path), metavar="DIR", help="Also write a model repository for Triton."
+    directory = option(
+        "--triton",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Also write a model repository for Triton.",
+        group=OUTPUT,
     )
-    backend = click.option(
+    backend = option(
         "--triton-backend",
         type=click.Choice(["default", "python"]),
         default="default",
         show_default=True,
         help="What runs the graphs: the target's backend, or onnxruntime in Python models.",
+        group=OUTPUT,
     )
     decorated: F = directory(backend(function))
     return decorated
@@ -96,32 +230,3 @@ def check_triton(
     check_destination(triton, bundle, force=force)
     check_cache(cache)
     backend_of(resolve(target), dtype_of(resolve(target), dtype), triton_backend)
-
-
-def size(value: str) -> int:
-    """Return a size such as ``8GiB``, ``512MiB`` or ``2000000000`` as bytes; for ``type=`` of an option.
-
-    Raises:
-        click.BadParameter: It isn't one, is 0, or a bare number that is too small to be bytes.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?B?|B)?", value.strip(), re.IGNORECASE)
-    power = " KMGT".index(match[2].upper()) if match and match[2] else 0
-    # People and vendors write GB for what the system counts in GiB: 8GB is 8GiB here.
-    found = int(float(match[1]) * 1024**power) if match else 0
-    # A fraction of a byte, or of an unnamed unit.
-    if match is None or found <= 0 or (not match[2] and "." in match[1]):
-        raise click.BadParameter(f"'{value}' isn't a size: write 8GiB, 512MiB or a number of bytes")
-    if match[0].isdecimal() and found < _LEAST:
-        unit = "GiB" if found <= 128 else "MiB" if found <= 2**17 else "B"
-        raise click.BadParameter(f"'{value}' would be {found} bytes: write {match[0]}{unit} if that is meant")
-    return found
-
-
-def number_pair(option: str, text: str | None, *, single: bool = False) -> tuple[int, int] | None:
-    """Return ``24x24`` as numbers, ``336`` as a square."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None or not (single or match[2]):
-        raise InputError(f"{option} {text}: expected {'a number, or ' * single}two numbers such as 24x24")
-    return int(match[1]), int(match[2] or match[1])

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from lmmprune.compiler.cli.command import option
+from lmmprune.compiler.cli.verbosity import WANTED
 from lmmprune.errors import LmmpruneWarning
+from lmmprune.units import human_bytes as human_bytes
+from lmmprune.units import human_si as human_si
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,8 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def json_option(function: F) -> F:
     """Add ``--json`` to a command; it arrives as the argument ``as_json``."""
-    decorated: F = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")(function)
-    return decorated
+    return option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")(function)
 
 
 def print_json(data: Any) -> None:
@@ -55,8 +58,14 @@ def show(*objects: Any) -> None:
 
 
 def note(message: str) -> None:
-    """Print a message for the person at the terminal on stderr."""
-    click.echo(message, err=True)
+    """Print a message for the person at the terminal on stderr, unless ``-q`` was given."""
+    if not WANTED.quiet:
+        click.echo(message, err=True)
+
+
+def warn(message: str) -> None:
+    """Print what the person at the terminal should not overlook on stderr, in one line."""
+    click.echo(f"warning: {' '.join(message.split())}", err=True)
 
 
 @contextlib.contextmanager
@@ -78,25 +87,8 @@ def one_line_warnings() -> Iterator[None]:
                 before(message, category, filename, lineno, file, line)
             elif not said:
                 said.append(str(message))
-                note(f"warning: {' '.join(str(message).split())} (others like it aren't named)")
+                warn(f"{message} (others like it aren't named)")
 
         warnings.simplefilter("always", LmmpruneWarning)
         warnings.showwarning = show_warning
         yield
-
-
-def human_bytes(count: float) -> str:
-    """Return bytes as text with a binary unit: ``1536`` is ``1.5 KiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def human_si(count: float, unit: str = "", *, digits: int = 2) -> str:
-    """Return a count with a decimal prefix, as papers print costs: ``8.45e12`` is ``8.45 T``."""
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(count) >= size:
-            return f"{count / size:.{digits}f} {prefix}{unit}"
-    return f"{count:.0f} {unit}".rstrip()

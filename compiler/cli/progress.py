@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lmmprune.compiler.cli.output import human_bytes, note
+from lmmprune.compiler.cli.verbosity import WANTED
+from lmmprune.progress import Progress as Told
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, Task, TaskID
+    from rich.progress_bar import ProgressBar
 
 LINE_SECONDS = 30.0
 """A log gets no line more often, so that short work leaves none."""
@@ -23,9 +28,9 @@ SPEED_SECONDS = 600.0
 def progress() -> Progress:
     """Return a progress bar that disappears when it is done; in a log it is a line every ``LINE_SECONDS``.
 
-    A task with the field ``bytes`` set shows how much was written and how fast, the others how many of how many.
+    A task with the field ``bytes`` set shows how much was written and how fast, one of a single step only how long it
+    takes, and the others how many of how many. With ``-q`` nothing is shown.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -33,18 +38,42 @@ def progress() -> Progress:
         Progress,
         ProgressColumn,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.text import Text
 
+    class Bar(BarColumn):
+        def render(self, task: Task) -> ProgressBar:
+            bar = super().render(task)
+            # A single step is done or not: in between, the bar moves without saying how far it is.
+            bar.pulse = _is_single(task) and not task.finished
+            return bar
+
     class Amount(ProgressColumn):
         def render(self, task: Task) -> Text:
+            if _is_single(task):
+                return Text("")
             if not task.fields.get("bytes"):
                 return MofNCompleteColumn().render(task)
             speed = f" {human_bytes(task.speed)}/s" if task.speed else ""
             return Text.assemble(DownloadColumn(binary_units=True).render(task), speed)
 
-    class Log(Progress):
+    class Time(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            passed = task.finished or _is_single(task)
+            return (TimeElapsedColumn() if passed else TimeRemainingColumn()).render(task)
+
+    class Shown(Progress):
+        """Bars that are full in the last frame of work that didn't fail."""
+
+        def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+            if error is None:
+                for task in self.tasks:
+                    Progress.update(self, task.id, total=task.total or 1, completed=task.total or 1)
+            super().__exit__(kind, error, trace)
+
+    class Log(Shown):
         """Lines instead of bars."""
 
         def __init__(self) -> None:
@@ -57,25 +86,40 @@ def progress() -> Progress:
                 self._told = time.monotonic()
                 note(line(self._tasks[task_id]))
 
-    if not sys.stderr.isatty():
+    if not is_interactive() or WANTED.quiet:
         return Log()
-    return Progress(
+    return Shown(
         TextColumn("{task.description}"),
-        BarColumn(),
+        Bar(),
         Amount(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
+        Time(),
+        console=_console(),
         speed_estimate_period=SPEED_SECONDS,
         transient=True,
     )
 
 
+def is_interactive() -> bool:
+    """Return whether stderr is a terminal that can redraw a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _is_single(task: Task) -> bool:
+    return task.total in (None, 1) and not task.fields.get("bytes")
+
+
 def line(task: Task) -> str:
     """Return what a bar shows as one line of text."""
-    if task.total is None:
+    if _is_single(task):
         return task.description
     if task.fields.get("bytes"):
-        amount = f"{human_bytes(task.completed)} of {human_bytes(task.total)}"
+        amount = f"{human_bytes(task.completed)} of {human_bytes(task.total or 0)}"
     else:
         amount = f"{task.completed:.0f} of {task.total:.0f}"
     if task.fields.get("bytes") and task.speed:
@@ -89,7 +133,7 @@ def _duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def steps(streams: Container[str] = ()) -> Iterator[Callable[[str, int, int], None]]:
+def steps(streams: Container[str] = ()) -> Iterator[Told]:
     """Give a function that shows a bar per named step: its name, what is done of it, and how much there is.
 
     Args:
@@ -107,7 +151,7 @@ def steps(streams: Container[str] = ()) -> Iterator[Callable[[str, int, int], No
 
 
 @contextlib.contextmanager
-def phases() -> Iterator[Callable[[str, int, int], None]]:
+def phases() -> Iterator[Told]:
     """Give such a function for steps that lie inside of each other: one bar, of the one that was named last."""
     with progress() as bar:
         task = bar.add_task("", total=None, visible=False)

@@ -7,38 +7,65 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmmprune.compiler.cli.command import Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, number_pair, set_options
+from lmmprune.compiler.cli.options import (
+    MODEL,
+    dtype_option,
+    force_option,
+    method_options,
+    output_option,
+    ratio_options,
+    target_option,
+)
 from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
+from lmmprune.compiler.cli.values import number_pair, set_options
 
 if TYPE_CHECKING:
     from lmmprune.compiler.rewrite.rewrite import RewriteReport
 
 
-@click.command()
+@click.command(
+    "rewrite",
+    cls=Command,
+    example="lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o out.onnx",
+)
 @click.argument("source", metavar="IN.onnx", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
-@click.option("--method", default="freepruner", show_default=True, help="Selection method (see 'lmmprune methods').")
-@click.option("--method-file", type=click.Path(path_type=Path), help="Python file that defines the method.")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method.")
-@click.option("--ratio", type=float, help="Fraction of visual tokens removed, 0 <= R < 1  [default: 0, not pruned]")
-@click.option("--keep", type=int, help="Number of visual tokens that stay, instead of --ratio.")
-@click.option("--layer", type=int, help="Hidden state for the output, e.g. -2 as in LLaVA  [default: what it holds]")
-@click.option("--features", help="Output that holds the features  [default: the last one with tokens]")
-@click.option("--image-size", metavar="PX|HxW", help="Pixels of the picture, where the graph leaves them open.")
-@click.option("--batch", type=click.IntRange(min=1), help="Pictures per call, where that is open  [default: 1]")
-@click.option("--grid", metavar="RxC", help="Patches, rows and columns  [default: those of the patch embedding]")
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: the graph's]")
-@click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
+@option(
+    "--layer",
+    type=int,
+    help="Hidden state for the output, such as -2 as in LLaVA.  [default: what it holds]",
+    group=MODEL,
+)
+@option("--features", help="Output that holds the features.  [default: the last one with tokens]", group=MODEL)
+@option(
+    "--image-size",
+    metavar="PIXELS|HxW",
+    help="Size of the picture, where the graph leaves it open.",
+    group=MODEL,
+)
+@option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Pictures per call, where the graph leaves it open.  [default: 1]",
+    group=MODEL,
+)
+@option(
+    "--grid",
+    metavar="RxC",
+    help="Rows and columns of patches.  [default: those of the patch embedding]",
+    group=MODEL,
+)
+@ratio_options()
+@method_options()
+@target_option()
+@dtype_option("the graph's")
+@output_option("File to write.")
 @force_option("a file that is there")
 @json_option
 def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None, as_json: bool, **request: Any) -> None:
-    r"""Prune the vision tower in an ONNX file of another exporter: CLIP, SigLIP or another ViT, opset 13 or newer.
-
-    \b
-    lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o pruned.onnx
-    """
+    """Prune the vision tower in an ONNX file of another exporter: CLIP, SigLIP or another ViT, opset 13 or newer."""
     from lmmprune.compiler.rewrite.rewrite import Request, rewrite
 
     refuse_ignored(

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.command import Command, option
+from lmmprune.compiler.cli.options import threads_option
 from lmmprune.compiler.cli.output import json_option, note, print_json
 
 if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Stats
 
 
-@click.command("run")
+@click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
-@click.option("--prompt", required=True, help="The question.")
-@click.option(
-    "--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many."
-)
-@click.option("--temperature", type=float, help="Draw tokens from scores divided by this  [default: 0, the likeliest]")
-@click.option("--top-p", type=float, default=1.0, help="Draw from the likeliest tokens with this share  [default: 1]")
-@click.option("--top-k", type=int, default=0, help="Draw from so many of the likeliest tokens  [default: all]")
-@click.option("--seed", type=int, help="The same seed gives the same answer  [default: another each time]")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator.")
-@click.option("--stats", is_flag=True, help="Print times and token counts on stderr.")
+@option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
+@option("--prompt", required=True, help="The question.")
+@option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many.")
+@option("--temperature", type=float, help="Draw tokens from scores divided by this  [default: 0, the likeliest]")
+@option("--top-p", type=float, default=1.0, help="Draw from the likeliest tokens with this share  [default: 1]")
+@option("--top-k", type=int, default=0, help="Draw from so many of the likeliest tokens  [default: all]")
+@option("--seed", type=int, help="The same seed gives the same answer  [default: another each time]")
+@option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@threads_option()
+@option("--stats", is_flag=True, help="Print times and token counts on stderr.")
 @json_option
 def command(
     *,

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmmprune.compiler.cli import completion
+from lmmprune.compiler.cli.command import Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option
+from lmmprune.compiler.cli.options import (
+    OUTPUT,
+    calibration_options,
+    force_option,
+    model_option,
+    output_option,
+    target_option,
+    threads_option,
+)
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.errors import InputError
@@ -22,25 +32,75 @@ _RATIOS = "0,0.25,0.5,0.75,0.9"
 # Each worker holds PyTorch and a model.
 _MOST_WORKERS = 4
 
+_GRID = "Variants"
+_QUESTIONS = "Questions"
+_TIMING = "Timing"
 
-@click.command()
-@click.option("--model", required=True, help="Alias (see 'lmmprune models'), hub id, or local directory.")
-@click.option("--methods", default=_METHODS, show_default=True, metavar="X,X,..", help="See 'lmmprune methods'.")
-@click.option("--ratios", default=_RATIOS, show_default=True, metavar="R,R,..", help="Of visual tokens removed.")
-@click.option("--int8", is_flag=True, help="Measure every variant in INT8 too.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder, new or to go on with.")
-@click.option("--data", help="'tiny-llava', or a JSON Lines file as for 'eval'.  [default: the model's own questions]")
-@click.option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
-@click.option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
-@click.option("--calib", type=click.Path(path_type=Path), help="Pictures (directory) or image+prompt pairs (jsonl).")
-@click.option("--calib-samples", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at most.")
-@click.option("--target", default="ort-cpu", show_default=True, help="Where it will run (see 'lmmprune targets').")
-@click.option("--workers", type=click.IntRange(min=1), help=f"Processes.  [default: cores, {_MOST_WORKERS} at most]")
-@click.option("--ray", metavar="HOST:PORT", help="Run cells on this Ray cluster, or 'auto'; nodes share the folder.")
-@click.option("--rounds", default=30, show_default=True, type=click.IntRange(min=2), help="Of timing, that count.")
-@click.option("--new-tokens", default=16, show_default=True, type=click.IntRange(min=2), help="Per timed answer.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator when timing.")
-@click.option("--keep-bundles/--discard-bundles", default=True, show_default=True, help="Once all is timed.")
+
+@click.command("study", cls=Command, example="lmmprune study --model tiny-llava --int8 -o study/")
+@model_option(required=True)
+@option(
+    "--methods",
+    type=completion.METHODS,
+    default=_METHODS,
+    metavar="X,X,..",
+    help=f"Methods (see 'lmmprune methods').  [default: {_METHODS.replace(',', ', ')}]",
+    group=_GRID,
+)
+@option(
+    "--ratios",
+    default=_RATIOS,
+    metavar="R,R,..",
+    help=f"Fractions of visual tokens removed.  [default: {_RATIOS.replace(',', ', ')}]",
+    group=_GRID,
+)
+@option("--int8", is_flag=True, help="Measure every variant in INT8 too.", group=_GRID)
+@calibration_options(_GRID)
+@option(
+    "--data",
+    help="'tiny-llava', or a JSON Lines file as for 'eval'.  [default: the model's own questions]",
+    group=_QUESTIONS,
+)
+@option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.", group=_QUESTIONS)
+@option(
+    "--max-new-tokens",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Cut answers there.",
+    group=_QUESTIONS,
+)
+@option("--rounds", default=30, show_default=True, type=click.IntRange(min=2), help="Rounds that count.", group=_TIMING)
+@option(
+    "--new-tokens",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Tokens per timed answer.",
+    group=_TIMING,
+)
+@threads_option("Threads within an operator when timing.", group=_TIMING)
+@target_option()
+@output_option("Folder, new or to go on with.")
+@option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help=f"Processes that work at once.  [default: cores, {_MOST_WORKERS} at most]",
+    group=OUTPUT,
+)
+@option(
+    "--ray",
+    metavar="HOST:PORT",
+    help="Work on this Ray cluster, or 'auto'; its nodes share the folder.",
+    group=OUTPUT,
+)
+@option(
+    "--keep-bundles/--discard-bundles",
+    default=True,
+    show_default=True,
+    help="What becomes of the bundles once all is timed.",
+    group=OUTPUT,
+)
 @force_option("a study that is there: begin anew")
 @json_option
 def command(
@@ -65,13 +125,10 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    r"""Measure every method at every ratio in every precision, and write one report.
+    """Measure every method at every ratio in every precision, and write one report.
 
     Finished variants are kept: the same command goes on where it was ended, and one with more methods or ratios
     measures only those.
-
-    \b
-    lmmprune study --model tiny-llava --int8 -o study/
     """
     from lmmprune.compiler.study.run_study import StudyRequest, run_study
     from lmmprune.compiler.study.settings import Settings

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import click
 
+from lmmprune.compiler.cli.command import Command, option
 from lmmprune.compiler.cli.output import json_option, print_json, show, table
 from lmmprune.compiler.cli.progress import phases
 
 _STATES = {True: "ok", False: "FAILED", None: "not checked"}
 
 
-@click.command()
+@click.command("verify", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--samples", type=click.IntRange(min=1), default=4, show_default=True, help="Pictures to compare on.")
+@option("--samples", type=click.IntRange(min=1), default=4, show_default=True, help="Pictures to compare on.")
 @json_option
 def command(bundle: Path, samples: int, as_json: bool) -> None:
     """Check a bundle's files and graphs, and its kept indices and logits against the PyTorch model.

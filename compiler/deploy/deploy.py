@@ -115,7 +115,7 @@ def _lacking(bundle: Bundle, building: int, ram: int, system: int) -> str | None
 
 def requirements(software: JetPack) -> list[str]:
     """Return the packages that the run-time needs on a board, without torch and transformers."""
-    found = packages()
+    found = packages(software.python)
     # TensorRT's own module comes with JetPack; CUDA's must be of the board's CUDA.
     cuda = next(package for package in found["gpu"] if package.name.startswith("cuda-"))
     others = [package for package in found["gpu"] if package.name in ("ml-dtypes", "onnx-ir")]

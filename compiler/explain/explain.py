@@ -16,6 +16,7 @@ from lmmprune.compiler.runtime.kv_cache import KvCache
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import InputError, TargetError, require
 
 WARM_UP_RUNS = 2
@@ -80,7 +81,8 @@ def check_explainable(bundle: Bundle) -> None:
         MissingExtraError: onnx-ir isn't installed.
     """
     manifest = bundle.manifest
-    if manifest.target != "ort-cpu":
+    target = TARGETS.get(manifest.target)
+    if target is None or target.provider is None or target.device != "cpu":
         raise TargetError(
             f"'{bundle.path}' is for '{manifest.target}', --explain reads the profile of 'ort-cpu': "
             "export with '--target ort-cpu'"

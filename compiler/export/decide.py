@@ -11,8 +11,8 @@ from lmmprune.errors import InputError
 if TYPE_CHECKING:
     from lmmprune.compiler.export.request import Request
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
+    from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
-    from lmmprune.passes.reduce.schedule import Facts
 
 
 def dtype_of(target: targets.Target, dtype: str | None) -> str:

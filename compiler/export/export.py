@@ -13,7 +13,6 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-import lmmprune
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.bundle.bundle import TOKENIZER
@@ -30,6 +29,7 @@ from lmmprune.compiler.onnx_files.signature import signature
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import require
 from lmmprune.models.source import Source, refuse_damage, resolve
+from lmmprune.version import __version__
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -300,4 +300,4 @@ def _now() -> str:
 
 
 def _tools() -> dict[str, str]:
-    return {"lmmprune": lmmprune.__version__} | {name: importlib.metadata.version(name) for name in _TOOLS}
+    return {"lmmprune": __version__} | {name: importlib.metadata.version(name) for name in _TOOLS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,15 @@ from lmmprune.compiler.export.decide import dtype_of
 from lmmprune.compiler.onnx_files.write_graph import check_writable, write_graph
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError, require
+from lmmprune.progress import Progress, silent, step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from lmmprune.facts import Facts
     from lmmprune.passes.foreign.find_features import Features
     from lmmprune.passes.methods import Method
-    from lmmprune.passes.reduce.schedule import Facts
     from lmmprune.passes.reduce.stage import Stage
-
-Progress = Callable[[str, int, int], None]
 
 # A tower alone has no decoder. Methods ask for its depth all the same; what cuts there is refused whatever it is.
 _NO_DECODER = 32
@@ -95,7 +94,7 @@ class RewriteReport:
         return count, self.schedule[-1][2] if self.schedule else count
 
 
-def rewrite(request: Request, progress: Progress = lambda what, done, of: None) -> RewriteReport:
+def rewrite(request: Request, progress: Progress = silent) -> RewriteReport:
     """Raise a foreign graph to canonical form, prune it there, and write it for a target.
 
     Args:
@@ -109,13 +108,13 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     require("onnxscript", "export")
     from lmmprune.compiler.lower.lower import lower
     from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
+    from lmmprune.facts import Facts
     from lmmprune.passes.foreign.find_features import find_features, find_grid
     from lmmprune.passes.foreign.hand_out_tokens import HandOutTokens
     from lmmprune.passes.graph.count_flops import count_flops
     from lmmprune.passes.graph.shapes import static_shape
     from lmmprune.passes.lower.cast_float import CastFloat
     from lmmprune.passes.methods import get_method, keep_count
-    from lmmprune.passes.reduce.schedule import Facts
 
     started = time.perf_counter()
     target = targets.resolve(request.target)
@@ -126,8 +125,8 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
         raise InputError(f"'{request.output}' is the graph that is read: give another name")
     check_writable(request.output, force=request.force)
 
-    progress("raise", 0, 1)
-    raised = canonicalize_foreign(request.source, batch=request.batch, image_size=request.image_size)
+    with step(progress, "raise"):
+        raised = canonicalize_foreign(request.source, batch=request.batch, image_size=request.image_size)
     dtype, model = dtype_of(target, request.dtype or raised.dtype), raised.model
     grid = request.grid or find_grid(model)
     if request.layer is not None and request.features is None:
@@ -144,18 +143,18 @@ def rewrite(request: Request, progress: Progress = lambda what, done, of: None) 
     stages = _plan(method, facts, keep_count(facts.tokens, ratio=request.ratio, keep=request.keep))
     before = count_flops(model)
 
-    progress("prune", 0, 1)
     touched = bool(stages) or found.moved
     if touched:
-        prune_tower(model, method, stages, found)
+        with step(progress, "prune"):
+            prune_tower(model, method, stages, found)
     after = count_flops(model)
     shape = next(static_shape(value) for value in model.graph.outputs if value.name == name)
     nodes = (raised.nodes, canonical, sum(1 for _ in model.graph))
     if dtype != "float32":
-        progress("cast", 0, 1)
-        CastFloat(dtype=dtype)(model)
-    progress("lower", 0, 1)
-    lower(model, target)
+        with step(progress, "cast"):
+            CastFloat(dtype=dtype)(model)
+    with step(progress, "lower"):
+        lower(model, target)
     written = write_graph(
         model,
         request.output,

@@ -64,6 +64,29 @@ class Preprocessor:
     square: tuple[int, int, int] | None = None
     tiles: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        """Check that the steps make sense together.
+
+        Raises:
+            ValueError: They don't.
+        """
+        sizes = {"resize": self.resize, "crop": self.crop, "tiles": self.tiles, "longest_edge": self.longest_edge}
+        for name, found in sizes.items():
+            numbers = found if isinstance(found, tuple) else () if found is None else (found,)
+            if any(number < 1 for number in numbers):
+                raise ValueError(f"'{name}' is {found}: expected positive numbers")
+        if self.tiles is not None and self.resize is None:
+            raise ValueError("it has 'tiles' and no 'resize', which says how large a tile is")
+        if self.rescale is not None and not _is_number(self.rescale):
+            raise ValueError(f"'rescale' is {self.rescale!r}: expected a number")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("it has one of 'mean' and 'std', expected both or none")
+        for name, row in (("mean", self.mean), ("std", self.std)):
+            if row is not None and not (len(row) == 3 and all(map(_is_number, row)) and (name == "mean" or all(row))):
+                raise ValueError(
+                    f"'{name}' is {list(row)}: expected one number per colour{', not 0' * (name == 'std')}"
+                )
+
     @classmethod
     def load(cls, path: Path) -> Preprocessor:
         """Read ``preprocessor.json``.
@@ -80,7 +103,7 @@ class Preprocessor:
                 rescale=raw["rescale"],
                 mean=raw["mean"] and tuple(raw["mean"]),
                 std=raw["std"] and tuple(raw["std"]),
-                longest_edge=raw.get("longest_edge"),
+                longest_edge=None if raw.get("longest_edge") is None else int(raw["longest_edge"]),
                 square=(raw["square"][0], raw["square"][1], raw["square"][2]) if raw.get("square") else None,
                 tiles=(raw["tiles"][0], raw["tiles"][1]) if raw.get("tiles") else None,
             )
@@ -94,7 +117,9 @@ class Preprocessor:
             uint8 ``[3, H, W]``.
         """
         picture = to_rgb(image)
-        return _channels_first(self._whole(picture)) if self.tiles else self._steps(picture)
+        if self.tiles is None or self.resize is None:
+            return self._steps(picture)
+        return _channels_first(self._whole(picture, self.tiles, self.resize))
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Return ``pixel_values``, float32 ``[1, 3, H, W]``; with tiles one row for the overview and each tile.
@@ -103,11 +128,11 @@ class Preprocessor:
             InputError: The picture is so narrow that resizing it would fill the memory.
         """
         picture = to_rgb(image)
-        if self.tiles is None:
+        if self.tiles is None or self.resize is None:
             return self.normalize(self._steps(picture)[None])
-        height, width = self._squeezed
+        height, width = _sides(self.resize)
         overview = picture.resize((width, height), resample=self.resample)
-        images = [overview, *cut(self._whole(picture), *self.tiles)]
+        images = [overview, *cut(self._whole(picture, self.tiles, self.resize), *self.tiles)]
         return self.normalize(np.stack([self._steps(image) for image in images]))
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -128,37 +153,43 @@ class Preprocessor:
         if self.longest_edge is not None:
             picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
         if self.resize is not None:
-            height, width = self._resized(picture.height, picture.width)
+            height, width = _resized(self.resize, picture.height, picture.width)
             picture = picture.resize((width, height), resample=self.resample)
         pixels = _channels_first(picture)
         return pixels if self.crop is None else _center_crop(pixels, *self.crop)
 
-    @property
-    def _squeezed(self) -> tuple[int, int]:
-        """Height and width that an overview is resized to, whatever its shape."""
-        assert self.resize is not None
-        return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
-
-    def _whole(self, picture: Image.Image) -> Image.Image:
+    def _whole(self, picture: Image.Image, tiles: tuple[int, int], resize: int | tuple[int, int]) -> Image.Image:
         """Return a picture that fills all tiles."""
-        assert self.tiles is not None
-        rows, columns = self.tiles
-        height, width = self.crop or self._squeezed
-        return letterbox(picture, rows * height, columns * width, self.resample)
+        height, width = self.crop or _sides(resize)
+        return letterbox(picture, tiles[0] * height, tiles[1] * width, self.resample)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        if isinstance(self.resize, tuple):
-            return self.resize
-        assert self.resize is not None
-        short, long = sorted((height, width))
-        # In this order of operations: 336 * 1000 / 333 and 336 * (1000 / 333) may truncate differently.
-        stretched = int(self.resize * long / short)
-        if stretched * self.resize > MAX_PIXELS:
-            raise InputError(
-                f"the picture is {width} x {height} pixels: with the shorter edge at {self.resize} the longer one "
-                f"would get {stretched}; crop it first"
-            )
-        return (stretched, self.resize) if width <= height else (self.resize, stretched)
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _sides(resize: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width that an overview is resized to, whatever its shape."""
+    return resize if isinstance(resize, tuple) else (resize, resize)
+
+
+def _resized(resize: int | tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Return height and width that a picture of this height and width is resized to.
+
+    Raises:
+        InputError: It is so narrow that this would fill the memory.
+    """
+    if isinstance(resize, tuple):
+        return resize
+    short, long = sorted((height, width))
+    # In this order of operations: 336 * 1000 / 333 and 336 * (1000 / 333) may truncate differently.
+    stretched = int(resize * long / short)
+    if stretched * resize > MAX_PIXELS:
+        raise InputError(
+            f"the picture is {width} x {height} pixels: with the shorter edge at {resize} the longer one "
+            f"would get {stretched}; crop it first"
+        )
+    return (stretched, resize) if width <= height else (resize, stretched)
 
 
 def _squared(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

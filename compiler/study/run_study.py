@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmprune.compiler.backends.onnxruntime import provider_of
+from lmmprune.compiler.backends.onnxruntime import target_of
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.data.questions import Question, load_questions
 from lmmprune.compiler.study.cell_result import CellResult
@@ -32,9 +32,9 @@ from lmmprune.compiler.study.timing import (
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError, require
 from lmmprune.passes.methods import get_method
+from lmmprune.progress import Progress, silent, step
 
 # Called with what is being done, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class StudyResult:
     reused: int
 
 
-def run_study(request: StudyRequest, progress: Progress = lambda what, done, of: None) -> StudyResult:
+def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult:
     """Run a study, or go on with one.
 
     Raises:
@@ -85,7 +85,7 @@ def run_study(request: StudyRequest, progress: Progress = lambda what, done, of:
     cells = grid(request.methods, request.ratios, int8=request.int8)
     for method in request.methods:
         get_method(method)
-    provider_of(targets.resolve(request.settings.target).name)
+    target_of(targets.resolve(request.settings.target).name)
     require("jinja2", "export")
     if request.ray is not None:
         check_ray(request.ray)
@@ -107,11 +107,10 @@ def run_study(request: StudyRequest, progress: Progress = lambda what, done, of:
             about=about,
             timing=record_settings(request.timing, questions[0]),
         )
-        progress("report", 0, 1)
-        files = write_report(findings, folder.path)
-        if not request.keep_bundles:
-            shutil.rmtree(folder.path / "bundles", ignore_errors=True)
-        progress("report", 1, 1)
+        with step(progress, "report"):
+            files = write_report(findings, folder.path)
+            if not request.keep_bundles:
+                shutil.rmtree(folder.path / "bundles", ignore_errors=True)
     return StudyResult(findings=findings, files=files, reused=reused)
 
 
@@ -166,12 +165,12 @@ def _time(
         _start(request, jobs, "bundles again", progress)
     total, done = count_steps(planned, request.timing), 0
 
-    def step(name: str) -> None:
+    def count(name: str) -> None:
         nonlocal done
         progress("timing", done, total)
         done += 1
 
-    groups += time_groups(folder, planned, request.timing, question, step)
+    groups += time_groups(folder, planned, request.timing, question, count)
     progress("timing", total, total)
     return groups
 

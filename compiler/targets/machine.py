@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -56,9 +57,15 @@ def detect_machine() -> Machine:
 
 def gpus() -> tuple[Gpu, ...]:
     """Return the NVIDIA GPUs that the driver shows, or the one of a Jetson board."""
+    return tuple(_gpu(line) for line in ask_driver().splitlines() if line.count(",") >= 3) or _jetson()
+
+
+@functools.cache
+def ask_driver() -> str:
+    """Return a line per GPU as nvidia-smi writes it; it is started once per process, as it takes up to a second."""
     fields = "name,compute_cap,driver_version,memory.total"
     try:
-        answer = subprocess.run(
+        return subprocess.run(
             ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
@@ -66,8 +73,7 @@ def gpus() -> tuple[Gpu, ...]:
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        return _jetson()
-    return tuple(_gpu(line) for line in answer.splitlines() if line.count(",") >= 3) or _jetson()
+        return ""
 
 
 def _gpu(line: str) -> Gpu:

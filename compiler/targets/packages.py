@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import re
 from dataclasses import dataclass
 
-import lmmprune
-
 BASE = "base"
-# What a user may install; "dev" is for people who change lmmprune.
-EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray")
+# What a user may install; "dev" and "docs" are for people who change lmmprune.
+EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray", "triton")
 # Two packages that install the same module: either serves who asks for the first, both together break each other.
 _TWINS = ("onnxruntime", "onnxruntime-gpu")
 
 _REQUIREMENT = re.compile(
-    r"^(?P<name>[A-Za-z0-9._-]+)\s*(?P<wanted>[^;]*?)\s*(?:;.*extra\s*==\s*['\"](?P<extra>\w+)['\"].*)?$"
+    r"^(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*(?P<wanted>[^;]*?)\s*"
+    r"(?:;\s*(?:python_version\s*<\s*['\"](?P<below>[\d.]+)['\"])?.*?(?:extra\s*==\s*['\"](?P<extra>\w+)['\"].*)?)?$"
 )
 
 
@@ -36,12 +36,19 @@ class Package:
         return lowest is None or _key(self.installed) >= _key(lowest[1])
 
 
-def packages() -> dict[str, tuple[Package, ...]]:
-    """Return extra -> its packages, as lmmprune's own metadata states them."""
+def packages(python: str | None = None) -> dict[str, tuple[Package, ...]]:
+    """Return extra -> its packages, as lmmprune's own metadata states them.
+
+    Args:
+        python: For this version of Python; None: the one that runs.
+    """
+    running = _key(python or platform.python_version())
     found: dict[str, list[Package]] = {extra: [] for extra in EXTRAS}
-    for line in importlib.metadata.requires(lmmprune.__name__) or []:
+    for line in importlib.metadata.requires("lmmprune") or []:
         match = _REQUIREMENT.match(line)
         if match is None or (extra := match["extra"] or BASE) not in found:
+            continue
+        if match["below"] and running >= _key(match["below"]):
             continue
         name, wanted = match["name"], match["wanted"]
         found[extra].append(Package(name=name, wanted=wanted, installed=_serving(name)))

@@ -11,11 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lmmprune.compiler.targets import trtexec
+from lmmprune.compiler.targets.trtexec import Dialect
 from lmmprune.errors import TargetError, suggestion
 
 Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 Causal = Literal["mask", "upper_left", "lower_right"]
 Int8 = Literal["u8s8", "s8s8"]
+Device = Literal["cpu", "cuda"]
+Serving = Literal["onnxruntime", "tensorrt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,10 @@ class Target:
     Attributes:
         name: What ``--target`` takes.
         summary: One line for people.
-        backend: The module of ``compiler/backends`` that compiles or runs it.
+        title: What people call the runtime.
+        backend: The module that compiles or runs its graphs.
+        device: Where its values lie.
+        provider: ONNX Runtime's execution provider that runs it; None: another runtime does.
         opset: ONNX opset that graphs for this target are written in.
         max_opset: Newest opset that the target reads.
         native_ops: High-level operators that it takes as they are; others are lowered to primitives.
@@ -42,11 +49,20 @@ class Target:
         extra: Extra of lmmprune that installs the runtime.
         requires: What the machine must have to run it.
         version: First and last release served (``major.minor``, the last exclusive), None where any will do.
+        serving: Backend of Triton Inference Server that runs its graphs; None: there is none.
+        trtexec: What the vendor's own program to build and time engines understands; None: there are no engines.
+        decode_step: Lengths of a decode step's sequence (shortest, likely, longest) that an engine is built for.
+        timing_cache: Whether the builder keeps what it measured, so that the next build is faster.
+        weightless_needs_gpu: Whether engines without weights, or to be refitted, are built on the GPU only.
+        lean_runtime: Whether an engine for several releases brings a runtime of its own.
+        builder_measured: Whether what the builder takes of the host's memory was measured, so that a lack is refused.
     """
 
     name: str
     summary: str
+    title: str
     backend: Backend
+    device: Device
     opset: int
     max_opset: int
     native_ops: frozenset[str]
@@ -61,6 +77,14 @@ class Target:
     boards: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     version: tuple[str, str] | None = None
+    provider: str | None = None
+    serving: Serving | None = None
+    trtexec: Dialect | None = None
+    decode_step: tuple[int, int, int] = (1, 1, 1)
+    timing_cache: bool = False
+    weightless_needs_gpu: bool = False
+    lean_runtime: bool = False
+    builder_measured: bool = False
 
     @property
     def compiled(self) -> bool:
@@ -84,9 +108,8 @@ class Target:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row as plain JSON types."""
-        row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        row = dataclasses.asdict(self)
         row["native_ops"] = sorted(self.native_ops)
-        row["boards"] = dict(self.boards)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
 
 
@@ -99,7 +122,11 @@ _TABLE = (
     Target(
         name="ort-cpu",
         summary="ONNX Runtime on the CPU",
+        title="ONNX Runtime",
         backend="onnxruntime",
+        device="cpu",
+        provider="CPUExecutionProvider",
+        serving="onnxruntime",
         opset=_CANONICAL,
         max_opset=25,  # seen: graphs of opset 24 run; believed: onnxruntime 1.31 is built on ONNX 1.20+
         native_ops=_LLM | {"TensorScatter"},  # seen: kernels of opset 23 since 1.23, of 24 in 1.31
@@ -114,7 +141,11 @@ _TABLE = (
     Target(
         name="ort-cuda",
         summary="ONNX Runtime on an NVIDIA GPU",
+        title="ONNX Runtime",
         backend="onnxruntime",
+        device="cuda",
+        provider="CUDAExecutionProvider",
+        serving="onnxruntime",
         opset=_CANONICAL,
         max_opset=25,
         native_ops=_LLM | {"TensorScatter"},  # believed: what has no CUDA kernel falls back to the CPU's
@@ -129,7 +160,13 @@ _TABLE = (
     Target(
         name="tensorrt-10.3",
         summary="TensorRT 10.3 (JetPack 6.2: CUDA 12.6, Python 3.10)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_10,
+        timing_cache=True,
+        lean_runtime=True,
         opset=20,
         max_opset=20,  # believed: onnx-tensorrt 10.3 carries ONNX 1.16; 10.6 moves to 1.17 (doc: its changelog)
         native_ops=frozenset(),  # doc: Attention from 10.14, the others from 10.15
@@ -146,7 +183,13 @@ _TABLE = (
     Target(
         name="tensorrt-10.13",
         summary="TensorRT 10.13 (JetPack 7.1: CUDA 13.0, Python 3.12)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_10,
+        timing_cache=True,
+        lean_runtime=True,
         opset=22,
         max_opset=22,  # doc: onnx-tensorrt carries ONNX 1.17 since 10.6
         native_ops=frozenset(),
@@ -163,7 +206,13 @@ _TABLE = (
     Target(
         name="tensorrt-10.16",
         summary="TensorRT 10.16 (JetPack 7.2: CUDA 13.2, Python 3.12)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_10_14,
+        timing_cache=True,
+        lean_runtime=True,
         opset=_CANONICAL,
         max_opset=24,  # doc: operators.md of 10.15, "opset 9 to opset 24"
         # doc: onnx-tensorrt changelog, 10.14 and 10.15; Gelu: seen in RTX 1.7.1, believed here
@@ -188,7 +237,13 @@ _TABLE = (
     Target(
         name="tensorrt-11",
         summary="TensorRT 11 (strongly typed only)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_11,
+        timing_cache=True,
+        lean_runtime=True,
         opset=_CANONICAL,
         max_opset=25,  # doc: the ONNX opset guide of TensorRT 11.x
         native_ops=_LLM | {"TensorScatter"},
@@ -205,7 +260,17 @@ _TABLE = (
     Target(
         name="tensorrt-rtx",
         summary="TensorRT for RTX (engines are built without a GPU)",
+        title="TensorRT-RTX",
         backend="tensorrt_rtx",
+        device="cuda",
+        trtexec=trtexec.RTX,
+        # Seen in 1.7.1: a profile whose sequence length is fixed is compiled with its own copy of all the weights
+        # (25 MB where a range 1..2 gives 16 MB and one profile 13 MB).
+        decode_step=(1, 1, 2),
+        # doc: "CPU-Only AOT and TensorRT-RTX Engines"; seen in 1.7.1: REFIT and STRIP_PLAN fail with a CUDA error.
+        weightless_needs_gpu=True,
+        builder_measured=True,
+        # No timing cache (doc: "Timing Cache Migration"), no lean runtime in its wheel (seen in 1.7.1).
         opset=_CANONICAL,
         max_opset=25,  # seen
         native_ops=_LLM | {"TensorScatter"},  # seen in float32 and float16; Attention with one output, no past inputs

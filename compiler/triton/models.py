@@ -55,18 +55,18 @@ def backend_of(target: Target, dtype: str, asked: str = DEFAULT) -> Backend:
         raise InputError(
             f"Triton's Python models can't hold {dtype}, NumPy has no such type: export with --dtype float16"
         )
-    if target.backend == "tensorrt_rtx":
+    if target.serving is None:
         raise TargetError(
             f"Triton Inference Server has no backend for '{target.name}': export with --target tensorrt-11, or the "
             "version of TensorRT in your server, or --target ort-cuda"
         )
     if asked == "python":
-        if target.name != "ort-cpu":
+        if target.device != "cpu":
             raise TargetError(
                 f"Python models run graphs on the CPU, this bundle is for '{target.name}': leave --triton-backend out"
             )
         return "python"
-    return "tensorrt" if target.backend == "tensorrt" else "onnxruntime"
+    return target.serving
 
 
 def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
@@ -106,7 +106,7 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
         "instance_group": [{"kind": Enum("KIND_CPU"), "count": ANSWERS_AT_ONCE}],
         "parameters": [
             _parameter("max_new_tokens", str(NEW_TOKENS)),
-            _parameter("tensors", "cpu" if target.name == "ort-cpu" else "gpu"),
+            _parameter("tensors", "cpu" if target.device == "cpu" else "gpu"),
         ],
     }
     return found
@@ -127,7 +127,7 @@ def _graph(name: str, graph: Graph, backend: Backend, instances: dict[str, Any])
 
 def _instances(manifest: Manifest, target: Target, component: str) -> dict[str, Any]:
     """Return where a graph runs: one instance, so that its weights are resident once."""
-    if target.name == "ort-cpu":
+    if target.device == "cpu":
         return {"kind": Enum("KIND_CPU"), "count": 1}
     group: dict[str, Any] = {"kind": Enum("KIND_GPU"), "count": 1, "gpus": [0]}
     profiles = engine_spec(manifest, target, components=[component]).profiles[component] if target.compiled else []

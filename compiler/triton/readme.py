@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.models import ANSWERS_AT_ONCE, NEW_TOKENS, Backend
 
 _TEXT = """# {model} for Triton Inference Server
@@ -58,7 +59,7 @@ def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
         backend: What runs the graphs.
         missing: Whether TensorRT engines are yet to be built.
     """
-    cpu = manifest.target == "ort-cpu"
+    cpu = resolve(manifest.target).device == "cpu"
     cache = _cache_bytes(manifest)
     average = f"{manifest.average_tokens:.1f}".removesuffix(".0")
     return _TEXT.format(

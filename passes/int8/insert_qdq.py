@@ -11,6 +11,7 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.lazy import derive, lazy, numbers
 from lmmprune.passes.find.blocks import find_blocks
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
 from lmmprune.passes.int8.int8 import SCHEMES, Range, Scheme, output_axis, quantization, quantize_in_blocks
@@ -18,7 +19,7 @@ from lmmprune.stored import Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsertQdq(ir.passes.InPlacePass):
+class InsertQdq(GraphPass):
     """Put Q/DQ right before both inputs of every MatMul, Gemm and Conv that has a weight.
 
     Before: ``MatMul(x, w)``

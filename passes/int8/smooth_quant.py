@@ -11,6 +11,7 @@ import onnx_ir as ir
 from lmmprune.lazy import derive, numbers
 from lmmprune.passes.find.blocks import weighted
 from lmmprune.passes.graph.builder import SCORE
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.stored import Array
 
@@ -34,7 +35,7 @@ class Smoothable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothQuant(ir.passes.InPlacePass):
+class SmoothQuant(GraphPass):
     """Divide the channels of activations by factors and multiply the rows of the weights that read them.
 
     Before: ``norm(x; g, b) -> MatMul(w)``

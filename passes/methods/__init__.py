@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lmmprune.errors import InputError, suggestion
@@ -46,7 +46,11 @@ def find_methods(file: Path | None = None) -> dict[str, type[Method]]:
     return found
 
 
+<<<<<<< HEAD
 def get_method(name: str | Method, options: dict[str, str] | None = None, *, file: Path | None = None) -> Method:
+=======
+def get_method(name: str, options: Mapping[str, str] | None = None, *, file: Path | None = None) -> Method:
+>>>>>>> main
     """Return a method by name, with some hyper-parameters given as text.
 
     Args:

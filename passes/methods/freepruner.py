@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.filters import attention_from, exclude, received_attention
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
-from lmmprune.passes.reduce.schedule import Facts
 from lmmprune.passes.reduce.site_context import SiteContext
 
 

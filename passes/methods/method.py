@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from lmmprune.errors import InputError, suggestion
+from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, Site
 from lmmprune.passes.graph.refusals import Refused
+from lmmprune.passes.methods.options import parse_options
 from lmmprune.passes.reduce.rules import Correlate, Reduce, ReductionRule
-from lmmprune.passes.reduce.schedule import Counts, Facts
+from lmmprune.passes.reduce.schedule import Counts
 from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
@@ -170,24 +172,13 @@ class Method:
         return dataclasses.asdict(self)
 
     @classmethod
-    def with_options(cls, options: dict[str, str]) -> Method:
+    def with_options(cls, options: Mapping[str, str]) -> Method:
         """Make the method with some hyper-parameters changed, given as text.
 
         Raises:
             InputError: An unknown name, or a value of another type.
         """
-        fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for name, text in options.items():
-            if name not in fields:
-                known = suggestion(name, fields) if fields else "; it has none"
-                raise InputError(f"method '{cls.name}' has no option '{name}'{known}")
-            try:
-                values[name] = _parse(text, fields[name])
-            except ValueError as error:
-                kind = "a list such as 2,6,15" if isinstance(fields[name], tuple) else type(fields[name]).__name__
-                raise InputError(f"--set {name}={text}: expected {kind}") from error
-        return cls(**values)
+        return cls(**parse_options(cls, options))
 
 
 def _check_tiles(method: str, stages: Sequence[Stage], model: Facts) -> None:
@@ -218,12 +209,6 @@ def fraction(name: str, value: float, *, zero: bool = False) -> None:
     """
     if not (0 <= value <= 1 if zero else 0 < value <= 1):
         raise InputError(f"{name}={value:g}: expected {'0 <=' if zero else '0 <'} value <= 1")
-
-
-def _parse(text: str, default: Any) -> Any:
-    if isinstance(default, tuple):
-        return tuple(type(default[0])(part) for part in text.split(","))
-    return type(default)(text)
 
 
 def in_paper(name: str, layer: int, depth: int) -> None:

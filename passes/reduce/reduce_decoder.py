@@ -10,22 +10,24 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lmmprune.names import KEPT, METHOD, SITE, kept_at, received_at
 from lmmprune.passes.find.anchors import DecoderAnchors, find_decoder_anchors
 from lmmprune.passes.find.sites import Site
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import infer_shapes, reached
 from lmmprune.passes.graph.specialize import specialize
 from lmmprune.passes.reduce.prune_text import PROTECTED, surviving_text
-from lmmprune.passes.reduce.reduce_vision import KEPT, RECEIVED, check_counts, check_sites, tokens_name
 from lmmprune.passes.reduce.rewire import rewire
 from lmmprune.passes.reduce.rules import Merge, Outcome, ascending, merge_targets
 from lmmprune.passes.reduce.site_context import END, FLOAT, SiteContext
+from lmmprune.passes.reduce.site_counts import check_counts, check_sites, tokens_name
 from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReduceDecoder(ir.passes.InPlacePass):
+class ReduceDecoder(GraphPass):
     """Apply the stages of a method that lie in the decoder graph.
 
     Before: every layer sees ``[prefix, N visual tokens, tail]``
@@ -168,10 +170,10 @@ class _Rewriting:
 
     def _begin(self) -> None:
         """Write the two numbers that all cuts share: the sequence's length, and whether this is the prefill."""
-        b = Builder(f"lmmprune/{self._options.method}")
+        b = Builder(f"lmmprune/{self._options.method}", about={METHOD: self._options.method})
         self._length = b.op("Shape", self._ids, start=1, end=2)
         reach = self._options.prefix + self._options.image_tokens
-        # SiteContext least one token follows the image, so a decode step never looks like a prefill.
+        # At least one token follows the image, so a decode step never looks like a prefill.
         self._alive = b.op("Greater", self._length, b.constant([reach]))
         b.prepend_to(self._model.graph)
 
@@ -182,7 +184,8 @@ class _Rewriting:
         layer = self._anchors.layers[stage.site.scored_layer]
         old = layer.mid if stage.site.kind == "llm_layer" else layer.out
         users = list(old.uses())
-        b = Builder(f"lmmprune/{options.method}/{stage.site}")
+        about = {METHOD: options.method, SITE: str(stage.site)}
+        b = Builder(f"lmmprune/{options.method}/{stage.site}", about=about)
         at = self._at(b, stage, old)
         tokens, keep, prefix = self._tokens, stage.keep, options.prefix
         removed = tokens - keep + stage.prune_text
@@ -296,12 +299,12 @@ class _Rewriting:
             "Reshape", b.op("Gather", at.origin, b.op("Reshape", kept, [stage.keep]), axis=1), [1, stage.keep]
         )
         self._origin = origin
-        for name, value in ((KEPT, origin), (RECEIVED, received)):
+        for name, value in ((kept_at(stage.site), origin), (received_at(stage.site), received)):
             if value is None:
                 continue
             # Inference can't tell how many were merged into; a Reshape says it.
             named = b.op("Reshape", value, [1, stage.keep])
-            named.name, named.type = f"{name}.{stage.site}", ir.TensorType(ir.DataType.INT64)
+            named.name, named.type = name, ir.TensorType(ir.DataType.INT64)
             named.shape = ir.Shape([1, stage.keep])
             self._model.graph.outputs.append(named)
         self._streams[stage.site] = new

@@ -19,12 +19,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 from rich.progress import Progress
 
+from lmmprune.facts import Facts
 from lmmprune.models.canonical import shared_trace
 from lmmprune.models.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import METHODS
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
-from lmmprune.passes.reduce.schedule import Facts
 
 
 def vision_methods(facts: Facts, keep: int) -> dict[str, Any]:

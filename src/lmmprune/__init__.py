@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lmmprune.version import __version__
+
 if TYPE_CHECKING:
     from lmmprune import errors
     from lmmprune.api.deploy import build, deploy, plan, triton_repository
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from lmmprune.passes.methods.method import Method
     from lmmprune.passes.reduce.site_context import SiteContext
 
-__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "load"]
 
 __all__ = [
     "Answer",

@@ -1,4 +1,4 @@
-"""``lmmprune bundle``: make a folder that a Jetson board is deployed from."""
+"""``lmmprune deploy``: make a folder that a Jetson board is deployed from."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ from pathlib import Path
 
 import click
 
-from lmmprune.compiler.cli.options import force_option, size
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+from lmmprune.compiler.cli import completion
+from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.options import force_option, max_prompt_option, output_option
+from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table, warn
+from lmmprune.compiler.cli.values import size
 
 
-@click.command("bundle")
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--for", "board", required=True, help="The board's software, such as jetson-orin-jp6 or jetson-thor-jp7.")
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The folder.")
-@click.option("--ram", type=size, metavar="SIZE", help="Memory of the board, such as 8GiB: refuse what it can't hold.")
-@click.option("--max-prompt", type=click.IntRange(min=1), help="Longest prompt in tokens. Default: the model's limit.")
-@click.option(
+@click.command("deploy", cls=Command, example="lmmprune deploy out/ --for jetson-orin-jp6 --ram 8GiB -o for-orin/")
+@click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
+@option(
+    "--for",
+    "board",
+    required=True,
+    type=completion.BOARD,
+    help="The board's software, such as jetson-orin-jp6 or jetson-thor-jp7.",
+)
+@output_option("The folder.", group=GENERAL)
+@option("--ram", type=size, metavar="SIZE", help="Memory of the board, such as 8GiB: refuse what it can't hold.")
+@max_prompt_option()
+@option(
     "--workspace", type=size, metavar="SIZE", default="1GiB", show_default=True, help="Most scratch memory of a kernel."
 )
-@click.option(
+@option(
     "--system", type=size, metavar="SIZE", default="1.5GiB", show_default=True, help="What the board keeps for itself."
 )
-@force_option("such a folder that is there")
+@force_option("such a folder that is there", group=GENERAL)
 @json_option
 def command(
     directory: Path,
@@ -45,7 +54,7 @@ def command(
         directory, board, output, ram=ram, max_prompt=max_prompt, workspace=workspace, system=system, force=force
     )
     if made.lack is not None:
-        note(f"warning: {made.lack}")
+        warn(made.lack)
     if as_json:
         print_json(as_dict(made))
         return
