@@ -52,8 +52,6 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
         )
 
 
-<<<<<<< HEAD
-=======
 def _positions(manifest: Manifest) -> str:
     """Say how tokens are numbered, before and behind cuts inside the decoder."""
     inside = {site.in_decoder for site in manifest.schedule}
@@ -63,16 +61,6 @@ def _positions(manifest: Manifest) -> str:
     return f"{manifest.positions}, {behind}" if False in inside else behind
 
 
-def _engines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of every engine of a bundle."""
-    from lmmprune.compiler.bundle.bundle import ENGINES
-    from lmmprune.compiler.bundle.engines import read_records
-
-    folders = sorted(folder for folder in (path / ENGINES).glob("*") if folder.is_dir())
-    return [dataclasses.asdict(record) for folder in folders for record in read_records(folder).values()]
-
-
->>>>>>> main
 def _show(graph: dict[str, Any]) -> None:
     rows = [[v["name"], way, v["dtype"], str(v["shape"])] for way in ("inputs", "outputs") for v in graph[way]]
     # One line stands for the cache of all layers: they only differ in their number.

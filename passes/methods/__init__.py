@@ -46,11 +46,7 @@ def find_methods(file: Path | None = None) -> dict[str, type[Method]]:
     return found
 
 
-<<<<<<< HEAD
-def get_method(name: str | Method, options: dict[str, str] | None = None, *, file: Path | None = None) -> Method:
-=======
-def get_method(name: str, options: Mapping[str, str] | None = None, *, file: Path | None = None) -> Method:
->>>>>>> main
+def get_method(name: str | Method, options: Mapping[str, str] | None = None, *, file: Path | None = None) -> Method:
     """Return a method by name, with some hyper-parameters given as text.
 
     Args:

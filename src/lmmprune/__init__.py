@@ -70,8 +70,6 @@ if TYPE_CHECKING:
     from lmmprune.passes.methods.method import Method
     from lmmprune.passes.reduce.site_context import SiteContext
 
-__all__ = ["Model", "__version__", "load"]
-
 __all__ = [
     "Answer",
     "Auto",
