@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lmmprune.names import POSITION_IDS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
@@ -146,7 +148,7 @@ class Interface:
     @property
     def position_rows(self) -> int:
         """Rows of ``position_ids``: 1, or 3 with M-RoPE (frame, row and column)."""
-        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == "position_ids")
+        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == POSITION_IDS)
         return int(shape[0]) if len(shape) == 3 else 1
 
     @property

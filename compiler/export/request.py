@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.export.dynamic_counts import DynamicCounts
 from lmmprune.compiler.export.values import Int8, Tokens
+
+if TYPE_CHECKING:
+    from lmmprune.passes.methods import Method
 
 STREAMS = ("write vision", "write decoder")
 """Steps whose progress is in bytes."""
@@ -24,7 +28,7 @@ class Request:
 
     model: str
     output: Path
-    method: str = "freepruner"
+    method: str | Method = "freepruner"
     options: Mapping[str, str] = field(default_factory=dict)
     tokens: Tokens | None = None
     int8: Int8 | None = None
