@@ -42,7 +42,8 @@ class SmoothQuant(GraphPass):
     After: ``norm(x; g/s, b/s) -> MatMul(s w)``
 
     No node is added. Inputs of a down projection could be smoothed too, by folding into ``up``; they aren't: their
-    outliers are rare (docs/activation_ranges.md), and a channel that calibration saw small would be clipped on others.
+    outliers are rare (docs/results/activation_ranges.md), and a channel that calibration saw small would be clipped on
+    others.
 
     Attributes:
         factors: s ``[C]`` of every activation to smooth, by its name; positive.

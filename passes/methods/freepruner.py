@@ -18,7 +18,8 @@ class FreePruner(Method):
 
     Contribution ``c_j = mean_h sum_{i != j} A^lp[h,i,j]`` at the layer lp that feeds the projector; complement
     ``u_j = mean_h mean_{p in P} A^ls[h,p,j]`` at a shallow layer ls. The defaults were measured on tiny-llava's
-    training scenes (docs/freepruner_defaults.md), where the settings differ by less than the error of measurement.
+    training scenes (docs/results/freepruner_defaults.md), where the settings differ by less than the error of
+    measurement.
 
     Reference: Xu et al., freePruner, 2024, arXiv 2411.15446 (abstract; the formulas are our reading of it).
     """

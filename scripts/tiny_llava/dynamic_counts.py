@@ -1,14 +1,14 @@
 """Counts that depend on the picture, on static graphs: a constant, a few buckets, and the fully dynamic reference.
 
-python scripts/tiny_llava/dynamic_counts.py -o docs/dynamic_counts
+python scripts/tiny_llava/dynamic_counts.py -o docs/results/dynamic_counts
 
 The reference has a head for every count from 1 to N, so that each picture gets exactly its own.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.models.canonical import shared_trace
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
+
 TOKENS = 144
 # Stage 2 is off everywhere: buckets share one decoder, which can't cut a number that changes.
 COMMON: dict[str, Any] = {"model": "tiny-llava", "method": "inflection", "options": {"llm_keep": "1"}}
@@ -38,7 +42,9 @@ VARIANTS: dict[str, Tokens] = {
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/dynamic_counts"), show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/dynamic_counts"), show_default=True
+)
 @click.option("--limit", type=int, help="Ask only the first so many questions.")
 def main(output: Path, limit: int | None) -> None:
     """Write OUTPUT.json and OUTPUT.md."""
@@ -56,14 +62,12 @@ def main(output: Path, limit: int | None) -> None:
             result = evaluate(runtime, questions)
             rows.append({"variant": name, "mean_tokens": statistics.fmean(tokens), **result.as_dict()})
             bar.advance(task)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     lines = ["| variant | tokens per picture | right, % (95 % interval) |", "|---|---|---|"]
     for row in rows:
         low, high = row["interval_95"]
         points = f"{100 * row['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f})"
         lines.append(f"| {row['variant']} | {row['mean_tokens']:.1f} | {points} |")
-    output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    results.write(output, rows, "\n".join(lines))
     click.echo("\n".join(lines))
 
 
