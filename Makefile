@@ -12,7 +12,7 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   targets
 
-.PHONY: demo test test-py310 test-transformers-low lint types setup browser triton optimum vocabularies clean
+.PHONY: demo test test-py310 test-transformers-low lint types docs wheel setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
 
@@ -29,6 +29,15 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
+
+docs: setup
+	$(BIN)/mkdocs build --strict
+
+# Needs nothing but pip: it is what goes onto machines that only answer.
+wheel:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 types: setup
 	$(BIN)/mypy
@@ -74,7 +83,7 @@ $(VENV)/vocabularies/.ready: tests/vocabulary-requirements.txt | setup
 	@touch $@
 
 # The hub layouts once more with the oldest transformers that pyproject.toml allows, in a folder before the newest one's.
-OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 $(VENV)/transformers-$(OLDEST)/.ready: | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps \

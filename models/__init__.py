@@ -1,1 +1,1 @@
-"""Model families: what to trace, and where things are in it."""
+"""What is known of models: ``families`` say where things are, one file each; the rest reads and traces checkpoints."""

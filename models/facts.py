@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lmmprune.facts import Facts
 from lmmprune.models.source import Source
-from lmmprune.passes.reduce.schedule import Facts
 
 
 def facts_of(source: Source, *, decoder_layers: int | None = None) -> Facts:

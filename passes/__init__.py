@@ -1,1 +1,1 @@
-"""Graph passes on onnx-ir: find anchors, rewrite, compose into methods."""
+"""Rewrites of graphs, on onnx-ir: ``reduce`` cuts tokens, ``methods`` says which, one file per method."""

@@ -2,7 +2,7 @@
 
 python scripts/hub_matrix.py                             # all: minutes
 python scripts/hub_matrix.py --only SmolVLM --json
-python scripts/hub_matrix.py -o docs/hub_matrix          # also writes OUTPUT.md and OUTPUT.json
+python scripts/hub_matrix.py -o docs/results/hub_matrix  # also writes OUTPUT.md and OUTPUT.json
 
 The layouts are the hub's, file by file, at tiny sizes and with random weights: the table says what is read, traced,
 pruned and answered as transformers does, and nothing of accuracy. It needs the two packages that
@@ -62,10 +62,9 @@ def main(only: tuple[str, ...], commands: tuple[str, ...], output: Path | None, 
     else:
         click.echo(page)
     if output is not None:
-        import json
+        import results
 
-        output.with_suffix(".md").write_text(page + "\n", encoding="utf-8")
-        output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        results.write(output, record, page)
     sys.exit(any(cell.outcome == "failed" for cell in cells))
 
 

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from lmmprune.passes.reduce.schedule import Facts
+from lmmprune.facts import Facts
 
 IMAGE, VOCAB = 3, 24
 Cache = list[tuple[np.ndarray, np.ndarray]]

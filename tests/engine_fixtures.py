@@ -12,12 +12,10 @@ from unittest.mock import patch
 from fake_cuda import FakeCudart
 from fake_trt import FakeTrt, make_plan
 
-from lmmprune.compiler.backends import cuda, open_sessions
-from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.backends import cuda, load_tensorrt, open_sessions
 from lmmprune.compiler.build.profiles import decoder_profiles
 from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.runtime.kv_cache import in_place
 from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import LmmpruneError, require
 
@@ -36,7 +34,7 @@ def fake_gpu(cuda_module: FakeCudart | None = None, trt: FakeTrt | None = None) 
     with (
         patch.object(cuda, "require", find),
         patch.object(open_sessions, "require", find),
-        patch.object(tensorrt, "load", lambda _: trt),
+        patch.object(load_tensorrt, "load", lambda _: trt),
     ):
         yield trt
 
@@ -75,7 +73,7 @@ def add_engines(
             decomposed_attention=0,
             options=options or {},
         )
-        alias = in_place(bundle.manifest.cache) if component == "decoder" else {}
+        alias = bundle.manifest.cache.in_place if component == "decoder" else {}
         plan = {"alias": alias, **plan}
         engines.write_engine(folder, make_plan(bundle.file(graph.file).resolve(), profiles, **plan), record)
     return folder

@@ -1,4 +1,4 @@
-"""What the methods that cut behind the encoder choose, in NumPy over single entries: docs/methods.md once more."""
+"""What the methods that cut behind the encoder choose, in NumPy over single entries: formulas.md once more."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ import onnx_ir as ir
 from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
 from lmmprune.compiler.rewrite.rewrite import prune_tower
 from lmmprune.compiler.verify.reference import Cut, rule_options, see
+from lmmprune.facts import Facts
 from lmmprune.passes.foreign.find_features import find_features, find_grid
 from lmmprune.passes.methods import METHODS, get_method
-from lmmprune.passes.reduce.schedule import Facts
 
 KEEP = 11
 IN_DECODER = ["fastv", "ficoco-l", "ficoco-vl", "pyramiddrop", "sparsevlm"]

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from random_llava import PATCH, fill
+from short_request import short_request
 
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Report, Request
+from lmmprune.compiler.export.request import Report
 from lmmprune.models.canonical import shared_trace
 from lmmprune.models.registry import tiny_llava_dir
 
@@ -112,4 +113,6 @@ def exported(family: str, **options: Any) -> tuple[Path, Report]:
     name = "-".join([family, *(f"{key}={value}" for key, value in sorted(options.items()))])
     folder = Path(_ROOT.name) / "bundles" / name
     given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(Request(model=str(checkpoint(family)), output=folder, force=True, **given), traced=traced)
+    return folder, export(
+        short_request(model=str(checkpoint(family)), output=folder, force=True, **given), traced=traced
+    )

@@ -10,9 +10,9 @@ import pytest
 import torch
 from checkpoints import copy_tiny
 from peft import LoraConfig, get_peft_model
+from short_request import short_request
 
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import ModelError
 from lmmprune.models import trace
@@ -67,7 +67,7 @@ def test_merged_weights_are_pefts(kind: str, tmp_path: Path) -> None:
 
 def test_a_bundle_with_an_adapter_is_verified_and_says_so(tmp_path: Path) -> None:
     _trained(tmp_path / "adapter", KINDS["attention"])
-    request = Request(model="tiny-llava", adapter=tmp_path / "adapter", output=tmp_path / "bundle", ratio=0.5)
+    request = short_request(model="tiny-llava", adapter=tmp_path / "adapter", output=tmp_path / "bundle", ratio=0.5)
     manifest = export(request).manifest
     assert manifest.adapter == str((tmp_path / "adapter").resolve())
     checks = verify(tmp_path / "bundle", samples=1, progress=lambda what, done, of: None)

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from runtime_fixtures import make_bundle
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.build import build as build_module
-from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.build.architectures import named_arch, present_or_named
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.build.profiles import decoder_profiles
@@ -144,7 +144,7 @@ def test_missing_tensorrt_says_what_to_run_on_the_target(bundle, monkeypatch):
     def missing(module, extra):
         raise MissingExtraError(f"this needs the package '{module}'")
 
-    monkeypatch.setattr(tensorrt, "require", missing)
+    monkeypatch.setattr(load_tensorrt, "require", missing)
     with pytest.raises(MissingExtraError) as e:
         build(bundle.path, "tensorrt")
     message = str(e.value)
@@ -155,7 +155,7 @@ def test_missing_tensorrt_says_what_to_run_on_the_target(bundle, monkeypatch):
 
 def test_missing_gpu_says_what_to_run_on_the_board(tmp_path, monkeypatch):
     bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
-    monkeypatch.setattr(tensorrt, "load", lambda target: trt)
+    monkeypatch.setattr(load_tensorrt, "load", lambda target: trt)
     monkeypatch.setattr(machine, "gpus", tuple)
     with pytest.raises(TargetError) as e:
         build(bundle.path, "jetson-orin-jp6")
@@ -178,7 +178,7 @@ def test_a_pc_without_tensorrt_is_told_of_the_boards_folder_and_no_package(tmp_p
         )
 
     bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
-    monkeypatch.setattr(tensorrt, "require", missing)
+    monkeypatch.setattr(load_tensorrt, "require", missing)
     monkeypatch.setattr(machine, "gpus", tuple)
     with pytest.raises(TargetError, match=r"lmmprune deploy .* --for jetson-orin-jp6 -o") as e:
         build(bundle.path, name, arch=arch)
@@ -196,7 +196,7 @@ def test_a_jetson_without_the_module_is_told_of_jetpack(tmp_path, monkeypatch):
         )
 
     bundle = make_bundle(tmp_path / "out", dtype="float16", target="tensorrt-10.3")
-    monkeypatch.setattr(tensorrt, "require", missing)
+    monkeypatch.setattr(load_tensorrt, "require", missing)
     orin = machine.Gpu(name="Orin", arch="sm87", driver=None, memory=None)
     monkeypatch.setattr(machine, "gpus", lambda: (orin,))
     with pytest.raises(MissingExtraError, match=r"isn't installed; on a Jetson, .* --system-site-packages") as e:
@@ -205,18 +205,18 @@ def test_a_jetson_without_the_module_is_told_of_jetpack(tmp_path, monkeypatch):
 
 
 def test_version_that_the_target_does_not_describe(monkeypatch):
-    monkeypatch.setattr(tensorrt, "require", lambda module, extra: trt)
+    monkeypatch.setattr(load_tensorrt, "require", lambda module, extra: trt)
     with pytest.raises(TargetError, match=r"'tensorrt-10.3' needs TensorRT 10.3 up to .* 10.13, installed is 1\."):
-        tensorrt.load(resolve("tensorrt-10.3"))
+        load_tensorrt.load(resolve("tensorrt-10.3"))
 
 
 def test_module_that_does_not_load(monkeypatch):
     def broken(module, extra):
         raise ImportError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(tensorrt, "require", broken)
+    monkeypatch.setattr(load_tensorrt, "require", broken)
     with pytest.raises(TargetError, match=r"installed but doesn't load .libnvinfer"):
-        tensorrt.load(resolve("tensorrt"))
+        load_tensorrt.load(resolve("tensorrt"))
 
 
 def test_bundle_of_another_int8_scheme(tmp_path):

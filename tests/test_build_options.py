@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from exports import exported_again
 from runtime_fixtures import make_bundle
@@ -20,6 +21,7 @@ from lmmprune.compiler.cli import main
 from lmmprune.compiler.targets import machine
 from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import InputError, TargetError
+from lmmprune.names import METHOD, PASS, REPLACES, SITE
 
 trt = pytest.importorskip("tensorrt_rtx")
 RTX = resolve("tensorrt-rtx")
@@ -109,7 +111,7 @@ def test_flags_of_both_ways_to_build():
     )
     options = BuildOptions(refit=True, strip_weights=True, version_compatible=True, workspace=3 * 2**29, verbose=True)
     config = Config()
-    options.apply(module, config)
+    options.apply(resolve("tensorrt-11"), module, config)
     assert config.set == ["REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE"]
     assert config.limits == {"WORKSPACE": 3 * 2**29}
     assert list(options.flags()) == [
@@ -157,29 +159,50 @@ def test_free_memory_is_what_the_system_says():
 
 
 @pytest.mark.parametrize(
-    ("name", "maker"),
+    ("about", "maker"),
     [
-        ("lmmprune/freepruner/vision_output/Mul_4", "reduce_vision (freepruner at vision_output)"),
-        ("lmmprune/ficoco-l/llm_layer_0/TopK_2", "reduce_decoder (ficoco-l at llm_layer_0)"),
-        ("lmmprune/prumerge/dynamic_count/Add_1", "split_vision (prumerge)"),
-        ("llm_layer_1/node_Shape_0", "reduce_decoder (a copy for llm_layer_1)"),
-        ("lmmprune/cast/val_640", "cast_float"),
-        ("lower/node_RotaryEmbedding_791/Mul_3", "a lowering pass in the place of 'node_RotaryEmbedding_791'"),
-        ("view_10/dequantized", "insert_qdq"),
-        ("node_linear_10", None),
+        ({PASS: "reduce_vision", METHOD: "tome", SITE: "vision_layer_1"}, "reduce_vision (tome at vision_layer_1)"),
+        ({PASS: "count_tokens", METHOD: "prumerge"}, "count_tokens (prumerge)"),
+        ({PASS: "reduce_decoder", SITE: "llm_layer_1"}, "reduce_decoder (llm_layer_1)"),
+        ({PASS: "cast_float"}, "cast_float"),
+        ({PASS: "lower_rotary", REPLACES: "rotary_79"}, "lower_rotary in the place of 'rotary_79'"),
+        ({METHOD: "freepruner"}, None),
+        ({}, None),
     ],
 )
-def test_names_tell_which_pass_wrote_a_node(name, maker):
-    assert written_by(name) == maker
+def test_metadata_tells_which_pass_wrote_a_node(about, maker):
+    assert written_by(ir.Node("", "Add", [], metadata_props=about)) == maker
 
 
-def test_every_node_of_ours_in_a_real_export_has_an_author():
-    path, _ = exported_again(target="tensorrt-10.3", ratio=0.5, method="ficoco-vl")
+LOWERINGS = ("lower_attention", "lower_gelu", "lower_rms_norm", "lower_rotary")
+
+
+@pytest.mark.parametrize(
+    ("request_", "authors"),
+    [
+        (
+            {"target": "tensorrt-10.3", "method": "ficoco-vl"},
+            {"reduce_vision", "reduce_decoder", "cast_float", *LOWERINGS},
+        ),
+        ({"method": "fastv", "int8": True}, {"insert_qdq", "reduce_decoder"}),
+        (
+            {"method": "prumerge", "target": "tensorrt-11", "static_cache": 96},
+            {"cast_float", "reduce_vision", "static_cache"},
+        ),
+    ],
+)
+def test_every_node_of_ours_in_a_file_has_an_author(request_, authors):
+    path, _ = exported_again(ratio=0.5, **request_)
+    found = set()
     for part in ("vision", "decoder"):
-        names = [node.name for node in onnx.load(path / f"{part}.onnx", load_external_data=False).graph.node]
-        ours = [name for name in names if "/" in name]
-        assert len(ours) > 50
-        assert [name for name in ours if written_by(name) is None] == []
+        nodes = list(ir.load(path / f"{part}.onnx").graph)
+        # Passes name nodes with a slash, which no name of the tracer has.
+        ours = [node for node in nodes if "/" in str(node.name)]
+        assert len(ours) > 10
+        assert [node.name for node in ours if written_by(node) is None] == []
+        assert [node.name for node in nodes if node not in ours and written_by(node) is not None] == []
+        found |= {node.metadata_props[PASS] for node in ours}
+    assert found == authors
 
 
 def test_place_of_a_node_is_its_layer():
@@ -191,7 +214,7 @@ def test_place_of_a_node_is_its_layer():
     assert find_node(graph, message) == softmax[1]
     said = describe(graph, softmax[1])
     assert ", near 'model.language_model.layers.1.self_attn" in said
-    assert ", written by a lowering pass in the place of 'node_scaled_dot" in said
+    assert ", written by lower_attention in the place of 'node_scaled_dot" in said
     assert find_node(graph, "no node at all") is None
 
 
@@ -199,7 +222,9 @@ def test_parsers_complaint_names_place_and_pass(tmp_path):
     text = "g (float16[1,4] x) => (float16[1,4] y) { z = MatMul (x, w)  y = BitwiseNot (z) }"
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]> {text}')
     model.graph.node[0].input[1] = "model.layers.3.mlp.up_proj.weight"
-    model.graph.node[1].name = "lmmprune/fastv/llm_layer_2/BitwiseNot_1"
+    model.graph.node[1].name = "a node of ours"
+    for key, value in ((PASS, "reduce_decoder"), (METHOD, "fastv"), (SITE, "llm_layer_2")):
+        model.graph.node[1].metadata_props.add(key=key, value=value)
     model.graph.initializer.append(
         onnx.numpy_helper.from_array(np.ones((4, 4), np.float16), "model.layers.3.mlp.up_proj.weight")
     )
@@ -207,6 +232,6 @@ def test_parsers_complaint_names_place_and_pass(tmp_path):
     with pytest.raises(TargetError) as e:
         tensorrt.build_engine(RTX, tmp_path / "bad.onnx", arch="sm89")
     assert (
-        "at node 'lmmprune/fastv/llm_layer_2/BitwiseNot_1' (BitwiseNot), near 'model.layers.3.mlp.up_proj', "
+        "at node 'a node of ours' (BitwiseNot), near 'model.layers.3.mlp.up_proj', "
         "written by reduce_decoder (fastv at llm_layer_2): "
     ) in str(e.value)

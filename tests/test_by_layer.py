@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from short_request import short_request
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.quantize import by_layer
 from lmmprune.compiler.quantize import quantize as module
 from lmmprune.models.canonical import Canonical, shared_trace
@@ -29,7 +29,7 @@ def quantized(
 ) -> Bundle:
     """Export tiny-llava, its decoder calibrated as a whole or layer by layer."""
     monkeypatch.setattr(module, "WHOLE_BYTES", 0 if layers else 2**31)
-    request = Request(model="tiny-llava", output=path, int8=True, calibration_samples=3, **options)
+    request = short_request(model="tiny-llava", output=path, int8=True, calibration_samples=3, **options)
     export(request, traced=traced)
     return Bundle.open(path)
 

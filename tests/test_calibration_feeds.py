@@ -58,7 +58,7 @@ def test_without_an_answer_the_models_own_tokens_are_decoded(bundle: Bundle) -> 
     data = CalibrationSet(samples=[Sample(image=fx.picture(3), prompt="hi")], source="", generic=False)
     runs = recorded(bundle.decoder, feeds(bundle, data).decoder()[0](), "state")
     answer = Runtime(bundle).answer(fx.picture(3), "hi", 4)
-    answer.text()
+    _ = answer.text
     assert [given["input_ids"].item() for given, _ in runs[1:]] == list(answer.tokens)[:4]
 
 
@@ -107,5 +107,5 @@ def test_behind_a_cut_the_cache_is_shorter(tmp_path: Path, monkeypatch: pytest.M
     lengths = [[given[key].shape[2] for key, _ in layout.past] for given, _ in runs]
     assert lengths == [[0, 0], *([length + step, length - 2 + step] for step in range(4))]
     answer = Runtime(cut).answer(fx.picture(3), "hello", 5)
-    answer.text()
+    _ = answer.text
     assert [int(found["logits"][0, -1].argmax()) for _, found in runs] == list(answer.tokens)

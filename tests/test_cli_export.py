@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from short_request import short_request
 from transformers import LlamaConfig, LlavaConfig, SiglipVisionConfig
 
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.manifest import Prompt
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.errors import ModelError
 from lmmprune.models.canonical import Canonical
 from lmmprune.models.registry import tiny_llava_dir
@@ -126,7 +126,7 @@ def test_the_images_place_is_checked_before_the_trace(backwards: Path, tmp_path:
     def slow(source: object) -> Canonical:
         raise AssertionError("the model was traced")
 
-    request = Request(model=str(backwards), output=tmp_path / "out", method="fastv", ratio=0.5)
+    request = short_request(model=str(backwards), output=tmp_path / "out", method="fastv", ratio=0.5)
     with pytest.raises(ModelError, match="the image stands behind"):
         export(request, traced=slow)
 

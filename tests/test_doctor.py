@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmmprune.compiler.build import compile_engine as tensorrt
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.inspect import doctor
 from lmmprune.compiler.targets import machine, packages
@@ -107,7 +107,7 @@ def test_no_driver_is_no_gpu(monkeypatch):
 def test_missing_extra_names_its_command(monkeypatch, versions):
     versions.update({"torch": "2.1.0+cpu", "onnx": "1.19"})
     found = doctor.diagnose()
-    assert doctor.missing(found.packages, "export")[0] == "torch 2.1.0+cpu (>=2.9)"
+    assert doctor.missing(found.packages, "export")[0] == "torch 2.1.0+cpu (>=2.9,<3)"
     assert "onnx 1.19" not in " ".join(doctor.missing(found.packages, "export"))
     assert verdict("ort-cpu").export.fix == "pip install 'lmmprune[export]'"
     assert any("the run-time itself lacks numpy" in line for line in found.warnings)
@@ -137,11 +137,11 @@ def test_tensorrt_needs_its_package_and_a_gpu(monkeypatch, no_gpu):
     def missing(module, extra):
         raise MissingExtraError(f"this needs the package '{module}', which isn't installed: pip install 'x[{extra}]'")
 
-    monkeypatch.setattr(tensorrt, "require", missing)
+    monkeypatch.setattr(load_tensorrt, "require", missing)
     build = verdict("tensorrt-11").build
     assert (build.can, build.fix) == (False, "pip install 'lmmprune[gpu]'")
     assert build.why == "this needs the package 'tensorrt', which isn't installed"
-    monkeypatch.setattr(tensorrt, "load", lambda target: object())
+    monkeypatch.setattr(load_tensorrt, "load", lambda target: object())
     assert "no NVIDIA GPU here" in verdict("tensorrt-11").build.why
     monkeypatch.setattr(machine, "gpus", lambda: (ADA,))
     assert verdict("tensorrt-11").build == doctor.Ability(can=True, why="for sm89")

@@ -64,7 +64,7 @@ def test_engine_for_several_versions(bundle: Bundle, installed: str, runs: bool)
     if runs:
         cuda = FakeCudart()
         with fake_gpu(cuda, FakeTrt(cuda, installed)):
-            assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text()
+            assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text
     else:
         assert f"installed is {installed}, which can't run it" in refusal(bundle, TargetError, version=installed)
 
@@ -73,7 +73,7 @@ def test_engine_with_a_runtime_of_its_own(tmp_path: Path) -> None:
     bundle = fx.make_bundle(tmp_path / "out", keep=4, target="tensorrt-11")
     add_engines(bundle, target="tensorrt-11", options={"version_compatible": True}, host_code=True)
     with fake_gpu():
-        assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text()
+        assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text
     add_engines(bundle, target="tensorrt-11", host_code=True)
     with fake_gpu(), pytest.raises(TargetError, match="host code isn't allowed: lmmprune build"):
         Runtime(bundle)
@@ -82,7 +82,7 @@ def test_engine_with_a_runtime_of_its_own(tmp_path: Path) -> None:
 def test_engine_without_weights_gets_them_from_its_graph(bundle: Bundle) -> None:
     add_engines(bundle, options={"strip_weights": True}, weights_from=".onnx")
     with fake_gpu():
-        assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text()
+        assert Runtime(bundle).answer(fx.picture(1), "hi?", 2).text
     add_engines(bundle, options={"strip_weights": True}, weights_from="decoder.onnx")
     with fake_gpu(), pytest.raises(TargetError) as e:
         Runtime(bundle)
@@ -169,7 +169,7 @@ def test_engines_of_another_target_are_taken_where_its_own_has_none(tmp_path: Pa
     bundle = fx.make_bundle(tmp_path / "out", keep=4, target="tensorrt-10.16")
     add_engines(bundle, target="tensorrt-11")
     with fake_gpu():
-        assert Runtime(bundle).answer(fx.picture(1), "hi?", 3).text()
+        assert Runtime(bundle).answer(fx.picture(1), "hi?", 3).text
 
 
 def test_prompt_longer_than_the_profile(tmp_path: Path) -> None:
@@ -178,10 +178,10 @@ def test_prompt_longer_than_the_profile(tmp_path: Path) -> None:
     with fake_gpu():
         runtime = Runtime(bundle)
         with pytest.raises(InputError) as e:
-            runtime.answer(fx.picture(1), "x" * 60, 3).text()
+            _ = runtime.answer(fx.picture(1), "x" * 60, 3).text
         assert "'input_ids' is 1 x 83, the engine takes 1 x 1 to 1 x 40 (profile 'prefill')" in one_line(e.value)
         assert str(e.value).endswith("--component decoder --force --max-prompt 83")
-        assert runtime.answer(fx.picture(1), "hi?", 3).text(), "the next question is answered"
+        assert runtime.answer(fx.picture(1), "hi?", 3).text, "the next question is answered"
 
 
 def test_copies_are_whole_whatever_their_size() -> None:
@@ -215,7 +215,7 @@ def test_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> Non
     picture = fx.save_picture(bundle.path.parent / "p.png", 3, 5, 9, 15)
     arguments = ["run", str(bundle.path), "--image", str(picture), "--prompt", "hi?", "--max-new-tokens", "5", "--json"]
     expected = Runtime(on_the_cpu(bundle)).answer(fx.picture(3, 5, 9, 15), "hi?", 5)
-    expected.text()
+    _ = expected.text
     with fake_gpu(), pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 0

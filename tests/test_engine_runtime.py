@@ -37,10 +37,10 @@ def test_answers_equal_onnxruntimes(tmp_path: Path, dtype: str, keep: int) -> No
     bundle = fx.make_bundle(tmp_path / "out", keep=keep, dtype=dtype, target="tensorrt-rtx")
     add_engines(bundle)
     expected = Runtime(on_the_cpu(bundle)).answer(fx.picture(*LOOK), "hi?", 24)
-    expected.text()
+    _ = expected.text
     with fake_gpu() as trt:
         found = Runtime(bundle).answer(fx.picture(*LOOK), "hi?", 24)
-        found.text()
+        _ = found.text
     assert found.tokens == expected.tokens
     assert len(set(found.tokens)) > 5, "the fixture must not repeat itself"
     assert (found.kept is None) == (keep == fx.PATCHES)
@@ -55,10 +55,10 @@ def test_the_cache_alternates_between_two_buffers_and_never_passes_the_host(tmp_
     cuda = FakeCudart()
     with fake_gpu(cuda) as trt:
         runtime = Runtime(bundle)
-        decoder = session(runtime._decoder)
-        runtime.answer(fx.picture(*LOOK), "hi?", 40).text()
+        decoder = session(runtime._session("decoder"))
+        _ = runtime.answer(fx.picture(*LOOK), "hi?", 40).text
         allocations, copies = decoder.allocations, {kind: len(sizes) for kind, sizes in cuda.copied.items()}
-        runtime.answer(fx.picture(*LOOK), "hi?", 40).text()
+        _ = runtime.answer(fx.picture(*LOOK), "hi?", 40).text
         assert decoder.allocations == allocations, "the second answer finds every buffer"
         # Two buffers for the outputs, of which the caches are a part; ids, positions and four empty caches.
         assert decoder.allocations == 2 + 6
@@ -99,9 +99,11 @@ def test_tiny_llava_answers_as_in_onnxruntime(variant: str, tmp_path: Path) -> N
         for row in map(json.loads, (EXAMPLES / "examples.jsonl").read_text().splitlines()[:3]):
             image, prompt = load_image(EXAMPLES / row["image"]), row["prompt"]
             expected, found = (runtime.answer(image, prompt, 8, stop_at_eos=False) for runtime in (cpu, gpu))
-            assert found.text() == expected.text()
+            assert found.text == expected.text
             assert found.tokens == expected.tokens
-        assert bool(session(gpu._decoder).recorded["decode"]) == fixed, "a step of fixed shapes is one CUDA graph"
+        assert bool(session(gpu._session("decoder")).recorded["decode"]) == fixed, (
+            "a step of fixed shapes is one CUDA graph"
+        )
         sites = gpu.prefill_sites(
             gpu.encode_image(image), gpu.prompter.encode(prompt, image_tokens=found.stats.image_tokens)
         )

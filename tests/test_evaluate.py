@@ -35,7 +35,7 @@ def test_normalization() -> None:
 
 def test_exact_match_kinds_and_shared_looks(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = {name: fx.picture(*bright) for name, bright in {"a": (1, 2, 3), "b": (8, 9, 10)}.items()}
-    truth = {(name, q): runtime.answer(pictures[name], q, 4).text().strip() for name in pictures for q in ("x", "yy")}
+    truth = {(name, q): runtime.answer(pictures[name], q, 4).text.strip() for name in pictures for q in ("x", "yy")}
     assert len(set(truth.values())) == 4
     questions = [
         Question(picture=name, load=lambda name=name: pictures[name], prompt=q, answers=answers, kind=kind)

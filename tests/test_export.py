@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from exports import exported, exported_again
+from short_request import short_request
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError, LmmpruneError, ModelError, TargetError
 from lmmprune.models.registry import tiny_llava_dir
@@ -32,7 +32,7 @@ def test_unpruned_answers_equal_transformers_generate_token_for_token() -> None:
     processor = AutoProcessor.from_pretrained(tiny_llava_dir())
     for sample in load_calibration(resolve("tiny-llava"), None, 12).samples:
         answer = runtime.answer(sample.image, sample.prompt, 16)
-        answer.text()
+        _ = answer.text
         text = f"USER: <image>\n{sample.prompt} ASSISTANT:"
         inputs = processor(images=sample.image, text=text, return_tensors="pt")
         with torch.no_grad():
@@ -154,7 +154,7 @@ def test_ratio_zero_is_the_unpruned_graph_byte_for_byte() -> None:
 
 def test_exports_are_reproducible(tmp_path: Path) -> None:
     path, _ = exported(ratio=0.5, int8=True)
-    export(Request(model="tiny-llava", output=tmp_path / "again", ratio=0.5, int8=True))
+    export(short_request(model="tiny-llava", output=tmp_path / "again", ratio=0.5, int8=True))
     for name in ("vision.onnx", "vision.onnx.data", "decoder.onnx", "decoder.onnx.data"):
         assert (path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -162,7 +162,9 @@ def test_exports_are_reproducible(tmp_path: Path) -> None:
 def test_dummy_7b_layers_export(tmp_path: Path) -> None:
     """The alias works without its checkpoint, at LLaVA-7B's shapes but few layers."""
     path = tmp_path / "bundle"
-    report = export(Request(model="llava-1.5-7b", output=path, ratio=0.5, weights="dummy", layers=1, dtype="float16"))
+    report = export(
+        short_request(model="llava-1.5-7b", output=path, ratio=0.5, weights="dummy", layers=1, dtype="float16")
+    )
     manifest = report.manifest
     assert (manifest.schedule[0].tokens_in, manifest.schedule[0].tokens_out) == (576, 288)
     assert manifest.weights == "dummy"
@@ -207,14 +209,14 @@ def test_bad_requests_leave_nothing(
     options: dict[str, object], kind: type[LmmpruneError], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(kind, match=message):
-        export(Request(**{"model": "tiny-llava", "output": tmp_path / "out", **options}))  # type: ignore[arg-type]
+        export(short_request(**{"model": "tiny-llava", "output": tmp_path / "out", **options}))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_calibration_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "calib").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):
-        export(Request(model="tiny-llava", output=tmp_path / "out", int8=True, calibration=tmp_path / "calib"))
+        export(short_request(model="tiny-llava", output=tmp_path / "out", int8=True, calibration=tmp_path / "calib"))
     assert not (tmp_path / "out").exists()
 
 

@@ -15,9 +15,9 @@ from towers import Tower, session
 
 from lmmprune.compiler.cli import main
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
-from lmmprune.passes.reduce.schedule import Facts
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "longest"
 

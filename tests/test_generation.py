@@ -20,6 +20,7 @@ from lmmprune.compiler.assets.generation import Generation, generation
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.prompt import Encoded
+from lmmprune.compiler.runtime.sampling import GREEDY
 from lmmprune.errors import ModelError
 
 VOCAB = 24
@@ -80,7 +81,7 @@ def test_answers_are_those_of_generate(name: str, models: list[LlamaForCausalLM]
         ids = torch.tensor([PROMPT])
         config = GenerationConfig(eos_token_id=EOS, pad_token_id=0, max_new_tokens=STEPS, do_sample=False, **settings)
         expected = model.generate(ids, generation_config=config)[0, len(PROMPT) :].tolist()
-        choose, mine, plain = LogitsRules(manifest).answer(prompt, STEPS), list(PROMPT), list(PROMPT)
+        choose, mine, plain = LogitsRules(manifest).answer(prompt, STEPS, GREEDY.start()), list(PROMPT), list(PROMPT)
         for rule, row in ((choose, mine), (lambda logits: int(logits.argmax()), plain)):
             while len(row) < len(PROMPT) + STEPS and (len(row) == len(PROMPT) or row[-1] != EOS):
                 with torch.no_grad():
@@ -186,7 +187,7 @@ def test_a_bundle_answers_by_its_settings(tmp_path: Path) -> None:
             tmp_path / f"out{len(settings)}", keep=4, generation={"applied": settings, "ignored": {}}
         )
         answer = Runtime(bundle).answer(fx.picture(1, 5), "what?", 8, stop_at_eos=False)
-        answer.text()
+        _ = answer.text
         return answer.tokens
 
     plain = tokens({})

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 import pytest
 import runtime_fixtures as fx
+from short_request import short_request
 
 from lmmprune.compiler.cli import COMMANDS, app
 from lmmprune.compiler.cli.values import size
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.errors import InputError
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -73,6 +73,8 @@ def test_help_comes_before_everything(cli: Cli) -> None:
         ((*EXPORT, "--keep", 9, "--set", "a=1", "--set", "a=2"), "--set a is given as 1 and as 2, and one is taken"),
         ((*EXPORT, "--ratio", 0.5, "--percentile", 50), "--percentile is for --ratio auto: leave it out"),
         ((*EXPORT, "--ratio", 0.5, "--keep", 9), "--ratio and --keep exclude each other"),
+        ((*EXPORT, "--ratio", "auto", "--keep", 9), "--ratio and --keep exclude each other"),
+        ((*EXPORT, "--ratio", "auto", "--buckets", "0.5,0.75"), "--ratio and --buckets exclude each other"),
         ((*EXPORT, "--calib", "x"), "--calib is for what looks at pictures first, --int8, --ratio auto and --buckets"),
         ((*EXPORT, "--int8-dynamic", "--calib-samples", 2), "--calib-samples is for what looks at pictures first"),
         ((*EXPORT, "--no-smooth"), "--no-smooth says how to quantize: add --int8"),
@@ -138,8 +140,8 @@ def test_a_question_that_changes_no_drawing_is_said(cpu: Path, tmp_path: Path, c
 
 
 def test_two_ways_to_quantize_are_refused_without_the_command_line_too(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--int8 and --int8-dynamic exclude each other"):
-        export(Request(model="tiny-llava", output=tmp_path / "out", int8=True, int8_dynamic=True))
+    with pytest.raises(InputError, match="--int8-weights-only and --int8-dynamic exclude each other"):
+        export(short_request(model="tiny-llava", output=tmp_path / "out", int8_weights_only=True, int8_dynamic=True))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from random_shuffles import PATCH, save_idefics3
+from short_request import short_request
 from verdicts import not_held
 from whole_models import check_against_transformers, noise
 
@@ -21,7 +22,6 @@ from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
 from lmmprune.models.canonical import Canonical, shared_trace
@@ -54,7 +54,7 @@ def test_the_graph_has_static_shapes_and_whole_squares(saved: Saved) -> None:
 
 def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path) -> None:
     path, model, processor, traced = saved
-    export(Request(model=str(path), output=tmp_path / "out", ratio=0.0), traced=traced)
+    export(short_request(model=str(path), output=tmp_path / "out", ratio=0.0), traced=traced)
     check_against_transformers(tmp_path / "out", model, processor, do_image_splitting=False)
 
 
@@ -63,7 +63,9 @@ def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path)
     [("freepruner", 6), ("visionzip", 7), ("divprune", 5), ("aim", 8), ("fastv", 8), ("ficoco-l", 8), ("random", 4)],
 )
 def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str, keep: int, tmp_path: Path) -> None:
-    report = export(Request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=keep), traced=saved[3])
+    report = export(
+        short_request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=keep), traced=saved[3]
+    )
     assert report.manifest.grid == (4, 4)
     checks = verify(tmp_path / "out", samples=2, progress=lambda *_: None)
     assert not_held(checks) == {}
@@ -83,12 +85,12 @@ def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str,
 )
 def test_methods_that_dont_fit_are_refused(saved: Saved, method: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(GraphRefusal, match=message):
-        export(Request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=6), traced=saved[3])
+        export(short_request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=6), traced=saved[3])
     assert not list(tmp_path.iterdir())
 
 
 def test_kept_tokens_are_drawn(saved: Saved, tmp_path: Path) -> None:
-    export(Request(model=str(saved[0]), output=tmp_path / "out", method="uniform", keep=4), traced=saved[3])
+    export(short_request(model=str(saved[0]), output=tmp_path / "out", method="uniform", keep=4), traced=saved[3])
     noise(60, 40).save(tmp_path / "picture.png")
     drawn = tmp_path / "kept.png"
     with pytest.raises(SystemExit) as done:

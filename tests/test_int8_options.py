@@ -41,7 +41,7 @@ def int8_share(capsys: pytest.CaptureFixture[str], path: Path) -> dict[str, str]
 
 def answer(path: Path) -> str:
     runtime = Runtime(Bundle.open(path))
-    return runtime.answer(load_image(IMAGE), "What digit is in the image?", 4).text()
+    return runtime.answer(load_image(IMAGE), "What digit is in the image?", 4).text
 
 
 def test_weights_only_needs_no_pictures_and_quantizes_no_activation(

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from random_shuffles import PATCH, save_internvl
+from short_request import short_request
 from verdicts import not_held
 from whole_models import check_against_transformers
 
 from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.inspect.inspect_graph import inspect_graph
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
@@ -46,7 +46,7 @@ def test_the_tower_has_cls_and_whole_squares(saved: Saved) -> None:
 
 def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path) -> None:
     path, model, processor, traced = saved
-    export(Request(model=str(path), output=tmp_path / "out", ratio=0.0), traced=traced)
+    export(short_request(model=str(path), output=tmp_path / "out", ratio=0.0), traced=traced)
     check_against_transformers(tmp_path / "out", model, processor, crop_to_patches=False)
     offered = inspect_graph(tmp_path / "out" / "vision.onnx")["anchors"]
     assert (offered["tokens"], offered["patches_per_token"], offered["has_cls"]) == (9, 4, True)
@@ -68,7 +68,7 @@ def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path)
     ],
 )
 def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str, keep: int, tmp_path: Path) -> None:
-    export(Request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=keep), traced=saved[3])
+    export(short_request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=keep), traced=saved[3])
     checks = verify(tmp_path / "out", samples=2, progress=lambda *_: None)
     assert not_held(checks) == {}
     worst = [float(x) for check in checks for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
@@ -80,7 +80,7 @@ def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str,
 def test_a_text_model_that_normalizes_queries_and_keys(tmp_path: Path) -> None:
     """InternVL3.5 has Qwen3's decoder."""
     save_internvl(tmp_path / "model", "qwen3")
-    export(Request(model=str(tmp_path / "model"), output=tmp_path / "out", method="fastv", keep=5))
+    export(short_request(model=str(tmp_path / "model"), output=tmp_path / "out", method="fastv", keep=5))
     checks = verify(tmp_path / "out", samples=1, progress=lambda *_: None)
     assert not_held(checks) == {}
     assert "kept in the decoder" in [check.name for check in checks]
@@ -88,7 +88,8 @@ def test_a_text_model_that_normalizes_queries_and_keys(tmp_path: Path) -> None:
 
 def test_every_bucket_is_compared(saved: Saved, tmp_path: Path) -> None:
     export(
-        Request(model=str(saved[0]), output=tmp_path / "out", method="inflection", buckets=(0.3, 0.6)), traced=saved[3]
+        short_request(model=str(saved[0]), output=tmp_path / "out", method="inflection", buckets=(0.3, 0.6)),
+        traced=saved[3],
     )
     checks = {check.name: check for check in verify(tmp_path / "out", samples=2, progress=lambda *_: None)}
     assert not_held(checks.values()) == {}
@@ -105,7 +106,7 @@ def test_every_bucket_is_compared(saved: Saved, tmp_path: Path) -> None:
 )
 def test_methods_that_dont_fit_are_refused(saved: Saved, method: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(GraphRefusal, match=message):
-        export(Request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=5), traced=saved[3])
+        export(short_request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=5), traced=saved[3])
     assert not list(tmp_path.iterdir())
 
 

@@ -9,8 +9,8 @@ from typing import Literal, Optional
 import pytest
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.methods import METHODS, Method, get_method, keep_count
-from lmmprune.passes.reduce.schedule import Facts
 
 LLAVA_7B = Facts(tokens=576, grid=(24, 24), encoder_layers=23, decoder_layers=32, has_cls=True)
 

@@ -18,9 +18,10 @@ from towers import session
 from lmmprune.compiler.verify.reference import Cut, say, see
 from lmmprune.errors import InputError
 from lmmprune.models.trace import cache_names
+from lmmprune.names import NEXT_LAYER
 from lmmprune.passes.methods import METHODS, Method, keep_count
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce.reduce_vision import NEXT_LAYER, ReduceVision
+from lmmprune.passes.reduce.reduce_vision import ReduceVision
 from lmmprune.passes.reduce.schedule import scaled
 from lmmprune.passes.reduce.stage import Stage
 

@@ -15,9 +15,9 @@ from exports import exported_again
 from runtime_fixtures import make_bundle
 from shell import assert_clean
 
+from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.deploy import trtexec
 from lmmprune.compiler.deploy.write_plan import POWER, SCRIPT, write_plan
 from lmmprune.compiler.measure.read_result import import_result
 from lmmprune.compiler.targets.targets import TARGETS

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Manifest, Prompt
-from lmmprune.compiler.runtime.prompt import Prompter, TextStream
+from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import BundleError, InputError
 
 

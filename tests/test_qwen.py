@@ -15,6 +15,7 @@ import random_qwen
 import torch
 from PIL import Image
 from random_qwen import FAMILIES, HEIGHT, IMAGE, MERGE, PATCH, WIDTH
+from short_request import short_request
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from verdicts import not_held
@@ -25,7 +26,6 @@ from lmmprune.compiler.cli import main
 from lmmprune.compiler.data.calibration import CalibrationSet, Sample
 from lmmprune.compiler.deploy.stages import stages_of
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.quantize.feeds import SampleFeeds
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
@@ -54,7 +54,7 @@ STEPS = 4
 def exported(family: str, method: str = "uniform", ratio: float = 0.0, *pairs: tuple[str, str]) -> Bundle:
     """Return a bundle, made from a trace that all of a family share; don't change it."""
     folder = Path(_ROOT.name) / "-".join([family, method, str(ratio), *(f"{name}={value}" for name, value in pairs)])
-    request = Request(
+    request = short_request(
         model=str(random_qwen.checkpoint(family)), output=folder, method=method, ratio=ratio, options=dict(pairs)
     )
     export(request, traced=_TRACED)
@@ -184,7 +184,7 @@ def test_everything_that_runs_a_bundle_feeds_three_numbers() -> None:
     spoken = Replay(bundle)
     looked = spoken.encode_image(picture())
     answer = Runtime(bundle).answer(picture(), "WHAT?", STEPS, stop_at_eos=False)
-    answer.text()
+    _ = answer.text
     assert list(answer.tokens) == spoken.decode(looked, "WHAT?", STEPS).tokens[:STEPS]
 
     data = CalibrationSet(samples=[Sample(image=picture(), prompt="WHAT?", answer="A CAT")], source="", generic=False)
@@ -262,7 +262,7 @@ def test_sizes_of_pictures() -> None:
 def test_what_cant_be_done_is_refused(family: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
     given = {"model": str(random_qwen.checkpoint(family)) if family in FAMILIES else "", "ratio": 0.5} | change
     with pytest.raises(LmmpruneError, match=re.escape(message)) as caught:
-        export(Request(output=tmp_path / "out", **given), traced=_TRACED)
+        export(short_request(output=tmp_path / "out", **given), traced=_TRACED)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -284,7 +284,10 @@ def test_sizes_that_arent_sizes(text: str, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_of_fixed_length(family: str, tmp_path: Path) -> None:
-    export(Request(model=str(random_qwen.checkpoint(family)), output=tmp_path / "b", static_cache=100), traced=_TRACED)
+    export(
+        short_request(model=str(random_qwen.checkpoint(family)), output=tmp_path / "b", static_cache=100),
+        traced=_TRACED,
+    )
     replay = Replay(Bundle.open(tmp_path / "b"))
     looked = replay.encode_image(picture())
     spoken, (_, growing) = replay.decode(looked, "WHAT?", STEPS), replayed(family)

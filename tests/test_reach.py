@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import copy_tiny
+from short_request import short_request
 
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.models.source import resolve
 
@@ -93,7 +93,7 @@ def test_the_limit_is_the_last_length_that_is_alike(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["dynamic", "longrope", "window"])
 def test_a_bundle_is_exported_and_verified(kind: str, tmp_path: Path) -> None:
     folder = copy_tiny(tmp_path / "model", text=KINDS[kind][0])
-    report = export(Request(model=str(folder), output=tmp_path / "bundle", method="fastv", ratio=0.5))
+    report = export(short_request(model=str(folder), output=tmp_path / "bundle", method="fastv", ratio=0.5))
     assert report.manifest.max_positions == KINDS[kind][1]
     assert any(KINDS[kind][2] in line for line in report.warnings)
     checks = verify(tmp_path / "bundle", samples=1, progress=lambda what, done, of: None)

@@ -10,6 +10,7 @@ import pytest
 import runtime_fixtures as fx
 
 from lmmprune.compiler.backends.onnxruntime import OrtSession
+from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Prompt, ScheduledSite
 from lmmprune.compiler.runtime.runtime import Runtime
@@ -59,7 +60,7 @@ def uncached(bundle: Bundle, question: str, steps: int) -> list[int]:
 def test_generation_equals_the_uncached_loop(tmp_path: Path, positions: str, dtype: str) -> None:
     bundle = fx.make_bundle(tmp_path / "out", keep=4, positions=positions, dtype=dtype)
     answer = Runtime(bundle).answer(fx.picture(*LOOK), "hi?", 24)
-    text = answer.text()
+    text = answer.text
     assert answer.tokens == uncached(bundle, "hi?", 24)
     assert len(set(answer.tokens)) > 5, "the fixture must not repeat itself"
     assert text == spelled(answer.tokens)
@@ -74,19 +75,15 @@ def test_positions_matter(tmp_path: Path, bundle: Bundle) -> None:
 
 def test_unpruned_bundle_has_no_indices(tmp_path: Path) -> None:
     answer = Runtime(fx.make_bundle(tmp_path / "out")).answer(fx.picture(1), "hi?", 3)
-    answer.text()
+    _ = answer.text
     assert answer.kept is None
-    assert answer.stats is not None
     assert (answer.stats.tokens_before, answer.stats.image_tokens) == (16, 16)
 
 
 def test_stats(runtime: Runtime) -> None:
     answer = runtime.answer(fx.picture(*LOOK), "hi?", 5)
-    assert answer.stats is None
-    answer.text()
-    stats = answer.stats
-    assert stats is not None
-    assert (stats.tokens_before, stats.image_tokens, stats.new_tokens, stats.stopped) == (16, 4, 5, "length")
+    stats = answer.stats  # generates the answer first
+    assert (stats.tokens_before, stats.image_tokens, stats.new_tokens, stats.finish_reason) == (16, 4, 5, "length")
     assert stats.prompt_tokens == 1 + 4 + len("USER: \nhi? ASSISTANT:")
     assert min(stats.preprocess_ms, stats.vision_ms, stats.prefill_ms, stats.decode_ms) > 0
     assert stats.ttft_ms == stats.vision_ms + stats.prefill_ms
@@ -96,8 +93,7 @@ def test_stats(runtime: Runtime) -> None:
 
 def test_one_token_has_no_time_per_token(runtime: Runtime) -> None:
     answer = runtime.answer(fx.picture(*LOOK), "hi?", 1)
-    answer.text()
-    assert answer.stats is not None
+    _ = answer.text
     assert answer.stats.ms_per_token is None
     assert answer.stats.decode_ms == 0
 
@@ -114,20 +110,18 @@ def test_stops_at_eos(tmp_path: Path, bundle: Bundle) -> None:
     )
     runtime = Runtime(fx.make_bundle(tmp_path / "out", keep=4, prompt=prompt))
     answer = runtime.answer(fx.picture(*LOOK), "hi?", 24)
-    assert answer.text() == spelled(tokens[:index])
+    assert answer.text == spelled(tokens[:index])
     assert answer.tokens == tokens[: index + 1]
-    assert answer.stats is not None
-    assert answer.stats.stopped == "eos"
+    assert answer.finish_reason == "stop"
     on = runtime.answer(fx.picture(*LOOK), "hi?", 24, stop_at_eos=False)
-    on.text()
+    _ = on.text
     assert on.tokens == tokens
 
 
 def test_stops_where_the_positions_end(runtime: Runtime) -> None:
     answer = runtime.answer(fx.picture(*LOOK), "x" * 90, 50)
-    answer.text()
-    assert answer.stats is not None
-    assert answer.stats.stopped == "positions"
+    _ = answer.text
+    assert answer.finish_reason == "positions"
     assert answer.stats.prompt_tokens + answer.stats.new_tokens == 128
 
 
@@ -141,17 +135,17 @@ def test_questions_share_a_look(runtime: Runtime) -> None:
     for question in ("a", "b", "a"):
         shared = runtime.answer(look, question, 6)
         alone = runtime.answer(fx.picture(*LOOK), question, 6)
-        assert shared.text() == alone.text()
+        assert shared.text == alone.text
 
 
 def test_interleaved_answers_do_not_disturb_each_other(runtime: Runtime) -> None:
     look = runtime.encode_image(fx.picture(*LOOK))
-    alone = [runtime.answer(look, question, 8).text() for question in ("a?", "bb?")]
+    alone = [runtime.answer(look, question, 8).text for question in ("a?", "bb?")]
     first, second = (runtime.answer(look, question, 8) for question in ("a?", "bb?"))
     for _ in zip(first, second, strict=False):
         pass
     assert first.tokens
-    again = [runtime.answer(look, question, 8).text() for question in ("a?", "bb?")]
+    again = [runtime.answer(look, question, 8).text for question in ("a?", "bb?")]
     assert again == alone
 
 
@@ -225,9 +219,8 @@ class Telling:
 
 
 def looking(bundle: Bundle, kept: list[int]) -> Runtime:
-    runtime = Runtime(bundle)
-    runtime._vision = Telling(runtime._vision, kept)  # type: ignore[assignment]
-    return runtime
+    sessions = open_sessions(bundle)
+    return Runtime(bundle, sessions={**sessions, "vision": Telling(sessions["vision"], kept)})
 
 
 @pytest.mark.parametrize("kept", [[9, 3, 15, 5], [-1, 3, 5, -1], [-1, -1, -1, -1]])
@@ -251,7 +244,7 @@ def test_a_question_shorter_than_what_is_pruned_of_it(tmp_path: Path) -> None:
         ScheduledSite(site="llm_input_1", tokens_in=4, tokens_out=2, text_removed=30),
     )
     runtime = Runtime(fx.make_bundle(tmp_path / "out", keep=4, schedule=stages))
-    assert runtime.answer(fx.picture(*LOOK), "a question of more than thirty characters", 2).text()
+    assert runtime.answer(fx.picture(*LOOK), "a question of more than thirty characters", 2).text
     with pytest.raises(InputError, match="30"):
         runtime.answer(fx.picture(*LOOK), "hi", 2)
 
@@ -264,7 +257,7 @@ def test_preprocessor_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_overflow_is_refused(tmp_path: Path) -> None:
     bundle = fx.make_bundle(tmp_path / "out", keep=4)
-    session = Runtime(bundle)
+    sessions = open_sessions(bundle)
 
     class Broken:
         def __init__(self, inner: Any) -> None:
@@ -276,9 +269,9 @@ def test_overflow_is_refused(tmp_path: Path) -> None:
         def download(self, value: Any) -> Any:
             return np.full_like(self._inner.download(value), np.nan)
 
-    session._decoder = Broken(session._decoder)  # type: ignore[assignment]
+    session = Runtime(bundle, sessions={**sessions, "decoder": Broken(sessions["decoder"])})
     with pytest.raises(BundleError, match="overflows in float32"):
-        session.answer(fx.picture(1), "hi", 3).text()
+        _ = session.answer(fx.picture(1), "hi", 3).text
     assert session._spare is None  # what isn't a number isn't lent to the next answer
 
 

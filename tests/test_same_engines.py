@@ -15,6 +15,7 @@ import pytest
 from runtime_fixtures import make_bundle
 from test_power import AGX, NANO_SUPER, Board
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.build import build as module
 from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.build.build import build
@@ -53,7 +54,7 @@ def asked_of_builder(
 
     gpu = machine.Gpu(name="board", arch=arch, driver=None, memory=None)
     monkeypatch.setattr(machine, "gpus", lambda: (gpu,))
-    monkeypatch.setattr(tensorrt, "load", lambda _: SimpleNamespace(__name__="tensorrt", __version__="10.3"))
+    monkeypatch.setattr(load_tensorrt, "load", lambda _: SimpleNamespace(__name__="tensorrt", __version__="10.3"))
     monkeypatch.setattr(tensorrt, "build_engine", take)
     monkeypatch.setattr(module, "lacking_memory", lambda *_: None)
     for component in ("vision", "decoder"):

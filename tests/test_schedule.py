@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lmmprune.errors import GraphRefusal, InputError, LmmpruneError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import (
     PROJECTOR_OUTPUT,
     VISION_OUTPUT,
@@ -20,7 +21,7 @@ from lmmprune.passes.find.sites import (
     vision_layer,
 )
 from lmmprune.passes.methods import METHODS, get_method, keep_count
-from lmmprune.passes.reduce.schedule import Facts, average, layer_tokens, round_half_up, scaled
+from lmmprune.passes.reduce.schedule import average, layer_tokens, round_half_up, scaled
 from lmmprune.passes.reduce.stage import Stage
 
 LLAVA_7B = Facts(tokens=576, grid=(24, 24), encoder_layers=23, decoder_layers=32, has_cls=True)

@@ -95,17 +95,17 @@ def test_the_run_time_updates_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
         caches.append(self)
 
     for image, question in examples(3):
-        expected = growing.answer(image, question, 8, stop_at_eos=False).text()
+        expected = growing.answer(image, question, 8, stop_at_eos=False).text
         with monkeypatch.context() as patch:
             patch.setattr(KvCache, "take", watch)
-            assert fixed.answer(image, question, 8, stop_at_eos=False).text() == expected
+            assert fixed.answer(image, question, 8, stop_at_eos=False).text == expected
     assert len(caches) >= 3 * 7
     assert len(set(map(id, caches))) == 1  # each answer has the memory of the one before
     # Two answers at once keep to their own caches.
     (image, first), (other, second) = examples(2)
     alone = [
-        fixed.answer(image, first, 6, stop_at_eos=False).text(),
-        fixed.answer(other, second, 6, stop_at_eos=False).text(),
+        fixed.answer(image, first, 6, stop_at_eos=False).text,
+        fixed.answer(other, second, 6, stop_at_eos=False).text,
     ]
     turns = [
         iter(fixed.answer(image, first, 6, stop_at_eos=False)),
@@ -139,9 +139,8 @@ def test_an_answer_ends_where_the_cache_is_full() -> None:
     runtime = Runtime(Bundle.open(folder))
     [(image, question)] = examples(1)
     answer = runtime.answer(image, question, 10**4, stop_at_eos=False)
-    answer.text()
-    assert answer.stats is not None
-    assert answer.stats.stopped == "positions"
+    _ = answer.text
+    assert answer.finish_reason == "positions"
     assert answer.stats.prompt_tokens + len(answer.tokens) == 90 + 1
     with pytest.raises(InputError, match=r"cache of this bundle has room for 90; shorten .* larger --static-cache"):
         runtime.answer(image, "what is this? " * 10)

@@ -19,12 +19,12 @@ import onnx_ir as ir
 import pytest
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
+from short_request import short_request
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.engines import SHARED
 from lmmprune.compiler.export import preflight
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
@@ -62,7 +62,7 @@ def answers(bundle: Path) -> list[str]:
     rows = (tiny_llava_dir() / "examples" / "examples.jsonl").read_text().splitlines()[:3]
     found = []
     for row in map(json.loads, rows):
-        found.append(runtime.answer(load_image(tiny_llava_dir() / "examples" / row["image"]), row["prompt"], 4).text())
+        found.append(runtime.answer(load_image(tiny_llava_dir() / "examples" / row["image"]), row["prompt"], 4).text)
     return found
 
 
@@ -72,7 +72,7 @@ def stored(graph: Path) -> dict[str, ir.ExternalTensor]:
 
 
 def test_weights_arrive_bit_for_bit(half: Path, traced: Callable[[Source], Canonical], tmp_path: Path) -> None:
-    export(Request(model=str(half), output=tmp_path / "out", dtype="float16"), traced=traced)
+    export(short_request(model=str(half), output=tmp_path / "out", dtype="float16"), traced=traced)
     expected = load_file(half / "model-00001-of-00002.safetensors") | load_file(
         half / "model-00002-of-00002.safetensors"
     )
@@ -96,7 +96,8 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
         "from pathlib import Path\n"
         "from lmmprune.compiler.onnx_files import stream_weights, write_graphs\n"
         "from lmmprune.compiler.export.export import export\n"
-        "from lmmprune.compiler.export.request import Request\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from short_request import short_request\n"
         "ahead, stream, left = stream_weights.pieces_ahead, write_graphs.stream_weights, [10 ** 9]\n"
         "def stop(values):\n"
         "    for piece in ahead(values):\n"
@@ -109,7 +110,7 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
         "        left[0] = 40\n"
         "    return stream(placed, file, **options)\n"
         "stream_weights.pieces_ahead, write_graphs.stream_weights = stop, begin\n"
-        f"export(Request(output=Path(sys.argv[1]), **{request!r}))\n"
+        f"export(short_request(output=Path(sys.argv[1]), **{request!r}))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -120,14 +121,14 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
     with written.open("r+b") as stream:
         stream.seek(-3, os.SEEK_END)
         stream.write(b"abc")
-    export(Request(output=tmp_path / "straight", **request), traced=traced)  # type: ignore[arg-type]  # a mixed bag
+    export(short_request(output=tmp_path / "straight", **request), traced=traced)
     first: dict[str, int] = {}
 
     def note(what: str, done: int, of: int) -> None:
         first.setdefault(what, done)
 
     export(
-        Request(output=tmp_path / "out", **request),  # type: ignore[arg-type]  # a mixed bag
+        short_request(output=tmp_path / "out", **request),
         note,
         traced=traced,
     )
@@ -142,8 +143,10 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
 def test_shared_weights_are_links_and_answer_the_same(half: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(half, model)
-    export(Request(model=str(model), output=tmp_path / "copied", dtype="float16", ratio=0.5))
-    report = export(Request(model=str(model), output=tmp_path / "out", dtype="float16", ratio=0.5, share_weights=True))
+    export(short_request(model=str(model), output=tmp_path / "copied", dtype="float16", ratio=0.5))
+    report = export(
+        short_request(model=str(model), output=tmp_path / "out", dtype="float16", ratio=0.5, share_weights=True)
+    )
     shards = sorted(model.glob("*.safetensors"))
     links = sorted((tmp_path / "out" / SHARED).iterdir())
     assert [link.stat().st_ino for link in links] == [shard.stat().st_ino for shard in shards]
@@ -162,17 +165,17 @@ def test_shared_weights_are_links_and_answer_the_same(half: Path, tmp_path: Path
 
 def test_sharing_what_cannot_be_shared_is_refused(half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no weight in the type of the bundle"):
-        export(Request(model=str(half), output=tmp_path / "out", share_weights=True))
+        export(short_request(model=str(half), output=tmp_path / "out", share_weights=True))
 
     with pytest.raises(InputError, match=r"--share-weights links .* leave one"):
-        export(Request(model=str(half), output=tmp_path / "out", share_weights=True, int8_weights_only=True))
+        export(short_request(model=str(half), output=tmp_path / "out", share_weights=True, int8_weights_only=True))
 
     def other_disk(*arguments: Any) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", other_disk)
     with pytest.raises(InputError, match=r"Invalid cross-device link.*checkpoint's own disk"):
-        export(Request(model=str(half), output=tmp_path / "out", dtype="float16", share_weights=True))
+        export(short_request(model=str(half), output=tmp_path / "out", dtype="float16", share_weights=True))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +197,7 @@ def test_weights_that_are_no_numbers_are_counted_and_named(half: Path, how: dict
     tensors[WEIGHT][0, :3] = [np.nan, np.inf, -np.inf]
     save_file(tensors, file)
     with pytest.raises(ModelError, match=rf"3 values in '{WEIGHT}' \(3\)"):
-        export(Request(model=str(model), output=tmp_path / "out", **how))
+        export(short_request(model=str(model), output=tmp_path / "out", **how))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -208,7 +211,7 @@ def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
         pytest.raises(ModelError, match=r"up_proj.*\(1 values\).*--dtype float32"),
         np.errstate(over="ignore"),
     ):
-        export(Request(model=str(model), output=tmp_path / "out", dtype="float16"))
+        export(short_request(model=str(model), output=tmp_path / "out", dtype="float16"))
     assert not (tmp_path / "out").exists()
 
 
@@ -229,7 +232,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
         monkeypatch.setattr(machine, "free_memory", lambda: change["free_memory"])
     steps: list[str] = []
     with pytest.raises(InputError, match=message):
-        export(Request(model=str(half), output=tmp_path / "out"), lambda what, done, of: steps.append(what))
+        export(short_request(model=str(half), output=tmp_path / "out"), lambda what, done, of: steps.append(what))
     assert steps == []
     assert list(tmp_path.iterdir()) == []
 
@@ -240,7 +243,7 @@ def test_what_is_needed_is_said_and_true(
     said: list[str] = []
     monkeypatch.setattr(preflight, "NOTABLE_BYTES", 2**20)
     report = export(
-        Request(model=str(half), output=tmp_path / "out", dtype="float16"), traced=traced, announce=said.append
+        short_request(model=str(half), output=tmp_path / "out", dtype="float16"), traced=traced, announce=said.append
     )
     (line,) = said
     assert f"{half}: needs about" in line
@@ -268,7 +271,7 @@ def test_calibration_takes_disk_before_the_bundle_does(
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         sizes.append(sum(path.stat().st_size for path in files))
 
-    request = Request(model=str(half), output=tmp_path / "out", int8=True, calibration_samples=2)
+    request = short_request(model=str(half), output=tmp_path / "out", int8=True, calibration_samples=2)
     report = export(request, look, traced=traced)
     bundle = sum(entry.bytes for entry in report.manifest.files.values())
     peak = max(sizes)
@@ -298,7 +301,7 @@ def test_two_exports_to_one_place_do_not_mix(half: Path, tmp_path: Path) -> None
     with (partial / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another export is writing"):
-            export(Request(model=str(half), output=tmp_path / "out"))
+            export(short_request(model=str(half), output=tmp_path / "out"))
     assert partial.is_dir()
 
 

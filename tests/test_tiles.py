@@ -14,26 +14,26 @@ import pytest
 import torch
 from PIL import Image
 from random_tiles import GRID, IMAGE_TOKEN, SIDE, checkpoint, exported, hugging_face, traced
+from short_request import short_request
 from verdicts import not_held
 
 from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, Bundle
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.tiles import on_raster
 from lmmprune.compiler.verify.replay import Replay
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, LmmpruneError
+from lmmprune.facts import Facts
 from lmmprune.models import trace
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.models.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import get_method
-from lmmprune.passes.reduce.schedule import Facts
 
 FAMILIES = ["llava_next", "llava_onevision"]
 STEPS = 4
@@ -224,7 +224,7 @@ def test_tokens_are_found_again_on_the_raster(tiles: tuple[int, int]) -> None:
 )
 def test_what_cant_be_done_is_refused(family: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(LmmpruneError, match=re.escape(message)) as caught:
-        export(Request(model=str(checkpoint(family)), output=tmp_path / "out", **options), traced=traced)
+        export(short_request(model=str(checkpoint(family)), output=tmp_path / "out", **options), traced=traced)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -242,7 +242,7 @@ def test_a_rule_that_reads_the_rows_of_one_image_is_refused(tmp_path: Path) -> N
     )
     options = {"method": "longest", "method_file": tmp_path / "longest.py", "keep": 20}
     with pytest.raises(GraphRefusal, match="reads rows of one image, a picture has 5 here"):
-        export(Request(model=str(checkpoint("llava_next")), output=tmp_path / "out", **options), traced=traced)
+        export(short_request(model=str(checkpoint("llava_next")), output=tmp_path / "out", **options), traced=traced)
 
 
 def test_the_layer_behind_the_last_one_cant_be_read() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from checkpoints import copy_tiny
+from short_request import short_request
 
 from lmmprune.compiler.bundle.bundle import file_sha256
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.models import trace, trace_cache
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
@@ -46,7 +46,7 @@ def _files(bundle: Path) -> dict[str, str]:
 def test_a_kept_trace_gives_the_same_bundle(kept: Path, traced: list[str], tmp_path: Path) -> None:
     exported = []
     for name, cache in (("first", True), ("second", True), ("alone", False)):
-        request = Request(model="tiny-llava", output=tmp_path / name, method="fastv", ratio=0.5, cache=cache)
+        request = short_request(model="tiny-llava", output=tmp_path / name, method="fastv", ratio=0.5, cache=cache)
         export(request)
         exported.append(_files(tmp_path / name))
     assert exported[0] == exported[1] == exported[2]
@@ -60,10 +60,10 @@ def test_another_checkpoint_of_the_architecture_takes_it_with_its_own_weights(
 ) -> None:
     other = copy_tiny(tmp_path / "other", tensors=lambda found: {name: value + 1 for name, value in found.items()})
     for model, name in ((str(tiny_llava_dir()), "mine"), (str(other), "theirs")):
-        export(Request(model=model, output=tmp_path / name))
+        export(short_request(model=model, output=tmp_path / name))
     assert len(traced) == 2
     assert _files(tmp_path / "mine") != _files(tmp_path / "theirs")
-    export(Request(model=str(other), output=tmp_path / "alone", cache=False))
+    export(short_request(model=str(other), output=tmp_path / "alone", cache=False))
     assert _files(tmp_path / "alone") == _files(tmp_path / "theirs")
 
 

@@ -59,18 +59,18 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pieces_are_those_of_the_run_time(bytewise: Served, picture: Path) -> None:
     image = load_image(picture)
     found = bytewise.ask((picture.read_bytes(), "hi?", 24), (picture.read_bytes(), "x" * 60, None))
-    for pieces, prompt, tokens, stopped in zip(
+    for pieces, prompt, tokens, finished in zip(
         found, ("hi?", "x" * 60), (24, 128), ("length", "positions"), strict=True
     ):
         expected = list(bytewise.runtime.answer(image, prompt, tokens))
         assert len(expected) > 5
-        assert pieces == [*([piece, ""] for piece in expected), ["", stopped]]
+        assert pieces == [*([piece, ""] for piece in expected), ["", finished]]
 
 
 def test_answers_at_once_do_not_disturb_each_other(bytewise: Served, picture: Path) -> None:
     prompts = [f"{letter}?" for letter in "abcdef"]  # more than the instances that answer
     found = bytewise.ask(*((picture.read_bytes(), prompt, 12) for prompt in prompts), together=True)
-    alone = [bytewise.runtime.answer(load_image(picture), prompt, 12).text() for prompt in prompts]
+    alone = [bytewise.runtime.answer(load_image(picture), prompt, 12).text for prompt in prompts]
     assert ["".join(piece for piece, _ in pieces) for pieces in found] == alone
     assert len(set(alone)) == len(alone)
 
@@ -86,7 +86,7 @@ def test_mistakes_are_one_line_and_the_server_lives(bytewise: Served, picture: P
     }
     # A good request behind each mistake.
     found = bytewise.ask(*(request for mistake in mistakes.values() for request in (mistake, (good, "hi?", 3))))
-    expected = bytewise.runtime.answer(load_image(picture), "hi?", 3).text()
+    expected = bytewise.runtime.answer(load_image(picture), "hi?", 3).text
     for message, refused, answered in zip(mistakes, found[::2], found[1::2], strict=True):
         assert message in refused["error"]
         assert "\n" not in refused["error"]
@@ -104,7 +104,6 @@ def test_answers_of_tiny_llava(options: dict[str, Any], tmp_path: Path) -> None:
         found = served.ask(*((path.read_bytes(), question, 8) for path, question in asked))
         for (path, question), pieces in zip(asked, found, strict=True):
             answer = served.runtime.answer(load_image(path), question, 8)
-            assert "".join(piece for piece, _ in pieces) == answer.text()
-            assert answer.stats is not None
-            assert pieces[-1] == ["", answer.stats.stopped]
-            assert answer.stats.stopped == "eos"
+            assert "".join(piece for piece, _ in pieces) == answer.text
+            assert pieces[-1] == ["", answer.finish_reason]
+            assert answer.finish_reason == "stop"

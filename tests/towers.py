@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from lmmprune.passes.reduce.schedule import Facts
+from lmmprune.facts import Facts
 
 # (layer, the stream after attention and residual [B,T,C]) -> the stream that goes on, and what is added to the logits
 # of each of its tokens as a key in later layers [B,T'] (None: nothing).

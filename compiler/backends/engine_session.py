@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from lmmprune.compiler.backends.pool import DeviceTensor, Pool, padded
 from lmmprune.compiler.backends.session import Value
 from lmmprune.compiler.backends.trt_log import explain
 from lmmprune.errors import BundleError, InputError, TargetError
+from lmmprune.names import INPUT_IDS
 
 # Graphs recorded per profile: outputs alternate between two buffers, inputs that the caller holds add a few.
 _GRAPHS = 8
@@ -42,18 +44,22 @@ class EngineSession:
     is its input's tensor: the next run writes to it.
     """
 
-    def __init__(self, engine: LoadedEngine, device: Device, scratch: Block) -> None:
+    def __init__(
+        self, engine: LoadedEngine, device: Device, scratch: Block, turn: threading.RLock | None = None
+    ) -> None:
         """Make the contexts.
 
         Args:
             engine: The engine.
             device: Where it runs.
             scratch: At least ``engine.scratch`` bytes; may be shared by engines on the same stream.
+            turn: Held while the device is used; engines on the same stream share one.
 
         Raises:
             TargetError: TensorRT can't make a context.
         """
         self.engine, self._device, self._scratch = engine, device, scratch
+        self._turn = turn or threading.RLock()
         self._pool = Pool(device)
         self._contexts = [self._make_context(profile) for profile in engine.profiles]
 
@@ -78,13 +84,15 @@ class EngineSession:
     def upload(self, array: NDArray[np.generic]) -> Value:
         """Return a host array as a ``DeviceTensor``."""
         array = np.ascontiguousarray(array)
-        lease = self._pool.take(f"an input of '{self.engine.path}'", array.nbytes)
-        self._device.upload(lease.address, array)
+        with self._turn:
+            lease = self._pool.take(f"an input of '{self.engine.path}'", array.nbytes)
+            self._device.upload(lease.address, array)
         return DeviceTensor(lease.address, array.shape, array.dtype, lease)
 
     def download(self, value: Value) -> NDArray[Any]:
         """Return a ``DeviceTensor`` as an array."""
-        return self._device.download(value.address, value.shape, value.dtype)
+        with self._turn:
+            return self._device.download(value.address, value.shape, value.dtype)
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Run the engine and wait for it.
@@ -96,13 +104,14 @@ class EngineSession:
         """
         self._check_feeds(feeds)
         context = self._choose({name: value.shape for name, value in feeds.items()})
-        for name, value in feeds.items():
-            self._tell(context, name, value)
-        outputs = self._outputs(context, feeds)
-        for name, value in outputs.items():
-            self._bind(context, name, value.address)
-        self._enqueue(context)
-        self._device.synchronize()
+        with self._turn:
+            for name, value in feeds.items():
+                self._tell(context, name, value)
+            outputs = self._outputs(context, feeds)
+            for name, value in outputs.items():
+                self._bind(context, name, value.address)
+            self._enqueue(context)
+            self._device.synchronize()
         return outputs
 
     def _outputs(self, context: _Context, feeds: Mapping[str, Value]) -> dict[str, DeviceTensor]:
@@ -234,7 +243,7 @@ def misfit(engine: LoadedEngine, shapes: Mapping[str, Shape]) -> str:
         for low, high in (profile.shapes[name],)
     )
     rebuild = engine.rebuild
-    if name == "input_ids":
+    if name == INPUT_IDS:
         rebuild = f"ask a shorter question, or {rebuild} --max-prompt {max(shapes[name])}"
     return f"'{name}' is {_sizes(shapes[name])}, the engine takes {takes}: {rebuild}"
 

@@ -11,13 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.session import Value
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import BundleError, TargetError, require
-
-# Target of the bundle -> (execution provider, device of its values, extra that installs it).
-TARGETS = {
-    "ort-cpu": ("CPUExecutionProvider", "cpu", "cpu"),
-    "ort-cuda": ("CUDAExecutionProvider", "cuda", "gpu"),
-}
 
 _ERRORS = 3  # ONNX Runtime's log severity: its warnings are about its own optimizer, not for our users
 _FAILURES = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
@@ -42,7 +38,7 @@ class OrtSession:
 
         Args:
             graph: The ONNX file.
-            target: A key of ``TARGETS``.
+            target: Name of a target that ONNX Runtime runs.
             threads: Threads within an operator; None leaves it to ONNX Runtime (one per physical core).
             in_place: Output -> the input whose memory it shares; such an output is its input's value, written anew.
 
@@ -51,13 +47,14 @@ class OrtSession:
             TargetError: This target isn't one of ONNX Runtime, or this machine doesn't have its provider.
             BundleError: ONNX Runtime refuses the graph.
         """
-        provider, self._device, extra = provider_of(target)
-        self._ort: Any = require("onnxruntime", extra)
+        row = target_of(target)
+        provider, self._device = row.provider, row.device
+        self._ort: Any = require("onnxruntime", row.extra)
         available = self._ort.get_available_providers()
         if provider not in available:
             raise TargetError(
                 f"target '{target}' needs onnxruntime's {provider}, this one has {', '.join(available)}: "
-                f"pip uninstall onnxruntime, then pip install 'lmmprune[{extra}]'"
+                f"pip uninstall onnxruntime, then pip install 'lmmprune[{row.extra}]'"
             )
         options = session_options(self._ort, threads)
         try:
@@ -130,15 +127,19 @@ def failures(ort: Any) -> tuple[type[Exception], ...]:
     return (RuntimeError, *(getattr(state, name) for name in _FAILURES))
 
 
-def provider_of(target: str) -> tuple[str, str, str]:
-    """Return execution provider, device and extra of a target.
+def target_of(name: str) -> Target:
+    """Return the target of a bundle, where ONNX Runtime runs it.
+
+    Args:
+        name: Target of the bundle; no alias.
 
     Raises:
         TargetError: Graphs of this target aren't meant for ONNX Runtime.
     """
-    if target not in TARGETS:
+    ours = {target.name: target for target in TARGETS.values() if target.provider is not None}
+    if name not in ours:
         raise TargetError(
-            f"this bundle was exported for '{target}', onnxruntime runs {' and '.join(TARGETS)}: export again with "
-            f"'--target ort-cpu', or compile it for its device with 'lmmprune build DIR --target {target}'"
+            f"this bundle was exported for '{name}', onnxruntime runs {' and '.join(ours)}: export again with "
+            f"'--target ort-cpu', or compile it for its device with 'lmmprune build DIR --target {name}'"
         )
-    return TARGETS[target]
+    return ours[name]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import threading
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.backends.device import Device
 from lmmprune.compiler.backends.engine import LoadedEngine, load_engine
 from lmmprune.compiler.backends.engine_session import EngineSession
-from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord
 from lmmprune.compiler.bundle.manifest import Graph
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import BundleError, MissingExtraError, TargetError
 
 
@@ -38,7 +40,7 @@ def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
             "this command where the GPU is"
         ) from error
     target = _with_engines(bundle, target, device)
-    trt = tensorrt.load(target)
+    trt = load_tensorrt.load(target)
     records = engines.read_records(engines.directory(bundle, target.name, device.arch))
     loaded = {}
     for component, graph in bundle.manifest.graphs.items():
@@ -55,12 +57,12 @@ def open_engines(bundle: Bundle, target: Target) -> dict[str, EngineSession]:
             profile_names=tuple(record.profiles),
             rebuild=rebuild,
             weights=bundle.file(graph.file) if record.options.get("strip_weights") else None,
-            # TensorRT-RTX's engines are built without a runtime of their own.
-            host_code=bool(record.options.get("version_compatible")) and target.backend == "tensorrt",
+            host_code=bool(record.options.get("version_compatible")) and target.lean_runtime,
         )
         _check_signature(loaded[component], graph)
     scratch = device.allocate(max(1, *(engine.scratch for engine in loaded.values())), "what engines compute with")
-    return {component: EngineSession(engine, device, scratch) for component, engine in loaded.items()}
+    turn = threading.RLock()
+    return {component: EngineSession(engine, device, scratch, turn) for component, engine in loaded.items()}
 
 
 def _with_engines(bundle: Bundle, target: Target, device: Device) -> Target:

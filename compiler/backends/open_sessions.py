@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.runtime.kv_cache import in_place
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import require
 
@@ -26,15 +25,15 @@ def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Se
         from lmmprune.compiler.backends.open_engines import open_engines
 
         return dict(open_engines(bundle, target))
-    from lmmprune.compiler.backends.onnxruntime import OrtSession, provider_of
+    from lmmprune.compiler.backends.onnxruntime import OrtSession, target_of
 
-    provider_of(bundle.manifest.target)
+    target_of(bundle.manifest.target)
     return {
         component: OrtSession(
             bundle.file(graph.file),
             target=bundle.manifest.target,
             threads=threads,
-            in_place=in_place(bundle.manifest.cache) if component == "decoder" else {},
+            in_place=bundle.manifest.cache.in_place if component == "decoder" else {},
         )
         for component, graph in bundle.manifest.graphs.items()
     }
@@ -49,10 +48,10 @@ def import_backend(target: str) -> tuple[str, str]:
     """
     known = TARGETS.get(target)
     if known is not None and known.compiled:
-        from lmmprune.compiler.build import compile_engine as tensorrt
+        from lmmprune.compiler.backends import load_tensorrt
 
         require("cuda.bindings.runtime", known.extra)
-        module = tensorrt.load(known)
+        module = load_tensorrt.load(known)
     else:
         module = require("onnxruntime", "cpu")
     return module.__name__, module.__version__

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.build.architectures import named_arch, present_or_named
 from lmmprune.compiler.build.engine_spec import engine_spec
@@ -23,7 +24,8 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import TARGETS, Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS, resolve
 from lmmprune.errors import InputError, MissingExtraError, TargetError, suggestion
 
 Say = Callable[[str], None]
@@ -83,7 +85,7 @@ def build(
     profiles, options = spec.profiles, spec.options
     wanted = named_arch(chosen, target, arch)
     try:
-        trt = tensorrt.load(chosen)
+        trt = load_tensorrt.load(chosen)
         wanted = present_or_named(chosen, wanted)
     except (MissingExtraError, TargetError) as error:
         if chosen.architectures and isinstance(error, TargetError):
@@ -104,8 +106,7 @@ def build(
             built.append(Built(record=old, fresh=False, path=folder / old.file))
             continue
         if lack := lacking_memory(bundle, component):
-            # What TensorRT takes was measured of TensorRT-RTX only: elsewhere it is a warning.
-            if chosen.backend == "tensorrt_rtx":
+            if chosen.builder_measured:
                 raise TargetError(lack)
             say(lack)
         say(f"{component}: building for {chosen.name} on {wanted} with {trt.__name__} {trt.__version__}")
@@ -193,7 +194,7 @@ def _build_one(
     seconds = round(time.perf_counter() - start, 3)
     weights = graph_weights(graph)
     here = any(gpu.arch == arch for gpu in machine.gpus())
-    layers = inspect_engine(tensorrt.load(target), engine.plan) if here else None
+    layers = inspect_engine(load_tensorrt.load(target), engine.plan) if here else None
     record = EngineRecord(
         component=component,
         target=target.name,

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.backends.trt_log import make_log, one_line
 from lmmprune.compiler.backends.trt_start import start
 from lmmprune.compiler.build.options import BuildOptions
@@ -21,10 +22,9 @@ from lmmprune.compiler.build.profiles import Profile
 from lmmprune.compiler.build.progress import Step, watched
 from lmmprune.compiler.build.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import Target
-from lmmprune.errors import MissingExtraError, TargetError, require
+from lmmprune.compiler.targets.target import Target
+from lmmprune.errors import TargetError
 
-TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 # What the builder says when a fused attention kernel doesn't exist (seen in TensorRT-RTX 1.7.1).
 _NO_FUSED_KERNEL = "decomposable"
 
@@ -40,31 +40,6 @@ class Engine:
 
     plan: memoryview
     decomposed: int
-
-
-def load(target: Target) -> ModuleType:
-    """Import the builder of a target.
-
-    Raises:
-        MissingExtraError: The module isn't installed.
-        TargetError: It is installed in a version that the target doesn't describe, or its libraries don't load.
-    """
-    try:
-        trt = require(target.backend, target.extra)
-    except MissingExtraError:
-        raise
-    except (ImportError, OSError, RuntimeError) as error:
-        raise TargetError(
-            f"{TITLES[target.backend]} is installed but doesn't load ({one_line(str(error))}): "
-            f"pip install --force-reinstall 'lmmprune[{target.extra}]'"
-        ) from error
-    if target.version is not None and not _within(trt.__version__, target.version):
-        raise TargetError(
-            f"target '{target.name}' needs {TITLES[target.backend]} {target.version[0]} up to (not including) "
-            f"{target.version[1]}, installed is {trt.__version__}: choose the target of that version "
-            "(see 'lmmprune targets') or install the other one"
-        )
-    return trt
 
 
 def build_engine(
@@ -95,7 +70,7 @@ def build_engine(
             refuses the graph; the message names the node.
         InputError: The timing cache can't be used.
     """
-    trt = load(target)
+    trt = load_tensorrt.load(target)
     capability = _capability(trt, target, arch)
     options = options or BuildOptions()
     log = make_log(trt, say=say if options.verbose else None)
@@ -111,7 +86,7 @@ def build_engine(
     if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
-    options.apply(trt, config)
+    options.apply(target, trt, config)
     if options.timing_cache is not None:
         load_timing_cache(config, options.timing_cache)
     for profile in profiles:
@@ -134,9 +109,7 @@ def build_engine(
         reason = one_line(log.errors())
         node = find_node(graph, log.errors())
         where = f" at node '{node}'{describe(graph, node)}" if node else ""
-        raise TargetError(
-            f"{TITLES[target.backend]} can't compile '{graph.name}'{where}: {reason}: {_remedy(reason, options)}"
-        )
+        raise TargetError(f"{target.title} can't compile '{graph.name}'{where}: {reason}: {_remedy(reason, options)}")
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
     if decomposed and say is not None:
@@ -155,13 +128,6 @@ def _remedy(reason: str, options: BuildOptions) -> str:
         "'build --verbose' shows what comes before it; another --dtype, or an export without --int8 or --static-cache, "
         "may build"
     )
-
-
-def _within(version: str, bounds: tuple[str, str]) -> bool:
-    def key(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
-
-    return key(bounds[0]) <= key(version) < key(bounds[1])
 
 
 def _capability(trt: ModuleType, target: Target, arch: str | None) -> Any:
@@ -200,8 +166,8 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
 
 def _parser_message(parser: Any, target: Target, graph: Path) -> str:
     if not parser.num_errors:
-        return f"{TITLES[target.backend]} can't read '{graph}': not an ONNX file, or its weights are missing"
+        return f"{target.title} can't read '{graph}': not an ONNX file, or its weights are missing"
     error = parser.get_error(0)
     name, kind = error.node_name(), error.node_operator()
     where = f" at node '{name}' ({kind}){describe(graph, name)}" if name else ""
-    return f"{TITLES[target.backend]} can't take '{graph.name}'{where}: {one_line(error.desc())}"
+    return f"{target.title} can't take '{graph.name}'{where}: {one_line(error.desc())}"

@@ -62,11 +62,11 @@ def graph_weights(graph: Path) -> GraphWeights | None:
     # The extras of the builders bring it; where TensorRT came another way, the counts are a courtesy.
     if importlib.util.find_spec("onnx_ir") is None:
         return None
-    from lmmprune.compiler.onnx_files.load_onnx import load_onnx
+    import onnx_ir as ir
 
     found: Counter[str] = Counter()
     elements = 0
-    for value in load_onnx(graph, weights=False).graph.initializers.values():
+    for value in ir.load(graph).graph.initializers.values():
         tensor = value.const_value
         if tensor is None or len(tensor.shape) < 2:
             continue

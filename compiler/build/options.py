@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import TargetError
 
 
@@ -41,17 +41,13 @@ class BuildOptions:
         Raises:
             TargetError: It can't.
         """
-        if target.backend != "tensorrt_rtx":
-            return
-        # doc: "CPU-Only AOT and TensorRT-RTX Engines"; seen in 1.7.1: REFIT and STRIP_PLAN fail with a CUDA error.
-        if (self.refit or self.strip_weights) and not gpu:
+        if (self.refit or self.strip_weights) and target.weightless_needs_gpu and not gpu:
             which = "--strip-weights" if self.strip_weights else "--refit"
             raise TargetError(
                 f"{which} for '{target.name}' needs an RTX GPU in the machine that builds, no NVIDIA GPU was found: "
                 "build there, or leave the option out"
             )
-        # doc: "Timing Cache Migration".
-        if self.timing_cache is not None:
+        if self.timing_cache is not None and not target.timing_cache:
             raise TargetError(f"'{target.name}' has no timing cache: leave out --timing-cache")
 
     def recorded(self) -> dict[str, bool | int]:
@@ -71,10 +67,11 @@ class BuildOptions:
         if self.workspace is not None:
             yield f"--memPoolSize=workspace:{self.workspace / 2**20:g}M"
 
-    def apply(self, trt: Any, config: Any) -> None:
+    def apply(self, target: Target, trt: Any, config: Any) -> None:
         """Set the options in a builder's configuration.
 
         Args:
+            target: Whose builder it is.
             trt: ``tensorrt`` or ``tensorrt_rtx``.
             config: Its ``IBuilderConfig``.
         """
@@ -84,8 +81,8 @@ class BuildOptions:
             config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         if self.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-            if trt.__name__ == "tensorrt_rtx":
-                # Its wheel brings no lean runtime along (seen in 1.7.1): the engine takes that of whoever runs it.
+            if not target.lean_runtime:
+                # The engine takes the runtime of whoever runs it.
                 config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
         if self.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace)

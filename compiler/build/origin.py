@@ -8,21 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmmprune.names import METHOD, PASS, REPLACES, SITE
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Form of a node's name -> what wrote it (passes give their nodes such names, see passes/builder.py).
-_MAKERS = (
-    (re.compile(r"^lmmprune/cast/"), "cast_float"),
-    (re.compile(r"^lmmprune/([^/]+)/(vision\w*|projector\w*)/"), "reduce_vision ({1} at {2})"),
-    (re.compile(r"^lmmprune/([^/]+)/(llm\w*)/"), "reduce_decoder ({1} at {2})"),
-    (re.compile(r"^lmmprune/([^/]+)/(own_count|ranking|head)/"), "split_vision ({1})"),
-    (re.compile(r"^lmmprune/([^/]+)/"), "the pruning of {1}"),
-    (re.compile(r"^(vision_layer_\d+|vision_output|projector_output)/"), "reduce_vision (a copy for {1})"),
-    (re.compile(r"^(llm_layer_\d+|llm_input_\d+)/"), "reduce_decoder (a copy for {1})"),
-    (re.compile(r"^lower/(.+)/[^/]+$"), "a lowering pass in the place of '{1}'"),
-    (re.compile(r"/(?:quantized|dequantized|integer|rescaled|scales)$"), "insert_qdq"),
-)
 # A module with weights: what people call a place in a model.
 _WEIGHT = re.compile(r"^(.*\.(?:layers|blocks|resblocks|h)\.\d+\.[\w.]*?)\.(?:weight|bias)\b")
 # Seen in TensorRT-RTX 1.7.1: "expand [profile 1].1_iota" is made from the value "expand".
@@ -37,11 +27,13 @@ def describe(graph: Path, node: str) -> str:
         graph: The ONNX file, which the compiler's parser could read.
         node: Name of a node.
     """
+    found = _nodes(graph).get(node)
+    if found is None:
+        return ""
     said = []
-    by_name = _nodes(graph)
-    if node in by_name and (place := _place(by_name[node])):
+    if place := _place(found):
         said.append(f"near '{place}'")
-    if maker := written_by(node):
+    if maker := written_by(found):
         said.append(f"written by {maker}")
     return "".join(f", {text}" for text in said)
 
@@ -59,21 +51,24 @@ def find_node(graph: Path, message: str) -> str | None:
     return next((by_output[word] for word in values if word in by_output), None)
 
 
-def written_by(node: str) -> str | None:
-    """Return which pass wrote a node, None if it came with the model."""
-    for form, maker in _MAKERS:
-        if match := form.search(node):
-            return maker.format(None, *match.groups())
-    return None
+def written_by(node: ir.Node) -> str | None:
+    """Return which pass wrote a node, and for what, as its metadata says; None if it came with the model."""
+    about = node.metadata_props
+    if PASS not in about:
+        return None
+    method, site = about.get(METHOD), about.get(SITE)
+    where = " at ".join(filter(None, (method, site)))
+    instead = f" in the place of '{about[REPLACES]}'" if REPLACES in about else ""
+    return f"{about[PASS]}{f' ({where})' if where else ''}{instead}"
 
 
 def _nodes(graph: Path) -> Mapping[str, ir.Node]:
-    # The extras of the builders bring it; where TensorRT came another way, the name says what it can.
+    # The extras of the builders bring it; where TensorRT came another way, the node's name has to do.
     if importlib.util.find_spec("onnx_ir") is None:
         return {}
-    from lmmprune.compiler.onnx_files.load_onnx import load_onnx
+    import onnx_ir as ir
 
-    return {node.name: node for node in load_onnx(graph, weights=False).graph if node.name}
+    return {node.name: node for node in ir.load(graph).graph if node.name}
 
 
 def _place(node: ir.Node) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lmmprune.compiler.bundle.manifest import Graph, Manifest
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError, TargetError
 
 Range = tuple[int, int, int]
@@ -64,13 +64,10 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
             "positions"
         )
     likely = min(image + _QUESTION_TOKENS, longest)
-    # TensorRT-RTX 1.7.1 compiles a profile whose sequence length is fixed with its own copy of all the weights (seen:
-    # 25 MB where a range 1..2 gives 16 MB and one profile 13 MB).
-    step: Range = (1, 1, 2) if target.backend == "tensorrt_rtx" else (1, 1, 1)
     prompt = {"seq": (_shortest(manifest), likely, longest), "past": (0, 0, 0)}
     return [
         _profile("prefill", manifest.decoder, prompt, image, least),
-        _profile("decode", manifest.decoder, {"seq": step, "past": (1, likely, limit - 1)}, image, least),
+        _profile("decode", manifest.decoder, {"seq": target.decode_step, "past": (1, likely, limit - 1)}, image, least),
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import BundleError
+from lmmprune.names import POSITION_IDS
 
 FORMAT = 2
 FILENAME = "manifest.json"
@@ -52,6 +53,14 @@ class Cache:
     length_offsets: tuple[int, ...]
     capacity: int | None = None
     length: str | None = None
+
+    @property
+    def in_place(self) -> dict[str, str]:
+        """The decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
+        if self.capacity is None:
+            return {}
+        pairs = zip(self.present, self.past, strict=True)
+        return {out: into for presents, pasts in pairs for out, into in zip(presents, pasts, strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +187,7 @@ class Manifest:
     @property
     def position_rows(self) -> int:
         """Rows of ``position_ids``: 1, or 3 with M-RoPE (frame, row and column)."""
-        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == "position_ids")
+        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == POSITION_IDS)
         return int(shape[0]) if len(shape) == 3 else 1
 
     @property

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-import lmmprune
 from lmmprune.compiler.cli.command import general_options
 from lmmprune.compiler.cli.config import set_variables
 from lmmprune.compiler.cli.output import one_line_warnings, warn
 from lmmprune.compiler.cli.verbosity import WANTED, remember_quiet, remember_verbose
 from lmmprune.errors import LmmpruneError, suggestion
+from lmmprune.version import __version__
 
 # Name -> one-line help; the command lives in the module of the same name as the object ``command``.
 COMMANDS = {
@@ -99,7 +99,7 @@ class _LazyGroup(click.Group):
     invoke_without_command=True,
     epilog=_EPILOG,
 )
-@click.version_option(lmmprune.__version__, prog_name="lmmprune")
+@click.version_option(__version__, prog_name="lmmprune")
 @click.option(
     *("-v", "--verbose"),
     is_flag=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,7 @@ from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, not
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import set_options
+from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Tokens
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +62,34 @@ def _tiles(text: str) -> tuple[int, int]:
     if not found:
         raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
     return int(found[1]), int(found[2])
+
+
+def _tokens(ratio: str | None, keep: int | None, buckets: str | None, percentile: float) -> Tokens | None:
+    given = {"--ratio": ratio is not None, "--keep": keep is not None, "--buckets": bool(buckets)}
+    if len(named := [name for name, there in given.items() if there]) > 1:
+        raise InputError(f"{' and '.join(named)} exclude each other: give one")
+    if keep is not None:
+        return Keep(keep)
+    if buckets:
+        return Buckets(_number("--buckets", part) for part in buckets.split(","))
+    if ratio == "auto":
+        return Auto(percentile)
+    return None if ratio is None else Ratio(_number("--ratio", ratio))
+
+
+def _int8(options: dict[str, Any]) -> Int8 | None:
+    """Take the options that say how to quantize out of the others."""
+    static, weights_only, dynamic = (options.pop(f"int8{kind}") for kind in ("", "_weights_only", "_dynamic"))
+    how = {
+        "policy": options.pop("int8_policy"),
+        "budget": options.pop("int8_budget"),
+        **{name: options.pop(name) for name in ("keep_float", "smooth", "calibrator")},
+    }
+    kinds = {"--int8": static, "--int8-weights-only": weights_only, "--int8-dynamic": dynamic}
+    given = [name for name, wanted in kinds.items() if wanted]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other, each is a way to quantize: give one")
+    return Int8(weights_only=weights_only, dynamic=dynamic, **how) if given else None
 
 
 @click.command("export", cls=Command, example="lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/")
@@ -213,13 +242,14 @@ def command(
     force: bool = request["force"]  # type: ignore[assignment]  # same
     dtype, cache = request["dtype"], request["static_cache"]
     check_triton(output, triton, triton_backend, request["target"], dtype, cache, force=force)  # type: ignore[arg-type]  # same
+    tokens = _tokens(ratio, request.pop("keep"), buckets, request.pop("percentile"))  # type: ignore[arg-type]  # same
+    int8 = _int8(request)
     with steps(streams=STREAMS) as step:
         report = export(
             Request(
                 options=options,
-                ratio=None if ratio in (None, "auto") else _number("--ratio", ratio),
-                auto=ratio == "auto",
-                buckets=tuple(_number("--buckets", part) for part in buckets.split(",")) if buckets else (),
+                tokens=tokens,
+                int8=int8,
                 calibration=calib,
                 calibration_samples=calib_samples,
                 image_size=_pixels(image_size) if image_size else None,

@@ -92,7 +92,7 @@ def _model(
     title = f"{model}: {len(data['layers'])} decoder layers, by formula"
     show(table(["", "before", "after", "ratio"], rows, title=title))
     if graph:
-        columns = [
+        columns: list[str | Column] = [
             "layer",
             "before: graph",
             Column(title="formula", drop=1),

@@ -34,7 +34,7 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"aliases": aliases, "families": families})
         return
-    columns = [
+    columns: list[str | Column] = [
         "name",
         Column(title="family", drop=2),
         Column(title="checkpoint", path=True),
@@ -123,7 +123,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         limits = [*(f"- {limit}" for limit in row["limits"]), *(f"tried: {name}" for name in row["tried"])]
         cells.append([f"{row['name']}\n{row['title']}", "\n".join(row["sites"]), "\n".join(limits)])
-    columns = [
+    columns: list[str | Column] = [
         Column(title="family", most=16),
         Column(title="cut at", most=18, drop=1),
         Column(title="limits", most=60, path=True),

@@ -15,6 +15,8 @@ import click
 from lmmprune.compiler.cli.command import option
 from lmmprune.compiler.cli.verbosity import WANTED
 from lmmprune.errors import LmmpruneWarning
+from lmmprune.units import human_bytes as human_bytes
+from lmmprune.units import human_si as human_si
 
 _WHOLE = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
 
@@ -82,20 +84,3 @@ def one_line_warnings() -> Iterator[None]:
         warnings.simplefilter("always", LmmpruneWarning)
         warnings.showwarning = show_warning
         yield
-
-
-def human_bytes(count: float) -> str:
-    """Return bytes as text with a binary unit: ``1536`` is ``1.5 KiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def human_si(count: float, unit: str = "", *, digits: int = 2) -> str:
-    """Return a count with a decimal prefix, as papers print costs: ``8.45e12`` is ``8.45 T``."""
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(count) >= size:
-            return f"{count / size:.{digits}f} {prefix}{unit}"
-    return f"{count:.0f} {unit}".rstrip()

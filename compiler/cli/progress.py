@@ -119,7 +119,7 @@ def line(task: Task) -> str:
     if _is_single(task):
         return task.description
     if task.fields.get("bytes"):
-        amount = f"{human_bytes(task.completed)} of {human_bytes(task.total)}"
+        amount = f"{human_bytes(task.completed)} of {human_bytes(task.total or 0)}"
     else:
         amount = f"{task.completed:.0f} of {task.total:.0f}"
     if task.fields.get("bytes") and task.speed:

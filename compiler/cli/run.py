@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,38 +20,54 @@ if TYPE_CHECKING:
 @option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
 @option("--prompt", required=True, help="The question.")
 @option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many.")
+@option("--temperature", type=float, help="Draw tokens from scores divided by this  [default: 0, the likeliest]")
+@option("--top-p", type=float, default=1.0, help="Draw from the likeliest tokens with this share  [default: 1]")
+@option("--top-k", type=int, default=0, help="Draw from so many of the likeliest tokens  [default: all]")
+@option("--seed", type=int, help="The same seed gives the same answer  [default: another each time]")
+@option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
 @threads_option()
 @option("--stats", is_flag=True, help="Print times and token counts on stderr.")
 @json_option
 def command(
-    bundle: Path, image: Path, prompt: str, max_new_tokens: int, threads: int | None, stats: bool, as_json: bool
+    *,
+    bundle: Path,
+    image: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float | None,
+    top_p: float,
+    top_k: int,
+    seed: int | None,
+    stop: tuple[str, ...],
+    threads: int | None,
+    stats: bool,
+    as_json: bool,
 ) -> None:
     """Answer a question about a picture; the text appears on stdout as it is generated."""
-    from lmmprune.compiler.bundle.bundle import Bundle
-    from lmmprune.compiler.runtime.open_picture import load_image
-    from lmmprune.compiler.runtime.runtime import Runtime
+    from lmmprune.api.model import load
 
-    opened = Bundle.open(bundle)
-    picture = load_image(image)
-    start = time.perf_counter()
-    runtime = Runtime(opened, threads=threads)
-    load_ms = (time.perf_counter() - start) * 1e3
-    answer = runtime.answer(picture, prompt, max_new_tokens)
-    pieces: list[str] = []
-    for piece in answer:
-        pieces.append(piece)
-        if not as_json:
-            click.echo(piece, nl=False)
-    assert answer.stats is not None
+    with load(bundle, threads=threads) as model:
+        answer = model.answer(
+            image,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            stop=stop,
+        )
+        for piece in answer:
+            if not as_json:
+                click.echo(piece, nl=False)
     if as_json:
         kept = None if answer.kept is None else answer.kept.tolist()
-        text = "".join(pieces)
-        figures = {"load_ms": load_ms, **answer.stats.as_dict()}
-        print_json({"answer": text, "tokens": answer.tokens, "kept_indices": kept, "stats": figures})
+        figures = {"load_ms": model.load_ms, **answer.stats.as_dict()}
+        print_json({"answer": answer.text, "tokens": answer.tokens, "kept_indices": kept, "stats": figures})
         return
     click.echo()
     if stats:
-        note(f"load {load_ms:.0f} ms, {_line(answer.stats)}")
+        note(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}")
 
 
 def _line(stats: Stats) -> str:
@@ -61,7 +76,7 @@ def _line(stats: Stats) -> str:
     return (
         f"preprocess {stats.preprocess_ms:.1f} ms, vision {stats.vision_ms:.1f} ms, prefill {stats.prefill_ms:.1f} ms, "
         f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}, "
-        f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (stopped: {stats.stopped})"
+        f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (finished: {stats.finish_reason})"
     )
 
 

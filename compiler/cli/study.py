@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from lmmprune.compiler.cli.options import (
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import Column, table
+from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def command(
         ratios=_numbers(ratios),
         int8=int8,
         output=output,
-        workers=workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS),
+        workers=workers or min(machine.cores(), _MOST_WORKERS),
         ray=ray,
         timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
         keep_bundles=keep_bundles,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import Command
 from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, details, table
-from lmmprune.compiler.targets.targets import TARGETS, Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS, resolve
 
 _OPERATORS = (
     ("Attention", "attention"),
@@ -41,7 +44,7 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"targets": [target.as_dict() for target in TARGETS.values()]})
         return
-    columns = [
+    columns: list[str | Column] = [
         "target",
         Column(title="also", drop=3, most=24),
         "opset",
@@ -99,7 +102,7 @@ def _facts(target: Target, name: str) -> dict[str, str]:
     return facts
 
 
-def _board(name: str) -> dict[str, object]:
+def _board(name: str) -> dict[str, Any]:
     """Return what a board's software carries, and the boards that there are with their memory in bytes."""
     from lmmprune.compiler.targets.boards import BOARDS, jetpack
 

@@ -9,8 +9,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import lmmprune
+from lmmprune import version
 from lmmprune.errors import InputError
+from lmmprune.version import __version__
 
 # The trained demo model's data; a board brings its own bundle.
 _LEFT_OUT = ("models/tiny_llava",)
@@ -25,10 +26,10 @@ def write_wheel(folder: Path) -> Path:
         InputError: lmmprune isn't installed, only imported from its sources.
     """
     try:
-        metadata = importlib.metadata.distribution(lmmprune.__name__)
+        metadata = importlib.metadata.distribution("lmmprune")
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError("lmmprune isn't installed, so its metadata is missing: pip install -e . first") from error
-    stem = f"lmmprune-{lmmprune.__version__}"
+    stem = f"lmmprune-{__version__}"
     path = folder / f"{stem}-py3-none-any.whl"
     about = f"{stem}.dist-info"
     rows = []
@@ -48,7 +49,7 @@ def write_wheel(folder: Path) -> Path:
         text = metadata.read_text("METADATA") or metadata.read_text("PKG-INFO") or ""
         add(f"{about}/METADATA", text.encode())
         add(f"{about}/entry_points.txt", (metadata.read_text("entry_points.txt") or "").encode())
-        tag = f"Wheel-Version: 1.0\nGenerator: lmmprune ({lmmprune.__version__})\nRoot-Is-Purelib: true\n"
+        tag = f"Wheel-Version: 1.0\nGenerator: lmmprune ({__version__})\nRoot-Is-Purelib: true\n"
         add(f"{about}/WHEEL", f"{tag}Tag: py3-none-any\n".encode())
         rows.append(f"{about}/RECORD,,")
         archive.writestr(zipfile.ZipInfo(f"{about}/RECORD", _EPOCH), "\n".join(rows) + "\n")
@@ -57,7 +58,7 @@ def write_wheel(folder: Path) -> Path:
 
 def _files() -> Iterator[tuple[str, Path]]:
     """Yield the package's files by their names below it, in order."""
-    root = Path(lmmprune.__file__).parent
+    root = Path(version.__file__).parent
     waiting = [("", root)]
     found = []
     while waiting:

@@ -11,18 +11,20 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import lmmprune
+from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.replace import PLAN as PLAN_FOLDER
 from lmmprune.compiler.bundle.replace import check_apart
 from lmmprune.compiler.bundle.write_folder import place, write_folder, write_sums
-from lmmprune.compiler.deploy import trtexec
 from lmmprune.compiler.deploy.stages import QUESTION, BuildStep
 from lmmprune.compiler.deploy.variant import Variant, names_of, variant_of
-from lmmprune.compiler.targets.targets import Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import InputError
+from lmmprune.names import INPUT_IDS
+from lmmprune.version import __version__
 
 FORMAT = 1
 SCRIPT, POWER, STEPS, PLAN, README = "measure.sh", "power.sh", "steps.tsv", "plan.json", "README.md"
@@ -116,7 +118,7 @@ def fill_plan(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(array.tobytes())
     steps = [*_builds(target, variants), *_times(target, variants)]
-    dialect = trtexec.DIALECTS[target.name]
+    dialect = trtexec.dialect_of(target)
     least, below = target.version or ("0", "99")
     # A bundle in float32 has attention without a fused kernel: the script tries again with this flag.
     head = ["need", dialect.program, str(trtexec.banner(least)), str(trtexec.banner(below))]
@@ -131,7 +133,7 @@ def fill_plan(
     )
     plan = {
         "format": FORMAT,
-        "lmmprune": lmmprune.__version__,
+        "lmmprune": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "target": target.name,
         "arch": arch,
@@ -171,7 +173,7 @@ def _input_file(variant: str, stage: BuildStep, tensor: str) -> PurePosixPath:
 def _builds(target: Target, variants: Sequence[Variant]) -> Iterator[list[str]]:
     for variant in variants:
         more = [*variant.spec.flags()]
-        if trtexec.DIALECTS[target.name].timing_cache:
+        if target.timing_cache:
             more.append(f"--timingCacheFile={variant.spec.options.timing_cache or _TIMING_CACHE}")
         for component, graph in variant.bundle.manifest.graphs.items():
             engine = engine_file(variant.name, component)
@@ -200,7 +202,7 @@ def _described(variant: Variant) -> dict[str, Any]:
         "dtype": manifest.precision.dtype,
         "int8": manifest.precision.int8,
         "weights_bytes": variant.bundle.bytes,
-        "prompt_tokens": next(s.inputs["input_ids"].shape[1] for s in variant.stages if s.name == "prefill"),
+        "prompt_tokens": next(s.inputs[INPUT_IDS].shape[1] for s in variant.stages if s.name == "prefill"),
         "stages": [stage.name for stage in variant.stages],
     }
 
@@ -210,7 +212,7 @@ def _readme(target: Target, arch: str | None, variants: Sequence[Variant], comma
     where = f"{target.summary}{f', {arch}' if arch else ''}"
     return f"""# Build and time {names}
 
-For {where}. Needed there: `sh`, `sha256sum`, and NVIDIA's `{trtexec.DIALECTS[target.name].program}`; no Python.
+For {where}. Needed there: `sh`, `sha256sum`, and NVIDIA's `{trtexec.dialect_of(target).program}`; no Python.
 
     sudo sh {POWER}           # on a Jetson: the mode of full power by its name, clocks at their top
     sh {SCRIPT}              # checks this folder, builds every engine, times them in 5 rounds, writes result.json

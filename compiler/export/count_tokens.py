@@ -16,9 +16,10 @@ from lmmprune.compiler.bundle.bundle import PREPROCESSOR
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import below, require
+from lmmprune.facts import Facts
+from lmmprune.names import DYNAMIC_COUNT, PIXEL_VALUES
 from lmmprune.passes.methods import Method
-from lmmprune.passes.reduce.schedule import Facts
-from lmmprune.passes.reduce.split_vision import COUNT, CountTokens
+from lmmprune.passes.reduce.split_vision import CountTokens
 
 COUNTS = "token_counts.json"
 HISTOGRAM = "token_counts.png"
@@ -76,7 +77,7 @@ def measure_counts(
         ir.save(graph, path, external_data="vision.onnx.data")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for index, sample in enumerate(data.samples):
-            counts += session.run([COUNT], {"pixel_values": preprocess(sample.image)})[0].tolist()
+            counts += session.run([DYNAMIC_COUNT], {PIXEL_VALUES: preprocess(sample.image)})[0].tolist()
             progress("count tokens", index + 1, len(data.samples))
     return DynamicCounts(
         method=method.name,

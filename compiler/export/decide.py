@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.export.values import Auto, Keep, Ratio
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
     from lmmprune.compiler.export.request import Request
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
+    from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
-    from lmmprune.passes.reduce.schedule import Facts
 
 
 def dtype_of(target: targets.Target, dtype: str | None) -> str:
@@ -26,29 +27,21 @@ def int8_of(request: Request, target: targets.Target, dtype: str) -> Int8Plan | 
     """Return how the graphs are quantized, None if they aren't."""
     from lmmprune.compiler.quantize.int8_plan import Int8Plan, choose_scheme
 
-    if not request.quantizes:
-        if request.int8_policy != "all" or request.keep_float:
-            raise InputError("--int8-policy and --keep-float say how to quantize: add --int8")
+    int8 = request.int8
+    if int8 is None:
         return None
-    kinds = {
-        "--int8": request.int8,
-        "--int8-weights-only": request.int8_weights_only,
-        "--int8-dynamic": request.int8_dynamic,
-    }
-    if len(given := [name for name, wanted in kinds.items() if wanted]) > 1:
-        raise InputError(f"{' and '.join(given)} exclude each other, each is a way to quantize: give one")
     if request.share_weights:
         raise InputError(
             "--share-weights links the checkpoint's floating-point weights, --int8 makes new ones: leave one out"
         )
-    scheme = choose_scheme(target, weights_only=request.int8_weights_only, dynamic=request.int8_dynamic, dtype=dtype)
+    scheme = choose_scheme(target, weights_only=int8.weights_only, dynamic=int8.dynamic, dtype=dtype)
     return Int8Plan(
         scheme=scheme,
-        calibrator=request.calibrator,
-        smooth=request.smooth,
-        policy=request.int8_policy,
-        budget=request.int8_budget,
-        keep_float=request.keep_float,
+        calibrator=int8.calibrator,
+        smooth=int8.smooth,
+        policy=int8.policy,
+        budget=int8.budget,
+        keep_float=int8.keep_float,
     )
 
 
@@ -56,21 +49,22 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
     """Return the visual tokens per decoder layer that were asked for, ascending; none if the pictures decide."""
     from lmmprune.passes.methods import keep_count
 
-    if not (request.auto or request.buckets):
-        return (keep_count(facts.tokens, ratio=request.ratio, keep=request.keep),)
-    asked = "--ratio auto" if request.auto else "--buckets"
-    if request.keep is not None or request.ratio is not None or (request.auto and request.buckets):
-        raise InputError("--ratio, --keep, --ratio auto and --buckets exclude each other: give one")
+    tokens = request.tokens
+    if tokens is None or isinstance(tokens, Ratio):
+        return (keep_count(facts.tokens, ratio=tokens.removed if tokens else None),)
+    if isinstance(tokens, Keep):
+        return (keep_count(facts.tokens, keep=tokens.tokens),)
+    asked = "--ratio auto" if isinstance(tokens, Auto) else "--buckets"
     if not method.counts_itself:
         raise InputError(f"{asked}: method '{method.name}' has no count of its own for a picture; use 'inflection'")
-    if not 0 < request.percentile <= 100:
-        raise InputError(f"--percentile {request.percentile:g}: expected 0 < percentile <= 100")
-    if request.auto:
+    if isinstance(tokens, Auto):
+        if not 0 < tokens.percentile <= 100:
+            raise InputError(f"--percentile {tokens.percentile:g}: expected 0 < percentile <= 100")
         method.check(facts)
         return ()
-    if request.quantizes:
+    if request.int8 is not None:
         raise InputError("--buckets and --int8 don't go together yet: leave one out")
-    return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in request.buckets}))
+    return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in tokens.ratios}))
 
 
 def check_cache(capacity: int, target: targets.Target, entering: int, positions: int) -> None:

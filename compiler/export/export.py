@@ -13,7 +13,6 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-import lmmprune
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.bundle.bundle import TOKENIZER
@@ -24,11 +23,13 @@ from lmmprune.compiler.export.decide import check_cache, counts_of, dtype_of, in
 from lmmprune.compiler.export.describe import cache_of, largest_of, schedule_of
 from lmmprune.compiler.export.request import Progress, Report, Request
 from lmmprune.compiler.export.step_clock import StepClock
+from lmmprune.compiler.export.values import Auto, Buckets
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.onnx_files.signature import signature
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import require
 from lmmprune.models.source import Source, refuse_damage, resolve
+from lmmprune.version import __version__
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -99,11 +100,13 @@ def export(
         adapter=request.adapter,
     )
     facts = facts_of(source)
-    if request.buckets:
+    # Pictures are looked at for the counts that the method would choose.
+    auto, buckets = isinstance(request.tokens, Auto), isinstance(request.tokens, Buckets)
+    if buckets:
         method = method.at_output_only()
     int8 = int8_of(request, target, dtype)
     # Pictures are needed for ranges, or for token counts.
-    measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or request.auto or bool(request.buckets)
+    measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or auto or buckets
     data = load_calibration(source, request.calibration, request.calibration_samples) if measures else None
     # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
     counts = counts_of(request, method, facts)
@@ -154,17 +157,17 @@ def export(
             )
         warnings.extend(graphs.remarks)
         own: DynamicCounts | None = None
-        if data and (request.auto or request.buckets):
+        if data and (auto or buckets):
             own = measure_counts(
                 graphs.vision,
                 method,
                 facts,
                 data,
                 writer.path,
-                percentile=request.percentile,
+                percentile=(request.tokens if isinstance(request.tokens, Auto) else Auto()).percentile,
                 progress=progress,
             )
-            if request.auto:
+            if auto:
                 counts = (own.keep,)
                 stages = method.stages_for(facts, own.keep)
             save_counts(own, writer.path, marks=counts)
@@ -176,7 +179,7 @@ def export(
 
         progress("prune", 0, 1)
         heads: dict[int, ir.Model] = {}
-        if request.buckets:
+        if buckets:
             encoder, heads = split_vision(graphs.vision, method, facts.grid, counts)
             graphs = dataclasses.replace(graphs, vision=encoder)
         else:
@@ -297,4 +300,4 @@ def _now() -> str:
 
 
 def _tools() -> dict[str, str]:
-    return {"lmmprune": lmmprune.__version__} | {name: importlib.metadata.version(name) for name in _TOOLS}
+    return {"lmmprune": __version__} | {name: importlib.metadata.version(name) for name in _TOOLS}

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.export.values import Int8, Tokens
 
 if TYPE_CHECKING:
     from lmmprune.compiler.export.count_tokens import DynamicCounts
+    from lmmprune.passes.methods import Method
 
 Progress = Callable[[str, int, int], None]
 
@@ -20,22 +22,18 @@ STREAMS = ("write vision", "write decoder")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for; see ``lmmprune export --help``."""
+    """What the user asked for; see ``lmmprune export --help``.
+
+    ``tokens`` None removes none, ``int8`` None quantizes nothing. The pictures of ``calibration`` (None: built-in ones)
+    serve both: ``int8`` for ranges, ``Auto`` and ``Buckets`` for counts.
+    """
 
     model: str
     output: Path
-    method: str = "freepruner"
+    method: str | Method = "freepruner"
     options: Mapping[str, str] = field(default_factory=dict)
-    ratio: float | None = None
-    keep: int | None = None
-    int8: bool = False
-    int8_weights_only: bool = False
-    int8_dynamic: bool = False
-    int8_policy: str = "all"
-    int8_budget: float = 0.05
-    keep_float: tuple[str, ...] = ()
-    smooth: bool = True
-    calibrator: str = "minmax"
+    tokens: Tokens | None = None
+    int8: Int8 | None = None
     calibration: Path | None = None
     calibration_samples: int = 32
     dtype: str | None = None
@@ -46,9 +44,6 @@ class Request:
     image_size: tuple[int, int] | None = None
     tiles: tuple[int, int] | None = None
     method_file: Path | None = None
-    auto: bool = False
-    percentile: float = 90.0
-    buckets: tuple[float, ...] = ()
     share_weights: bool = False
     adapter: Path | None = None
     static_cache: int | None = None
@@ -56,11 +51,6 @@ class Request:
     cache: bool = True
     template: str | None = None
     force: bool = False
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether anything becomes INT8."""
-        return self.int8 or self.int8_weights_only or self.int8_dynamic
 
 
 @dataclass(frozen=True, kw_only=True)

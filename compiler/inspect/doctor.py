@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
-from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.targets.machine import Gpu, Machine, detect_machine
 from lmmprune.compiler.targets.packages import Package, install_command, packages, twins
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import LmmpruneError, MissingExtraError, require
 
 _FAST_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
@@ -87,7 +88,7 @@ def _builds(target: Target, machine: Machine) -> Ability:
     if not target.compiled:
         return Ability(can=True, why="no build needed")
     try:
-        tensorrt.load(target)
+        load_tensorrt.load(target)
     except LmmpruneError as error:
         return Ability(can=False, why=_short(error), fix=install_command(target.extra))
     if target.architectures:
@@ -100,7 +101,7 @@ def _builds(target: Target, machine: Machine) -> Ability:
 def _runs(target: Target, machine: Machine) -> Ability:
     if target.compiled:
         try:
-            tensorrt.load(target)
+            load_tensorrt.load(target)
             return Ability(can=True, why=CudaDevice(target.extra).arch)
         except LmmpruneError as error:
             fix = install_command(target.extra) if isinstance(error, MissingExtraError) else ""
@@ -111,9 +112,9 @@ def _runs(target: Target, machine: Machine) -> Ability:
         return Ability(can=False, why=_short(error), fix=install_command(target.extra))
     except ImportError as error:
         return Ability(can=False, why=f"onnxruntime doesn't load ({error})", fix=install_command(target.extra))
-    if target.name == "ort-cpu":
+    if target.device == "cpu":
         return Ability(can=True)
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+    if target.provider not in ort.get_available_providers():
         return Ability(can=False, why="onnxruntime has no CUDA provider", fix=install_command(target.extra))
     if not machine.gpus:
         return Ability(can=False, why="no NVIDIA GPU here")

@@ -10,10 +10,7 @@ from typing import Any
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.errors import GraphRefusal, require
-
-# Whose node it is: lmmprune/<method>/<site>/... A graph that is split in two cuts at the vision output, too.
-_OURS = re.compile(r"lmmprune/(?P<method>[^/]+)/(?P<site>(vision|projector)_output|[a-z_]+_layer_\d+|llm_input_\d+)/")
-_SPLIT = re.compile(r"lmmprune/(?P<method>[^/]+)/(ranking|head)/")
+from lmmprune.names import KEPT, LOGITS, METHOD, SITE, kept_at, received_at
 
 
 def inspect_graph(
@@ -68,23 +65,21 @@ def inspect_graph(
 
 def _sites(model: Any) -> list[dict[str, Any]]:
     """Return every site where tokens are cut, with the tokens that leave it (None: as many as a head takes)."""
-    from lmmprune.passes.find.sites import VISION_OUTPUT, parse_site
+    from lmmprune.passes.find.sites import parse_site
 
     found: dict[str, dict[str, Any]] = {}
     outputs = {str(value.name): value for value in model.graph.outputs}
     for node in model.graph:
-        name = str(node.name)
-        match = _OURS.match(name) or _SPLIT.match(name)
-        if match is None:
+        method, site = (node.metadata_props.get(key) for key in (METHOD, SITE))
+        if method is None or site is None:
             continue
-        site = match.groupdict().get("site", str(VISION_OUTPUT))
-        row = found.setdefault(site, {"site": site, "method": match["method"], "nodes": 0})
+        row = found.setdefault(site, {"site": site, "method": method, "nodes": 0})
         row["nodes"] += 1
     for site, row in found.items():
         # The only stage of a vision graph has no output of its own name.
-        kept = outputs.get(f"kept_indices.{site}", outputs.get("kept_indices"))
+        kept = outputs.get(kept_at(site), outputs.get(KEPT))
         row["tokens_out"] = None if kept is None else kept.shape[1]
-        row["merges"] = f"received.{site}" in outputs
+        row["merges"] = received_at(site) in outputs
     return sorted(found.values(), key=lambda row: parse_site(row["site"]).depth)
 
 
@@ -92,7 +87,7 @@ def _anchors(model: Any, *, quantized: bool) -> dict[str, Any]:
     """Return what an unpruned graph offers to a method."""
     if quantized:
         return {"refusal": "the graph is quantized; prune the floating-point graph, then quantize"}
-    is_decoder = any(value.name == "logits" for value in model.graph.outputs)
+    is_decoder = any(value.name == LOGITS for value in model.graph.outputs)
     try:
         return _decoder_anchors(model) if is_decoder else _vision_anchors(model)
     except GraphRefusal as error:

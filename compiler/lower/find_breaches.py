@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lmmprune.compiler.lower.shape_tensors import read_as_shapes, source_of_values
 from lmmprune.compiler.targets import operators
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.lazy import is_lazy, numbers
 from lmmprune.stored import Array
 
@@ -165,7 +165,7 @@ def _misaligned(node: ir.Node, target: Target) -> Iterator[str]:
         return
     queries, keys = (_sequence(value) for value in node.inputs[:2])
     # Where the keys come in joined with a cache, the upper left is what ONNX means, too. But it hides the cache from
-    # fewer queries: whoever set the flag there meant the other alignment (docs/targets.md).
+    # fewer queries: whoever set the flag there meant the other alignment (docs/reference/targets.md).
     if target.causal == "mask":
         yield "is_causal is set, the target takes an explicit mask only"
     elif queries is None or queries != keys:

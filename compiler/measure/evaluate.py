@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmprune.compiler.data.questions import Question
-from lmmprune.compiler.runtime.answer import ImageFeatures
+from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.runtime import Runtime
 
 _Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -103,7 +103,7 @@ def evaluate(
         question = questions[index]
         if visual is None or question.picture != picture:
             picture, visual = question.picture, runtime.encode_image(question.load())
-        said = runtime.answer(visual, question.prompt, max_new_tokens).text().strip()
+        said = runtime.answer(visual, question.prompt, max_new_tokens).text.strip()
         predictions[index] = Prediction(
             picture=question.picture,
             prompt=question.prompt,

@@ -16,8 +16,8 @@ from lmmprune.stored import Array
 STRENGTHS = (0.2, 0.3, 0.4, 0.5)
 """Alphas that are tried, beside no smoothing at all.
 
-0.5 shares the burden evenly. What larger ones change is measured in docs/quantization.md; they blow up channels that
-were seen small, which are clipped where another picture makes them large."""
+0.5 shares the burden evenly. What larger ones change is measured in docs/results/smoothing_strengths.md; they blow up
+channels that were seen small, which are clipped where another picture makes them large."""
 
 _LEAST_GAIN = 0.02
 """An error that shrinks by a smaller part is left alone: the rows are a sample."""

@@ -13,6 +13,7 @@ from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.errors import GraphRefusal, InputError, below
 from lmmprune.lazy import lazy, numbers
 from lmmprune.models.canonicalize import canonicalize
+from lmmprune.names import KEPT
 from lmmprune.passes.foreign.drop_open_masks import DropOpenMasks
 from lmmprune.passes.foreign.find_features import behind_identity, find_picture
 from lmmprune.passes.foreign.fold_shapes import FoldShapes
@@ -25,7 +26,6 @@ from lmmprune.passes.foreign.put_batch_first import PutBatchFirst
 from lmmprune.passes.foreign.widen_float import WidenFloat
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.lower.convert_opset import ConvertOpset
-from lmmprune.passes.reduce.reduce_vision import KEPT
 
 OPSET, _OLDEST = 23, 13  # Softmax means something else before 13
 _IR_VERSION = 10

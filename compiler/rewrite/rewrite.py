@@ -17,9 +17,9 @@ from lmmprune.progress import Progress, silent, step
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from lmmprune.facts import Facts
     from lmmprune.passes.foreign.find_features import Features
     from lmmprune.passes.methods import Method
-    from lmmprune.passes.reduce.schedule import Facts
     from lmmprune.passes.reduce.stage import Stage
 
 # A tower alone has no decoder. Methods ask for its depth all the same; what cuts there is refused whatever it is.
@@ -32,7 +32,7 @@ class Request:
 
     source: Path
     output: Path
-    method: str = "freepruner"
+    method: str | Method = "freepruner"
     options: Mapping[str, str] = field(default_factory=dict)
     method_file: Path | None = None
     ratio: float | None = None
@@ -108,13 +108,13 @@ def rewrite(request: Request, progress: Progress = silent) -> RewriteReport:
     require("onnxscript", "export")
     from lmmprune.compiler.lower.lower import lower
     from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
+    from lmmprune.facts import Facts
     from lmmprune.passes.foreign.find_features import find_features, find_grid
     from lmmprune.passes.foreign.hand_out_tokens import HandOutTokens
     from lmmprune.passes.graph.count_flops import count_flops
     from lmmprune.passes.graph.shapes import static_shape
     from lmmprune.passes.lower.cast_float import CastFloat
     from lmmprune.passes.methods import get_method, keep_count
-    from lmmprune.passes.reduce.schedule import Facts
 
     started = time.perf_counter()
     target = targets.resolve(request.target)

@@ -1,67 +1,29 @@
-"""What comes out of the run-time: an encoded picture, an answer as it grows, and its statistics."""
+"""What comes out of the run-time: an answer as it grows, and its statistics."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from lmmprune.compiler.runtime.image_features import ImageFeatures
+from lmmprune.compiler.runtime.prompt import Encoded
+from lmmprune.compiler.runtime.text_stream import TextStream
+from lmmprune.errors import InputError
 
-from lmmprune.compiler.backends.session import Value
-from lmmprune.compiler.runtime.prompt import Encoded, TextStream
-
-if TYPE_CHECKING:
-    from lmmprune.compiler.runtime.runtime import Runtime
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiteTokens:
-    """The visual tokens that leave one site.
-
-    Attributes:
-        tokens_in: Tokens that arrived there.
-        kept: int64 ``[K]``, the patch in whose place each token is; -1: none.
-        received: bool ``[K]``, whether other tokens went into it at this site.
-    """
-
-    tokens_in: int
-    kept: NDArray[np.int64]
-    received: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageFeatures:
-    """What the vision graph made of a picture; several questions may share it.
-
-    Attributes:
-        features: ``[1, K, C]``, a value of the back end.
-        tokens: K.
-        kept: int64 ``[K]``, indices into the N patches; None when the graph doesn't prune.
-        sites: What leaves each site of the vision graph that removes tokens, by its name, in the data's order.
-        preprocess_ms: milliseconds from the picture to its pixel values.
-        vision_ms: milliseconds of the vision graph.
-        dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
-    """
-
-    features: Value
-    tokens: int
-    kept: NDArray[np.int64] | None
-    sites: Mapping[str, SiteTokens]
-    preprocess_ms: float
-    vision_ms: float
-    dynamic_count: int | None = None
+FinishReason = Literal["stop", "stop_string", "length", "positions", "closed"]
+"""Why an answer ended: with the model's end token, before a stop string, after ``max_new_tokens``, because the model's
+positions (or those of a fixed cache) are used up, or because its reader left the loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Times in milliseconds and counts of one answer.
+    """Times in milliseconds and counts of one answer; an answer of no tokens has no prefill.
 
-    ``stopped`` is "eos", "length" or "positions" (the model's, or a fixed cache's, are used up). ``dynamic_count`` is
-    what the method itself would have kept of the picture, where the bundle has several counts to choose from (None
-    elsewhere).
+    ``dynamic_count`` is what the method itself would have kept of the picture, where the bundle has several counts to
+    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too.
     """
 
     preprocess_ms: float
@@ -72,7 +34,7 @@ class Stats:
     image_tokens: int
     prompt_tokens: int
     new_tokens: int
-    stopped: str
+    finish_reason: FinishReason
     dynamic_count: int | None = None
 
     @property
@@ -91,48 +53,122 @@ class Stats:
 
 
 class Answer:
-    """An answer in the making: iterate over it once for the text as it comes; then it has ``tokens`` and ``stats``."""
+    """An answer in the making: iterate over it for the text as it comes, or ask for its ``text``.
 
-    def __init__(self, runtime: Runtime, visual: ImageFeatures, prompt: Encoded, limit: int, stop_at_eos: bool) -> None:
-        """Use ``Runtime.answer`` instead."""
-        self._runtime, self._visual, self._prompt = runtime, visual, prompt
-        self._limit, self._stop_at_eos = limit, stop_at_eos
+    It is generated once, while it is read. Iterating again gives the same pieces. Leaving the loop early (or closing
+    its iterator) ends the answer there, with the reason ``closed``, and what it held is free again. One reader at a
+    time: a second loop inside the first one, or in another thread, is an ``InputError``.
+
+    Attributes:
+        tokens: Ids of what was generated so far, the end token included.
+        kept: Indices of the kept patches, int64 ``[K]``; None when the graph doesn't prune.
+    """
+
+    def __init__(
+        self,
+        generated: Generator[tuple[int, float], None, None],
+        stream: TextStream,
+        *,
+        ends: Sequence[int],
+        full: FinishReason,
+        visual: ImageFeatures,
+        prompt: Encoded,
+        tokens_before: int,
+    ) -> None:
+        """Use ``Model.answer`` or ``Runtime.answer`` instead.
+
+        Args:
+            generated: Token ids, each with its milliseconds; closed when the answer ends.
+            stream: What makes text of them.
+            ends: Ids that end an answer.
+            full: Why it ends where ``generated`` does.
+            visual: The picture.
+            prompt: The question.
+            tokens_before: Visual tokens of the unpruned model.
+        """
         self.tokens: list[int] = []
-        self.stats: Stats | None = None
+        self.kept = visual.kept
+        self._milliseconds: list[float] = []
+        self._pieces: list[str] = []
+        self._reader = threading.Lock()
+        self._reason: FinishReason | None = None
+        self._failure: Exception | None = None
+        self._generated, self._stream, self._ends, self._full = generated, stream, ends, full
+        self._about: dict[str, Any] = {
+            "preprocess_ms": visual.preprocess_ms,
+            "vision_ms": visual.vision_ms,
+            "tokens_before": tokens_before,
+            "image_tokens": prompt.image_tokens,
+            "prompt_tokens": prompt.length,
+            "dynamic_count": visual.dynamic_count,
+        }
 
     @property
-    def kept(self) -> NDArray[np.int64] | None:
-        """Indices of the kept patches, int64 ``[K]``; None when the graph doesn't prune."""
-        return self._visual.kept
+    def text(self) -> str:
+        """The whole text; what isn't there yet is generated first."""
+        return "".join(self)
 
-    def __iter__(self) -> Iterator[str]:
-        stream = TextStream(self._runtime.prompter)
-        milliseconds: list[float] = []
-        eos = self._runtime.bundle.manifest.prompt.eos_token_ids if self._stop_at_eos else ()
-        stopped = "length" if self._limit <= self._runtime.room(self._visual, self._prompt) else "positions"
-        for token, spent in self._runtime.generate(self._visual, self._prompt, self._limit):
-            self.tokens.append(token)
-            milliseconds.append(spent)
-            if token in eos:
-                stopped = "eos"
-                break
-            if piece := stream.push(token):
-                yield piece
-        if rest := stream.finish():
-            yield rest
-        self.stats = Stats(
-            preprocess_ms=self._visual.preprocess_ms,
-            vision_ms=self._visual.vision_ms,
-            prefill_ms=milliseconds[0],
-            decode_ms=sum(milliseconds[1:]),
-            tokens_before=self._runtime.bundle.manifest.tokens_before,
-            image_tokens=self._prompt.image_tokens,
-            prompt_tokens=self._prompt.length,
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended; an answer that isn't finished is generated first."""
+        if self._reason is None:
+            for _ in self:
+                pass
+        assert self._reason is not None
+        return self._reason
+
+    @property
+    def stats(self) -> Stats:
+        """Times and counts; an answer that isn't finished is generated first."""
+        reason = self.finish_reason
+        return Stats(
+            prefill_ms=sum(self._milliseconds[:1]),
+            decode_ms=sum(self._milliseconds[1:]),
             new_tokens=len(self.tokens),
-            stopped=stopped,
-            dynamic_count=self._visual.dynamic_count,
+            finish_reason=reason,
+            **self._about,
         )
 
-    def text(self) -> str:
-        """Generate to the end and return the whole text."""
-        return "".join(self)
+    def __iter__(self) -> Generator[str, None, None]:
+        if self._reason is None and self._failure is None:
+            yield from self._read()
+            return
+        if self._failure is not None:
+            raise self._failure
+        yield from self._pieces
+
+    def _read(self) -> Generator[str, None, None]:
+        """Generate to the end, or until the reader leaves."""
+        if not self._reader.acquire(blocking=False):
+            raise InputError("this answer is being read already: let that loop end first, or ask again")
+        reason: FinishReason = "closed"
+        try:
+            for token, spent in self._generated:
+                self.tokens.append(token)
+                self._milliseconds.append(spent)
+                if token in self._ends:
+                    reason = "stop"
+                    break
+                piece = self._stream.push(token)
+                if self._stream.stopped:
+                    reason = "stop_string"
+                if piece:
+                    self._pieces.append(piece)
+                    yield piece
+                if self._stream.stopped:
+                    break
+            else:
+                reason = self._full
+            rest = self._stream.finish()
+            if self._stream.stopped:
+                reason = "stop_string"
+            if rest:
+                self._pieces.append(rest)
+                yield rest
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._generated.close()
+            self._reason = reason
+            self._reader.release()

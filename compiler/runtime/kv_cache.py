@@ -9,17 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.numpy_types import numpy_type
-from lmmprune.compiler.bundle.manifest import Cache, Manifest
+from lmmprune.compiler.bundle.manifest import Manifest
 
 V = TypeVar("V")
-
-
-def in_place(cache: Cache) -> dict[str, str]:
-    """Return the decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
-    if cache.capacity is None:
-        return {}
-    pairs = zip(cache.present, cache.past, strict=True)
-    return {out: into for presents, pasts in pairs for out, into in zip(presents, pasts, strict=True)}
 
 
 class KvCache(Generic[V]):

@@ -1,4 +1,4 @@
-"""What a checkpoint's generation settings do to the logits before the likeliest token is taken, as in transformers.
+"""What a checkpoint's generation settings do to the logits before a token is taken, as in transformers.
 
 The settings are transformers' own names of ``generation_config.json``; their order here is that of its processors.
 Token ids of the prompt count as well as those of the answer.
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.runtime.prompt import Encoded
+from lmmprune.compiler.runtime.sampling import Pick
 from lmmprune.errors import ModelError
 
 Logits = NDArray[Any]
@@ -34,15 +35,16 @@ class LogitsRules:
         banned = [row for row in self._settings.get("bad_words_ids", ()) if row not in [[end] for end in self._eos]]
         self._banned = [(row, -np.inf) for row in banned]
 
-    def answer(self, prompt: Encoded, limit: int) -> Callable[[Logits], int]:
+    def answer(self, prompt: Encoded, limit: int, pick: Pick) -> Pick:
         """Return what chooses the tokens of one answer, one call after the other.
 
         Args:
             prompt: The prompt.
             limit: Tokens of the answer at most.
+            pick: Chooses a token from the changed logits.
         """
         if not self._settings:
-            return lambda logits: int(logits.argmax())
+            return pick
         history: Ids = prompt.input_ids[0]
         # Lengths are those of the whole picture, before any tokens were dropped.
         length, new = prompt.length - prompt.image_tokens + self._patches, 0
@@ -50,7 +52,7 @@ class LogitsRules:
         def choose(logits: Logits) -> int:
             nonlocal history, new
             scores = self.apply(logits, history, length=length + new, new=new, last=new == limit - 1)
-            token = int(scores.argmax())
+            token = pick(scores)
             history, new = np.append(history, token), new + 1
             return token
 

@@ -10,11 +10,15 @@ import io
 import struct
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lmmprune.errors import InputError, LmmpruneWarning
+
+Picture = Path | str | bytes | bytearray | memoryview | BinaryIO | Image.Image
+"""Whatever a picture can be read from."""
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded: a small file can unpack to gigabytes."""
@@ -53,12 +57,34 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _open(io.BytesIO(data), name)
 
 
-def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
+def open_picture(picture: Picture) -> Image.Image:
+    """Read a picture from wherever it is, as ``load_image`` does.
+
+    Args:
+        picture: Its path, the bytes of its file, an open binary file (read from where it stands), or a PIL image.
+
+    Raises:
+        InputError: It isn't one of these, or as ``load_image``.
+    """
+    if isinstance(picture, Image.Image):
+        return _open(picture, getattr(picture, "filename", "") or "an image in memory")
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(picture), "bytes in memory")
+    if isinstance(picture, (str, Path)):
+        return load_image(picture)
+    data = picture.read() if hasattr(picture, "read") else None
+    if not isinstance(data, bytes):
+        kind = "a file open for text" if isinstance(data, str) else f"a {type(picture).__name__}"
+        raise InputError(f"the picture is {kind}: give a path, the bytes of a file, a binary file or a PIL image")
+    return decode_image(data, str(getattr(picture, "name", "an open file")))
+
+
+def _open(source: Path | io.BytesIO | Image.Image, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Our own limit below is the stricter reading of the same warning.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
+            image = source if isinstance(source, Image.Image) else Image.open(source)
         if not 0 < image.width * image.height <= MAX_PIXELS:
             raise InputError(
                 f"picture '{name}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "

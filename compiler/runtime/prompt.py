@@ -1,4 +1,4 @@
-"""Turn a question into the decoder's token and position ids, and token ids back into text as they come."""
+"""Turn a question into the decoder's token and position ids, and token ids back into text."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ STRIPS: Mapping[str, Callable[[str], str]] = {
     "right": str.rstrip,
 }
 """What a chat template does to the ends of a question, by the manifest's names."""
-
-_INCOMPLETE = "\ufffd"  # what a character decodes to whose last bytes haven't come yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,32 +189,3 @@ class Prompter:
 def _used(encoded: Encoded, positions: NDArray[np.int64]) -> int:
     """Return the positions that are taken; with M-RoPE a picture takes fewer than it puts into the cache."""
     return max(int(positions[..., -1].max()) + 1, encoded.length)
-
-
-class TextStream:
-    """Text that grows with every token; the pieces together are exactly the decoded whole."""
-
-    def __init__(self, prompter: Prompter) -> None:
-        """Start with no tokens."""
-        self._prompter = prompter
-        self._ids: list[int] = []
-        self._printed = ""
-
-    def push(self, token: int) -> str:
-        """Add a token; return the new text that later tokens can't change any more."""
-        self._ids.append(token)
-        # A run of byte tokens (<0xE2>) is decoded as one: a bad byte at its end spoils the good ones before it.
-        if self._prompter.is_byte(token):
-            return ""
-        text = self._prompter.decode(self._ids)
-        # A character may be spread over several tokens: hold it back until it is whole.
-        return self._advance(text.rstrip(_INCOMPLETE))
-
-    def finish(self) -> str:
-        """Return what was held back."""
-        return self._advance(self._prompter.decode(self._ids))
-
-    def _advance(self, text: str) -> str:
-        piece = text[len(self._printed) :]
-        self._printed += piece
-        return piece

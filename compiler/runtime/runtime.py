@@ -1,10 +1,11 @@
-"""Answer questions about pictures with a bundle: vision graph once, prefill, then greedy decoding with a cache."""
+"""Answer questions about pictures with a bundle: vision graph once, prefill, then token by token with a cache."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,16 +16,20 @@ from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
-from lmmprune.compiler.runtime.answer import Answer, ImageFeatures, SiteTokens
+from lmmprune.compiler.runtime.answer import Answer, FinishReason
+from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens, check_tokens, read_sites
 from lmmprune.compiler.runtime.kv_cache import KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Encoded, Prompter
-from lmmprune.errors import BundleError
+from lmmprune.compiler.runtime.sampling import GREEDY, Sampling
+from lmmprune.compiler.runtime.stop_strings import StopStrings
+from lmmprune.compiler.runtime.text_stream import TextStream
+from lmmprune.errors import BundleError, InputError
 
 
 class Runtime:
-    """A bundle loaded for answering, one picture and one question at a time.
+    """A bundle loaded for answering. Threads may share it: each answer has a key/value cache of its own.
 
     Example::
 
@@ -50,24 +55,39 @@ class Runtime:
         """
         self.bundle = bundle
         manifest = bundle.manifest
-        sessions = open_sessions(bundle, threads=threads) if sessions is None else sessions
+        self._sessions: Mapping[str, Session] | None = sessions or open_sessions(bundle, threads=threads)
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
-        self._vision, self._decoder = sessions["vision"], sessions["decoder"]
-        self._heads = {bucket.tokens: sessions[f"head_{bucket.tokens}"] for bucket in manifest.buckets}
+        self._buckets = [bucket.tokens for bucket in manifest.buckets]
         self._rules = LogitsRules(manifest)
         self._checked: set[int] = set()
         self._spare: KvCache[Value] | None = None
+        self._lending = threading.Lock()
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
+
+    def close(self) -> None:
+        """Let go of graphs and caches; answers that are under way end with an ``InputError``."""
+        self._sessions = self._spare = None
+
+    def _session(self, component: str) -> Session:
+        """Return a graph.
+
+        Raises:
+            InputError: All are closed.
+        """
+        if self._sessions is None:
+            raise InputError(f"the model of '{self.bundle.path}' is closed: load it again")
+        return self._sessions[component]
 
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture.
 
         Raises:
             InputError: The picture can't be resized for the model.
-            BundleError: As ``look_at``.
+            BundleError: As ``encode_pixels``.
         """
+        vision = self._session("vision")
         start = time.perf_counter()
         pixels = self.preprocessor(image)
         if pixels.shape != self._pixels.shape:
@@ -75,7 +95,7 @@ class Runtime:
                 f"preprocessor.json gives pictures of shape {list(pixels.shape)}, the vision graph takes "
                 f"{list(self._pixels.shape)}: export again"
             )
-        uploaded = self._vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
+        uploaded = vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
         return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
@@ -84,54 +104,76 @@ class Runtime:
         Raises:
             BundleError: On the first call: the graph doesn't leave as many tokens as the manifest says.
         """
+        vision = self._session("vision")
         start = time.perf_counter()
-        outputs = self._vision.run({self._pixels.name: pixels})
+        outputs = vision.run({self._pixels.name: pixels})
         dynamic_count = None
-        if self._heads:
-            dynamic_count = int(self._vision.download(outputs["dynamic_count"])[0])
-            outputs = self._heads[self._size(dynamic_count)].run(
-                {name: outputs[name] for name in ("patches", "ranking")}
-            )
+        if self._buckets:
+            dynamic_count = int(vision.download(outputs["dynamic_count"])[0])
+            head = self._session(f"head_{self._size(dynamic_count)}")
+            outputs = head.run({name: outputs[name] for name in ("patches", "ranking")})
         end = time.perf_counter()
-        kept = self._vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
+        kept = vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
         tokens = self.bundle.manifest.image_tokens
-        if self._heads:
+        if self._buckets:
             tokens = self._size(dynamic_count or 0)
         if tokens not in self._checked:
-            self._check(self._vision.download(outputs["image_features"]).shape, kept, tokens)
+            check_tokens(self.bundle, vision.download(outputs["image_features"]).shape[1], kept, tokens)
             self._checked.add(tokens)
         return ImageFeatures(
             features=outputs["image_features"],
             tokens=tokens,
             dynamic_count=dynamic_count,
             kept=kept,
-            sites=self._sites(self._vision, outputs, in_decoder=False),
+            sites=read_sites(vision, outputs, self.bundle.manifest, in_decoder=False),
             preprocess_ms=preprocess_ms,
             vision_ms=(end - start) * 1e3,
         )
 
     def _size(self, dynamic_count: int) -> int:
         """Return the smallest bucket that is large enough, or the largest."""
-        return min((size for size in self._heads if size >= dynamic_count), default=max(self._heads))
+        return min((size for size in self._buckets if size >= dynamic_count), default=max(self._buckets))
 
     def answer(
-        self, image: Image.Image | ImageFeatures, prompt: str, max_new_tokens: int = 128, *, stop_at_eos: bool = True
+        self,
+        image: Image.Image | ImageFeatures,
+        prompt: str,
+        max_new_tokens: int = 128,
+        *,
+        stop_at_eos: bool = True,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
     ) -> Answer:
-        """Answer a question about a picture, greedily.
+        """Answer a question about a picture.
 
         Args:
             image: The picture, or what ``encode_image`` returned for it.
             prompt: The bare question; the bundle's template goes around it.
-            max_new_tokens: Stop after so many tokens.
+            max_new_tokens: Stop after so many tokens; 0 gives no text, and runs no decoder.
             stop_at_eos: False goes on to ``max_new_tokens`` (for measuring).
+            sampling: How tokens are chosen.
+            stop: Texts that end the answer; it is cut before the one that is whole first.
 
         Raises:
-            InputError: The prompt is too long, or the picture can't be used.
+            InputError: The prompt is too long, or the picture or a setting can't be used.
         """
+        if max_new_tokens < 0:
+            raise InputError(f"max_new_tokens is {max_new_tokens}: expected 0 or more")
+        texts = StopStrings(stop)
         visual = image if isinstance(image, ImageFeatures) else self.encode_image(image)
+        self._session("decoder")
         encoded = self.prompter.encode(prompt, image_tokens=visual.tokens)
         self.prompter.positions(encoded, visual.kept)  # refuse now, not when the first piece is asked for
-        return Answer(self, visual, encoded, max_new_tokens, stop_at_eos)
+        full: FinishReason = "length" if max_new_tokens <= self.room(visual, encoded) else "positions"
+        return Answer(
+            self.generate(visual, encoded, max_new_tokens, sampling),
+            TextStream(self.prompter, texts),
+            ends=self.bundle.manifest.prompt.eos_token_ids if stop_at_eos else (),
+            full=full,
+            visual=visual,
+            prompt=encoded,
+            tokens_before=self.bundle.manifest.tokens_before,
+        )
 
     def room(self, visual: ImageFeatures, prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for."""
@@ -148,32 +190,40 @@ class Runtime:
             By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``visual.sites``.
         """
         positions = self.prompter.positions(prompt, visual.kept)
-        with self._cache() as cache:
-            outputs = self._decoder.run(self._feeds(visual, prompt.input_ids, positions, cache))
-        found = self._sites(self._decoder, outputs, in_decoder=True)
+        decoder = self._session("decoder")
+        with self._cache(decoder) as cache:
+            outputs = decoder.run(self._feeds(decoder, visual, prompt.input_ids, positions, cache))
+        found = read_sites(decoder, outputs, self.bundle.manifest, in_decoder=True)
         if visual.kept is None:
             return found
         # The decoder counts the image tokens that entered it.
         return {name: dataclasses.replace(site, kept=visual.kept[site.kept]) for name, site in found.items()}
 
-    def generate(self, visual: ImageFeatures, prompt: Encoded, limit: int) -> Iterator[tuple[int, float]]:
+    def generate(
+        self, visual: ImageFeatures, prompt: Encoded, limit: int, sampling: Sampling = GREEDY
+    ) -> Generator[tuple[int, float], None, None]:
         """Yield token ids, each with the milliseconds it took; the first is the prefill.
 
         Args:
             visual: The encoded picture.
             prompt: The tokenized prompt.
             limit: Number of tokens; fewer when the model's positions end.
+            sampling: How they are chosen.
 
         Raises:
             BundleError: The logits aren't numbers.
+            InputError: The model was closed.
         """
         positions = self.prompter.positions(prompt, visual.kept)
-        ids, choose = prompt.input_ids, self._rules.answer(prompt, limit)
-        with self._cache() as cache:
-            for _ in range(min(limit, self.room(visual, prompt))):
-                start = time.perf_counter()
-                outputs = self._decoder.run(self._feeds(visual, ids, positions, cache))
-                logits = self._decoder.download(outputs["logits"])[0, -1]
+        ids, choose = prompt.input_ids, self._rules.answer(prompt, limit, sampling.start())
+        steps = min(limit, self.room(visual, prompt))
+        if not steps:
+            return
+        with self._cache(self._session("decoder")) as cache:
+            for _ in range(steps):
+                start, decoder = time.perf_counter(), self._session("decoder")
+                outputs = decoder.run(self._feeds(decoder, visual, ids, positions, cache))
+                logits = decoder.download(outputs["logits"])[0, -1]
                 token = choose(logits)
                 spent = (time.perf_counter() - start) * 1e3
                 if not np.isfinite(logits[token]):
@@ -187,66 +237,36 @@ class Runtime:
                 positions = positions[..., -1:] + 1
 
     @contextmanager
-    def _cache(self) -> Iterator[KvCache[Value]]:
+    def _cache(self, decoder: Session) -> Iterator[KvCache[Value]]:
         """Lend an empty cache: that of the answer before, unless it is still being given, or failed.
 
         The first touch of memory is slow (a second and more per GiB in a virtual machine), and each prefill would pay
         for it. Engines find the addresses that their CUDA graphs were recorded with.
         """
-        cache = self._spare or KvCache(self.bundle.manifest, self._decoder.upload)
-        self._spare, sound = None, True
+        with self._lending:
+            cache, self._spare = self._spare, None
+        cache, sound = cache or KvCache(self.bundle.manifest, decoder.upload), True
         try:
             yield cache
         except Exception:
             sound = False  # what isn't a number would stay in it
             raise
         finally:
-            if sound:
+            if sound and self._sessions is not None:
                 cache.clear()
                 self._spare = cache
 
     def _feeds(
-        self, visual: ImageFeatures, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: KvCache[Value]
+        self,
+        decoder: Session,
+        visual: ImageFeatures,
+        ids: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        cache: KvCache[Value],
     ) -> dict[str, Value]:
         return {
-            "input_ids": self._decoder.upload(ids),
+            "input_ids": decoder.upload(ids),
             "image_features": visual.features,
-            "position_ids": self._decoder.upload(positions),
+            "position_ids": decoder.upload(positions),
             **cache.feeds(),
         }
-
-    def _sites(self, session: Session, outputs: Mapping[str, Value], *, in_decoder: bool) -> dict[str, SiteTokens]:
-        """Read what the graph says of its sites; one that removes no visual token has nothing to say."""
-        schedule = self.bundle.manifest.schedule
-        stages = [s for s in schedule if s.in_decoder == in_decoder and s.tokens_out < s.tokens_in]
-        found = {}
-        for stage in stages:
-            # A single site of the vision graph is its last one, whose places have no other name.
-            alone = len(stages) == 1 and not in_decoder
-            places = outputs.get("kept_indices" if alone else f"kept_indices.{stage.site}")
-            if places is None:
-                continue
-            kept = session.download(places)[0]
-            flags = outputs.get(f"received.{stage.site}")
-            received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
-            found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)
-        return found
-
-    def _check(self, features: tuple[int, ...], kept: NDArray[np.int64] | None, tokens: int) -> None:
-        """Hold the first output of the vision graph against the manifest's promise."""
-        manifest = self.bundle.manifest
-        for found in (features[1], features[1] if kept is None else len(kept)):
-            if found != tokens:
-                raise BundleError(
-                    f"the vision graph of '{self.bundle.path}' leaves {found} tokens, its manifest says "
-                    f"{tokens} of {manifest.tokens_before}: export again"
-                )
-        if kept is None:
-            return
-        # -1 marks a token that has the place of no patch, as a sum of dropped ones.
-        places = kept[kept >= 0]
-        if (kept < -1).any() or (places >= manifest.tokens_before).any() or len(set(places.tolist())) < len(places):
-            raise BundleError(
-                f"the vision graph of '{self.bundle.path}' gives kept indices that aren't distinct patches of "
-                f"0..{manifest.tokens_before - 1}: export again"
-            )

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.cli.output import human_bytes
 from lmmprune.compiler.study.chart_style import DARK, LIGHT
 from lmmprune.compiler.study.charts import CHARTS, charts_for
 from lmmprune.compiler.study.findings import Findings
@@ -17,6 +16,7 @@ from lmmprune.compiler.study.statistics import RESAMPLES
 from lmmprune.compiler.study.summary import points, shares, summary, times, verdict
 from lmmprune.compiler.study.write_csv import csv_text
 from lmmprune.errors import require
+from lmmprune.units import human_bytes
 
 _TEMPLATE = "report.html.jinja"
 

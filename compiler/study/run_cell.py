@@ -15,6 +15,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import Question, load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.cell_result import CellResult
@@ -51,8 +52,8 @@ def request_of(job: Job) -> Request:
         output=job.folder.bundle(job.cell),
         # At ratio 0 nothing of a method is left in the graphs.
         method=job.cell.method or Request.method,
-        ratio=job.cell.ratio,
-        int8=job.cell.int8,
+        tokens=Ratio(job.cell.ratio),
+        int8=Int8() if job.cell.int8 else None,
         calibration=settings.calibration,
         calibration_samples=settings.calibration_samples,
         target=settings.target,

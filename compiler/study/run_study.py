@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmprune.compiler.backends.onnxruntime import provider_of
+from lmmprune.compiler.backends.onnxruntime import target_of
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.data.questions import Question, load_questions
 from lmmprune.compiler.study.cell_result import CellResult
@@ -85,7 +85,7 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
     cells = grid(request.methods, request.ratios, int8=request.int8)
     for method in request.methods:
         get_method(method)
-    provider_of(targets.resolve(request.settings.target).name)
+    target_of(targets.resolve(request.settings.target).name)
     require("jinja2", "export")
     if request.ray is not None:
         check_ray(request.ray)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lmmprune
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.targets.packages import version
+from lmmprune.version import __version__
 
 # Packages whose version may change a graph, a weight or an answer.
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "pillow", "tokenizers")
@@ -53,7 +53,7 @@ def identity(settings: Settings, checkpoint: Path, questions: Sequence[Question]
         "target": settings.target,
         "calib": _calibration(settings.calibration),
         "calib-samples": settings.calibration_samples,
-        "lmmprune": lmmprune.__version__,
+        "lmmprune": __version__,
     } | {name: version(name) for name in _TOOLS}
     return {name: str(value) for name, value in facts.items()}
 

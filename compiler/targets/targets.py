@@ -6,89 +6,11 @@ a GPU), *doc* is in the vendor's documentation, *believed* was not checked.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
+from lmmprune.compiler.targets import trtexec
+from lmmprune.compiler.targets.target import Target as Target
 from lmmprune.errors import TargetError, suggestion
-
-Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
-Causal = Literal["mask", "upper_left", "lower_right"]
-Int8 = Literal["u8s8", "s8s8"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """One runtime at one version.
-
-    Attributes:
-        name: What ``--target`` takes.
-        summary: One line for people.
-        backend: The module of ``compiler/backends`` that compiles or runs it.
-        opset: ONNX opset that graphs for this target are written in.
-        max_opset: Newest opset that the target reads.
-        native_ops: High-level operators that it takes as they are; others are lowered to primitives.
-        causal: ``mask``: attention needs an explicit mask; else the alignment of ``Attention(is_causal=1)`` when the
-            query is shorter than the keys. Decoding with a cache needs ``lower_right`` or an explicit mask.
-        int8: ``u8s8``: asymmetric U8 activations, symmetric S8 weights per channel; ``s8s8``: both symmetric, zero
-            point 0. A graph quantized for one scheme does not serve the other.
-        dtype: Floating-point type that ``export`` takes unless told otherwise.
-        dtypes: Floating-point types that it takes at all.
-        parser: Version of onnx-tensorrt's parser that reads its graphs; None: ONNX Runtime does.
-        architectures: GPU architectures that it can build engines for without that GPU; empty: only the one present.
-        boards: Alias -> GPU architecture, for boards that carry exactly this version.
-        aliases: Other names.
-        extra: Extra of lmmprune that installs the runtime.
-        requires: What the machine must have to run it.
-        version: First and last release served (``major.minor``, the last exclusive), None where any will do.
-    """
-
-    name: str
-    summary: str
-    backend: Backend
-    opset: int
-    max_opset: int
-    native_ops: frozenset[str]
-    causal: Causal
-    int8: Int8
-    dtype: str
-    dtypes: tuple[str, ...]
-    extra: str
-    requires: str
-    parser: tuple[int, int] | None = None
-    architectures: tuple[str, ...] = ()
-    boards: Mapping[str, str] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
-    version: tuple[str, str] | None = None
-
-    @property
-    def compiled(self) -> bool:
-        """Whether ``build`` makes engines for it (ONNX Runtime reads the graphs as they are)."""
-        return self.backend != "onnxruntime"
-
-    @property
-    def int8_schemes(self) -> tuple[str, ...]:
-        """Names of the INT8 schemes that it takes, the usual one first."""
-        # DynamicQuantizeLinear makes U8: TensorRT has neither the operator nor the type.
-        return (self.int8, *(("u8s8-dynamic",) if self.int8 == "u8s8" else ()), "s8-weights")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The name and every alias."""
-        return (self.name, *self.aliases, *self.boards)
-
-    def takes(self, op_type: str) -> bool:
-        """Say whether the target takes a high-level operator without lowering."""
-        return op_type in self.native_ops
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the row as plain JSON types."""
-        row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        row["native_ops"] = sorted(self.native_ops)
-        row["boards"] = dict(self.boards)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
-
 
 _CANONICAL = 23  # `Attention`, `RotaryEmbedding`, `RMSNormalization` enter ONNX at opset 23, `TensorScatter` at 24
 # Gelu enters ONNX at opset 20, but the tables of TensorRT's parser that could be had (up to 8.4) don't list it.
@@ -99,7 +21,11 @@ _TABLE = (
     Target(
         name="ort-cpu",
         summary="ONNX Runtime on the CPU",
+        title="ONNX Runtime",
         backend="onnxruntime",
+        device="cpu",
+        provider="CPUExecutionProvider",
+        serving="onnxruntime",
         opset=_CANONICAL,
         max_opset=25,  # seen: graphs of opset 24 run; believed: onnxruntime 1.31 is built on ONNX 1.20+
         native_ops=_LLM | {"TensorScatter"},  # seen: kernels of opset 23 since 1.23, of 24 in 1.31
@@ -114,7 +40,11 @@ _TABLE = (
     Target(
         name="ort-cuda",
         summary="ONNX Runtime on an NVIDIA GPU",
+        title="ONNX Runtime",
         backend="onnxruntime",
+        device="cuda",
+        provider="CUDAExecutionProvider",
+        serving="onnxruntime",
         opset=_CANONICAL,
         max_opset=25,
         native_ops=_LLM | {"TensorScatter"},  # believed: what has no CUDA kernel falls back to the CPU's
@@ -129,7 +59,13 @@ _TABLE = (
     Target(
         name="tensorrt-10.3",
         summary="TensorRT 10.3 (JetPack 6.2: CUDA 12.6, Python 3.10)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_10,
+        timing_cache=True,
+        lean_runtime=True,
         opset=20,
         max_opset=20,  # believed: onnx-tensorrt 10.3 carries ONNX 1.16; 10.6 moves to 1.17 (doc: its changelog)
         native_ops=frozenset(),  # doc: Attention from 10.14, the others from 10.15
@@ -146,7 +82,13 @@ _TABLE = (
     Target(
         name="tensorrt-10.13",
         summary="TensorRT 10.13 (JetPack 7.1: CUDA 13.0, Python 3.12)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_10,
+        timing_cache=True,
+        lean_runtime=True,
         opset=22,
         max_opset=22,  # doc: onnx-tensorrt carries ONNX 1.17 since 10.6
         native_ops=frozenset(),
@@ -163,7 +105,13 @@ _TABLE = (
     Target(
         name="tensorrt-10.16",
         summary="TensorRT 10.16 (JetPack 7.2: CUDA 13.2, Python 3.12)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_10_14,
+        timing_cache=True,
+        lean_runtime=True,
         opset=_CANONICAL,
         max_opset=24,  # doc: operators.md of 10.15, "opset 9 to opset 24"
         # doc: onnx-tensorrt changelog, 10.14 and 10.15; Gelu: seen in RTX 1.7.1, believed here
@@ -188,7 +136,13 @@ _TABLE = (
     Target(
         name="tensorrt-11",
         summary="TensorRT 11 (strongly typed only)",
+        title="TensorRT",
         backend="tensorrt",
+        device="cuda",
+        serving="tensorrt",
+        trtexec=trtexec.TENSORRT_11,
+        timing_cache=True,
+        lean_runtime=True,
         opset=_CANONICAL,
         max_opset=25,  # doc: the ONNX opset guide of TensorRT 11.x
         native_ops=_LLM | {"TensorScatter"},
@@ -205,7 +159,17 @@ _TABLE = (
     Target(
         name="tensorrt-rtx",
         summary="TensorRT for RTX (engines are built without a GPU)",
+        title="TensorRT-RTX",
         backend="tensorrt_rtx",
+        device="cuda",
+        trtexec=trtexec.RTX,
+        # Seen in 1.7.1: a profile whose sequence length is fixed is compiled with its own copy of all the weights
+        # (25 MB where a range 1..2 gives 16 MB and one profile 13 MB).
+        decode_step=(1, 1, 2),
+        # doc: "CPU-Only AOT and TensorRT-RTX Engines"; seen in 1.7.1: REFIT and STRIP_PLAN fail with a CUDA error.
+        weightless_needs_gpu=True,
+        builder_measured=True,
+        # No timing cache (doc: "Timing Cache Migration"), no lean runtime in its wheel (seen in 1.7.1).
         opset=_CANONICAL,
         max_opset=25,  # seen
         native_ops=_LLM | {"TensorScatter"},  # seen in float32 and float16; Attention with one output, no past inputs

@@ -53,10 +53,10 @@ class TritonPythonModel:
         # What isn't ours goes on to Triton's log; the client must not take the text so far for a whole answer.
         failed = triton.TritonError("lmmprune failed; the server's log says more", triton.TritonError.INTERNAL)
         try:
-            for text, stopped in self._answer(request):
+            for text, finished in self._answer(request):
                 if sender.is_cancelled():
                     break
-                outputs = [_string("text", text), _string("stopped", stopped)]
+                outputs = [_string("text", text), _string("finish_reason", finished)]
                 sender.send(triton.InferenceResponse(outputs))
             failed = None
         except LmmpruneError as error:
@@ -67,7 +67,7 @@ class TritonPythonModel:
             sender.send(flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _answer(self, request: Any) -> Iterator[tuple[str, str]]:
-        """Yield text with why it stopped, which is empty for all pieces but the last."""
+        """Yield text with why it ended, which is empty for all pieces but the last."""
         limit = triton.get_input_tensor_by_name(request, "max_new_tokens")
         tokens = self._limit if limit is None else int(limit.as_numpy().reshape(-1)[0])
         if tokens < 1:
@@ -82,8 +82,7 @@ class TritonPythonModel:
         answer = self._runtime.answer(self._runtime.encode_pixels(pixels, preprocess_ms=0.0), question, tokens)
         for piece in answer:
             yield piece, ""
-        assert answer.stats is not None
-        yield "", answer.stats.stopped
+        yield "", answer.finish_reason
 
 
 def _string(name: str, text: str) -> Any:

@@ -43,7 +43,7 @@ def ask(url: str, image: bytes, prompt: str, max_new_tokens: int | None = None) 
                 raise error
             if result.get_response().parameters["triton_final_response"].bool_param:
                 return
-            yield result.as_numpy("text")[0].decode(), result.as_numpy("stopped")[0].decode()
+            yield result.as_numpy("text")[0].decode(), result.as_numpy("finish_reason")[0].decode()
 
 
 def _input(grpc: Any, name: str, kind: str, values: np.ndarray[Any, Any]) -> Any:
@@ -63,10 +63,10 @@ def main() -> None:
     from tritonclient.utils import InferenceServerException
 
     try:
-        for piece, stopped in ask(options.url, options.image.read_bytes(), options.prompt, options.max_new_tokens):
+        for piece, finished in ask(options.url, options.image.read_bytes(), options.prompt, options.max_new_tokens):
             print(piece, end="", flush=True)
-            if stopped not in ("", "eos"):
-                print(f"... (stopped: {stopped})", end="", file=sys.stderr)
+            if finished not in ("", "stop"):
+                print(f"... (finished: {finished})", end="", file=sys.stderr)
     except (InferenceServerException, OSError) as error:
         sys.exit(f"error: {error}")
     print()

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from lmmprune.compiler.build.engine_spec import engine_spec
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
-from lmmprune.compiler.targets.targets import Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.text_format import Enum
 from lmmprune.errors import InputError, TargetError
 
@@ -55,18 +56,18 @@ def backend_of(target: Target, dtype: str, asked: str = DEFAULT) -> Backend:
         raise InputError(
             f"Triton's Python models can't hold {dtype}, NumPy has no such type: export with --dtype float16"
         )
-    if target.backend == "tensorrt_rtx":
+    if target.serving is None:
         raise TargetError(
             f"Triton Inference Server has no backend for '{target.name}': export with --target tensorrt-11, or the "
             "version of TensorRT in your server, or --target ort-cuda"
         )
     if asked == "python":
-        if target.name != "ort-cpu":
+        if target.device != "cpu":
             raise TargetError(
                 f"Python models run graphs on the CPU, this bundle is for '{target.name}': leave --triton-backend out"
             )
         return "python"
-    return "tensorrt" if target.backend == "tensorrt" else "onnxruntime"
+    return target.serving
 
 
 def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
@@ -102,11 +103,11 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
             _tensor("prompt", _STRING, [1]),
             {**_tensor("max_new_tokens", Enum("TYPE_INT32"), [1]), "optional": True},
         ],
-        "output": [_tensor("text", _STRING, [1]), _tensor("stopped", _STRING, [1])],
+        "output": [_tensor("text", _STRING, [1]), _tensor("finish_reason", _STRING, [1])],
         "instance_group": [{"kind": Enum("KIND_CPU"), "count": ANSWERS_AT_ONCE}],
         "parameters": [
             _parameter("max_new_tokens", str(NEW_TOKENS)),
-            _parameter("tensors", "cpu" if target.name == "ort-cpu" else "gpu"),
+            _parameter("tensors", "cpu" if target.device == "cpu" else "gpu"),
         ],
     }
     return found
@@ -127,7 +128,7 @@ def _graph(name: str, graph: Graph, backend: Backend, instances: dict[str, Any])
 
 def _instances(manifest: Manifest, target: Target, component: str) -> dict[str, Any]:
     """Return where a graph runs: one instance, so that its weights are resident once."""
-    if target.name == "ort-cpu":
+    if target.device == "cpu":
         return {"kind": Enum("KIND_CPU"), "count": 1}
     group: dict[str, Any] = {"kind": Enum("KIND_GPU"), "count": 1, "gpus": [0]}
     profiles = engine_spec(manifest, target, components=[component]).profiles[component] if target.compiled else []

@@ -7,14 +7,16 @@ import math
 import numpy as np
 
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.models import ANSWERS_AT_ONCE, NEW_TOKENS, Backend
 
 _TEXT = """# {model} for Triton Inference Server
 
 Made by `lmmprune` for target `{target}`: {tokens} visual tokens, {precision}. Ask the model **`lmmprune`**: it takes
 `image` (the bytes of a PNG, JPEG, WebP, ... file), `prompt` (UTF-8) and, optionally, `max_new_tokens` (INT32, {limit}
-unless given), and streams `text`, a piece per response; `stopped` of the last one says why it ended: `eos`, `length` or
-`positions`. A mistake of the caller (no picture, a prompt that is too long) is an error in one line.
+unless given), and streams `text`, a piece per response; `finish_reason` of the last one says why it ended: `stop` (the
+model's end token), `length` or `positions`. A mistake of the caller (no picture, a prompt that is too long) is an error
+in one line.
 
 | model | backend | does |
 |---|---|---|
@@ -57,7 +59,7 @@ def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
         backend: What runs the graphs.
         missing: Whether TensorRT engines are yet to be built.
     """
-    cpu = manifest.target == "ort-cpu"
+    cpu = resolve(manifest.target).device == "cpu"
     cache = _cache_bytes(manifest)
     average = f"{manifest.average_tokens:.1f}".removesuffix(".0")
     return _TEXT.format(

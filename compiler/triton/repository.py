@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.engine_spec import engine_spec
 from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle.bundle import ASSETS, PREPROCESSOR, Bundle
 from lmmprune.compiler.bundle.manifest import FILENAME
 from lmmprune.compiler.bundle.replace import REPOSITORY, check_apart, check_directory
-from lmmprune.compiler.deploy import trtexec
 from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.models import ANSWER, DEFAULT, PLAN, PREPROCESS, VERSION, Backend, backend_of, configs
 from lmmprune.compiler.triton.readme import readme

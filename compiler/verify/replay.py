@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from lmmprune.compiler.backends.numpy_types import numpy_type
-from lmmprune.compiler.backends.onnxruntime import TARGETS
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Bucket, Manifest
 from lmmprune.compiler.runtime.kv_cache import KvCache
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import require
 
 Array = np.ndarray[Any, Any]
@@ -167,7 +167,8 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
     ort = require("onnxruntime", "export")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if target not in TARGETS:
+    known = TARGETS.get(target)
+    if known is None or known.compiled:
         # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if dtype != "float32":

@@ -1,4 +1,4 @@
-"""Find the places of a graph that pruning needs: attention layers, residual boundaries, and the tokens handed over."""
+"""Find what a vision graph and a decoder offer to pruning: their layers, and the tokens that one hands to the other."""
 
 from __future__ import annotations
 
@@ -8,34 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, POSITION_IDS
+from lmmprune.names import past as past_names
 from lmmprune.passes.find.groups import trace_groups
+from lmmprune.passes.find.layers import Layer, find_layers
 from lmmprune.passes.find.tokenwise import begin_of_tokenwise, streams
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import reached, static_shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One transformer layer around its ``Attention`` node.
-
-    Attributes:
-        node: The Attention node.
-        q: Queries ``[B,H,T,D]``.
-        k: Keys of the tokens that come in now, ``[B,Hk,T,D]``: before a cache is joined and before grouped heads are
-            repeated (Hk divides H).
-        heads: H, Hk and D.
-        scale: Factor on the logits.
-        mid: The stream after attention and residual, ``[B,T,C]``; with post-norm behind the norm of the sum.
-        out: The stream after the MLP and its residual, and its norm.
-    """
-
-    node: ir.Node
-    q: ir.Value
-    k: ir.Value
-    heads: tuple[int, int, int]
-    scale: float
-    mid: ir.Value
-    out: ir.Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +91,7 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
     layers = find_layers(model, "vision")
-    woven = _named(model.graph.outputs, "image_features", "vision")
+    woven = _named(model.graph.outputs, IMAGE_FEATURES, "vision")
     features, lines = _unwoven(woven)
     own, *others = _levels(features)
     patches, deeper = begin_of_tokenwise(own), tuple(begin_of_tokenwise(value) for value in others)
@@ -122,7 +101,7 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
             raise Refused(f"'{tokens.name}' has its patches in other tokens than '{patches.name}': expected the same")
     before = [layer for layer in layers if patches in set(reached([layer.node.outputs[0]]))]
     if not before:
-        raise Refused("no Attention node lies before 'image_features'")
+        raise Refused(f"no Attention node lies before '{IMAGE_FEATURES}'")
     tiles = static_shape(hidden)[0] // static_shape(patches)[0]
     inside, outside = static_shape(before[-1].q)[2], members.size // tiles
     lead = inside - outside
@@ -178,7 +157,7 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
     inputs = model.graph.inputs
     past = []
     for index in range(len(layers)):
-        key, value = (_named(inputs, f"past_key_values.{index}.{part}", "decoder") for part in ("key", "value"))
+        key, value = (_named(inputs, name, "decoder") for name in past_names(index))
         past.append((key, value))
     first = layers[0].mid.producer()
     assert first is not None
@@ -187,9 +166,9 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
     return DecoderAnchors(
         layers=layers,
         embeds=embeds[0],
-        input_ids=_named(inputs, "input_ids", "decoder"),
-        position_ids=_named(inputs, "position_ids", "decoder"),
-        image_features=_named(inputs, "image_features", "decoder"),
+        input_ids=_named(inputs, INPUT_IDS, "decoder"),
+        position_ids=_named(inputs, POSITION_IDS, "decoder"),
+        image_features=_named(inputs, IMAGE_FEATURES, "decoder"),
         past=tuple(past),
         deeper={index: value for index, layer in enumerate(layers) for value in _added(layer.out, attended)},
     )
@@ -201,118 +180,11 @@ def _added(stream: ir.Value, attended: Container[ir.Value]) -> list[ir.Value]:
     return [value for node in sums for value in streams(node) if value is not stream and value not in attended]
 
 
-def find_layers(model: ir.Model, what: str) -> tuple[Layer, ...]:
-    """Find the layer around every ``Attention`` node, first to last.
-
-    Args:
-        model: A graph in canonical form.
-        what: What to call it in a refusal.
-
-    Raises:
-        Refused: There is none, or no residual sum around one.
-    """
-    nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
-    if not nodes:
-        raise Refused(
-            f"no Attention node in the {what} graph: export at opset 23, use a family that is listed, or prune another"
-            " exporter's vision tower with 'lmmprune rewrite'"
-        )
-    return tuple(_layer(node) for node in nodes)
-
-
 def _named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
     for value in values:
         if value.name == name:
             return value
     raise Refused(f"no '{name}', found {sorted(str(v.name) for v in values)[:8]}: not a canonical {what} graph")
-
-
-def _layer(node: ir.Node) -> Layer:
-    q, k = node.inputs[0], node.inputs[1]
-    if q is None or k is None or q.shape is None or len(q.shape) != 4:
-        raise Refused(f"'{node.name}' has queries of shape {q and q.shape}, expected [B,H,T,D]")
-    k = _current_keys(k)
-    (heads, width), key_heads = (_number(q, 1), _number(q, 3)), _number(k, 1)
-    if heads % key_heads:
-        raise Refused(f"'{node.name}' has {heads} heads on {key_heads} key heads: expected a multiple")
-    total = _residual(node.outputs[0], node)
-    mid = _behind_norm(total)
-    out = _block_output(mid, node)
-    return Layer(
-        node=node,
-        q=q,
-        k=k,
-        heads=(heads, key_heads, width),
-        scale=node.attributes.get_float("scale", width**-0.5),
-        mid=mid,
-        out=out if mid is total else _behind_norm(out),
-    )
-
-
-def _number(value: ir.Value, axis: int) -> int:
-    dim = None if value.shape is None or len(value.shape) <= axis else value.shape[axis]
-    if not isinstance(dim, int):
-        raise Refused(f"'{value.name}' has shape {value.shape}: expected a number on axis {axis}")
-    return dim
-
-
-def _current_keys(k: ir.Value) -> ir.Value:
-    """Walk back from what enters the Attention, over repeated heads and the join with a cache, to this step's keys."""
-    value = k
-    while (node := value.producer()) is not None:
-        source = node.inputs[0]
-        assert source is not None
-        if node.op_type == "Concat" and source.is_graph_input():
-            current = node.inputs[1]
-            assert current is not None
-            return current
-        if node.op_type not in {"Unsqueeze", "Expand", "Reshape"}:
-            break
-        value = source
-    return k
-
-
-# Operators on the way from an attention's output to the residual sum: each treats a token by itself.
-_TO_RESIDUAL = {
-    "Transpose",
-    "Reshape",
-    "MatMul",
-    "Gemm",
-    "Add",
-    "Mul",
-    "Cast",
-    "RMSNormalization",
-    "LayerNormalization",
-}
-
-
-def _residual(value: ir.Value, attention: ir.Node) -> ir.Value:
-    """Follow an attention's output to the sum with the stream."""
-    while True:
-        users = [node for node, _ in value.uses()]
-        if len(users) != 1:
-            raise Refused(f"'{value.name}' behind '{attention.name}' has {len(users)} users, expected one")
-        node = users[0]
-        value = node.outputs[0]
-        if node.op_type == "Add" and len(streams(node)) == 2:
-            return value
-        if node.op_type not in _TO_RESIDUAL:
-            raise Refused(f"'{node.name}' ({node.op_type}) lies between '{attention.name}' and its residual sum")
-
-
-def _behind_norm(total: ir.Value) -> ir.Value:
-    """Return the stream behind a residual sum: with post-norm, where only a norm reads the sum, what the norm makes."""
-    users = list(total.uses())
-    if len(users) == 1 and users[0][1] == 0 and users[0][0].op_type in ("LayerNormalization", "RMSNormalization"):
-        return users[0][0].outputs[0]
-    return total
-
-
-def _block_output(mid: ir.Value, attention: ir.Node) -> ir.Value:
-    for node, _ in mid.uses():
-        if node.op_type == "Add" and len(streams(node)) == 2:
-            return node.outputs[0]
-    raise Refused(f"no residual sum around the MLP behind '{attention.name}': expected Add(stream, MLP(norm(stream)))")
 
 
 def _levels(features: ir.Value) -> list[ir.Value]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lmmprune.names import IMAGE_FEATURES, LOGITS, PATCHES
 from lmmprune.passes.graph.builder import SCORE
 
 # The roles, in the order in which a token meets them.
 ROLES = ("patch", "qkv", "out", "up", "down", "projector", "lm_head", "score", "other")
 
 _WITH_WEIGHT = {"MatMul", "Gemm", "Conv", "MatMulInteger"}
-_ROLE_OF_OUTPUT = {"image_features": "projector", "patches": "projector", "logits": "lm_head"}
+_ROLE_OF_OUTPUT = {IMAGE_FEATURES: "projector", PATCHES: "projector", LOGITS: "lm_head"}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

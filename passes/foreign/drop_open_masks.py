@@ -9,11 +9,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lmmprune.lazy import is_lazy
 from lmmprune.passes.foreign.layouts import trace_moves
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.shapes import static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropOpenMasks(ir.passes.InPlacePass):
+class DropOpenMasks(GraphPass):
     """Remove constant masks under which every token sees every other, and what guards against rows without any.
 
     Before: ``Softmax(Add(logits, zeros))``, ``Softmax(Where(true, logits, -inf))``, ``Attention(q, k, v, true)``

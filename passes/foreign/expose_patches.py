@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from lmmprune.names import IMAGE_FEATURES, NEXT_LAYER, PASS
 from lmmprune.passes.foreign.find_features import Features, find_features
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, reached, static_shape
-from lmmprune.passes.reduce.reduce_vision import NEXT_LAYER
 
-FEATURES = "image_features"
-_PREFIX = "lmmprune/features"
+_PREFIX, _PASS = "lmmprune/features", "expose_patches"
 # Between the two passes: what the output is computed from, the CLS row, and the output itself.
 _TOKENS, _CLS, _OUTPUT = "lmmprune.tokens", "lmmprune.cls", "lmmprune.output"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExposePatches(ir.passes.InPlacePass):
+class ExposePatches(GraphPass):
     """Make the patches at the feature layer an output ``image_features``, as in the canonical vision graph.
 
     Before: ``hidden [B,T,C] -> ... -> last_hidden_state``, other outputs
@@ -57,7 +57,7 @@ class ExposePatches(ir.passes.InPlacePass):
         found, graph = self._find(model), model.graph
         for value in [value for value in graph.outputs if value.name in found.dropped]:
             graph.outputs.remove(value)
-        b = Builder(_PREFIX, score=False)
+        b = Builder(_PREFIX, score=False, about={PASS: _PASS})
         if found.has_cls and static_shape(found.output)[1] == static_shape(found.hidden)[1]:
             _split(graph, b, found)
         else:
@@ -72,7 +72,7 @@ class ExposePatches(ir.passes.InPlacePass):
     def ensures(self, model: ir.Model) -> None:
         """Check the output."""
         if not _exposed(model):
-            raise Broken(f"no output '{FEATURES}' was made of '{self.output}'")
+            raise Broken(f"no output '{IMAGE_FEATURES}' was made of '{self.output}'")
 
     def _find(self, model: ir.Model) -> Features:
         return find_features(model, grid=self.grid, output=self.output, layer=self.layer)
@@ -91,14 +91,14 @@ def _split(graph: ir.Graph, b: Builder, found: Features) -> None:
             if end in set(reached(node.outputs)):
                 node.replace_input_with(index, tokens)
     end.name = _OUTPUT
-    _add_output(graph, _copy(b, _rows(b, hidden, 1, static_shape(hidden)[1])), FEATURES)
+    _add_output(graph, _copy(b, _rows(b, hidden, 1, static_shape(hidden)[1])), IMAGE_FEATURES)
     _add_output(graph, _rows(b, hidden, 0, 1), _CLS)
 
 
 def _rename(graph: ir.Graph, b: Builder, found: Features) -> None:
     """Let the output itself be the features; they are computed from the tower's last tokens by at least one node."""
     source = found.hidden if found.moved else found.output
-    _replace_output(graph, b, found.output, source).name = FEATURES
+    _replace_output(graph, b, found.output, source).name = IMAGE_FEATURES
 
 
 def _replace_output(graph: ir.Graph, b: Builder, output: ir.Value, source: ir.Value) -> ir.Value:
@@ -129,7 +129,7 @@ def _rows(b: Builder, value: ir.Value, begin: int, end: int) -> ir.Value:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinTokens(ir.passes.InPlacePass):
+class JoinTokens(GraphPass):
     """Give the output of a tower its name and form back.
 
     Before: ``image_features [B,K,C]``, and beside it the CLS row and the output of all tokens
@@ -145,12 +145,12 @@ class JoinTokens(ir.passes.InPlacePass):
         """Rewrite."""
         graph = model.graph
         named = {value.name: value for value in graph.outputs}
-        features = named.get(FEATURES)
-        if features is None or (_OUTPUT not in named and self.output == FEATURES):
+        features = named.get(IMAGE_FEATURES)
+        if features is None or (_OUTPUT not in named and self.output == IMAGE_FEATURES):
             return ir.passes.PassResult(model, modified=False)
         stale = []
         if _OUTPUT in named:
-            b = Builder(_PREFIX, score=False)
+            b = Builder(_PREFIX, score=False, about={PASS: _PASS})
             joined = b.op("Concat", named[_CLS], features, axis=1)
             tokens = next(node for node in graph if node.outputs[0].name == _TOKENS)
             tokens.replace_input_with(0, joined)
@@ -174,4 +174,4 @@ class JoinTokens(ir.passes.InPlacePass):
 
 
 def _exposed(model: ir.Model) -> bool:
-    return any(str(node.name).startswith(f"{_PREFIX}/") for node in model.graph)
+    return any(node.metadata_props.get(PASS) == _PASS for node in model.graph)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.errors import InputError, suggestion
-from lmmprune.passes.find.anchors import Layer, find_layers
+from lmmprune.passes.find.layers import Layer, find_layers
 from lmmprune.passes.foreign.first_row import reads_first_row, tokens_of
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import reached, static_shape

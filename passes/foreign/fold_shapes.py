@@ -10,6 +10,7 @@ import onnx_ir.passes.common as common
 from onnxscript import optimizer
 
 from lmmprune.lazy import weights_out_of_sight
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
 from lmmprune.passes.lower.freeze_shapes import all_values
@@ -19,7 +20,7 @@ _SMALL = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldShapes(ir.passes.InPlacePass):
+class FoldShapes(GraphPass):
     """Freeze the inputs and fold what shapes are computed with, so that every dimension is a number.
 
     Before: ``Reshape(x, Concat(Gather(Shape(pixel_values [batch,3,H,W]), 0), -1, 64))``

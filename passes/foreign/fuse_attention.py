@@ -10,6 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lmmprune.passes.foreign.find_attention import Attention, decomposed
 from lmmprune.passes.foreign.heads import is_joined, is_written, write_heads, write_join
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
 
@@ -17,7 +18,7 @@ _OPSET = 23
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseAttention(ir.passes.InPlacePass):
+class FuseAttention(GraphPass):
     """Write every self-attention of a static graph as ``Attention`` on ``[B,H,T,D]``.
 
     Before: ``Reshape(Transpose(MatMul(Softmax(MatMul(q * a, k^T * b) * c), v)), [B,T,H*D])``

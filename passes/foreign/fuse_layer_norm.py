@@ -1,4 +1,8 @@
-"""Find the layer normalizations that exporters before opset 17 wrote as primitives, and write each as one node."""
+"""Find the layer normalizations that exporters before opset 17 wrote as primitives, and write each as one node.
+
+onnxscript has rules for the same (seen in 0.7.2): they want ``keepdims`` spelled out, the axis as -1 and each sum and
+product in one order of its two sides, and take any factor for the scale, a whole activation too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lmmprune.passes.foreign.layouts import scalar
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
 
@@ -16,7 +21,7 @@ _OPSET = 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseLayerNorm(ir.passes.InPlacePass):
+class FuseLayerNorm(GraphPass):
     """Write every decomposed layer normalization over the last axis, with scale and shift, as ``LayerNormalization``.
 
     Before: ``d = x - ReduceMean(x, [-1])``, ``d / Sqrt(ReduceMean(d ** 2, [-1]) + epsilon) * scale + shift``

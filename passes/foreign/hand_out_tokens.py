@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.passes.find.anchors import find_layers
+from lmmprune.passes.find.layers import find_layers
 from lmmprune.passes.foreign.find_features import check_count, depth_of, token_outputs
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken
 from lmmprune.passes.graph.shapes import static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandOutTokens(ir.passes.InPlacePass):
+class HandOutTokens(GraphPass):
     """Add a hidden state to the outputs of a graph none of whose outputs holds tokens.
 
     Before: ``... -> pooled [B,C]``   After: the same, and ``hidden_states.N [B,T,C]``

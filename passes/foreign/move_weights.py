@@ -9,12 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.lazy import contiguous, is_lazy, lazy, values_of
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.moves import Array, is_move, mover
 from lmmprune.passes.graph.shapes import static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoveWeights(ir.passes.InPlacePass):
+class MoveWeights(GraphPass):
     """Put moved, cut and joined weights in the place of the operators that move, cut and join them.
 
     Before: ``Split(in_proj_weight [3*C,C])``, ``Transpose``, ``MatMul``; ``Concat(q_bias, zeros, v_bias)``

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from lmmprune.passes.foreign.layouts import Order, every_place, order_of_rows
 from lmmprune.passes.foreign.row_operators import RowNode, write_on_tokens
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.moves import is_move, moved
 from lmmprune.passes.graph.refusals import Broken
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
@@ -32,7 +33,7 @@ class _Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PutBatchFirst(ir.passes.InPlacePass):
+class PutBatchFirst(GraphPass):
     """Let everything that treats tokens one by one compute on ``[B,T,C]``.
 
     Before: ``x [B,T,C] -> Transpose -> [T,B,C] -> LayerNormalization -> MatMul -> Add -> Transpose -> [B,T,C]``, or

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.lazy import derive, numbers
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
 
@@ -16,7 +17,7 @@ _HALF_CODES = [int(kind) for kind in _HALF]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WidenFloat(ir.passes.InPlacePass):
+class WidenFloat(GraphPass):
     """Let a graph compute in float32 what it computed in float16 or bfloat16; ``CastFloat`` is the way back.
 
     Before: ``pixel_values`` and weights float16, ``Cast(Softmax(Cast(x, to=float32)), to=float16)``

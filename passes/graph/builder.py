@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ SCORE = "lmmprune.score"
 class Builder:
     """Writes nodes whose names begin with a prefix, so that profilers and error messages tell whose they are.
 
+    Names are for people; programs read the nodes' metadata (see ``lmmprune.names``), of which ``about`` is a part.
+
     Constants become initializers; Python numbers and arrays may stand wherever a value may.
     """
 
-    def __init__(self, prefix: str, *, score: bool = True) -> None:
+    def __init__(self, prefix: str, *, score: bool = True, about: Mapping[str, str] = MappingProxyType({})) -> None:
         self._tape = tape.Tape()
         self._prefix = prefix
         self._score = score
+        self._about = about
         self._count = 0
 
     def op(self, op_type: str, *inputs: ir.Value | Any, **attributes: Any) -> ir.Value:
@@ -46,6 +50,7 @@ class Builder:
             value.name = f"{name}_{index}" if outputs > 1 else f"{name}_out"
         node = made[0].producer()
         assert node is not None
+        node.metadata_props.update(self._about)
         if self._score:
             node.metadata_props[SCORE] = "1"
         return made

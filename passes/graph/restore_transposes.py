@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.lazy import lazy, stored_of
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoreTransposes(ir.passes.InPlacePass):
+class RestoreTransposes(GraphPass):
     """Undo the transposing of weights that a file holds in their very type.
 
     Before: ``MatMul(x, w.T [in,out])``   After: ``MatMul(x, Transpose(w [out,in]))``

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.names import METHOD
 from lmmprune.passes.graph.builder import SCORE
 from lmmprune.passes.int8.int8 import Scheme, output_axis
 from lmmprune.stored import Array
@@ -194,6 +195,6 @@ def stream_stays_float(model: ir.Model, scheme: Scheme) -> Findings:
 def scores_stay_float(model: ir.Model, scheme: Scheme) -> Findings:
     """Yield scores of quantized values."""
     for node in model.graph:
-        ours = SCORE in node.metadata_props or str(node.name).startswith("lmmprune/")
+        ours = SCORE in node.metadata_props or METHOD in node.metadata_props
         if ours and any((p := _producer(value)) is not None and p.op_type == _DQ for value in node.inputs):
             yield node, "a score is computed from quantized values"

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from lmmprune.lazy import derive, numbers
 from lmmprune.passes.find.blocks import weighted
 from lmmprune.passes.graph.builder import SCORE
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.stored import Array
 
@@ -34,14 +35,15 @@ class Smoothable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothQuant(ir.passes.InPlacePass):
+class SmoothQuant(GraphPass):
     """Divide the channels of activations by factors and multiply the rows of the weights that read them.
 
     Before: ``norm(x; g, b) -> MatMul(w)``
     After: ``norm(x; g/s, b/s) -> MatMul(s w)``
 
     No node is added. Inputs of a down projection could be smoothed too, by folding into ``up``; they aren't: their
-    outliers are rare (docs/activation_ranges.md), and a channel that calibration saw small would be clipped on others.
+    outliers are rare (docs/results/activation_ranges.md), and a channel that calibration saw small would be clipped on
+    others.
 
     Attributes:
         factors: s ``[C]`` of every activation to smooth, by its name; positive.

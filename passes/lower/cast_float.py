@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from lmmprune.lazy import derive, numbers, stored_of
 from lmmprune.passes.graph.builder import SCORE
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
 
@@ -20,7 +21,7 @@ _INDEX_MATH = {"Cast", "CumSum", "Mul", "Cos", "Sin", "Concat", "Unsqueeze"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CastFloat(ir.passes.InPlacePass):
+class CastFloat(GraphPass):
     """Cast weights, inputs and outputs; keep scores and index arithmetic in float32.
 
     Before: every float is float32

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import defs, helper
 
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 
 # Operators that kept their form but not their meaning between the opset before and this one.
@@ -23,7 +24,7 @@ _NOW_INPUTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertOpset(ir.passes.InPlacePass):
+class ConvertOpset(GraphPass):
     """Write a graph in another opset, in either direction, if every node means the same there.
 
     Before: opset 23, ``DequantizeLinear(x, scale, zero, axis=1, block_size=0)``

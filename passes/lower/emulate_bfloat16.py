@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
 
@@ -16,7 +17,7 @@ _TYPED = {"Cast", "Constant"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmulateBfloat16(ir.passes.InPlacePass):
+class EmulateBfloat16(GraphPass):
     """Let every operator compute in float32, and round what it gives to bfloat16.
 
     Before: ``y = MatMul(x, w)`` in bfloat16, which ONNX Runtime's CPU provider doesn't have

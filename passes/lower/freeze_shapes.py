@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
-class FreezeShapes(ir.passes.InPlacePass):
+class FreezeShapes(GraphPass):
     """Replace symbolic dimensions of the inputs by numbers and prove that none is left anywhere.
 
     Before: ``pixel_values [batch,3,336,336]``   After: ``pixel_values [1,3,336,336]``, all values static

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.names import REPLACES
 from lmmprune.passes.graph.builder import SCORE, Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
 from lmmprune.passes.lower.cast_float import HALF
@@ -22,7 +24,8 @@ class Lowering:
 
     def __init__(self, node: ir.Node) -> None:
         self.node = node
-        self.b = Builder(f"lower/{node.name or node.outputs[0].name}", score=SCORE in node.metadata_props)
+        name = str(node.name or node.outputs[0].name)
+        self.b = Builder(f"lower/{name}", score=SCORE in node.metadata_props, about={REPLACES: name})
 
     @property
     def dtype(self) -> ir.DataType:
@@ -68,7 +71,7 @@ class Lowering:
         graph.remove(self.node, safe=True)
 
 
-class LowerOperator(ir.passes.InPlacePass):
+class LowerOperator(GraphPass):
     """A pass that writes every node of one standard operator as primitives; subclasses say which, and how."""
 
     op_type: ClassVar[str]

@@ -9,11 +9,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lmmprune.names import CACHE_LENGTH
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
 
-LENGTH = "cache_length"
+LENGTH = CACHE_LENGTH
 """Input, int64 ``[1]``: tokens that have entered the decoder so far; 0 before the prefill."""
 SCATTER_OPSET = 24
 """TensorScatter enters ONNX here."""
@@ -22,7 +24,7 @@ _MASK = 3  # input of Attention
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticCache(ir.passes.InPlacePass):
+class StaticCache(GraphPass):
     """Write new keys and values into a cache of fixed length, behind the tokens that it holds.
 
     Before: ``present [B,Hk,past+S,D] = Concat(past [B,Hk,past,D], new [B,Hk,S,D])``

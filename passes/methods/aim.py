@@ -11,13 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.methods.in_decoder import input_layers
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
 from lmmprune.passes.reduce.filters import random_walk
 from lmmprune.passes.reduce.rules import Outcome, Reduce, ReductionRule, merged
-from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, solve
+from lmmprune.passes.reduce.schedule import Counts, average, round_half_up, solve
 from lmmprune.passes.reduce.site_context import FLOAT, SiteContext
 from lmmprune.passes.reduce.stage import Stage
 

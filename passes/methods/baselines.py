@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.methods.method import Method
 from lmmprune.passes.reduce.filters import constant_places
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule
-from lmmprune.passes.reduce.schedule import Facts
 from lmmprune.passes.reduce.site_context import SiteContext
 
 

@@ -7,13 +7,14 @@ import math
 from dataclasses import dataclass
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import llm_layer, vision_layer
 from lmmprune.passes.methods.method import Method, fraction, in_paper
 from lmmprune.passes.methods.tome import even_removal
 from lmmprune.passes.reduce.affinities import decoder_affinity, encoder_affinity
 from lmmprune.passes.reduce.filters import decoder_redundancy, encoder_redundancy
 from lmmprune.passes.reduce.rules import Reduce, ReductionRule
-from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, scaled, solve, unreachable
+from lmmprune.passes.reduce.schedule import Counts, average, round_half_up, scaled, solve, unreachable
 from lmmprune.passes.reduce.stage import Stage
 
 _REFERENCE = "arXiv 2411.17686"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.filters import attention_from, exclude, received_attention
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
-from lmmprune.passes.reduce.schedule import Facts
 from lmmprune.passes.reduce.site_context import SiteContext
 
 
@@ -18,7 +18,8 @@ class FreePruner(Method):
 
     Contribution ``c_j = mean_h sum_{i != j} A^lp[h,i,j]`` at the layer lp that feeds the projector; complement
     ``u_j = mean_h mean_{p in P} A^ls[h,p,j]`` at a shallow layer ls. The defaults were measured on tiny-llava's
-    training scenes (docs/freepruner_defaults.md), where the settings differ by less than the error of measurement.
+    training scenes (docs/results/freepruner_defaults.md), where the settings differ by less than the error of
+    measurement.
 
     Reference: Xu et al., freePruner, 2024, arXiv 2411.15446 (abstract; the formulas are our reading of it).
     """

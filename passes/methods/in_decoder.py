@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import llm_input
 from lmmprune.passes.methods.method import Method
 from lmmprune.passes.reduce.filters import last_query, rated_attention
-from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up, scaled, solve
+from lmmprune.passes.reduce.schedule import Counts, round_half_up, scaled, solve
 from lmmprune.passes.reduce.site_context import SiteContext
 
 # The depth of the decoders in these papers, LLaVA-1.5-7B and Vicuna-7B.

@@ -10,11 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.methods.method import Method, fraction, in_paper
 from lmmprune.passes.reduce.filters import similarity_to_cls, text_attention
 from lmmprune.passes.reduce.rules import Reduce, ReductionRule
-from lmmprune.passes.reduce.schedule import Counts, Facts, average, round_half_up, scaled, solve
+from lmmprune.passes.reduce.schedule import Counts, average, round_half_up, scaled, solve
 from lmmprune.passes.reduce.site_context import INT64, SiteContext
 from lmmprune.passes.reduce.stage import Stage
 

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, Site
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.methods.options import parse_options
 from lmmprune.passes.reduce.rules import Correlate, Reduce, ReductionRule
-from lmmprune.passes.reduce.schedule import Counts, Facts
+from lmmprune.passes.reduce.schedule import Counts
 from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 

@@ -9,11 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.methods.baselines import even_places
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.filters import exclude, normalized
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
-from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up
+from lmmprune.passes.reduce.schedule import Counts, round_half_up
 from lmmprune.passes.reduce.site_context import SiteContext
 
 

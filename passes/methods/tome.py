@@ -9,12 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import Site, vision_layer
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.methods.method import Method
 from lmmprune.passes.reduce.filters import normalized
 from lmmprune.passes.reduce.rules import Merge, Outcome, ReductionRule, ascending, top
-from lmmprune.passes.reduce.schedule import Counts, Facts
+from lmmprune.passes.reduce.schedule import Counts
 from lmmprune.passes.reduce.site_context import FLOAT, SiteContext
 
 

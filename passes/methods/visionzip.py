@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
+from lmmprune.facts import Facts
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.affinities import key_similarity
 from lmmprune.passes.reduce.filters import cls_attention, total_attention
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, ascending, recycle, rest, top
-from lmmprune.passes.reduce.schedule import Counts, Facts, round_half_up
+from lmmprune.passes.reduce.schedule import Counts, round_half_up
 from lmmprune.passes.reduce.site_context import FLOAT, SiteContext
 
 

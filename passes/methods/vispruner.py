@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.facts import Facts
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.filters import cls_attention, normalized
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, ascending, rest, top
-from lmmprune.passes.reduce.schedule import Facts, round_half_up
+from lmmprune.passes.reduce.schedule import round_half_up
 from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
 
 _AT_ONCE = 8

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lmmprune.facts import Facts
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.reduce.filters import cls_attention
-from lmmprune.passes.reduce.schedule import Facts, scaled
+from lmmprune.passes.reduce.schedule import scaled
 from lmmprune.passes.reduce.site_context import SiteContext
 
 

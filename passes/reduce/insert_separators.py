@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.names import IMAGE_FEATURES
 from lmmprune.passes.find.anchors import VisionAnchors
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.shapes import static_shape
@@ -65,6 +66,6 @@ def replace_features(model: ir.Model, old: ir.Value, new: ir.Value) -> ir.Value:
     """Let the graph's output ``image_features`` be the shorter value; return it."""
     old.name = "image_features.all"
     model.graph.outputs[model.graph.outputs.index(old)] = new
-    new.name = "image_features"
+    new.name = IMAGE_FEATURES
     new.type = old.type
     return new

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lmmprune.passes.find.anchors import VisionAnchors, find_vision_anchors
-from lmmprune.passes.find.sites import PROJECTOR_OUTPUT, Site
-from lmmprune.passes.graph.builder import Builder
+from lmmprune.names import IMAGE_FEATURES, KEPT, NEXT_LAYER
+from lmmprune.passes.find.anchors import find_vision_anchors
+from lmmprune.passes.find.sites import PROJECTOR_OUTPUT
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
-from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, woven_features
-from lmmprune.passes.reduce.rewire import relax_shapes, rewire
-from lmmprune.passes.reduce.rules import Outcome, ascending, merge_targets, merged
-from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
+from lmmprune.passes.reduce.site_counts import check_counts, check_sites, removing
 from lmmprune.passes.reduce.stage import Stage
-
-KEPT = "kept_indices"
-RECEIVED = "received"
-# The output of the layer behind the features, which some rules read; traced on request, always removed.
-NEXT_LAYER = "next_layer_features"
+from lmmprune.passes.reduce.vision_cuts import VisionCuts
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReduceVision(ir.passes.InPlacePass):
+class ReduceVision(GraphPass):
     """Apply the stages of a method that lie in the vision graph.
 
     Before: ``... -> x [B,T,C] -> ... -> image_features [B,N,C']``
@@ -105,7 +97,7 @@ class ReduceVision(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
         anchors = find_vision_anchors(model)
-        _Rewriting(model, anchors, self.method, self.grid).run(self._mine)
+        VisionCuts(model, anchors, self.method, self.grid).run(self._mine)
         next_layer = [value for value in model.graph.outputs if value.name == NEXT_LAYER]
         for value in next_layer:
             model.graph.outputs.remove(value)
@@ -128,244 +120,15 @@ class ReduceVision(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """Re-derive the token count at every site from shape inference."""
-        lengths = _removing(self._mine, self._all)
+        lengths = removing(self._mine, self._all)
         # The separators join the tokens behind the projector.
         check_sites(
             model,
             {site: keep - self.separators * (site != PROJECTOR_OUTPUT) for site, keep in lengths.items()},
         )
         if self._mine:
-            features = next(v for v in model.graph.outputs if v.name == "image_features")
+            features = next(v for v in model.graph.outputs if v.name == IMAGE_FEATURES)
             if (found := static_shape(features)[1]) != self._mine[-1].keep:
-                raise Broken(f"'image_features' has {found} tokens after the reduction, expected {self._mine[-1].keep}")
-
-
-def tokens_name(site: Site) -> str:
-    """Return the name of the visual tokens that leave a site."""
-    return f"lmmprune.tokens.{site}"
-
-
-def check_counts(stages: Sequence[Stage], tokens: int, *, least: int = 1) -> None:
-    """Check that counts fall from site to site and never below ``least``.
-
-    Raises:
-        Refused: They don't.
-    """
-    for stage in stages:
-        if not least <= stage.keep <= tokens:
-            raise Refused(
-                f"can't keep {stage.keep} of {tokens} visual tokens at {stage.site}: expected {least}..{tokens}"
-            )
-        tokens = stage.keep
-
-
-def check_sites(model: ir.Model, lengths: Mapping[Site, int]) -> None:
-    """Compare the tokens of every rewritten site with the schedule.
-
-    Raises:
-        Broken: They differ.
-    """
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    for site, length in lengths.items():
-        # Behind the projector the tokens are the graph's output.
-        value = values.get("image_features" if site == PROJECTOR_OUTPUT else tokens_name(site))
-        if value is None:
-            raise Broken(f"{site} isn't in the graph, the schedule says that {length} tokens leave it")
-        if (found := static_shape(value)[1]) != length:
-            raise Broken(f"{site} leaves {found} tokens, the schedule says {length}")
-
-
-def _removing(stages: Sequence[Stage], tokens: int) -> dict[Site, int]:
-    """Return the counts of the stages that remove something; the others write nothing."""
-    found = {}
-    for stage in stages:
-        if stage.keep < tokens:
-            found[stage.site] = stage.keep
-        tokens = stage.keep
-    return found
-
-
-def vision_output(b: Builder, anchors: VisionAnchors, grid: tuple[int, int]) -> SiteContext:
-    """Return the site between encoder and projector of an unpruned graph, as rules see it."""
-    batch, tokens, _ = static_shape(anchors.patches)
-    places = np.broadcast_to(np.arange(tokens, dtype=np.int64), (batch, tokens)).copy()
-    return SiteContext(
-        b=b,
-        name="vision_output",
-        layer=anchors.layers[anchors.depth - 1],
-        layers=anchors.layers,
-        depth=anchors.depth,
-        stream=anchors.hidden,
-        visual=anchors.patches,
-        batch=batch,
-        tokens=tokens,
-        first=int(anchors.has_cls),
-        has_cls=anchors.has_cls,
-        grid=grid,
-        members=anchors.members,
-        origin=b.constant(places),
-        tiles=anchors.tiles,
-    )
-
-
-class _Rewriting:
-    """One run of the pass: what is known of the tokens as it goes from site to site."""
-
-    def __init__(self, model: ir.Model, anchors: VisionAnchors, method: str, grid: tuple[int, int]) -> None:
-        self._model = model
-        self._anchors = anchors
-        self._unpruned = anchors
-        self._method = method
-        self._grid = grid
-        self._batch = static_shape(anchors.patches)[0]
-        self._tokens = anchors.tokens
-        self._separators = anchors.separators
-        self._origin: ir.Value | None = None
-        self._sizes: ir.Value | None = None
-        self._outputs: dict[Site, ir.Value] = {}
-        self._received: dict[Site, ir.Value] = {}
-
-    def run(self, stages: Sequence[Stage]) -> None:
-        removing = _removing(stages, self._tokens + self._separators)
-        work = [stage for stage in stages if stage.site in removing]
-        if not work:
-            return
-        relax_shapes(self._model)
-        for stage in work:
-            self._reduce(stage)
-        self._finish(len(work) > 1)
-
-    def _reduce(self, stage: Stage) -> None:
-        anchors, graph = self._anchors, self._model.graph
-        index = stage.site.layer if stage.site.kind == "vision_layer" else anchors.depth - 1
-        old = {
-            "vision_layer": anchors.layers[index].mid,
-            "vision_output": anchors.patches,
-            "projector_output": anchors.features,
-        }[stage.site.kind]
-        # The CLS row is still in the stream inside the encoder; at its output rules may read it, but it isn't cut.
-        inside = stage.site.kind == "vision_layer"
-        keep = stage.keep - self._separators
-        lead = int(anchors.has_cls and inside)
-        users = list(old.uses())
-        readers = {value: list(value.uses()) for value in anchors.deeper if old is anchors.patches}
-        b = Builder(f"lmmprune/{self._method}/{stage.site}")
-        visual = b.stream("Slice", old, [lead], [lead + self._tokens], [1]) if lead else old
-        stream = anchors.hidden if stage.site.kind == "vision_output" else old
-        if self._origin is None:
-            places = np.arange(self._tokens, dtype=np.int64)
-            self._origin = b.constant(np.broadcast_to(places, (self._batch, self._tokens)).copy())
-        at = SiteContext(
-            b=b,
-            name=str(stage.site),
-            layer=anchors.layers[index],
-            layers=anchors.layers,
-            depth=anchors.depth,
-            stream=stream,
-            # Rules compare a token's own features, not what DeepStack puts beside them.
-            visual=anchors.own if old is anchors.features else visual,
-            batch=self._batch,
-            tokens=self._tokens,
-            first=int(anchors.has_cls),
-            has_cls=anchors.has_cls,
-            grid=self._grid,
-            members=anchors.members,
-            origin=self._origin,
-            sizes=self._sizes,
-            tiles=anchors.tiles,
-        )
-        outcome = stage.rule(at, keep)
-        if anchors.deeper and (outcome.tokens is not None or outcome.merge is not None):
-            raise Refused(
-                f"{stage.site}: method '{self._method}' makes new tokens, and this model's decoder also gets the old"
-                f" ones from {len(anchors.deeper)} other depths (DeepStack): use a method that only drops"
-            )
-        tokens, kept = self._tokens_of(at, visual, outcome, keep)
-        tokens.name = tokens_name(stage.site)
-        self._origin = self._follow(at, outcome, kept, keep)
-        self._sizes = outcome.sizes
-        if (received := merge_targets(b, outcome)) is not None:
-            self._received[stage.site] = received
-        new = b.stream("Concat", b.stream("Slice", old, [0], [lead], [1]), tokens, axis=1) if lead else tokens
-        rebind = {}
-        if outcome.sizes is not None and inside:
-            bias = self._bias_later_layers(b, index, outcome.sizes, keep)
-            rebind[bias] = bias
-        sizes = (self._batch, self._tokens, keep)
-        beside = [(gather_tokens(b, value, kept, sizes, stream=True), uses) for value, uses in readers.items()]
-        after = b.insert_after(graph, old.producer())
-        if old is anchors.woven:
-            new = replace_features(self._model, old, new)
-        rewire(graph, old, new, users, rebind, beside=beside, after=after, prefix=str(stage.site))
-        if beside:
-            # The other depths' projectors may stand before the selection.
-            graph.sort()
-        if old is anchors.patches:
-            self._anchors = dataclasses.replace(anchors, patches=new)
-        self._tokens = keep
-        self._outputs[stage.site] = self._origin
-
-    def _tokens_of(self, at: SiteContext, visual: ir.Value, outcome: Outcome, keep: int) -> tuple[ir.Value, ir.Value]:
-        """Return those of the visual tokens ``[B,n,C]`` that leave, ``[B,K,C]``, and their places ``[B,K]``."""
-        b = at.b
-        if outcome.tokens is not None:
-            return outcome.tokens, outcome.kept
-        kept = outcome.kept if outcome.ordered else ascending(b, outcome.kept, keep)
-        rows = gather_tokens(b, visual, kept, (at.batch, at.tokens, keep), stream=True)
-        if outcome.merge is None:
-            return rows, kept
-        dropped = gather_tokens(b, visual, outcome.merge.dropped, (at.batch, at.tokens, at.tokens - keep), stream=True)
-        return merged(b, rows, dropped, outcome.merge), kept
-
-    def _follow(self, at: SiteContext, outcome: Outcome, kept: ir.Value, keep: int) -> ir.Value:
-        """Return the places of the grid ``[B,K]`` that the tokens have now; -1 stays -1."""
-        b = at.b
-        if outcome.tokens is None and not self._outputs:
-            return kept
-        inside = b.op("Max", kept, b.constant([0]))
-        patches = at.gather_entries(at.origin, inside, keep)
-        return b.op("Where", b.op("Less", kept, b.constant([0])), b.constant([-1]), patches)
-
-    def _bias_later_layers(self, b: Builder, index: int, sizes: ir.Value, keep: int) -> ir.Value:
-        """Add ``log(size)`` to the logits of all layers behind: a token that stands for several is attended as such."""
-        logs = b.op("Log", sizes)
-        if self._anchors.has_cls:
-            logs = b.op("Concat", np.zeros((self._batch, 1), np.float32), logs, axis=1)
-        tokens = int(self._anchors.has_cls) + keep
-        # ONNX would broadcast one row; ONNX Runtime's kernel takes a row per query only.
-        bias = b.op("Expand", b.op("Unsqueeze", logs, [1, 2]), [self._batch, 1, tokens, tokens])
-        for layer in self._anchors.layers[index + 1 :]:
-            inputs = layer.node.inputs
-            if len(inputs) < 4:
-                layer.node.resize_inputs(4)
-            layer.node.replace_input_with(3, bias)
-        return bias
-
-    def _finish(self, several: bool) -> None:
-        """Make the kept places, and which of them took in others, outputs of the graph."""
-        b = Builder(f"lmmprune/{self._method}")
-        if self._separators:
-            self._weave(b)
-        outputs = {f"{KEPT}.{site}": value for site, value in self._outputs.items()} if several else {}
-        outputs |= {f"{RECEIVED}.{site}": value for site, value in self._received.items()}
-        assert self._origin is not None
-        for name, value in {KEPT: self._origin, **outputs}.items():
-            named = b.op("Identity", value)
-            named.name, named.type = name, ir.TensorType(ir.DataType.INT64)
-            self._model.graph.outputs.append(named)
-        b.append_to(self._model.graph)
-
-    def _weave(self, b: Builder) -> None:
-        """Set the separators between the tokens that are left, and tell all places as those of the output."""
-        anchors, keep = self._unpruned, self._tokens
-        assert self._origin is not None
-        woven = insert_separators(b, anchors, self._origin, keep)
-        features = woven_features(b, anchors, woven, keep)
-        replace_features(self._model, anchors.woven, features)
-        self._origin = woven.places
-        nobody = b.constant(np.zeros((self._batch, self._separators), np.int64))
-        for site, flags in self._received.items():
-            every = b.op("Unsqueeze", b.op("Concat", flags, nobody, axis=1), [2])
-            count = keep + self._separators
-            rows = gather_tokens(b, every, woven.rows, (self._batch, count, count))
-            self._received[site] = b.op("Reshape", rows, [self._batch, count])
+                raise Broken(
+                    f"'{IMAGE_FEATURES}' has {found} tokens after the reduction, expected {self._mine[-1].keep}"
+                )

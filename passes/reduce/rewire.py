@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.lazy import is_lazy
+from lmmprune.names import METHOD, PASS, SITE
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import static_shape
 
@@ -117,6 +118,10 @@ class _Cloner:
             name=self._name(node.name),
         )
         clone.metadata_props.update(node.metadata_props)
+        # It is this cut's now, whoever wrote the original.
+        for key in (PASS, METHOD):
+            clone.metadata_props.pop(key, None)
+        clone.metadata_props[SITE] = self._prefix
         for mine, theirs in zip(clone.outputs, node.outputs, strict=True):
             mine.name, mine.type = self._name(theirs.name), theirs.type
             self._bound[theirs] = mine

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.find.anchors import Layer
+from lmmprune.passes.find.layers import Layer
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import is_constant, static_shape

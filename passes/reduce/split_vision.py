@@ -4,32 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lmmprune.names import DYNAMIC_COUNT, KEPT, METHOD, NEXT_LAYER, PASS, PATCHES, RANKING, SITE
 from lmmprune.passes.find.anchors import find_vision_anchors
+from lmmprune.passes.find.sites import VISION_OUTPUT
 from lmmprune.passes.graph.builder import Builder
+from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
-from lmmprune.passes.methods.method import Method
 from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, woven_features
-from lmmprune.passes.reduce.reduce_vision import KEPT, NEXT_LAYER, vision_output
-from lmmprune.passes.reduce.rules import Reduce, ascending, top
-from lmmprune.passes.reduce.site_context import gather_tokens
+from lmmprune.passes.reduce.rules import Reduce, ReductionRule, ascending, top
+from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
+from lmmprune.passes.reduce.vision_cuts import vision_output
 
-PATCHES, RANKING, COUNT = "patches", "ranking", "dynamic_count"
+
+class Ranking(Protocol):
+    """What is asked of a method: a rule at the vision output, and how many tokens it would keep by itself."""
+
+    name: ClassVar[str]
+
+    @property
+    def counts_itself(self) -> bool:
+        """Whether it has a count of its own."""
+
+    def count(self, at: SiteContext) -> ir.Value:
+        """Return that count, int64 ``[B]``."""
+
+    def rule_at_output(self) -> ReductionRule:
+        """Return the rule at the vision output."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountTokens(ir.passes.InPlacePass):
+class CountTokens(GraphPass):
     """Let the encoder say how many patches the method would keep of a picture.
 
     After: a further output ``dynamic_count [B]`` int64, 1..N
     """
 
-    method: Method
+    method: Ranking
     grid: tuple[int, int]
 
     def requires(self, model: ir.Model) -> None:
@@ -40,19 +57,19 @@ class CountTokens(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Write the count."""
-        b = Builder(f"lmmprune/{self.method.name}/dynamic_count")
+        b = Builder(f"lmmprune/{self.method.name}/{DYNAMIC_COUNT}", about={METHOD: self.method.name})
         anchors = find_vision_anchors(model)
         at = vision_output(b, anchors, self.grid)
         count = self.method.count(at)
         if anchors.separators:
             count = b.op("Add", count, np.int64(anchors.separators))
-        _output(model, b, {COUNT: (count, (at.batch,))})
+        _output(model, b, {DYNAMIC_COUNT: (count, (at.batch,))})
         infer_shapes(model)
         return ir.passes.PassResult(model, modified=True)
 
 
 def split_vision(
-    model: ir.Model, method: Method, grid: tuple[int, int], counts: Sequence[int]
+    model: ir.Model, method: Ranking, grid: tuple[int, int], counts: Sequence[int]
 ) -> tuple[ir.Model, dict[int, ir.Model]]:
     """Return the encoder, and a head per token count; the model itself stays as it is.
 
@@ -76,7 +93,7 @@ def split_vision(
         raise Refused(
             f"a head of {min(counts)} tokens: {anchors.separators} are newlines, which always stay; keep more"
         )
-    b = Builder(f"lmmprune/{method.name}/ranking")
+    b = Builder(f"lmmprune/{method.name}/ranking", about=_about(method))
     at = vision_output(b, anchors, grid)
     ranking = top(b, rule.filter(at), at.tokens)
     patches = b.stream("Identity", anchors.patches)
@@ -92,10 +109,14 @@ def split_vision(
     return encoder, {count: _head(model.clone(), method, grid, count) for count in counts}
 
 
-def _head(model: ir.Model, method: Method, grid: tuple[int, int], keep: int) -> ir.Model:
+def _about(method: Ranking) -> dict[str, str]:
+    return {PASS: "split_vision", METHOD: method.name, SITE: str(VISION_OUTPUT)}
+
+
+def _head(model: ir.Model, method: Ranking, grid: tuple[int, int], keep: int) -> ir.Model:
     anchors = find_vision_anchors(model)
     batch, tokens, width = static_shape(anchors.patches)
-    b = Builder(f"lmmprune/{method.name}/head")
+    b = Builder(f"lmmprune/{method.name}/head", about=_about(method))
     given = ir.Input(PATCHES, ir.Shape([batch, tokens, width]), anchors.patches.type)
     ranking = ir.Input(RANKING, ir.Shape([batch, tokens]), ir.TensorType(ir.DataType.INT64))
     patches = keep - anchors.separators
@@ -110,7 +131,7 @@ def _head(model: ir.Model, method: Method, grid: tuple[int, int], keep: int) -> 
     model.graph.outputs.append(named)
     b.prepend_to(model.graph)
     if woven:
-        end = Builder(f"lmmprune/{method.name}/head/weave")
+        end = Builder(f"lmmprune/{method.name}/head/weave", about=_about(method))
         replace_features(model, anchors.woven, woven_features(end, anchors, woven, patches))
         end.append_to(model.graph)
     RemoveUnusedNodesPass()(model)

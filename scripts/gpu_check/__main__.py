@@ -4,7 +4,7 @@
 
 Every stage runs in a process of its own; one that can't, breaks or takes too long is recorded with its reason and the
 others go on. Results are merged into the file: what is "ok" there isn't run again, so that a machine that is lent for
-minutes can do the work in pieces (``--stages env,peak,rtx --budget 540``). See docs/gpu_check.md.
+minutes can do the work in pieces (``--stages env,peak,rtx --budget 540``). See docs/results/gpu_check.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import click
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a folder that is run has itself on the path, not its parent
+
+from results import head, how_it_was_made, write_part
 
 from gpu_check.settings import Settings
 from gpu_check.stages import STAGES, command_of, read_json, run, run_apart, select, write_json
@@ -75,7 +77,7 @@ def main(
         rows = summarize(stages)
         write_json(output, {"stages": stages, "layers": rows, "products": products(rows)})
     text = report(stages)
-    output.with_suffix(".md").write_text(text, encoding="utf-8")
+    write_part(output.with_suffix(".md"), output.stem, f"{head(how_it_was_made(), output.stem)}\n\n{text}")
     click.echo(text)
 
 

@@ -6,14 +6,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
-from lmmprune.compiler.backends.onnxruntime import provider_of
 from lmmprune.compiler.backends.open_sessions import import_backend
-from lmmprune.compiler.build import compile_engine as tensorrt
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import LmmpruneError, TargetError, require
 
 # Name of the back end -> its targets, of which the first that the installed version serves is taken. "cpu" is no GPU
@@ -37,10 +37,10 @@ def usable(backend: str) -> Target:
         target = TARGETS[name]
         try:
             if target.compiled:
-                tensorrt.load(target)
+                load_tensorrt.load(target)
                 CudaDevice(target.extra)
             else:
-                provider = provider_of(name)[0]
+                provider = target.provider
                 found = require("onnxruntime", target.extra).get_available_providers()
                 if provider not in found:
                     raise TargetError(f"onnxruntime has {', '.join(found)}, not {provider}: install onnxruntime-gpu")

@@ -24,6 +24,7 @@ from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Tensor
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.errors import TargetError
 
 MODEL = "llava-1.5-7b"
@@ -32,10 +33,10 @@ _FIXED = {"static_cache": length(0.0) + ANSWER_TOKENS}
 # Fields of each bundle's export request; of the pruned one only the tower is run.
 BUNDLES: dict[str, dict[str, Any]] = {
     "float": {},
-    "int8": {"int8": True},
-    PRUNED: {"ratio": RATIOS[1], "layers": 1},
+    "int8": {"int8": Int8()},
+    PRUNED: {"tokens": Ratio(RATIOS[1]), "layers": 1},
     "float fixed": _FIXED,
-    "int8 fixed": {"int8": True, **_FIXED},
+    "int8 fixed": {"int8": Int8(), **_FIXED},
 }
 
 

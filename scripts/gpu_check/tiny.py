@@ -12,6 +12,7 @@ from gpu_check.backends import built, bundle_of, usable, versions
 from gpu_check.settings import Save, Settings, variant_name
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import TINY_LLAVA, load_questions
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.measure.bench import bench
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.open_picture import load_image
@@ -41,14 +42,14 @@ def check(settings: Settings, save: Save, backend: str) -> dict[str, Any]:
             bundle = bundle_of(
                 settings.work / f"tiny-{target.name}-{name.replace(' + ', '-').replace(' ', '-')}",
                 model=TINY_LLAVA,
-                ratio=ratio,
-                int8=int8,
+                tokens=Ratio(ratio),
+                int8=Int8() if int8 else None,
                 target=target.name,
             )
             entry["engines"] = built(bundle, target)
             save(data)
             # A broken engine shows itself here.
-            Runtime(bundle).answer(load_image(_examples()[0][0]), "?", 1).text()
+            _ = Runtime(bundle).answer(load_image(_examples()[0][0]), "?", 1).text
             bundles.append(bundle)
             entry["parity"] = parity(bundle, 4 if settings.quick else 16)
             questions = load_questions(TINY_LLAVA)[: 40 if settings.quick else 400]
@@ -81,7 +82,7 @@ def parity(bundle: Bundle, count: int) -> dict[str, Any]:
     for picture, prompt in examples:
         image = load_image(picture)
         found, expected = (runtime.answer(image, prompt, _NEW_TOKENS) for runtime in runtimes)
-        same_text += found.text() == expected.text()
+        same_text += found.text == expected.text
         same_kept += np.array_equal(found.kept, expected.kept) if found.kept is not None else expected.kept is None
     return {"questions": len(examples), "same_answers": same_text, "same_kept_patches": same_kept}
 

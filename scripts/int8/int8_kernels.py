@@ -1,6 +1,6 @@
 """Which INT8 form of a product is fastest on this CPU, by the size of its weight and the number of tokens.
 
-    python scripts/int8/int8_kernels.py -o docs/int8_kernels
+    python scripts/int8/int8_kernels.py -o docs/results/int8_kernels
 
 One MatMul per size, random weights, in ONNX Runtime: float32, static U8 x S8 (Q/DQ), dynamic U8 x S8, and S8 weights
 only. All forms of a size are timed interleaved in one process.
@@ -8,8 +8,8 @@ only. All forms of a size are timed interleaved in one process.
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ import onnxruntime as ort
 from lmmprune.compiler.backends.onnxruntime import session_options
 from lmmprune.compiler.targets import machine
 from lmmprune.passes.int8.insert_qdq import InsertQdq
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
 
 SIZES = ((128, 384), (1024, 1024), (1024, 4096), (4096, 4096), (4096, 11008), (11008, 4096), (4096, 32064))
 TOKENS = (1, 124, 348, 636)
@@ -76,7 +80,9 @@ def measure(sessions: dict[str, Any], tokens: int, rows: int, rounds: int) -> di
 @click.command()
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/int8_kernels"), show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/int8_kernels"), show_default=True
+)
 def main(rounds: int, threads: int, output: Path) -> None:
     """Write OUTPUT.json and OUTPUT.md."""
     found = []
@@ -91,10 +97,8 @@ def main(rounds: int, threads: int, output: Path) -> None:
     facts = machine.detect_machine()
     lines += ["", f"Times as fast as float32; {threads} threads, medians of {rounds} rounds, {facts.processor},"]
     lines.append(f"onnxruntime {ort.__version__}.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = "\n".join(lines) + "\n"
-    output.with_suffix(".md").write_text(text, encoding="utf-8")
+    results.write(output, found, text)
     click.echo(text)
 
 

@@ -1,6 +1,6 @@
 """INT8 by others, beside ours: onnxruntime.quantization, NVIDIA ModelOpt and neural-compressor on the same graphs.
 
-python scripts/int8/int8_libraries.py -o docs/int8_libraries --modelopt VENV/bin/python --inc VENV/bin/python
+python scripts/int8/int8_libraries.py -o docs/results/int8_libraries --modelopt VENV/bin/python --inc VENV/bin/python
 
 Each tool quantizes both float32 graphs of a bundle in a process of its own, on the same recorded calibration inputs.
 Then, here: the error of the outputs on held-out samples (the metric of ``sensitivity.scan``), questions answered right,
@@ -10,7 +10,7 @@ onnxruntime than ours, so each has a virtual environment of its own (with click 
 
 from __future__ import annotations
 
-import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import click
 from peers.tools import TINY
 from peers.worker import work_on
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
 
 _COMMON = {"model": TINY, "weights": "auto", "layers": None, "samples": 32, "large": False}
 CELLS: dict[str, dict[str, Any]] = {
@@ -37,7 +39,9 @@ WIDE: dict[str, dict[str, Any]] = {
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/int8_libraries"), show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/int8_libraries"), show_default=True
+)
 @click.option("--modelopt", "modelopt_python", default="", help="Python of the environment with nvidia-modelopt.")
 @click.option("--inc", "inc_python", default="", help="Python of the environment with neural-compressor 2.x.")
 @click.option("--questions", type=int, default=500, show_default=True)
@@ -64,6 +68,7 @@ def main(
         work_on(worker, work, folder)
         return
     # A worker's environment may have none of what these import.
+    import results
     from peers.inputs import prepare
     from peers.measure import measure
     from peers.table import markdown
@@ -71,18 +76,16 @@ def main(
     from lmmprune.models.canonical import shared_trace
 
     pythons = {"ModelOpt": modelopt_python, "neural-compressor": inc_python}
-    traced, results = shared_trace(), {}
+    traced, found = shared_trace(), {}
     for title, setup in {**CELLS, **(WIDE if wide else {})}.items():
         with tempfile.TemporaryDirectory(prefix="int8_libraries.") as name:
             place = Path(name) / "model"
             prepare(place, setup, traced)
             few = 5 if setup["large"] else rounds
-            results[title] = measure(place, setup, pythons, limit=questions, rounds=few, threads=threads)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        lines = [line for title, cell in results.items() for line in markdown(title, cell)]
-        output.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
-        click.echo("\n".join(markdown(title, results[title])))
+            found[title] = measure(place, setup, pythons, limit=questions, rounds=few, threads=threads)
+        lines = [line for title, cell in found.items() for line in markdown(title, cell)]
+        results.write(output, found, "\n".join(lines))
+        click.echo("\n".join(markdown(title, found[title])))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far to smooth: the error of tiny-llava's INT8 decoder by the strengths that the search may choose from.
 
-python scripts/int8/smoothing_strengths.py -o docs/smoothing_strengths
+python scripts/int8/smoothing_strengths.py -o docs/results/smoothing_strengths
 
 Each row smooths the same float decoder with the strengths 0.2, 0.3, ... up to its own limit, takes min-max ranges on
 the calibration samples, and is compared with float on these samples and on held-out questions, one per picture. Both
@@ -10,8 +10,8 @@ differs. The error is that of ``sensitivity.relative_error``: over all samples a
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +26,7 @@ from lmmprune.compiler.data.calibration import CalibrationSet, Sample, load_cali
 from lmmprune.compiler.data.questions import TINY_LLAVA, load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Ratio
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
 from lmmprune.compiler.quantize.channels import ChannelStats, observe_channels
 from lmmprune.compiler.quantize.feeds import SampleFeeds
@@ -37,6 +38,10 @@ from lmmprune.models.source import resolve
 from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8.int8 import SCHEMES
 from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
 
 SCHEME = "u8s8"
 LIMITS = (None, 0.3, 0.5, 0.7, 0.9)
@@ -89,7 +94,7 @@ def errors(found: Runs, exact: Runs) -> dict[str, float]:
 
 def experiment(ratio: float, samples: int, questions: int, work: Path) -> list[dict[str, Any]]:
     """Return a row per limit."""
-    export(Request(model=TINY_LLAVA, output=work / "bundle", ratio=ratio))
+    export(Request(model=TINY_LLAVA, output=work / "bundle", tokens=Ratio(ratio)))
     bundle = Bundle.open(work / "bundle")
     data = (load_calibration(resolve(TINY_LLAVA), None, samples), held_out(questions))
     runs = {
@@ -153,17 +158,19 @@ def markdown(result: Mapping[str, Any]) -> str:
 @click.option("--samples", type=click.IntRange(1), default=32, show_default=True, help="To calibrate on.")
 @click.option("--questions", type=click.IntRange(1, 250), default=60, show_default=True, help="Held out.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/smoothing_strengths"), show_default=True
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("docs/results/smoothing_strengths"),
+    show_default=True,
 )
 def main(ratio: float, samples: int, questions: int, output: Path) -> None:
     """Write OUTPUT.json and OUTPUT.md."""
     with tempfile.TemporaryDirectory() as name:
         rows = experiment(ratio, samples, questions, Path(name))
     result = {"ratio": ratio, "samples": samples, "questions": questions, "rows": rows}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = markdown(result)
-    output.with_suffix(".md").write_text(text, encoding="utf-8")
+    results.write(output, result, text)
     click.echo(text)
 
 

@@ -1,6 +1,6 @@
 """Export one checkpoint with lmmprune, with ``torch.onnx.export`` the plain way, and with mobius-onnx, side by side.
 
-    python scripts/llava7b/bench_export.py --work /tmp/work --layers 2 --layers 32 -o docs/bench_export
+    python scripts/llava7b/bench_export.py --work /tmp/work --layers 2 --layers 32 -o docs/results/bench_export
 
 Every export is a process of its own, one after the other, of the same float16 checkpoint (made here, see
 make_dummy_checkpoint.py) to float16 ONNX. Measured are wall-clock seconds, the peak resident memory and the bytes
@@ -29,6 +29,10 @@ from pathlib import Path
 import click
 
 from lmmprune.compiler.targets import machine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
 
 HERE = Path(__file__).parent
 
@@ -199,8 +203,7 @@ def main(
         "limit_gib": limit / 2**30,
     }
     data = {"model": model, "facts": facts, "rows": [asdict(row) for row in rows], "copy_seconds": copies}
-    output.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    output.with_suffix(".md").write_text(table(rows, copies, facts), encoding="utf-8")
+    results.write(output, data, table(rows, copies, facts))
     click.echo(table(rows, copies, facts))
 
 

@@ -4,7 +4,7 @@
     lmmprune export --model /tmp/llava-7b --int8 --static-cache 768 -o /tmp/out/baseline
     lmmprune export --model /tmp/llava-7b --int8 --static-cache 480 --ratio 0.5 -o /tmp/out/pruned-50  # and 250, 0.9
     lmmprune export --model /tmp/llava-7b --int8 -o /tmp/out/baseline-growing
-    python scripts/llava7b/bench_llava7b.py /tmp/out/* --image PICTURE -o docs/llava7b  # the first one is the baseline
+    python scripts/llava7b/bench_llava7b.py /tmp/out/* --image PICTURE -o docs/results/llava7b  # the first: baseline
 
 Two of them don't fit into 24 GiB together, so each measurement is a process of its own, and the bundles take turns:
 one, two, three, and again from the first. A process loads its bundle, answers twice untimed (the first answers touch
@@ -28,6 +28,10 @@ import click
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
 
 _WARM_UP = 2
 """Untimed answers."""
@@ -154,8 +158,7 @@ def main(
     for row in rows:
         row["resident"] -= row["libraries"]
     data = {"facts": facts, "rows": rows}
-    output.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    output.with_suffix(".md").write_text(table(rows, facts), encoding="utf-8")
+    results.write(output, data, table(rows, facts))
     click.echo(table(rows, facts))
 
 

@@ -1,6 +1,6 @@
 """LLaVA-7B-wide decoder layers on this CPU: baseline, pruned, int8 and both, beside two others, interleaved.
 
-    python scripts/llava7b/bench_llava7b_layers.py --layers 2 --work /tmp/work -o docs/llava7b_layers
+    python scripts/llava7b/bench_llava7b_layers.py --layers 2 --work /tmp/work -o docs/results/llava7b_layers
 
 Synthetic weights at the real widths (4096/11008): times depend on shapes, not on values. Timed are the prefill of the
 decoder and one decode step with the cache that it leaves, at the visual tokens of LLaVA-1.5 (576) and of LLaVA-NeXT
@@ -14,10 +14,10 @@ anew for each, too.
 
 from __future__ import annotations
 
-import json
 import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,10 +42,15 @@ from layers.table import FIXED, FLOAT, INT8, STOCK, TORCH, Times, Variant, repor
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.measure.memory import peak_bytes
 from lmmprune.compiler.targets import machine
 from lmmprune.passes.methods import keep_count
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
 
 _ANSWER = 64
 """Tokens that a fixed cache has room for behind the prompt."""
@@ -57,7 +62,13 @@ def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool
     if not path.is_dir():
         click.echo(f"export {path.name}", err=True)
         request = Request(
-            model=MODEL, output=path, ratio=ratio, int8=int8, weights="dummy", layers=layers, calibration_samples=2
+            model=MODEL,
+            output=path,
+            tokens=Ratio(ratio),
+            int8=Int8() if int8 else None,
+            weights="dummy",
+            layers=layers,
+            calibration_samples=2,
         )
         export(request)
     return Bundle.open(path)
@@ -115,7 +126,9 @@ def towers(bundles: dict[str, Bundle], threads: int, rounds: int) -> Times:
 @click.option("--rounds", default=10, show_default=True, help="An even number: both sessions of a decoder get half.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for the bundles, 15 GB.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/llava7b_layers"), show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/llava7b_layers"), show_default=True
+)
 def main(
     layers: int,
     ratios: tuple[float, ...],
@@ -173,9 +186,7 @@ def main(
         f"{platform.system()}, onnxruntime {ort.__version__}; speed-ups are medians of the ratio within a round.",
     ]
     text = "\n".join(lines) + "\n"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    output.with_suffix(".md").write_text(text, encoding="utf-8")
+    results.write(output, data, text)
     click.echo(text)
 
 

@@ -1,6 +1,6 @@
 """What the selection costs beside the vision tower, per method, at CLIP-L's size (synthetic weights, CPU).
 
-python scripts/llava7b/selection_cost.py -o docs/selection_cost
+python scripts/llava7b/selection_cost.py -o docs/results/selection_cost
 
 ONNX Runtime's profiler times every node: the selection is the sum of those that a method wrote, the tower all others.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 from rich.progress import Progress
 
+from lmmprune.facts import Facts
 from lmmprune.models.canonical import shared_trace
 from lmmprune.models.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import METHODS
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
-from lmmprune.passes.reduce.schedule import Facts
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
 
 
 def vision_methods(facts: Facts, keep: int) -> dict[str, Any]:
@@ -58,7 +63,9 @@ def profile(graph: Path, pixels: np.ndarray[Any, Any], rounds: int) -> list[tupl
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/selection_cost"), show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/selection_cost"), show_default=True
+)
 @click.option("--model", default="llava-1.5-7b", show_default=True)
 @click.option("--keep", type=int, default=288, show_default=True)
 @click.option("--rounds", type=int, default=5, show_default=True)
@@ -87,8 +94,6 @@ def main(output: Path, model: str, keep: int, rounds: int) -> None:
             sites = [str(stage.site) for stage in stages if not stage.site.in_decoder]
             rows.append({"method": name, "sites": sites, "selection_ms": ours, "graph_ms": whole, "share": share})
             bar.update(task, advance=1, description=name)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     lines = ["| method | site | selection, ms | of the rest | vision graph, ms |", "|---|---|---|---|---|"]
     for row in rows:
         site = (
@@ -97,7 +102,7 @@ def main(output: Path, model: str, keep: int, rounds: int) -> None:
         lines.append(
             f"| {row['method']} | {site} | {row['selection_ms']:.1f} | {row['share']:.2%} | {row['graph_ms']:.0f} |"
         )
-    output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    results.write(output, rows, "\n".join(lines))
     click.echo("\n".join(lines))
 
 

@@ -1,14 +1,14 @@
 """Counts that depend on the picture, on static graphs: a constant, a few buckets, and the fully dynamic reference.
 
-python scripts/tiny_llava/dynamic_counts.py -o docs/dynamic_counts
+python scripts/tiny_llava/dynamic_counts.py -o docs/results/dynamic_counts
 
 The reference has a head for every count from 1 to N, so that each picture gets exactly its own.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,31 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Auto, Buckets, Tokens
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.models.canonical import shared_trace
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
+
+import results
+
 TOKENS = 144
 # Stage 2 is off everywhere: buckets share one decoder, which can't cut a number that changes.
 COMMON: dict[str, Any] = {"model": "tiny-llava", "method": "inflection", "options": {"llm_keep": "1"}}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "dynamic reference": {"buckets": tuple((TOKENS - count) / TOKENS for count in range(1, TOKENS + 1))},
-    "buckets 0.5,0.7,0.85": {"buckets": (0.5, 0.7, 0.85)},
-    "buckets 0,0.3,0.5,0.7,0.85": {"buckets": (0, 0.3, 0.5, 0.7, 0.85)},
-    "constant, 50th percentile": {"auto": True, "percentile": 50},
-    "constant, 90th percentile": {"auto": True, "percentile": 90},
+VARIANTS: dict[str, Tokens] = {
+    "dynamic reference": Buckets((TOKENS - count) / TOKENS for count in range(1, TOKENS + 1)),
+    "buckets 0.5,0.7,0.85": Buckets((0.5, 0.7, 0.85)),
+    "buckets 0,0.3,0.5,0.7,0.85": Buckets((0, 0.3, 0.5, 0.7, 0.85)),
+    "constant, 50th percentile": Auto(50),
+    "constant, 90th percentile": Auto(90),
 }
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/dynamic_counts"), show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/dynamic_counts"), show_default=True
+)
 @click.option("--limit", type=int, help="Ask only the first so many questions.")
 def main(output: Path, limit: int | None) -> None:
     """Write OUTPUT.json and OUTPUT.md."""
@@ -47,22 +54,20 @@ def main(output: Path, limit: int | None) -> None:
     rows = []
     with Progress(transient=True) as bar, tempfile.TemporaryDirectory() as folder:
         task = bar.add_task("", total=len(VARIANTS))
-        for name, options in VARIANTS.items():
+        for name, tokens in VARIANTS.items():
             bar.update(task, description=name)
-            export(Request(output=Path(folder) / "bundle", force=True, **COMMON, **options), traced=traced)
+            export(Request(output=Path(folder) / "bundle", force=True, tokens=tokens, **COMMON), traced=traced)
             runtime = Runtime(Bundle.open(Path(folder) / "bundle"))
             tokens = [runtime.encode_image(question.load()).tokens for question in pictures.values()]
             result = evaluate(runtime, questions)
             rows.append({"variant": name, "mean_tokens": statistics.fmean(tokens), **result.as_dict()})
             bar.advance(task)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     lines = ["| variant | tokens per picture | right, % (95 % interval) |", "|---|---|---|"]
     for row in rows:
         low, high = row["interval_95"]
         points = f"{100 * row['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f})"
         lines.append(f"| {row['variant']} | {row['mean_tokens']:.1f} | {points} |")
-    output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    results.write(output, rows, "\n".join(lines))
     click.echo("\n".join(lines))
 
 

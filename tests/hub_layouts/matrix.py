@@ -14,13 +14,13 @@ from unittest import mock
 
 import numpy as np
 from huggingface_hub import constants
+from short_request import short_request
 
 from hub_layouts import oracle
 from hub_layouts.layout import Layout
 from hub_layouts.one_trace import one_trace
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
-from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import LmmpruneError
@@ -95,7 +95,7 @@ class Tried:
     def _serve(self, command: str, bundle: Path) -> tuple[str, str]:
         settings = {**self.layout.export, **COMMANDS[command]}
         bundle.parent.mkdir(parents=True, exist_ok=True)
-        report = export(Request(model=self.model, output=bundle, **settings), traced=self._traced)
+        report = export(short_request(model=self.model, output=bundle, **settings), traced=self._traced)
         failed = [check for check in verify(bundle, samples=2, progress=_quiet) if check.passed is False]
         if failed:
             return "failed", f"verify: {failed[0].name}: {failed[0].found}"
@@ -115,7 +115,7 @@ class Tried:
         if distance > _PIXELS:
             return "failed", f"pixel values differ by {distance:.2g}"
         answer = runtime.answer(image, oracle.QUESTION, oracle.NEW_TOKENS)
-        answer.text()
+        _ = answer.text
         if answer.tokens != wanted.tokens:
             return "failed", f"the answer is {_unlike(answer.tokens, wanted.tokens)}"
         return "served", f"{len(prompt)} tokens, pixels within {distance:.1g}, the answer's {len(answer.tokens)} equal"

@@ -1,4 +1,4 @@
-"""The methods of docs/methods.md a second time, in PyTorch and NumPy: what ``verify`` holds the graphs against.
+"""The methods a second time, in PyTorch and NumPy, from docs/reference/formulas.md: what ``verify`` holds them against.
 
 Nothing here is shared with the graph passes. Every file is written from the formulas, over single tokens where that is
 clearer. Batch B, patches N, tokens that stay K, tokens of a sequence T, heads H of width D, channels C (C' behind the

@@ -14,6 +14,7 @@ from lmmprune.compiler.data.calibration import CalibrationSet, Sample, load_cali
 from lmmprune.compiler.data.questions import load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Ratio
 from lmmprune.compiler.quantize.feeds import SampleFeeds
 from lmmprune.compiler.quantize.observe import drive
 from lmmprune.models.source import resolve
@@ -26,7 +27,7 @@ def prepare(work: Path, setup: dict[str, Any], traced: Any) -> None:
     (work / "feeds").mkdir(parents=True)
     (work / "setup.json").write_text(json.dumps(setup), encoding="utf-8")
     common = {"weights": setup["weights"], "layers": setup["layers"]}
-    export(Request(model=setup["model"], output=work / "float", ratio=setup["ratio"], **common), traced=traced)
+    export(Request(model=setup["model"], output=work / "float", tokens=Ratio(setup["ratio"]), **common), traced=traced)
     bundle = Bundle.open(work / "float")
     data = load_calibration(resolve(setup["model"], **common), None, setup["samples"])
     recorded = SampleFeeds(bundle.manifest, bundle.path, data, bundle.vision)

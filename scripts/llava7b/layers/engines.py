@@ -18,7 +18,6 @@ import onnxruntime as ort
 from lmmprune.compiler.backends.onnxruntime import session_options
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
-from lmmprune.compiler.runtime.kv_cache import in_place
 from lmmprune.passes.lower.static_cache import LENGTH, StaticCache
 
 MODEL = "llava-1.5-7b"
@@ -101,7 +100,7 @@ def decoder_runs(session: Any, bundle: Bundle, length: int, capacity: int | None
         if capacity is None:
             return bound(session, feeds)
         cache = dataclasses.replace(manifest.cache, capacity=capacity, length=LENGTH)
-        return bound(session, {**feeds, LENGTH: np.array([start])}, in_place(cache))
+        return bound(session, {**feeds, LENGTH: np.array([start])}, cache.in_place)
 
     return run(ids, 0), run(ids[:, :1], length)
 

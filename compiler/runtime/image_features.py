@@ -1,0 +1,101 @@
+"""What the vision graph makes of a picture, read from its outputs and held against the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.backends.session import Session, Value
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.errors import BundleError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteTokens:
+    """The visual tokens that leave one site.
+
+    Attributes:
+        tokens_in: Tokens that arrived there.
+        kept: int64 ``[K]``, the patch in whose place each token is; -1: none.
+        received: bool ``[K]``, whether other tokens went into it at this site.
+    """
+
+    tokens_in: int
+    kept: NDArray[np.int64]
+    received: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFeatures:
+    """What the vision graph made of a picture; several questions may share it.
+
+    Attributes:
+        features: ``[1, K, C]``, a value of the back end.
+        tokens: K.
+        kept: int64 ``[K]``, indices into the N patches; None when the graph doesn't prune.
+        sites: What leaves each site of the vision graph that removes tokens, by its name, in the data's order.
+        preprocess_ms: milliseconds from the picture to its pixel values.
+        vision_ms: milliseconds of the vision graph.
+        dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
+    """
+
+    features: Value
+    tokens: int
+    kept: NDArray[np.int64] | None
+    sites: Mapping[str, SiteTokens]
+    preprocess_ms: float
+    vision_ms: float
+    dynamic_count: int | None = None
+
+
+def read_sites(
+    session: Session, outputs: Mapping[str, Value], manifest: Manifest, *, in_decoder: bool
+) -> dict[str, SiteTokens]:
+    """Return what a graph says of its sites; one that removes no visual token has nothing to say."""
+    stages = [s for s in manifest.schedule if s.in_decoder == in_decoder and s.tokens_out < s.tokens_in]
+    found = {}
+    for stage in stages:
+        # A single site of the vision graph is its last one, whose places have no other name.
+        alone = len(stages) == 1 and not in_decoder
+        places = outputs.get("kept_indices" if alone else f"kept_indices.{stage.site}")
+        if places is None:
+            continue
+        kept = session.download(places)[0]
+        flags = outputs.get(f"received.{stage.site}")
+        received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
+        found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)
+    return found
+
+
+def check_tokens(bundle: Bundle, features: int, kept: NDArray[np.int64] | None, tokens: int) -> None:
+    """Hold the first output of a vision graph against the manifest's promise.
+
+    Args:
+        bundle: The bundle.
+        features: Tokens that the graph left.
+        kept: Their places, int64 ``[K]``; None when the graph doesn't prune.
+        tokens: How many the manifest says.
+
+    Raises:
+        BundleError: They differ, or the places aren't distinct patches.
+    """
+    before = bundle.manifest.tokens_before
+    for found in (features, features if kept is None else len(kept)):
+        if found != tokens:
+            raise BundleError(
+                f"the vision graph of '{bundle.path}' leaves {found} tokens, its manifest says {tokens} of {before}: "
+                "export again"
+            )
+    if kept is None:
+        return
+    # -1 marks a token that has the place of no patch, as a sum of dropped ones.
+    places = kept[kept >= 0]
+    if (kept < -1).any() or (places >= before).any() or len(set(places.tolist())) < len(places):
+        raise BundleError(
+            f"the vision graph of '{bundle.path}' gives kept indices that aren't distinct patches of "
+            f"0..{before - 1}: export again"
+        )

@@ -1,0 +1,199 @@
+"""Write the tables of README and docs that say what the code has, or check that they do.
+
+python scripts/docs_tables.py            # rewrite
+python scripts/docs_tables.py --check    # exit 1 if a page says something else
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is one of ``TABLES``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
+from lmmprune.compiler.targets.targets import TARGETS, Target, resolve
+from lmmprune.models.aliases import ALIASES
+from lmmprune.models.registry import FAMILIES
+from lmmprune.passes.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+_MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_CAUSAL = {"mask": "explicit mask", "upper_left": "upper left", "lower_right": "lower right"}
+
+
+def methods() -> str:
+    """Return the methods, for a reader who looks for one."""
+    rows = [[f"`{name}`", method.sites, _paper(method.reference)] for name, method in METHODS.items()]
+    return _table(["method", "cuts at (LLaVA-1.5-7B)", "paper"], rows)
+
+
+def methods_in_full() -> str:
+    """Return the methods with what they need, their parameters, and what is exact."""
+    sections = []
+    for name, method in METHODS.items():
+        parameters = ", ".join(f"`{key}={_text(value)}`" for key, value in method().parameters.items())
+        sections += [
+            f"### `{name}`",
+            "",
+            f"* Cuts at: {method.sites}{'; needs CLS' if method.needs_cls else ''}",
+            f"* Tokens left: {method.schedule}; {method.positions} positions",
+            *([f"* Parameters: {parameters}"] if parameters else []),
+            f"* What is exact: {method.exactness}",
+            f"* Paper: {_paper(method.reference)}",
+            "",
+        ]
+    return "\n".join(sections)
+
+
+def families() -> str:
+    """Return the families with where they can be cut and what they can't do."""
+    sections = []
+    for family in FAMILIES.values():
+        sections += [
+            f"### `{family.name}`",
+            "",
+            f"{family.title}, cut at {', '.join(f'`{site}`' for site in family.sites)}.",
+            "",
+            *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
+            *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
+            "",
+        ]
+    return "\n".join(sections)
+
+
+def aliases() -> str:
+    """Return the short names of checkpoints."""
+    rows = [
+        [f"`{name}`", f"`{alias.family}`", f"`{alias.hub_id}`" if alias.hub_id else "comes with lmmprune", alias.note]
+        for name, alias in ALIASES.items()
+    ]
+    return _table(["`--model`", "family", "checkpoint", "note"], rows)
+
+
+def targets() -> str:
+    """Return the targets, for a reader who looks for one."""
+    rows = [
+        [f"`{target.name}`", ", ".join(f"`{name}`" for name in target.names[1:]) or "-", _builds(target)]
+        for target in TARGETS.values()
+    ]
+    return _table(["target", "also called", "engines are built for"], rows)
+
+
+def profiles() -> str:
+    """Return what each target takes."""
+    rows = [
+        [
+            f"`{target.name}`",
+            ", ".join(f"`{name}`" for name in target.aliases) or "-",
+            f"{target.opset} (reads {target.max_opset})",
+            _CAUSAL[target.causal],
+            target.int8,
+            ", ".join(target.dtypes),
+            _builds(target),
+            ", ".join(sorted(target.native_ops)) or "none: primitives",
+        ]
+        for target in TARGETS.values()
+    ]
+    columns = ["target", "also", "opset", "is_causal", "INT8", "types", "builds for", "operators taken"]
+    return _table(columns, rows)
+
+
+def jetsons() -> str:
+    """Return what each board's software carries."""
+    rows = [
+        [f"`{alias}`", soft.release, resolve(alias).boards[alias], soft.cuda, soft.python, f"`{resolve(alias).name}`"]
+        for alias, soft in JETPACKS.items()
+    ]
+    return _table(["`--for`, `--target`", "JetPack", "GPU", "CUDA", "Python", "target"], rows)
+
+
+def boards() -> str:
+    """Return the boards' memory."""
+    return _table(["board", "GPU", "memory, GiB"], [[b.name, b.arch, f"{b.memory / 2**30:.0f}"] for b in BOARDS])
+
+
+def dialects() -> str:
+    """Return the flags of each target's trtexec."""
+
+    def code(words: Sequence[str]) -> str:
+        return " ".join(f"`{word}`" for word in words) or "the defaults"
+
+    rows = [
+        [
+            f"`{target.name}`",
+            f"`{dialect.program}`",
+            code(dialect.build),
+            code(dialect.time),
+            "yes" if target.timing_cache else "no",
+            f"`{dialect.decomposable}`" if dialect.decomposable else "-",
+        ]
+        for target in TARGETS.values()
+        if (dialect := target.trtexec) is not None
+    ]
+    return _table(["target", "program", "build", "time", "timing cache", "attention without a kernel"], rows)
+
+
+def _builds(target: Target) -> str:
+    return " ".join(target.architectures) or ("the GPU present" if target.compiled else "no build")
+
+
+def _paper(reference: str) -> str:
+    """Return a reference with its arXiv page."""
+    return re.sub(r"arXiv (\d{4}\.\d{5})(v\d+)?", r"[\1\2](https://arxiv.org/abs/\1\2)", reference)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+TABLES = {
+    table.__name__: table
+    for table in (methods, methods_in_full, families, aliases, targets, profiles, jetsons, boards, dialects)
+}
+
+
+def pages() -> Iterator[Path]:
+    """Yield the pages that may hold tables."""
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").rglob("*.md"))
+
+
+def fill(text: str) -> str:
+    """Return a page's text with its tables as the data says."""
+    return _MARK.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", text)
+
+
+def main() -> int:
+    """Rewrite or check the pages; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    found: set[str] = set()
+    failed = 0
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        found |= {match[2] for match in _MARK.finditer(old)}
+        new = fill(old)
+        if new != old and arguments.check:
+            print(f"{page.relative_to(ROOT)} is not what the data says: python scripts/docs_tables.py", file=sys.stderr)
+            failed = 1
+        elif new != old:
+            page.write_text(new, encoding="utf-8")
+    if missing := sorted(set(TABLES) - found):
+        print(f"no page holds the tables {', '.join(missing)}", file=sys.stderr)
+        failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

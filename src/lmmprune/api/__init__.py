@@ -1,0 +1,1 @@
+"""What ``import lmmprune`` hands on; the names are public there, not here."""

@@ -1,0 +1,164 @@
+"""A bundle loaded for answering: the face of the run-time, without torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.runtime.answer import Answer
+from lmmprune.compiler.runtime.image_features import ImageFeatures
+from lmmprune.compiler.runtime.open_picture import Picture, open_picture
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.runtime.sampling import Sampling
+
+
+class Model:
+    """A bundle whose graphs are loaded; made by ``load``.
+
+    Threads may share a model: each answer has a key/value cache of its own, and where a GPU computes, they take turns
+    token by token. A ``with`` block closes it at its end.
+
+    Attributes:
+        bundle: The bundle, checked against its checksums.
+        manifest: What it says of itself: model, method, schedule, precision, target, ...
+        load_ms: Milliseconds that loading took.
+        runtime: What runs it, for measuring tools.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, threads: int | None = None) -> None:
+        """Use ``load`` instead."""
+        self.bundle: Bundle = Bundle.open(Path(path))
+        self.manifest: Manifest = self.bundle.manifest
+        start = time.perf_counter()
+        self.runtime: Runtime = Runtime(self.bundle, threads=threads)
+        self.load_ms: float = (time.perf_counter() - start) * 1e3
+
+    def encode(self, picture: Picture) -> ImageFeatures:
+        """Run the vision graph on a picture, for several questions.
+
+        Args:
+            picture: Its path, the bytes of its file, an open binary file, or a PIL image. Pictures are turned upright
+                as their EXIF orientation says; what is transparent is laid over white.
+
+        Returns:
+            The visual tokens that stay, for ``answer`` and ``ask`` of this model; with ``kept``, int64 ``[K]``.
+
+        Raises:
+            InputError: It isn't a picture, is damaged or too large, or the model is closed.
+        """
+        return self.runtime.encode_image(open_picture(picture))
+
+    def answer(
+        self,
+        picture: Picture | ImageFeatures,
+        question: str,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Answer:
+        """Answer a question about a picture, piece by piece.
+
+        What the checkpoint's generation settings forbid or prefer holds in any case; the options below come after it,
+        in this order, and mean what they mean in transformers.
+
+        Args:
+            picture: A picture as ``encode`` takes it, or what that returned.
+            question: The bare question; the bundle's template goes around it.
+            max_new_tokens: The answer ends after so many tokens; with 0 it has no text and no decoder runs.
+            temperature: Tokens are drawn from their scores divided by it; 0, or None, takes the likeliest one.
+            top_k: Draw only from so many of the likeliest tokens; 0: from all.
+            top_p: Draw only from the likeliest tokens that together have this share of the probability, in 0..1.
+            seed: The same seed gives the same answer; None: every answer is another.
+            stop: Texts that end the answer, which is cut before the one that is whole first. Nothing of it is yielded.
+
+        Returns:
+            The answer; it is generated while it is read.
+
+        Raises:
+            InputError: The picture, the question or an option can't be used, or the model is closed.
+
+        Example::
+
+            answer = model.answer("cat.jpg", "What is this?", temperature=0.7, seed=1, stop=".")
+            for piece in answer:
+                print(piece, end="", flush=True)
+            print(answer.finish_reason, answer.stats.ttft_ms)
+        """
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        known = picture if isinstance(picture, ImageFeatures) else open_picture(picture)
+        return self.runtime.answer(known, question, max_new_tokens, sampling=sampling, stop=stop)
+
+    def ask(
+        self,
+        picture: Picture | ImageFeatures,
+        question: str,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Answer:
+        """Answer a question about a picture as a whole; arguments and errors are those of ``answer``.
+
+        Returns:
+            The finished answer: ``text``, ``tokens``, ``kept``, ``finish_reason`` and ``stats``.
+
+        Example::
+
+            print(model.ask("cat.jpg", "What is this?").text)
+        """
+        answer = self.answer(
+            picture,
+            question,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            stop=stop,
+        )
+        _ = answer.text
+        return answer
+
+    def close(self) -> None:
+        """Let go of the graphs and their memory; answers that are under way end with an ``InputError``."""
+        self.runtime.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(path: str | PathLike[str], *, threads: int | None = None) -> Model:
+    """Load a bundle for answering. Needs neither torch nor transformers.
+
+    Args:
+        path: The bundle's directory.
+        threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
+
+    Raises:
+        BundleError: It isn't a bundle, is damaged, or has no engines for this GPU.
+        TargetError: It was exported for a device that isn't here.
+        MissingExtraError: The back end isn't installed.
+
+    Example::
+
+        with lmmprune.load("out") as model:
+            print(model.ask("cat.jpg", "What is this?").text)
+    """
+    return Model(path, threads=threads)
