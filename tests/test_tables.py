@@ -36,11 +36,10 @@ def printed(item: Any, width: int) -> list[str]:
 def test_columns_go_in_their_order() -> None:
     columns = ["name", Column(title="second", drop=1), Column(title="third", drop=2), "last"]
     made = table(columns, [["a" * 10, "b" * 10, "c" * 10, "d" * 10]])
-    shown = {width: printed(made, width)[0].split() for width in (60, 50, 40, 30)}
-    assert shown[60] == ["name", "second", "third", "last"]
-    assert shown[50] == ["name", "second", "third", "last"]
-    assert shown[40] == ["name", "second", "last"]
-    assert shown[30] == ["name", "last"]
+    shown = {width: printed(made, width)[0].split() for width in (51, 50, 38, 37)}
+    assert shown[51] == ["name", "second", "third", "last"]
+    assert shown[50] == shown[38] == ["name", "second", "last"]
+    assert shown[37] == ["name", "last"]
     assert " ".join(printed(made, 30)).endswith(
         "left out for the width: second, third (shown by a wider terminal, or --json)"
     )
@@ -49,8 +48,8 @@ def test_columns_go_in_their_order() -> None:
 def test_texts_are_broken_between_words_and_numbers_stand_on_the_right() -> None:
     made = table(["name", "what it is", "count"], [["x", "some words that are long", "7"], ["y", "few", "1,234"]])
     head, _, *rows = printed(made, 30)
-    assert head == " name   what it is        count"
-    assert rows == [" x      some words that        7", "        are long", " y      few               1,234"]
+    assert head == " name   what it is       count"
+    assert rows == [" x      some words that      7", "        are long", " y      few              1,234"]
 
 
 def test_cells_that_cant_fit_are_cut_where_one_sees_it() -> None:
@@ -159,8 +158,9 @@ def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Table, int]]:
     return found
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("case", COMMANDS)
+@pytest.mark.parametrize(
+    ("case", "width"), [(case, width) for case in COMMANDS for width in WIDTHS if case != "export" or width == 80]
+)
 def test_no_command_breaks_a_word(
     case: str,
     width: int,
