@@ -18,8 +18,6 @@ from lmmprune.errors import LmmpruneWarning
 from lmmprune.units import human_bytes as human_bytes
 from lmmprune.units import human_si as human_si
 
-_WHOLE = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -43,7 +41,8 @@ def show(*objects: Any) -> None:
     for item in objects:
         if isinstance(item, str):
             # A terminal would break the line in the middle of a word.
-            wrapped = (textwrap.fill(line, console.width, **_WHOLE) for line in item.split("\n"))
+            wrapper = textwrap.TextWrapper(console.width, break_long_words=False, break_on_hyphens=False)
+            wrapped = map(wrapper.fill, item.split("\n"))
             console.print(Text("\n".join(wrapped) if terminal else item), soft_wrap=True)
         else:
             console.print(item)
