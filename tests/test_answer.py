@@ -19,6 +19,7 @@ from PIL import Image
 import lmmprune
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError
+from lmmprune.models.registry import tiny_llava_dir
 
 LOOK = (3, 5, 9, 15)
 
@@ -140,7 +141,7 @@ def test_leaving_the_loop_ends_the_answer(folder: Path, picture: Path, leave: st
     gc.collect()
     assert (answer.finish_reason, answer.text, list(answer)) == ("closed", "".join(pieces), pieces)
     assert answer.stats.new_tokens == len(answer.tokens) < 30
-    assert model._runtime._spare is not None, "the next answer finds its cache"
+    assert model.runtime._spare is not None, "the next answer finds its cache"
     again = model.ask(picture, "hi?", max_new_tokens=30)
     assert again.text.startswith(answer.text)
     assert again.finish_reason == "length"
@@ -235,7 +236,7 @@ def test_four_threads_get_the_answers_of_one(folder: Path, options: dict[str, An
 
 def test_four_threads_on_tiny_llava() -> None:
     path, _ = exported(ratio=0.5, method="fastv")
-    examples = sorted((Path(lmmprune.models.__path__[0]) / "tiny_llava" / "examples").glob("*.png"))  # type: ignore[attr-defined]  # found when loaded
+    examples = sorted((tiny_llava_dir() / "examples").glob("*.png"))
 
     def work(index: int) -> str:
         return model.ask(examples[index % len(examples)], "What digit is in the image?", max_new_tokens=8).text

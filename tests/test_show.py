@@ -162,8 +162,10 @@ def test_eight_of_many_sites_are_drawn(show: Show, tmp_path: Path, monkeypatch: 
     schedule = [dataclasses.replace(stage, site=n, tokens_in=16 - i, tokens_out=15 - i) for i, n in enumerate(names)]
     made = fx.make_bundle(tmp_path / "many", keep=4, schedule=tuple(schedule))
     sites = {s.site: site(s.tokens_in, range(s.tokens_out)) for s in schedule}
-    look = Runtime.look
-    monkeypatch.setattr(Runtime, "look", lambda self, image: dataclasses.replace(look(self, image), sites=sites))
+    encode = Runtime.encode_image
+    monkeypatch.setattr(
+        Runtime, "encode_image", lambda self, image: dataclasses.replace(encode(self, image), sites=sites)
+    )
     picture = fx.save_picture(tmp_path / "p.png", 3, 5)
     code, out, _ = show(made.path, "--image", picture)
     assert code == 0

@@ -36,12 +36,11 @@ def fallback(bundle: Bundle) -> Prompter:
 
 def stream(prompter: Prompter, ids: list[int], stop: list[str]) -> tuple[list[str], int, bool]:
     """Return the pieces, how many tokens were taken, and whether a stop string came."""
-    text, pieces = TextStream(prompter, StopStrings(stop)), []
-    taken = 0
-    while taken < len(ids) and not text.stopped:
-        pieces.append(text.push(ids[taken]))
-        taken += 1
-    return [*pieces, text.finish()], taken, text.stopped
+    text, pieces = TextStream(prompter, StopStrings(stop)), list[str]()
+    for token in ids:
+        if not text.stopped:
+            pieces.append(text.push(token))
+    return [*pieces, text.finish()], len(pieces), text.stopped
 
 
 def letter_by_letter(text: str, stop: list[str]) -> int | None:

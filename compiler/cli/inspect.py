@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.options import target_option
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show
+from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import number_pair
 
 if TYPE_CHECKING:
@@ -28,35 +28,24 @@ if TYPE_CHECKING:
 @json_option
 def command(path: Path, target: str | None, image_size: str | None, as_json: bool) -> None:
     """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""
-    from lmmprune.compiler.bundle.bundle import Bundle
-    from lmmprune.compiler.inspect.inspect_graph import inspect_graph
-    from lmmprune.compiler.targets import targets
-    from lmmprune.errors import InputError
+    from lmmprune.compiler.bundle.manifest import FILENAME, Manifest
+    from lmmprune.compiler.inspect.inspect_path import inspect_path
 
-    size = number_pair("--image-size", image_size, single=True)
-    scheme: str | None = targets.resolve(target).int8 if target else None
+    found = inspect_path(path, target=target, image_size=number_pair("--image-size", image_size, single=True))
+    if as_json:
+        print_json(found)
+        return
+    head = str(path)
     if path.is_dir():
-        bundle = Bundle.open(path)
-        manifest = bundle.manifest
-        heads = [bundle.file(bucket.head.file) for bucket in manifest.buckets]
-        scheme = scheme or manifest.precision.int8
-        graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, bundle.decoder, *heads)]
+        manifest = Manifest.load(path / FILENAME)
         head = (
             f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens,"
             f" {manifest.method or 'not pruned'}, positions {_positions(manifest)}, target {manifest.target}"
         )
-    elif path.is_file():
-        graphs, head = [inspect_graph(path, scheme=scheme, image_size=size)], str(path)
-    else:
-        raise InputError(f"'{path}' doesn't exist: give a bundle or an ONNX file")
-    engines = _engines(path) if path.is_dir() else []
-    if as_json:
-        print_json({"path": str(path), "graphs": graphs, "engines": engines})
-        return
     show(head)
-    for graph in graphs:
+    for graph in found["graphs"]:
         _show(graph)
-    for engine in engines:
+    for engine in found["engines"]:
         weights = ", ".join(f"{human_bytes(size)} {kind}" for kind, size in engine["weights"].items())
         show(
             f"engine {engine['component']} for {engine['target']} on {engine['arch']}: {human_bytes(engine['bytes'])};"
@@ -73,20 +62,11 @@ def _positions(manifest: Manifest) -> str:
     return f"{manifest.positions}, {behind}" if False in inside else behind
 
 
-def _engines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of every engine of a bundle."""
-    from lmmprune.compiler.bundle.bundle import ENGINES
-    from lmmprune.compiler.bundle.engines import read_records
-
-    folders = sorted(folder for folder in (path / ENGINES).glob("*") if folder.is_dir())
-    return [dataclasses.asdict(record) for folder in folders for record in read_records(folder).values()]
-
-
 def _show(graph: dict[str, Any]) -> None:
     rows = [[v["name"], way, v["dtype"], str(v["shape"])] for way in ("inputs", "outputs") for v in graph[way]]
     # One line stands for the cache of all layers: they only differ in their number.
     shown = [row for row in rows if (".key" not in row[0] and ".value" not in row[0]) or ".0." in row[0]]
-    show(table(["value", "", "type", "shape"], shown, title=graph["file"]))
+    show(table(["value", "", Column(title="type", drop=1), "shape"], shown, title=graph["file"]))
     operators = ", ".join(f"{count} {name}" for name, count in graph["operators"].items())
     show(
         f"opset {graph['opset']}; {operators}",
@@ -95,7 +75,12 @@ def _show(graph: dict[str, Any]) -> None:
     )
     _show_int8(graph["int8"])
     if graph["sites"]:
-        show(table(["tokens are cut at", "tokens out", "", "nodes"], [_site(row) for row in graph["sites"]]))
+        show(
+            table(
+                ["tokens are cut at", "tokens out", "", Column(title="nodes", drop=1)],
+                [_site(row) for row in graph["sites"]],
+            )
+        )
     else:
         show(_offer(graph["anchors"]))
     if graph["cache"]:
@@ -122,7 +107,8 @@ def _show_int8(int8: dict[str, Any]) -> None:
         row[3] += 1
     show(
         table(
-            ["broken rule", "why it matters", "first place", "places"], [[str(c) for c in row] for row in rows.values()]
+            ["broken rule", Column(title="why it matters", drop=1), "first place", "places"],
+            [[str(c) for c in row] for row in rows.values()],
         )
     )
 

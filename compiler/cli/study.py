@@ -19,8 +19,9 @@ from lmmprune.compiler.cli.options import (
     target_option,
     threads_option,
 )
-from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
+from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
 
@@ -162,7 +163,15 @@ def command(
     if as_json:
         print_json(_document(findings, result.files, result.reused))
         return
-    columns = ("variant", "precision", "right, %", "retained, %", "TTFT ms", "speed-up", "front")
+    columns = (
+        "variant",
+        Column(title="precision", drop=3),
+        "right, %",
+        Column(title="retained, %", drop=1),
+        Column(title="TTFT ms", drop=2),
+        "speed-up",
+        Column(title="front", drop=4),
+    )
     show(table(columns, [_cells(row) for row in findings.rows]), summary(findings))
     note(f"{result.reused} of {len(findings.rows)} variants had been measured before; report: {result.files[0]}")
 

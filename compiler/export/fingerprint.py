@@ -36,6 +36,8 @@ def fingerprint(
         found: What the calibration said.
     """
     asked = {key: value for key, value in dataclasses.asdict(request).items() if key not in _NOT_CONTENT}
+    # A method of the user's own is its fields here, of which others may have the same.
+    asked["method_name"] = request.method if isinstance(request.method, str) else request.method.name
     files = []
     adapter = [source.adapter / name for name in (ADAPTER, WEIGHTS)] if source.adapter else []
     for file in [*sorted({entry.file for entry in source.entries.values()}), *adapter]:

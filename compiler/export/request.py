@@ -12,6 +12,7 @@ from lmmprune.compiler.export.values import Int8, Tokens
 
 if TYPE_CHECKING:
     from lmmprune.compiler.export.count_tokens import DynamicCounts
+    from lmmprune.passes.methods import Method
 
 Progress = Callable[[str, int, int], None]
 
@@ -29,7 +30,7 @@ class Request:
 
     model: str
     output: Path
-    method: str = "freepruner"
+    method: str | Method = "freepruner"
     options: Mapping[str, str] = field(default_factory=dict)
     tokens: Tokens | None = None
     int8: Int8 | None = None

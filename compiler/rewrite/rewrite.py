@@ -32,7 +32,7 @@ class Request:
 
     source: Path
     output: Path
-    method: str = "freepruner"
+    method: str | Method = "freepruner"
     options: Mapping[str, str] = field(default_factory=dict)
     method_file: Path | None = None
     ratio: float | None = None

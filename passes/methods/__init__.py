@@ -46,17 +46,24 @@ def find_methods(file: Path | None = None) -> dict[str, type[Method]]:
     return found
 
 
-def get_method(name: str, options: Mapping[str, str] | None = None, *, file: Path | None = None) -> Method:
+def get_method(name: str | Method, options: Mapping[str, str] | None = None, *, file: Path | None = None) -> Method:
     """Return a method by name, with some hyper-parameters given as text.
 
     Args:
-        name: Its name.
+        name: Its name, or the method itself, which has its hyper-parameters already.
         options: Hyper-parameter -> value as text.
         file: A Python file that defines more methods.
 
     Raises:
         InputError: Unknown name or option, or a foreign method that doesn't load.
     """
+    if isinstance(name, Method):
+        if options or file:
+            raise InputError(
+                f"the method '{name.name}' is given itself, and {'options' if options else 'a file'} beside it: "
+                f"give the options to {type(name).__name__}, or the method by its name"
+            )
+        return name
     known = find_methods(file)
     if name not in known:
         raise InputError(f"no method '{name}'{suggestion(name, known)}")

@@ -1,4 +1,16 @@
-"""Prune visual tokens inside the graph of a large multimodal model, quantize it, and compile it."""
+"""Prune visual tokens inside the graph of a large multimodal model, quantize it, and compile it.
+
+What is named here is public; everything else may change. Each name is loaded when it is first used::
+
+    import lmmprune
+
+    lmmprune.export("tiny-llava", "out", tokens=lmmprune.Ratio(0.5))
+    with lmmprune.load("out") as model:
+        print(model.ask("photo.png", "What is this?").text)
+
+Loading and asking need the base install and a back end; ``export``, ``rewrite``, ``verify``, ``study`` and methods need
+the extra ``export``. Whatever you can mend is an ``lmmprune.LmmpruneError`` of one line.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +20,173 @@ from typing import TYPE_CHECKING, Any
 from lmmprune.version import __version__
 
 if TYPE_CHECKING:
+    from lmmprune import errors
+    from lmmprune.api.deploy import build, deploy, plan, triton_repository
+    from lmmprune.api.look import (
+        doctor,
+        inspect,
+        list_families,
+        list_methods,
+        list_models,
+        list_targets,
+        show,
+        verify,
+    )
+    from lmmprune.api.make import export, rewrite
+    from lmmprune.api.measure import bench, evaluate, explain, flops, flops_of_model, read_result, study
     from lmmprune.api.model import Model, load
+    from lmmprune.api.progress import Progress
+    from lmmprune.compiler.build.build import Built
+    from lmmprune.compiler.build.options import BuildOptions
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.bundle.manifest import Manifest
+    from lmmprune.compiler.data.questions import Question
+    from lmmprune.compiler.deploy.deploy import Deployed
+    from lmmprune.compiler.deploy.write_plan import Plan
+    from lmmprune.compiler.explain.rows import Explanation
+    from lmmprune.compiler.export.request import Report
+    from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio
+    from lmmprune.compiler.inspect.doctor import Diagnosis
+    from lmmprune.compiler.measure.evaluate import Evaluation
+    from lmmprune.compiler.measure.report import BenchReport
+    from lmmprune.compiler.rewrite.rewrite import RewriteReport
+    from lmmprune.compiler.runtime.answer import Answer, FinishReason, Stats
+    from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens
+    from lmmprune.compiler.runtime.show_kept import Drawing
+    from lmmprune.compiler.study.run_study import StudyResult
+    from lmmprune.compiler.targets.targets import Target
+    from lmmprune.compiler.triton.repository import Repository
+    from lmmprune.compiler.verify.verify import Check
+    from lmmprune.errors import (
+        BundleError,
+        GraphRefusal,
+        InputError,
+        LmmpruneError,
+        LmmpruneWarning,
+        MissingExtraError,
+        ModelError,
+        TargetError,
+    )
+    from lmmprune.passes.methods.method import Method
+    from lmmprune.passes.reduce.site_context import SiteContext
 
-__all__ = ["Model", "__version__", "load"]
+__all__ = [
+    "Answer",
+    "Auto",
+    "BenchReport",
+    "Buckets",
+    "BuildOptions",
+    "Built",
+    "Bundle",
+    "BundleError",
+    "Check",
+    "Deployed",
+    "Diagnosis",
+    "Drawing",
+    "Evaluation",
+    "Explanation",
+    "FinishReason",
+    "GraphRefusal",
+    "ImageFeatures",
+    "InputError",
+    "Int8",
+    "Keep",
+    "LmmpruneError",
+    "LmmpruneWarning",
+    "Manifest",
+    "Method",
+    "MissingExtraError",
+    "Model",
+    "ModelError",
+    "Plan",
+    "Progress",
+    "Question",
+    "Ratio",
+    "Report",
+    "Repository",
+    "RewriteReport",
+    "SiteContext",
+    "SiteTokens",
+    "Stats",
+    "StudyResult",
+    "Target",
+    "TargetError",
+    "__version__",
+    "bench",
+    "build",
+    "deploy",
+    "doctor",
+    "errors",
+    "evaluate",
+    "explain",
+    "export",
+    "flops",
+    "flops_of_model",
+    "inspect",
+    "list_families",
+    "list_methods",
+    "list_models",
+    "list_targets",
+    "load",
+    "plan",
+    "read_result",
+    "rewrite",
+    "show",
+    "study",
+    "triton_repository",
+    "verify",
+]
 
-_HOMES = {"Model": "lmmprune.api.model", "load": "lmmprune.api.model"}
+_HOMES = {
+    "api.deploy": "build deploy plan triton_repository",
+    "api.look": "doctor inspect list_families list_methods list_models list_targets show verify",
+    "api.make": "export rewrite",
+    "api.measure": "bench evaluate explain flops flops_of_model read_result study",
+    "api.model": "Model load",
+    "api.progress": "Progress",
+    "compiler.build.build": "Built",
+    "compiler.build.options": "BuildOptions",
+    "compiler.bundle.bundle": "Bundle",
+    "compiler.bundle.manifest": "Manifest",
+    "compiler.data.questions": "Question",
+    "compiler.deploy.deploy": "Deployed",
+    "compiler.deploy.write_plan": "Plan",
+    "compiler.explain.rows": "Explanation",
+    "compiler.export.request": "Report",
+    "compiler.export.values": "Auto Buckets Int8 Keep Ratio",
+    "compiler.inspect.doctor": "Diagnosis",
+    "compiler.measure.evaluate": "Evaluation",
+    "compiler.measure.report": "BenchReport",
+    "compiler.rewrite.rewrite": "RewriteReport",
+    "compiler.runtime.answer": "Answer FinishReason Stats",
+    "compiler.runtime.image_features": "ImageFeatures SiteTokens",
+    "compiler.runtime.show_kept": "Drawing",
+    "compiler.study.run_study": "StudyResult",
+    "compiler.targets.targets": "Target",
+    "compiler.triton.repository": "Repository",
+    "compiler.verify.verify": "Check",
+    "errors": "BundleError GraphRefusal InputError LmmpruneError LmmpruneWarning MissingExtraError ModelError"
+    " TargetError",
+    "passes.methods.method": "Method",
+    "passes.reduce.site_context": "SiteContext",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lmmprune' has no attribute '{name}'")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # a checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name == "errors":
+            return importlib.import_module("lmmprune.errors")
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'lmmprune' has no attribute '{name}'")
+        home = _HOME_OF[name]
+        if home.startswith("passes."):
+            importlib.import_module("lmmprune.errors").require("onnx_ir", "export")
+        found = getattr(importlib.import_module(f"lmmprune.{home}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return __all__

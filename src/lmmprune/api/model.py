@@ -27,6 +27,7 @@ class Model:
         bundle: The bundle, checked against its checksums.
         manifest: What it says of itself: model, method, schedule, precision, target, ...
         load_ms: Milliseconds that loading took.
+        runtime: What runs it, for measuring tools.
     """
 
     def __init__(self, path: str | PathLike[str], *, threads: int | None = None) -> None:
@@ -34,7 +35,7 @@ class Model:
         self.bundle: Bundle = Bundle.open(Path(path))
         self.manifest: Manifest = self.bundle.manifest
         start = time.perf_counter()
-        self._runtime = Runtime(self.bundle, threads=threads)
+        self.runtime: Runtime = Runtime(self.bundle, threads=threads)
         self.load_ms: float = (time.perf_counter() - start) * 1e3
 
     def encode(self, picture: Picture) -> ImageFeatures:
@@ -50,7 +51,7 @@ class Model:
         Raises:
             InputError: It isn't a picture, is damaged or too large, or the model is closed.
         """
-        return self._runtime.encode_image(open_picture(picture))
+        return self.runtime.encode_image(open_picture(picture))
 
     def answer(
         self,
@@ -94,7 +95,7 @@ class Model:
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         known = picture if isinstance(picture, ImageFeatures) else open_picture(picture)
-        return self._runtime.answer(known, question, max_new_tokens, sampling=sampling, stop=stop)
+        return self.runtime.answer(known, question, max_new_tokens, sampling=sampling, stop=stop)
 
     def ask(
         self,
@@ -132,7 +133,7 @@ class Model:
 
     def close(self) -> None:
         """Let go of the graphs and their memory; answers that are under way end with an ``InputError``."""
-        self._runtime.close()
+        self.runtime.close()
 
     def __enter__(self) -> Model:
         return self

@@ -1,0 +1,152 @@
+"""Look into things: what is in a graph, what a bundle keeps and whether it holds, and what there is to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmmprune.api.progress import Progress, silent
+from lmmprune.compiler.runtime.open_picture import Picture, open_picture
+from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.runtime.show_kept import Drawing, check_drawing, show_kept
+from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.errors import require
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.inspect.doctor import Diagnosis
+    from lmmprune.compiler.verify.verify import Check
+    from lmmprune.models.aliases import Alias
+    from lmmprune.models.family import Family
+    from lmmprune.passes.methods import Method
+
+File = str | PathLike[str]
+
+
+def verify(bundle: File, *, samples: int = 4, progress: Progress = silent) -> list[Check]:
+    """Check a bundle's files and graphs, and its kept indices and logits against the PyTorch model.
+
+    Args:
+        bundle: Its directory.
+        samples: Pictures with questions to compare on.
+        progress: Called while it runs.
+
+    Returns:
+        The checks, failed ones included: ``name``, ``passed`` (None: it can't be told) and ``found``.
+
+    Raises:
+        LmmpruneError: The bundle can't be opened at all, or its model isn't here any more.
+
+    Example::
+
+        assert all(check.passed is not False for check in lmmprune.verify("out"))
+    """
+    from lmmprune.compiler.verify.verify import verify as run
+
+    return run(Path(bundle), samples=samples, progress=progress)
+
+
+def show(
+    bundle: File,
+    picture: Picture,
+    out: File | None = None,
+    *,
+    prompt: str | None = None,
+    site: str | None = None,
+    threads: int | None = None,
+    force: bool = False,
+) -> Drawing:
+    """Draw which patches a bundle keeps of a picture, one panel per site.
+
+    Args:
+        bundle: Its directory.
+        picture: A path, the bytes of a file, an open binary file, or a PIL image.
+        out: File for the drawing; its suffix names the kind of picture. None: it is only returned.
+        prompt: The question; sites in the decoder depend on it.
+        site: Draw this one only, such as ``vision_layer_3``.
+        threads: Threads within an operator, where the CPU computes.
+        force: Replace a drawing that is there.
+
+    Returns:
+        The drawing as a PIL image, and the tokens that leave each site.
+
+    Raises:
+        LmmpruneError: The bundle, the picture, the site or the file can't be used.
+    """
+    from lmmprune.compiler.bundle.bundle import Bundle
+
+    opened = Bundle.open(Path(bundle))
+    if out is not None:
+        check_drawing(Path(out), force=force)
+    image = open_picture(picture)
+    drawing = show_kept(Runtime(opened, threads=threads), image, prompt=prompt, site=site)
+    if out is not None:
+        drawing.save(Path(out))
+    return drawing
+
+
+def inspect(path: File, *, target: str | None = None, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Say what the passes see in a bundle or in an ONNX file, also of another tool.
+
+    Args:
+        path: The bundle's directory, or the file.
+        target: Check Q/DQ pairs against this target's rules; None: the bundle's, or what the file looks like.
+        image_size: Height and width of the picture, where another tool's tower leaves them open.
+
+    Returns:
+        ``graphs``: inputs, outputs, operators, weights, sites, anchors and INT8 of each; ``engines``: their records.
+
+    Raises:
+        LmmpruneError: It is neither, or can't be read.
+    """
+    from lmmprune.compiler.inspect.inspect_path import inspect_path
+
+    return inspect_path(Path(path), target=target, image_size=image_size)
+
+
+def doctor() -> Diagnosis:
+    """Find out what this machine can export, build and run, and what to install for the rest."""
+    from lmmprune.compiler.inspect.doctor import diagnose
+
+    return diagnose()
+
+
+def list_methods(method_file: File | None = None) -> Mapping[str, type[Method]]:
+    """Return name -> pruning method: those of lmmprune, of installed packages, and of a file of yours.
+
+    Args:
+        method_file: Python file that defines more.
+
+    Raises:
+        InputError: A foreign method doesn't load.
+        MissingExtraError: The extra 'export' isn't installed.
+
+    Example::
+
+        for name, method in lmmprune.list_methods().items():
+            print(name, method.reference, method().parameters)
+    """
+    require("onnx_ir", "export")
+    from lmmprune.passes.methods import find_methods
+
+    return find_methods(None if method_file is None else Path(method_file))
+
+
+def list_models() -> Mapping[str, Alias]:
+    """Return alias -> what it stands for, as ``export`` takes it."""
+    from lmmprune.models.aliases import ALIASES
+
+    return dict(ALIASES)
+
+
+def list_families() -> Mapping[str, Family]:
+    """Return name -> family of models: what it can be cut at, and what it can't do."""
+    from lmmprune.models.registry import FAMILIES
+
+    return dict(FAMILIES)
+
+
+def list_targets() -> Mapping[str, Target]:
+    """Return name -> target: opset, operators taken as they are, INT8 scheme, architectures."""
+    return dict(TARGETS)

@@ -1,0 +1,198 @@
+"""From a model to a bundle, and from another exporter's graph to a pruned one: the extra 'export' must be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmmprune.api.progress import Progress, silent
+from lmmprune.compiler.export.request import Report, Request
+from lmmprune.compiler.export.values import Int8, Keep, Ratio, Tokens
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.rewrite.rewrite import RewriteReport
+    from lmmprune.passes.methods import Method
+
+File = str | PathLike[str]
+
+
+def export(
+    model: File,
+    out: File,
+    *,
+    tokens: Tokens | None = None,
+    method: str | Method = "freepruner",
+    options: Mapping[str, Any] | None = None,
+    method_file: File | None = None,
+    int8: Int8 | None = None,
+    target: str = "ort-cpu",
+    dtype: str | None = None,
+    calibration: File | None = None,
+    calibration_samples: int = 32,
+    positions: str | None = None,
+    static_cache: int | None = None,
+    weights: str = "auto",
+    adapter: File | None = None,
+    layers: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    tiles: tuple[int, int] | None = None,
+    template: str | None = None,
+    share_weights: bool = False,
+    resume: bool = False,
+    cache: bool = True,
+    force: bool = False,
+    progress: Progress = silent,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Export a model: prune visual tokens inside its graphs, optionally quantize, and write a bundle.
+
+    Args:
+        model: Alias such as ``tiny-llava``, hub id, or local directory.
+        out: Directory for the bundle.
+        tokens: ``Ratio(removed)``, ``Keep(count)``, ``Auto(percentile)`` (the method counts on pictures) or
+            ``Buckets(ratios)`` (each picture takes one of several counts); None prunes nothing.
+        method: Name of the selection method (see ``list_methods``), or a ``Method`` of your own.
+        options: Hyper-parameter -> value, where the method is a name.
+        method_file: Python file that defines the method by this name.
+        int8: How to quantize; None leaves everything in floating point.
+        target: Where it will run (see ``list_targets``).
+        dtype: ``float32``, ``float16`` or ``bfloat16``; None: the target's.
+        calibration: Pictures (directory) or image and prompt pairs (JSON Lines) for INT8's ranges and a method's
+            counts; None: what fits the model.
+        calibration_samples: Samples at most.
+        positions: ``contiguous`` or ``original``; None: the method's.
+        static_cache: Tokens that a key/value cache of fixed length has room for; None: it grows.
+        weights: ``auto``, or ``dummy`` for synthetic ones.
+        adapter: LoRA directory of PEFT, merged into the weights.
+        layers: Keep only so many decoder layers, with ``dummy`` weights.
+        image_size: Height and width in pixels, where the tower takes any; None: its own.
+        tiles: Rows and columns that pictures are cut into, where they are.
+        template: Chat template (jinja, a file or text), or text with ``<image>`` and ``{prompt}``.
+        share_weights: Link the checkpoint's own files instead of copying weights.
+        resume: Go on with an interrupted export; leave it if interrupted again.
+        cache: Keep traces of architectures, and take those of earlier exports.
+        force: Replace a bundle that is there.
+        progress: Called while it runs.
+        announce: Told in one line what a large export will take, before it starts.
+
+    Returns:
+        The manifest, seconds by step, peak memory in bytes, and warnings.
+
+    Raises:
+        LmmpruneError: Anything that you can mend, in one line; nothing is left behind then.
+
+    Example::
+
+        report = lmmprune.export("tiny-llava", "out", tokens=lmmprune.Ratio(0.5), int8=lmmprune.Int8())
+        print(report.manifest.tokens_before, report.manifest.image_tokens)
+    """
+    from lmmprune.compiler.export.export import export as run
+
+    request = Request(
+        model=str(model),
+        output=Path(out),
+        tokens=tokens,
+        method=method,
+        options=_texts(options),
+        method_file=_path(method_file),
+        int8=int8,
+        target=target,
+        dtype=dtype,
+        calibration=_path(calibration),
+        calibration_samples=calibration_samples,
+        positions=positions,
+        static_cache=static_cache,
+        weights=weights,
+        adapter=_path(adapter),
+        layers=layers,
+        image_size=image_size,
+        tiles=tiles,
+        template=template,
+        share_weights=share_weights,
+        resume=resume,
+        cache=cache,
+        force=force,
+    )
+    return run(request, progress, announce=announce)
+
+
+def rewrite(
+    source: File,
+    out: File,
+    *,
+    tokens: Ratio | Keep | None = None,
+    method: str | Method = "freepruner",
+    options: Mapping[str, Any] | None = None,
+    method_file: File | None = None,
+    features: str | None = None,
+    layer: int | None = None,
+    grid: tuple[int, int] | None = None,
+    batch: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    dtype: str | None = None,
+    target: str = "ort-cpu",
+    force: bool = False,
+    progress: Progress = silent,
+) -> RewriteReport:
+    """Prune the vision tower in an ONNX file of another exporter: CLIP, SigLIP or another ViT, opset 13 or newer.
+
+    Args:
+        source: The ONNX file.
+        out: The file to write.
+        tokens: ``Ratio(removed)`` or ``Keep(count)``; None prunes nothing.
+        method: Name of the selection method, or a ``Method`` of your own; it cuts at the tower's output.
+        options: Hyper-parameter -> value, where the method is a name.
+        method_file: Python file that defines the method by this name.
+        features: Output that holds the features; None: the last one with tokens.
+        layer: Hidden state for the output, such as -2 as in LLaVA; None: what the output holds.
+        grid: Rows and columns of patches; None: those of the patch embedding.
+        batch: Pictures per call, where the file leaves that open; None: 1.
+        image_size: Height and width in pixels, where the file leaves them open.
+        dtype: ``float32``, ``float16`` or ``bfloat16``; None: the file's.
+        target: Where it will run.
+        force: Replace a file that is there.
+        progress: Called while it runs.
+
+    Raises:
+        LmmpruneError: Anything that you can mend, in one line; nothing is written then.
+
+    Example::
+
+        lmmprune.rewrite("clip.onnx", "pruned.onnx", tokens=lmmprune.Ratio(0.5), image_size=(336, 336), layer=-2)
+    """
+    from lmmprune.compiler.rewrite.rewrite import Request as Wanted
+    from lmmprune.compiler.rewrite.rewrite import rewrite as run
+
+    wanted = Wanted(
+        source=Path(source),
+        output=Path(out),
+        method=method,
+        options=_texts(options),
+        method_file=_path(method_file),
+        ratio=tokens.removed if isinstance(tokens, Ratio) else None,
+        keep=tokens.tokens if isinstance(tokens, Keep) else None,
+        features=features,
+        layer=layer,
+        grid=grid,
+        batch=batch,
+        image_size=image_size,
+        dtype=dtype,
+        target=target,
+        force=force,
+    )
+    return run(wanted, progress)
+
+
+def _texts(options: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return hyper-parameters as ``--set`` takes them."""
+
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+    return {name: text(value) for name, value in (options or {}).items()}
+
+
+def _path(path: File | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,285 @@
+"""What a bundle costs and how well it answers: time, kernels, accuracy, FLOPs, and a study of many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmmprune.api.model import Model
+from lmmprune.api.progress import Progress, counting, silent
+from lmmprune.compiler.data.questions import Question, load_questions
+from lmmprune.compiler.flops.formula import TEXT_TOKENS
+from lmmprune.compiler.measure.evaluate import Evaluation
+from lmmprune.compiler.measure.report import BenchReport
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.explain.rows import Explanation
+    from lmmprune.compiler.export.values import Keep, Ratio
+    from lmmprune.compiler.measure.read_result import Imported
+    from lmmprune.compiler.study.run_study import StudyResult
+
+File = str | PathLike[str]
+
+
+def bench(
+    bundles: Sequence[File],
+    image: File,
+    prompt: str,
+    *,
+    rounds: int = 10,
+    new_tokens: int = 16,
+    threads: int | None = None,
+    memory: bool = True,
+    progress: Progress = silent,
+) -> BenchReport:
+    """Time bundles side by side, interleaved in one process; the first one is what the others are compared with.
+
+    Args:
+        bundles: Their directories.
+        image: The picture.
+        prompt: The question.
+        rounds: Rounds that count, at least 2.
+        new_tokens: Tokens per answer, at least 2.
+        threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
+        memory: Whether to measure peak memory, a process each.
+        progress: Called while it runs.
+
+    Raises:
+        LmmpruneError: A bundle, the picture or the question can't be used here.
+    """
+    from lmmprune.compiler.measure import bench as room
+
+    paths = [Path(bundle) for bundle in bundles]
+    step = counting(progress, room.steps(len(paths), rounds, memory=memory))
+    return room.bench(
+        paths,
+        Path(image),
+        prompt,
+        rounds=rounds,
+        new_tokens=new_tokens,
+        threads=threads,
+        memory=memory,
+        on_step=step,
+    )
+
+
+def read_result(file: File) -> Imported:
+    """Read the result.json that a plan's measure.sh wrote elsewhere: a report as ``bench`` makes it, and what failed.
+
+    Raises:
+        InputError: It isn't such a file.
+    """
+    from lmmprune.compiler.measure.read_result import import_result
+
+    return import_result(Path(file))
+
+
+def explain(
+    bundles: Sequence[File],
+    image: File,
+    prompt: str,
+    *,
+    rounds: int = 10,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Explanation:
+    """Say which kernel computed each layer of bundles for ``ort-cpu``, how long, and why one stayed in floating point.
+
+    Args:
+        bundles: Their directories; the first one is what the others are compared with.
+        image: The picture.
+        prompt: The question.
+        rounds: Runs of each phase that count.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        progress: Called while it runs.
+
+    Raises:
+        LmmpruneError: A bundle is for another target, or the picture or the question can't be used.
+    """
+    from lmmprune.compiler.explain import explain as room
+
+    paths = [Path(bundle) for bundle in bundles]
+    step = counting(progress, room.steps(len(paths)))
+    return room.explain(paths, Path(image), prompt, rounds=rounds, threads=threads, on_step=step)
+
+
+def evaluate(
+    bundle: File | Model,
+    data: File | Sequence[Question],
+    *,
+    limit: int | None = None,
+    max_new_tokens: int = 16,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Ask questions with known answers; say the share of exact matches with its 95 % interval.
+
+    Args:
+        bundle: Its directory, or a model that is loaded.
+        data: ``tiny-llava``, a JSON Lines file with ``image``, ``prompt``, ``answer`` or ``answers`` and perhaps
+            ``kind``, or questions.
+        limit: Ask only the first so many.
+        max_new_tokens: Answers are cut there.
+        threads: Threads within an operator, where the bundle is loaded here.
+        progress: Called while it runs.
+
+    Raises:
+        LmmpruneError: The bundle, a picture or a question can't be used.
+    """
+    from lmmprune.compiler.measure.evaluate import evaluate as run
+
+    asked = (load_questions(str(data)) if isinstance(data, (str, PathLike)) else list(data))[:limit]
+    step = counting(progress, len(asked))
+    model = bundle if isinstance(bundle, Model) else Model(bundle, threads=threads)
+    try:
+        return run(model.runtime, asked, max_new_tokens=max_new_tokens, on_answer=lambda: step("answering"))
+    finally:
+        if model is not bundle:
+            model.close()
+
+
+def flops(bundle: File) -> dict[str, Any]:
+    """Say what pruning saves in a bundle's prefill: FLOPs and key/value cache, before and after.
+
+    Returns:
+        ``sites``; ``flops`` of ``vision`` and ``prefill``, and ``kv_bytes``, each with ``before`` and ``after``;
+        ``counted``: the FLOPs in the files, None where the extra 'export' isn't installed.
+
+    Raises:
+        BundleError: It isn't a bundle.
+    """
+    from lmmprune.compiler.flops.report import bundle_report
+
+    return bundle_report(Path(bundle))
+
+
+def flops_of_model(
+    model: File,
+    tokens: Ratio | Keep | None = None,
+    *,
+    method: str | None = None,
+    options: Mapping[str, str] | None = None,
+    text_tokens: int = TEXT_TOKENS,
+    trace_layers: int | None = None,
+) -> dict[str, Any]:
+    """Say what pruning would save in a model's prefill, by formula; no weight is read.
+
+    Args:
+        model: Alias, hub id, or local directory.
+        tokens: ``Ratio(removed)`` or ``Keep(count)``; None prunes nothing.
+        method: Whose schedule to follow; None: all that goes is gone before the decoder.
+        options: Hyper-parameter of the method -> value as text.
+        text_tokens: Text tokens beside the visual ones.
+        trace_layers: Also trace so many decoder layers and count in their graph, under ``graph``.
+
+    Returns:
+        ``visual_tokens``, ``prefill_flops`` and ``kv_bytes``, each with ``before`` and ``after``; ``layers``; the
+        ``convention`` of counting.
+
+    Raises:
+        LmmpruneError: The model or the method is unknown, or the count can't be.
+    """
+    from lmmprune.compiler.export.values import Keep, Ratio
+    from lmmprune.compiler.flops.report import model_report, traced_report
+
+    found = model_report(
+        str(model),
+        ratio=tokens.removed if isinstance(tokens, Ratio) else None,
+        keep=tokens.tokens if isinstance(tokens, Keep) else None,
+        text_tokens=text_tokens,
+        method=method,
+        options=dict(options or {}),
+    )
+    if trace_layers is not None:
+        sums = {side: count + text_tokens for side, count in found["visual_tokens"].items()}
+        found["graph"] = traced_report(str(model), trace_layers, sums)
+    return found
+
+
+def study(
+    model: File,
+    out: File,
+    *,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    int8: bool = False,
+    data: File = "tiny-llava",
+    limit: int | None = None,
+    max_new_tokens: int = 16,
+    calibration: File | None = None,
+    calibration_samples: int = 32,
+    target: str = "ort-cpu",
+    workers: int = 1,
+    ray: str | None = None,
+    rounds: int = 30,
+    new_tokens: int = 16,
+    threads: int | None = None,
+    keep_bundles: bool = True,
+    force: bool = False,
+    progress: Progress = silent,
+) -> StudyResult:
+    """Measure every method at every ratio in every precision, and write one report.
+
+    What is finished is kept: the same call goes on where it was ended. Call it under ``if __name__ == "__main__":``,
+    as its workers are processes.
+
+    Args:
+        model: Alias, hub id, or local directory.
+        out: Folder, new or to go on with.
+        methods: Names.
+        ratios: Fractions of visual tokens removed.
+        int8: Measure every variant in INT8 too.
+        data: ``tiny-llava``, or a JSON Lines file as for ``evaluate``.
+        limit: Ask only the first so many questions.
+        max_new_tokens: Answers are cut there.
+        calibration: Pictures for INT8's ranges; None: what fits the model.
+        calibration_samples: Samples at most.
+        target: Where it will run.
+        workers: Processes on this machine.
+        ray: Address of a Ray cluster to run on instead, or ``auto``; nodes share the folder.
+        rounds: Rounds of timing that count.
+        new_tokens: Tokens per timed answer.
+        threads: Threads within an operator when timing.
+        keep_bundles: Whether bundles stay once all is timed.
+        force: Begin a study that is there anew.
+        progress: Called while it runs.
+
+    Returns:
+        The findings, the files that were written, and how many variants had been measured before.
+
+    Raises:
+        LmmpruneError: Anything that you can mend, in one line.
+    """
+    from lmmprune.compiler.study.run_study import StudyRequest, run_study
+    from lmmprune.compiler.study.settings import Settings
+    from lmmprune.compiler.study.timing import TimingSettings
+
+    request = StudyRequest(
+        settings=Settings(
+            model=_absolute(model),
+            data=_absolute(data),
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            target=target,
+            calibration=None if calibration is None else Path(calibration).resolve(),
+            calibration_samples=calibration_samples,
+        ),
+        methods=methods,
+        ratios=ratios,
+        int8=int8,
+        output=Path(out),
+        workers=workers,
+        ray=ray,
+        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
+        keep_bundles=keep_bundles,
+        force=force,
+    )
+    return run_study(request, progress)
+
+
+def _absolute(name: File) -> str:
+    """Return a path so that every worker finds it, wherever it runs; aliases and hub ids stay."""
+    known = str(name) == "tiny-llava" or not Path(name).exists()
+    return str(name) if known else str(Path(name).resolve())
