@@ -83,7 +83,7 @@ $(VENV)/vocabularies/.ready: tests/vocabulary-requirements.txt | setup
 	@touch $@
 
 # The hub layouts once more with the oldest transformers that pyproject.toml allows, in a folder before the newest one's.
-OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 $(VENV)/transformers-$(OLDEST)/.ready: | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps \

@@ -19,6 +19,7 @@ import numpy as np
 from lmmprune.errors import ModelError
 from lmmprune.models import shards
 from lmmprune.models.config_file import ADAPTER
+from lmmprune.models.private_names import ties
 from lmmprune.models.read_json import read_json
 from lmmprune.stored import Array, Stored
 
@@ -138,7 +139,7 @@ class Adapter:
                     f"the adapter '{self.directory}' brings '{name}' of shape {list(entry.shape)}, the model has"
                     f" {list(wanted[name])}: resize the model first, as for training, and save it"
                 )
-        tied = [pair for pair in model.all_tied_weights_keys.items() if set(pair) & set(named)]
+        tied = [pair for pair in ties(model).items() if set(pair) & set(named)]
         if tied:
             raise ModelError(
                 f"the adapter '{self.directory}' changes '{tied[0][0]}' or '{tied[0][1]}', which are one in this model:"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmprune.errors import ModelError
+from lmmprune.models import private_names
 
 # Decoders that are known to be traced, pruned and verified, by model_type.
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
@@ -40,7 +41,7 @@ def as_traced(config: Any) -> Any:
     for part in parts(config):
         part.dtype = torch.float32
     # A checkpoint may ask for a kernel that isn't installed here, or that a trace can't see through.
-    config._attn_implementation = "sdpa"
+    private_names.attend(config, "sdpa")
     return config
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from lmmprune.errors import ModelError, require, suggestion
+from lmmprune.models import private_names
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.families import (
     idefics3,
@@ -54,14 +55,12 @@ def family_of(model_type: str) -> Family:
         return FAMILIES[model_type]
     known = ", ".join(sorted(FAMILIES))
     require("transformers", "export")
-    from transformers.models.auto import modeling_auto as auto
-
-    if model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    if private_names.serves_pictures(model_type):
         raise ModelError(
             f"model_type '{model_type}' has no family here (there are: {known}): missing is a module that says where"
             " its vision tower, projector and decoder are, as models/families/llava.py does"
         )
-    if model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if private_names.serves_text(model_type):
         raise ModelError(
             f"model_type '{model_type}' is a language model alone, without visual tokens to prune: give a multimodal"
             f" model ({known})"

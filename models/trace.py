@@ -10,11 +10,11 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmmprune import names
 from lmmprune.errors import ModelError, below
 from lmmprune.lazy import Origin, lazy, numbers
+from lmmprune.models import private_names
 from lmmprune.models.canonicalize import transposed
 from lmmprune.models.configure import fix_rotation
 from lmmprune.models.source import Reader, Source
@@ -35,16 +35,14 @@ def fake_model(source: Source, remark: Callable[[str], None] = lambda line: None
         remark: Told in one line what the user should know of how its weights were understood.
     """
     import transformers
-    from transformers.initialization import no_init_weights
 
-    mapping: Any = transformers.AutoModelForImageTextToText._model_mapping
-    architecture = mapping[type(source.config)]
+    architecture = private_names.module_class(source.config)
     # Some towers (SigLIP) draw initial weights in a way that looks at values, and fake weights have none.
     advice = (
         f"try --weights dummy with an alias of the {source.family.title} family, to see whether it is the checkpoint"
     )
     building = below(f"building a {source.config.model_type} with transformers {transformers.__version__}", advice)
-    with building, FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
+    with building, private_names.fake_tensors(), private_names.without_initialization():
         model = architecture(source.config).eval()
         # Switched off together with the initialisation.
         said = tie(model, source.entries)
@@ -54,7 +52,7 @@ def fake_model(source: Source, remark: Callable[[str], None] = lambda line: None
     for name, module in model.named_modules():
         if isinstance(module, transformers.PreTrainedModel):
             owner = module
-        if module._buffers:
+        if private_names.buffers(module):
             _fill_buffers(owner, module, name)
         fix_rotation(module)
     if source.family.prepare is not None:
@@ -64,11 +62,12 @@ def fake_model(source: Source, remark: Callable[[str], None] = lambda line: None
 
 def _fill_buffers(owner: Any, module: torch.nn.Module, name: str) -> None:
     """Give a module's buffers their real values, as transformers does after loading on the meta device."""
-    for key, buffer in list(module._buffers.items()):
+    buffers = private_names.buffers(module)
+    for key, buffer in list(buffers.items()):
         if buffer is not None:
-            module._buffers[key] = torch.full(buffer.shape, -1, dtype=buffer.dtype)
-    owner._init_weights(module)
-    for key, buffer in module._buffers.items():
+            buffers[key] = torch.full(buffer.shape, -1, dtype=buffer.dtype)
+    private_names.fill_buffers(owner, module)
+    for key, buffer in buffers.items():
         if buffer is not None and buffer.numel() and bool((buffer == -1).all()):
             raise ModelError(f"the buffer '{name}.{key}' has no known value: this transformers version isn't supported")
 
@@ -83,7 +82,7 @@ def trace_vision(model: Any, source: Source, *, batch: int = 1, next_layer: bool
         next_layer: Whether to trace one encoder layer more, to ``next_layer_features``, for methods that read it.
     """
     height, width = source.vision.image_size
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with private_names.fake_tensors():
         pixels = torch.zeros(batch * source.vision.tiles, 3, height, width)
     outputs = [IMAGE_FEATURES, NEXT_LAYER] if next_layer else [IMAGE_FEATURES]
     module = Vision(model, source.family, next_layer=next_layer)
@@ -102,7 +101,7 @@ def trace_decoder(model: Any, source: Source, *, image_token_id: int) -> ir.Mode
     spec = source.decoder
     # Sizes that aren't 0 or 1 and differ from each other, so that the tracer can't mistake one for another.
     seq, past, image_tokens = 23, 7, 17
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with private_names.fake_tensors():
         ids = torch.zeros(1, seq, dtype=torch.int64)
         positions = torch.zeros(*([spec.position_rows] if spec.position_rows > 1 else []), 1, seq, dtype=torch.int64)
         features = torch.zeros(1, image_tokens, spec.width * (1 + spec.deepstack))

@@ -17,7 +17,9 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmmprune.caches import cache_directory
 from lmmprune.lazy import Origin, Weight
+from lmmprune.models.private_names import ties
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,15 +29,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 LIMIT = 256 * 2**20
 """Bytes that all files may take together; those that were used least recently go first."""
-_VARIABLE = "LMMPRUNE_CACHE"
 _META = "lmmprune.origins"
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "optimum")
 
 
 def directory() -> Path:
     """Return where traces are kept: ``$LMMPRUNE_CACHE/trace``, or ``~/.cache/lmmprune/trace``."""
-    given = os.environ.get(_VARIABLE)
-    return (Path(given) if given else Path.home() / ".cache" / "lmmprune") / "trace"
+    return cache_directory("trace")
 
 
 def key_of(source: Source, model: Any, **more: Any) -> str:
@@ -53,7 +53,7 @@ def key_of(source: Source, model: Any, **more: Any) -> str:
         "format": FORMAT,
         "family": source.family.name,
         "config": config,
-        "tied": sorted(model.all_tied_weights_keys.items()),
+        "tied": sorted(ties(model).items()),
         "tools": {name: importlib.metadata.version(name) for name in _TOOLS},
         "code": _code(),
         **more,

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from lmmprune.errors import ModelError
+from lmmprune.models import private_names
 from lmmprune.stored import Stored
 
 _FLOATS = {ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -31,17 +32,14 @@ def renamed(model: Any, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 
 def renaming(model: Any) -> Any:
     """Return the function that turns a checkpoint's name of a tensor into the module's."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
     # Once: building it takes as long as there are parameters.
     state = model.state_dict()
+    by_table = private_names.renaming(model, state)
 
     def rename(key: str) -> str:
-        name, _ = rename_source_key(key, renamings, [], model.base_model_prefix, state)
+        name = by_table(key)
         # Older files keep the CLIP tower's inner module in the name.
-        return name if name in state else str(name).replace("vision_tower.vision_model.", "vision_tower.")
+        return name if name in state else name.replace("vision_tower.vision_model.", "vision_tower.")
 
     return rename
 
@@ -52,21 +50,20 @@ def tie(model: Any, tensors: Mapping[str, Stored]) -> str | None:
     transformers 5 decides so, too: a fine-tuned head beside tied embeddings is a head of its own.
 
     Args:
-        model: Fresh, nothing tied yet; ``all_tied_weights_keys`` has what is tied afterwards.
+        model: Fresh, nothing tied yet; ``private_names.ties`` has what is tied afterwards.
         tensors: The checkpoint's, by their names on disk; none with synthetic weights.
 
     Returns:
         What the user should know; None if all is as the configuration says.
     """
-    asked = dict(model.get_expanded_tied_weights_keys(all_submodels=True))
+    asked = private_names.asked_ties(model)
     found = renamed(model, tensors) if asked and tensors else {}
     own = {
         target: source
         for target, source in asked.items()
         if target in found and source in found and not found[target].same_values(found[source])
     }
-    model.all_tied_weights_keys = {target: source for target, source in asked.items() if target not in own}
-    model.tie_weights(recompute_mapping=False)
+    private_names.tie(model, {target: source for target, source in asked.items() if target not in own})
     if not own:
         return None
     pairs = ", ".join(f"'{found[target].name}' and '{found[source].name}'" for target, source in own.items())
@@ -88,7 +85,7 @@ def by_module_name(model: Any, tensors: Mapping[str, Stored]) -> dict[str, Store
     """
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     found = renamed(model, tensors)
-    for target, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+    for target, source in private_names.ties(model).items():
         # Either one may be the one that was saved.
         for name, other in ((target, source), (source, target)):
             if name in wanted and name not in found and other in found:

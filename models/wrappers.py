@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
+from lmmprune.models import private_names
 from lmmprune.models.family import DecoderSpec, Family
 
 
@@ -43,7 +44,7 @@ class Decoder(torch.nn.Module):
             language.rotary_emb = _MultimodalRotary(language.rotary_emb, spec.rotary_rows)
         if spec.deepstack:
             # The module's own looks for image tokens by value, which has no static shape.
-            language._deepstack_process = _add_deeper
+            private_names.replace_deepstack(language, _add_deeper)
 
     def forward(
         self,
@@ -75,7 +76,7 @@ class Decoder(torch.nn.Module):
         ).last_hidden_state
         # Only the last position is ever sampled: the head's cost must not grow with the prompt.
         logits = self.model.lm_head(hidden[:, -1:])
-        return logits, [(layer.keys, layer.values) for layer in cache.layers]
+        return logits, private_names.cached(cache)
 
 
 class _MultimodalRotary(torch.nn.Module):

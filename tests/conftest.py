@@ -1,4 +1,4 @@
-"""Helper modules beside the tests are importable, calibrations stay out of the user's own cache, a command line."""
+"""Helper modules beside the tests are importable, caches are the run's own, a thread per test, a command line."""
 
 from __future__ import annotations
 
@@ -16,15 +16,38 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 # What an earlier run measured must not stand in for what this one would.
-# Processes of one run share it: each would trace tiny-llava for itself.
+# Processes of one run share it: each would trace tiny-llava, and export it in the same ways, for itself.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.mkdtemp(prefix="lmmprune-cache-")
     os.environ["LMMPRUNE_CACHE"] = _CACHE
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 
+def _one_thread() -> None:
+    """As many tests run side by side as there are cores: no library starts threads unless a test asks for them."""
+    # Read when NumPy and PyTorch are imported, here and in processes that tests start.
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    import onnxruntime
+
+    class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.intra_op_num_threads = 1
+
+    onnxruntime.SessionOptions = OneThread
+
+
+_one_thread()
+Call = Callable[..., tuple[int, str, str]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cube", action="store_true", help="engines of all methods in all types for all architectures")
+
+
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def cli(capsys: pytest.CaptureFixture[str]) -> Call:
     """Run ``lmmprune`` with some arguments in this process: its exit code, stdout and stderr."""
     from lmmprune.compiler.cli import main
 
@@ -34,5 +57,24 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         out, err = capsys.readouterr()
         assert isinstance(caught.value.code, int)
         return caught.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def refusal(cli: Call, tmp_path: Path) -> Callable[..., str]:
+    """Run ``lmmprune`` with a mistake in its arguments: the one line that it says; no file comes, goes or changes."""
+
+    def files() -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+
+    def call(*arguments: object) -> str:
+        before = files()
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, ""), err
+        assert err.count("\n") == 1
+        assert err.startswith("lmmprune: error: ")
+        assert files() == before
+        return err
 
     return call

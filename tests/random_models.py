@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from random_llava import IMAGE_TOKEN, random_llava
 
 from lmmprune.facts import Facts
-from lmmprune.models import trace
+from lmmprune.models import trace, trace_cache
 from lmmprune.models.canonicalize import canonicalize
 from lmmprune.models.source import resolve
 
@@ -72,11 +73,21 @@ def canonical(shape: Shape) -> tuple[ir.Model, ir.Model]:
     source = resolve(str(folder))
     model = trace.fake_model(source)
     readers = source.readers(model)
-    graphs = (
-        trace.trace_vision(model, source, batch=shape.batch, next_layer=True),
-        trace.trace_decoder(model, source, image_token_id=IMAGE_TOKEN),
+
+    def graph(name: str, traced: Callable[[], ir.Model]) -> ir.Model:
+        # Every process of a session takes what the first one traced.
+        packed = trace_cache.load(f"random-{shape.seed}", name)
+        if packed is None:
+            fresh = traced()
+            trace.bind(fresh, readers)
+            canonicalize(fresh)
+            packed = trace_cache.pack(fresh)
+            trace_cache.save(f"random-{shape.seed}", name, packed)
+        found, origins = trace_cache.unpack(packed)
+        trace.bind_again(found, origins, readers)
+        return found
+
+    return (
+        graph("vision", lambda: trace.trace_vision(model, source, batch=shape.batch, next_layer=True)),
+        graph("decoder", lambda: trace.trace_decoder(model, source, image_token_id=IMAGE_TOKEN)),
     )
-    for graph in graphs:
-        trace.bind(graph, readers)
-        canonicalize(graph)
-    return graphs

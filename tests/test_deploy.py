@@ -78,7 +78,8 @@ def stated(monkeypatch):
 def test_requirements_are_the_run_times(stated, board, major, older):
     *base, cuda = requirements(JETPACKS[board])
     names = {line.split(">")[0] for line in base}
-    modules = {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "ml-dtypes", "onnx-ir"}
+    modules = {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "packaging", "psutil"}
+    modules |= {"ml-dtypes", "onnx-ir"}
     assert names - {"tomli"} == modules
     assert names - modules == older  # reads options from a file where Python can't
     assert re.fullmatch(rf"cuda-(python|bindings)>={major}\.\d+,<{major + 1}", cuda)

@@ -107,7 +107,7 @@ def test_no_driver_is_no_gpu(monkeypatch):
 def test_missing_extra_names_its_command(monkeypatch, versions):
     versions.update({"torch": "2.1.0+cpu", "onnx": "1.19"})
     found = doctor.diagnose()
-    assert doctor.missing(found.packages, "export")[0] == "torch 2.1.0+cpu (>=2.9)"
+    assert doctor.missing(found.packages, "export")[0] == "torch 2.1.0+cpu (>=2.9,<3)"
     assert "onnx 1.19" not in " ".join(doctor.missing(found.packages, "export"))
     assert verdict("ort-cpu").export.fix == "pip install 'lmmprune[export]'"
     assert any("the run-time itself lacks numpy" in line for line in found.warnings)

@@ -1,7 +1,12 @@
-"""Real TensorRT-RTX engines of every method's graphs, in three types and for three architectures."""
+"""Real TensorRT-RTX engines of every method's graphs, in three types and for three architectures.
+
+A Latin square of them: every two of method, precision and architecture meet once. All of them meet in
+``scripts/tiny_llava/engine_cube.py``.
+"""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -18,7 +23,18 @@ PRECISIONS: dict[str, dict[str, object]] = {
     "int8": {"int8": True, "calibration_samples": 2},
 }
 ARCHS = ("sm86", "sm89", "sm120")
-CASES = [(name, precision, arch) for name in sorted(METHODS) for precision in PRECISIONS for arch in ARCHS]
+FACTORS = (tuple(sorted(METHODS)), tuple(PRECISIONS), ARCHS)
+CUBE = list(itertools.product(*FACTORS))
+SQUARE = [
+    (name, precision, ARCHS[(row + column) % len(ARCHS)])
+    for row, name in enumerate(FACTORS[0])
+    for column, precision in enumerate(FACTORS[1])
+]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "arch" in metafunc.fixturenames:
+        metafunc.parametrize(("name", "precision", "arch"), CUBE if metafunc.config.getoption("cube") else SQUARE)
 
 
 def changed(manifest: Manifest) -> list[str]:
@@ -27,7 +43,11 @@ def changed(manifest: Manifest) -> list[str]:
     return [name for name, inside in (("vision", False), ("decoder", True)) if inside in sides]
 
 
-@pytest.mark.parametrize(("name", "precision", "arch"), CASES)
+@pytest.mark.parametrize(("one", "other"), itertools.combinations(range(len(FACTORS)), 2))
+def test_every_two_meet_in_the_square(one: int, other: int) -> None:
+    assert {(case[one], case[other]) for case in SQUARE} == set(itertools.product(FACTORS[one], FACTORS[other]))
+
+
 def test_every_method_of_tiny_llava_builds(name: str, precision: str, arch: str, tmp_path: Path) -> None:
     options = {"options": (("prune_text", "2"),)} if name == "inflection" else {}
     path, report = exported_again(target="tensorrt-rtx", method=name, ratio=0.5, **options, **PRECISIONS[precision])

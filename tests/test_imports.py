@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import runtime_fixtures as fx
+
+import lmmprune
 
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "PIL", "tokenizers", "rich"}
 EXPORT_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "matplotlib", "skimage", "sklearn"}
@@ -75,3 +78,41 @@ def test_run_time_needs_no_export_package(
     assert modules & EXPORT_ONLY == set()
     assert modules & {"lmmprune"} == {"lmmprune"}
     assert modules & {"compiler", "passes", "models"} == set(), "the package's folders don't leak as top-level names"
+
+
+UNIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}
+
+
+def imports_at_import(file: Path) -> set[str]:
+    """Return the top-level modules that importing a file imports: what stands in functions is left out."""
+    found, waiting = set(), list(ast.parse(file.read_text(encoding="utf-8")).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).split(".")[0])
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def test_no_module_needs_unix_to_be_imported() -> None:
+    root = Path(lmmprune.__file__).resolve().parents[2]
+    files = [file for folder in ("compiler", "passes", "models", "src") for file in (root / folder).rglob("*.py")]
+    assert len(files) > 300
+    assert {str(file): found for file in files if (found := imports_at_import(file) & UNIX_ONLY)} == {}
+
+
+WITHOUT = """
+import filelock, psutil, subprocess, sys  # these choose by the system
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+import lmmprune.compiler.cli.run, lmmprune.compiler.runtime.runtime, lmmprune.compiler.backends.onnxruntime
+import lmmprune.compiler.build.build, lmmprune.compiler.measure.bench, lmmprune.compiler.study.folder
+import lmmprune.compiler.triton.repository, lmmprune.compiler.deploy.deploy, lmmprune.compiler.bundle.write_bundle
+"""
+
+
+def test_the_run_time_is_imported_without_unix() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT, ",".join(UNIX_ONLY)], check=True)

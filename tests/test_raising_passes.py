@@ -212,12 +212,14 @@ def norm(x: str, out: str, *, square: str = "Pow(d, two)", inverse: bool = False
     return body
 
 
-def with_norms(*bodies: str) -> ir.Model:
-    return parsed(
+def with_norms(*bodies: str, replace: tuple[str, str] = ("", "")) -> ir.Model:
+    text = (
         '<ir_version: 10, opset_import: ["" : 23]> g (float[2,4,4] x) => (float[2,4,4] y)'
         " <float[4] gain = {1, 2, 3, 4}, float[4] shift = {5, 6, 7, 8}, float two = {2}, float eps = {0.01},"
         f" int64[1] axis2 = {{-1}}, int64[1] axis1 = {{-2}}> {{ {' '.join(bodies)} }}"
     )
+    assert replace[0] in text
+    return parsed(text.replace(*replace))
 
 
 def normalized(x: np.ndarray) -> np.ndarray:
@@ -237,7 +239,31 @@ def test_decomposed_norms_are_fused_one_behind_the_other(form: dict[str, Any]) -
     assert not FuseLayerNorm()(model).modified
 
 
-@pytest.mark.parametrize("body", [norm("x", "y", axis=-2), norm("x", "y").replace("Pow(d_y, two)", "Mul(d_y, x)")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Mul(n_y, gain)", "Mul(gain, n_y)"),
+        ("Add(v_y, eps)", "Add(eps, v_y)"),
+        ("Add(g_y, shift)", "Add(shift, g_y)"),
+        ("{-1}", "{2}"),
+    ],
+)
+def test_norms_in_another_order_of_their_sides(one: str, other: str) -> None:
+    model = with_norms(norm("x", "y"), replace=(one, other))
+    assert FuseLayerNorm()(model).modified
+    checked(model)
+    x = random(2, 4, 4)
+    np.testing.assert_allclose(run(model, {"x": x})["y"], normalized(x), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        norm("x", "y", axis=-2),
+        norm("x", "y").replace("Pow(d_y, two)", "Mul(d_y, x)"),
+        norm("x", "y").replace("Mul(n_y, gain)", "Mul(n_y, x)"),
+    ],
+)
 def test_what_only_looks_like_a_norm_stays(body: str) -> None:
     model = with_norms(body)
     before = operators(model)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from lmmprune.compiler.cli import main
-from lmmprune.compiler.targets.targets import TARGETS, Target, names, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS, names, resolve
 from lmmprune.errors import TargetError
 
 

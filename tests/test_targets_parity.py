@@ -13,7 +13,8 @@ from lowering import Arrays, answers, in_precision
 
 from lmmprune.compiler.lower import find_violations
 from lmmprune.compiler.lower.lower import LOWERINGS, lower
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.passes.lower.emulate_bfloat16 import EmulateBfloat16
 
 METHODS = ("freepruner", "ficoco-l", "fastv")

@@ -13,6 +13,7 @@ from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.prompt import STRIPS
 from lmmprune.errors import InputError, ModelError, said
 from lmmprune.models.family import Family
+from lmmprune.models.private_names import render_chat
 
 SLOT = "{prompt}"
 OPTION = "--template"
@@ -136,15 +137,8 @@ _Render = Callable[[str], str]
 
 
 def _renderer(chat: ChatTemplate, special: Mapping[str, str], content: Callable[[str], Any]) -> _Render:
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    render: Any = render_jinja_template  # annotated as str, but it returns the texts and their masks
-
     def of_question(question: str) -> str:
-        messages = [{"role": "user", "content": content(question)}]
-        texts, _ = render([messages], chat_template=chat.text, add_generation_prompt=True, **special)
-        text: str = texts[0]
-        return text
+        return render_chat([{"role": "user", "content": content(question)}], chat.text, special)
 
     return of_question
 

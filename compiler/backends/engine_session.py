@@ -17,6 +17,7 @@ from lmmprune.compiler.backends.pool import DeviceTensor, Pool, padded
 from lmmprune.compiler.backends.session import Value
 from lmmprune.compiler.backends.trt_log import explain
 from lmmprune.errors import BundleError, InputError, TargetError
+from lmmprune.names import INPUT_IDS
 
 # Graphs recorded per profile: outputs alternate between two buffers, inputs that the caller holds add a few.
 _GRAPHS = 8
@@ -242,7 +243,7 @@ def misfit(engine: LoadedEngine, shapes: Mapping[str, Shape]) -> str:
         for low, high in (profile.shapes[name],)
     )
     rebuild = engine.rebuild
-    if name == "input_ids":
+    if name == INPUT_IDS:
         rebuild = f"ask a shorter question, or {rebuild} --max-prompt {max(shapes[name])}"
     return f"'{name}' is {_sizes(shapes[name])}, the engine takes {takes}: {rebuild}"
 

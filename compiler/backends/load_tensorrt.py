@@ -7,7 +7,7 @@ from types import ModuleType
 from packaging.version import Version
 
 from lmmprune.compiler.backends.trt_log import one_line
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import MissingExtraError, TargetError, require
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.session import Value
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import BundleError, TargetError, require
 
 _ERRORS = 3  # ONNX Runtime's log severity: its warnings are about its own optimizer, not for our users

@@ -14,7 +14,8 @@ from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord
 from lmmprune.compiler.bundle.manifest import Graph
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import BundleError, MissingExtraError, TargetError
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import TargetError, suggestion
 
 # doc: NVIDIA's table of compute capabilities, from the oldest that TensorRT 10 serves.

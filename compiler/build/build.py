@@ -24,7 +24,8 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import TARGETS, Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS, resolve
 from lmmprune.errors import InputError, MissingExtraError, TargetError, suggestion
 
 Say = Callable[[str], None]

@@ -22,7 +22,7 @@ from lmmprune.compiler.build.profiles import Profile
 from lmmprune.compiler.build.progress import Step, watched
 from lmmprune.compiler.build.timing_cache import load_timing_cache, save_timing_cache
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import TargetError
 
 # What the builder says when a fused attention kernel doesn't exist (seen in TensorRT-RTX 1.7.1).

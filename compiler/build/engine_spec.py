@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.build.profiles import Profile, decoder_profiles, vision_profiles
 from lmmprune.compiler.bundle.manifest import Manifest
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 
 WORKSPACE = 2**30
 """Scratch memory in bytes that a kernel may take where a board's processor and GPU share the memory."""

@@ -6,11 +6,12 @@ from lmmprune.compiler.build.inspect_engine import graph_weights
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.engines import sources
 from lmmprune.compiler.targets import machine
+from lmmprune.units import GIB, MIB
 
 # Seen in TensorRT-RTX 1.7.1, 128 to 512 MiB of float16 weights: 3.0 times the weights and 80 MiB more (the graph's, the
 # builder's and the engine's copy). Believed for TensorRT, whose kernels' scratch memory comes on top.
 _COPIES = 3
-_FIXED = 256 * 2**20
+_FIXED = 256 * MIB
 
 
 def builder_bytes(bundle: Bundle, component: str) -> int:
@@ -29,12 +30,11 @@ def most_builder_bytes(bundle: Bundle) -> int:
 def lacking_memory(bundle: Bundle, component: str) -> str | None:
     """Return why a build would not fit into this machine's free memory, with both numbers; None if it does."""
     needed, free = builder_bytes(bundle, component), machine.free_memory()
-    if free is None or needed <= free:
+    if needed <= free:
         return None
-    gib = 2.0**30
     smaller = "" if bundle.manifest.precision.int8 else "export with --int8, "
     return (
-        f"building the {component} of '{bundle.path.name}' takes about {needed / gib:.1f} GiB of memory ({_COPIES} "
-        f"times its weights), {free / gib:.1f} GiB are free: close other programs, add swap, {smaller}or build on a "
+        f"building the {component} of '{bundle.path.name}' takes about {needed / GIB:.1f} GiB of memory ({_COPIES} "
+        f"times its weights), {free / GIB:.1f} GiB are free: close other programs, add swap, {smaller}or build on a "
         "larger machine"
     )

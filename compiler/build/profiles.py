@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lmmprune.compiler.bundle.manifest import Graph, Manifest
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError, TargetError
 
 Range = tuple[int, int, int]

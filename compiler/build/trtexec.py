@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from lmmprune.compiler.build.profiles import Profile, Shape
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.compiler.targets.trtexec import Dialect
 
 

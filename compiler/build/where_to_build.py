@@ -6,7 +6,7 @@ import shlex
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import LmmpruneError, MissingExtraError, TargetError
 
 

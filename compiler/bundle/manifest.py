@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import BundleError
+from lmmprune.names import POSITION_IDS
 
 FORMAT = 2
 FILENAME = "manifest.json"
@@ -186,7 +187,7 @@ class Manifest:
     @property
     def position_rows(self) -> int:
         """Rows of ``position_ids``: 1, or 3 with M-RoPE (frame, row and column)."""
-        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == "position_ids")
+        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == POSITION_IDS)
         return int(shape[0]) if len(shape) == 3 else 1
 
     @property

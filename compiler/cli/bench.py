@@ -10,8 +10,9 @@ import click
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
+from lmmprune.compiler.cli.table import Column, table
 
 if TYPE_CHECKING:
     from lmmprune.compiler.explain.rows import Explanation
@@ -135,15 +136,15 @@ def _import(path: Path, chart: Path | None, force: bool, as_json: bool) -> None:
 def _show_report(report: BenchReport) -> None:
     columns = (
         "variant",
-        "tokens",
-        "precision",
-        "vision ms",
+        Column(title="tokens", drop=1),
+        Column(title="precision", drop=4),
+        Column(title="vision ms", drop=3),
         "TTFT ms",
         "ratio",
-        "ms/token",
-        "ratio",
-        "peak",
-        "weights",
+        Column(title="ms/token", drop=2),
+        Column(title="ratio", drop=2),
+        Column(title="peak", drop=5),
+        Column(title="weights", drop=6),
     )
     show(table(columns, [_cells(row) for row in report.rows]))
     show(_legend(report))

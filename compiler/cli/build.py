@@ -20,8 +20,9 @@ from lmmprune.compiler.cli.options import (
     target_option,
     triton_options,
 )
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import phases
+from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import size
 from lmmprune.compiler.cli.verbosity import remember_verbose
 
@@ -237,7 +238,15 @@ def _build(
         return
     show(
         table(
-            ["engine", "target", "arch", "type", "size", "seconds", "builder"],
+            [
+                Column(title="engine", path=True),
+                Column(title="target", drop=2),
+                Column(title="arch", drop=1),
+                Column(title="type", drop=3),
+                "size",
+                "seconds",
+                Column(title="builder", drop=4),
+            ],
             [
                 [
                     str(one.path),

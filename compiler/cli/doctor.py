@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from lmmprune.compiler.cli.command import Command
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table, warn
+from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, warn
+from lmmprune.compiler.cli.table import Column, details, table
 
 
 @click.command("doctor", cls=Command)
@@ -34,15 +35,14 @@ def command(as_json: bool) -> None:
         "free disk": human_bytes(machine.disk_free),
         "GPU": "; ".join(gpus) or "none found",
     }
-    width = max(map(len, facts))
-    show("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+    show(details(facts))
 
     rows = []
     for extra, wanted in found.packages.items():
         lacking = missing(found.packages, extra)
         have = ", ".join(f"{package.name} {package.installed}" for package in wanted if package.suits)
         rows.append([extra, have or "-", ", ".join(lacking) or "-", install_command(extra) if lacking else ""])
-    show(table(["extra", "installed", "missing", "to install it"], rows))
+    show(table(["extra", Column(title="installed", drop=1), "missing", Column(title="to install it", drop=2)], rows))
 
     def cell(ability: Ability) -> str:
         return f"yes{f' ({ability.why})' if ability.why else ''}" if ability.can else f"no: {ability.why}"

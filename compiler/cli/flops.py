@@ -11,8 +11,9 @@ import click
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import method_options, model_option, ratio_options
-from lmmprune.compiler.cli.output import human_si, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import human_si, json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
+from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import set_options
 from lmmprune.errors import InputError
 
@@ -91,7 +92,15 @@ def _model(
     title = f"{model}: {len(data['layers'])} decoder layers, by formula"
     show(table(["", "before", "after", "ratio"], rows, title=title))
     if graph:
-        columns = ["layer", "before: graph", "formula", "", "after: graph", "formula", ""]
+        columns: list[str | Column] = [
+            "layer",
+            "before: graph",
+            Column(title="formula", drop=1),
+            "",
+            "after: graph",
+            Column(title="formula", drop=1),
+            "",
+        ]
         show(table(columns, [_traced(row) for row in traced], title="FLOPs of layers in the traced graph"))
     show(data["convention"])
 

@@ -9,7 +9,8 @@ import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.options import target_option
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show
+from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import number_pair
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _show(graph: dict[str, Any]) -> None:
     rows = [[v["name"], way, v["dtype"], str(v["shape"])] for way in ("inputs", "outputs") for v in graph[way]]
     # One line stands for the cache of all layers: they only differ in their number.
     shown = [row for row in rows if (".key" not in row[0] and ".value" not in row[0]) or ".0." in row[0]]
-    show(table(["value", "", "type", "shape"], shown, title=graph["file"]))
+    show(table(["value", "", Column(title="type", drop=1), "shape"], shown, title=graph["file"]))
     operators = ", ".join(f"{count} {name}" for name, count in graph["operators"].items())
     show(
         f"opset {graph['opset']}; {operators}",
@@ -74,7 +75,12 @@ def _show(graph: dict[str, Any]) -> None:
     )
     _show_int8(graph["int8"])
     if graph["sites"]:
-        show(table(["tokens are cut at", "tokens out", "", "nodes"], [_site(row) for row in graph["sites"]]))
+        show(
+            table(
+                ["tokens are cut at", "tokens out", "", Column(title="nodes", drop=1)],
+                [_site(row) for row in graph["sites"]],
+            )
+        )
     else:
         show(_offer(graph["anchors"]))
     if graph["cache"]:
@@ -101,7 +107,8 @@ def _show_int8(int8: dict[str, Any]) -> None:
         row[3] += 1
     show(
         table(
-            ["broken rule", "why it matters", "first place", "places"], [[str(c) for c in row] for row in rows.values()]
+            ["broken rule", Column(title="why it matters", drop=1), "first place", "places"],
+            [[str(c) for c in row] for row in rows.values()],
         )
     )
 

@@ -2,70 +2,130 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from lmmprune.compiler.cli.output import json_option, print_json, show, table
+from lmmprune.compiler.cli import completion
+from lmmprune.compiler.cli.command import Command
+from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show
+from lmmprune.compiler.cli.table import Column, Table, details, table
 
-if TYPE_CHECKING:
-    from rich.table import Table
 
-
-@click.command()
+@click.command("models", cls=Command, example="lmmprune models llava-1.5-7b")
+@click.argument("name", required=False, type=completion.MODEL_OR_FAMILY)
 @json_option
-def command(as_json: bool) -> None:
-    """List the aliases, and the families with what they support, what they don't, and why."""
+def command(name: str | None, as_json: bool) -> None:
+    """List the aliases, and the families with what they support, what they don't, and why.
+
+    With NAME, an alias or a family, say more of it.
+    """
+    from lmmprune.errors import InputError, suggestion
     from lmmprune.models.aliases import ALIASES
     from lmmprune.models.registry import FAMILIES
 
-    aliases = [
-        {
-            "name": name,
-            "family": alias.family,
-            "checkpoint": alias.hub_id or "ships with lmmprune",
-            "dummy_without_checkpoint": alias.config is not None,
-            "note": alias.note,
-        }
-        for name, alias in ALIASES.items()
-    ]
-    families = [
-        {
-            "name": family.name,
-            "title": family.title,
-            "reference": family.reference,
-            "template": family.template,
-            "sites": family.sites,
-            "tiles": family.arrange is not None,
-            "tried": family.tried,
-            "limits": family.limits,
-        }
-        for family in FAMILIES.values()
-    ]
+    if name is not None:
+        if name not in ALIASES and name not in FAMILIES:
+            raise InputError(f"no alias or family '{name}'{suggestion(name, [*ALIASES, *FAMILIES])}")
+        _show_one(name, as_json)
+        return
+    aliases = [_alias(each) for each in ALIASES]
+    families = [_family(each) for each in FAMILIES]
     if as_json:
         print_json({"aliases": aliases, "families": families})
         return
-    columns = ["name", "family", "checkpoint", "note"]
+    columns: list[str | Column] = [
+        "name",
+        Column(title="family", drop=2),
+        Column(title="checkpoint", path=True),
+        Column(title="note", drop=1),
+    ]
     show(
-        table(columns, [[str(row[key]) for key in columns] for row in aliases], title="aliases"),
+        table(
+            columns, [[row["name"], row["family"], row["checkpoint"], row["note"]] for row in aliases], title="aliases"
+        ),
         _families(families),
         "--model also takes a hub id or a local directory of one of these families; 'tried' are those whose files, made"
         " small, were exported and answered as transformers does.",
     )
 
 
+def _alias(name: str) -> dict[str, Any]:
+    from lmmprune.models.aliases import ALIASES
+
+    alias = ALIASES[name]
+    return {
+        "name": name,
+        "family": alias.family,
+        "checkpoint": alias.hub_id or "ships with lmmprune",
+        "dummy_without_checkpoint": alias.config is not None,
+        "note": alias.note,
+    }
+
+
+def _family(name: str) -> dict[str, Any]:
+    from lmmprune.models.registry import FAMILIES
+
+    family = FAMILIES[name]
+    return {
+        "name": family.name,
+        "title": family.title,
+        "reference": family.reference,
+        "template": family.template,
+        "sites": family.sites,
+        "tiles": family.arrange is not None,
+        "tried": family.tried,
+        "limits": family.limits,
+    }
+
+
+def _show_one(name: str, as_json: bool) -> None:
+    """Show an alias with its family, or a family with its aliases."""
+    from lmmprune.models.aliases import ALIASES
+    from lmmprune.models.registry import FAMILIES
+
+    data: dict[str, Any] = {}
+    shown: dict[str, str] = {}
+    if name in ALIASES:
+        alias = ALIASES[name]
+        data |= {"alias": _alias(name) | {"bytes": alias.size, "licence": alias.licence}}
+        shown |= {
+            "alias": name,
+            "checkpoint": data["alias"]["checkpoint"],
+            "size": "unknown" if alias.size is None else human_bytes(alias.size),
+            "licence": alias.licence or "unknown",
+            "note": alias.note,
+            "--weights dummy": "yes" if alias.config is not None else "no, its configuration isn't known here",
+        }
+    family = FAMILIES[ALIASES[name].family if name in ALIASES else name]
+    data["family"] = _family(family.name)
+    shown |= {
+        "family": f"{family.name}, {family.title}",
+        "reference": family.reference or "none",
+        "cut at": ", ".join(family.sites),
+        "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
+        "template": family.template.replace("\n", "\\n"),
+        "limits": "\n".join(family.limits) or "none known",
+        "tried": "\n".join(family.tried) or "none of the hub's",
+    }
+    if name not in ALIASES:
+        data["aliases"] = [_alias(each) for each, alias in ALIASES.items() if alias.family == name]
+        shown["aliases"] = ", ".join(row["name"] for row in data["aliases"]) or "none"
+    if as_json:
+        print_json(data)
+    else:
+        show(details(shown))
+
+
 def _families(rows: list[dict[str, Any]]) -> Table:
     """Return a table with what a family can be cut at, what it can't do, and whose layout was tried."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    result = Table(title="families", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for title, width in (("family", 16), ("cut at", 18), ("limits", 60)):
-        result.add_column(title, max_width=width, overflow="fold")
+    cells = []
     for row in rows:
-        limits = "\n".join([*(f"- {limit}" for limit in row["limits"]), *(f"tried: {name}" for name in row["tried"])])
-        names = "\n".join([row["name"], row["title"]])
-        result.add_row(*(Text(cell) for cell in (names, "\n".join(row["sites"]), limits)))
-        result.add_section()
-    return result
+        limits = [*(f"- {limit}" for limit in row["limits"]), *(f"tried: {name}" for name in row["tried"])]
+        cells.append([f"{row['name']}\n{row['title']}", "\n".join(row["sites"]), "\n".join(limits)])
+    columns: list[str | Column] = [
+        Column(title="family", most=16),
+        Column(title="cut at", most=18, drop=1),
+        Column(title="limits", most=60, path=True),
+    ]
+    return table(columns, cells, title="families", gaps=True)

@@ -6,8 +6,8 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -16,9 +16,6 @@ from lmmprune.compiler.cli.verbosity import WANTED
 from lmmprune.errors import LmmpruneWarning
 from lmmprune.units import human_bytes as human_bytes
 from lmmprune.units import human_si as human_si
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,28 +30,19 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
-    """Return a table: the first column is text on the left, the others are aligned on the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    result = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
-    return result
-
-
 def show(*objects: Any) -> None:
     """Print rich objects or plain text on stdout; a line is never cut when stdout is a file or a pipe."""
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 160, highlight=False)
     for item in objects:
-        console.print(Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, str))
+        if isinstance(item, str):
+            # A terminal would break the line in the middle of a word; what is longer than a line stays whole.
+            console.print(Text(item), soft_wrap=not terminal, overflow="ignore", crop=False)
+        else:
+            console.print(item)
 
 
 def note(message: str) -> None:

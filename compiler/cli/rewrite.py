@@ -18,8 +18,9 @@ from lmmprune.compiler.cli.options import (
     ratio_options,
     target_option,
 )
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
+from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import number_pair, set_options
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,10 @@ from lmmprune.compiler.cli.options import (
     target_option,
     threads_option,
 )
-from lmmprune.compiler.cli.output import json_option, note, print_json, show, table
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
+from lmmprune.compiler.cli.table import Column, table
+from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def command(
         ratios=_numbers(ratios),
         int8=int8,
         output=output,
-        workers=workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS),
+        workers=workers or min(machine.cores(), _MOST_WORKERS),
         ray=ray,
         timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
         keep_bundles=keep_bundles,
@@ -162,7 +163,15 @@ def command(
     if as_json:
         print_json(_document(findings, result.files, result.reused))
         return
-    columns = ("variant", "precision", "right, %", "retained, %", "TTFT ms", "speed-up", "front")
+    columns = (
+        "variant",
+        Column(title="precision", drop=3),
+        "right, %",
+        Column(title="retained, %", drop=1),
+        Column(title="TTFT ms", drop=2),
+        "speed-up",
+        Column(title="front", drop=4),
+    )
     show(table(columns, [_cells(row) for row in findings.rows]), summary(findings))
     note(f"{result.reused} of {len(findings.rows)} variants had been measured before; report: {result.files[0]}")
 

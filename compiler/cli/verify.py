@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from lmmprune.compiler.cli.command import Command, option
-from lmmprune.compiler.cli.output import json_option, print_json, show, table
+from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.progress import phases
+from lmmprune.compiler.cli.table import table
 
 _STATES = {True: "ok", False: "FAILED", None: "not checked"}
 

@@ -7,6 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 from lmmprune.compiler.build.engine_spec import WORKSPACE
 from lmmprune.compiler.build.memory import most_builder_bytes
 from lmmprune.compiler.build.options import BuildOptions
@@ -21,7 +24,8 @@ from lmmprune.compiler.deploy.wheel import write_wheel
 from lmmprune.compiler.deploy.write_plan import POWER, README, SCRIPT, fill_plan
 from lmmprune.compiler.targets.boards import JetPack, jetpack
 from lmmprune.compiler.targets.packages import BASE, packages
-from lmmprune.compiler.targets.targets import Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import resolve
 
 REQUIREMENTS, MEMORY = "requirements.txt", "memory.json"
 
@@ -120,9 +124,10 @@ def requirements(software: JetPack) -> list[str]:
     cuda = next(package for package in found["gpu"] if package.name.startswith("cuda-"))
     others = [package for package in found["gpu"] if package.name in ("ml-dtypes", "onnx-ir")]
     major = int(software.cuda.split(".")[0])
-    least = cuda.wanted if f">={major}." in cuda.wanted else f">={major}.0"
+    lower = [Version(each.version) for each in SpecifierSet(cuda.wanted) if each.operator == ">="]
+    least = max(Version(f"{major}.0"), *lower)
     base = (f"{package.name}{package.wanted}" for package in (*found[BASE], *others))
-    return [*base, f"{cuda.name}{least},<{major + 1}"]
+    return [*base, f"{cuda.name}>={least},<{major + 1}"]
 
 
 def _readme(

@@ -12,7 +12,7 @@ from lmmprune.compiler.build.engine_spec import WORKSPACE
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.deploy.activations import activation_bytes
 from lmmprune.compiler.targets.boards import BOARDS, Board
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError, TargetError
 
 GIB = 2.0**30

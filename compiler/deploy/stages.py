@@ -13,6 +13,7 @@ from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.errors import InputError
+from lmmprune.names import INPUT_IDS, POSITION_IDS
 
 QUESTION = "What is shown in this picture? Describe it in one sentence."
 VISION, HEAD, PREFILL, DECODE = "vision", "head", "prefill", "decode"
@@ -67,7 +68,7 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
         )
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     encoded = prompter.encode(question)
-    (low, _, high) = profiles["decoder"][0].shapes["input_ids"]
+    (low, _, high) = profiles["decoder"][0].shapes[INPUT_IDS]
     if not low[1] <= encoded.length <= high[1]:
         raise InputError(
             f"the question makes a prompt of {encoded.length} tokens, the prefill takes {low[1]} to {high[1]}: give "
@@ -75,10 +76,8 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
         )
     ids, positions = encoded.input_ids, prompter.positions(encoded, None)
     stages += [
-        _decoder(manifest, PREFILL, 0, 0, {"input_ids": ids, "position_ids": positions}),
-        _decoder(
-            manifest, DECODE, 1, encoded.length, {"input_ids": ids[:, -1:], "position_ids": positions[..., -1:] + 1}
-        ),
+        _decoder(manifest, PREFILL, 0, 0, {INPUT_IDS: ids, POSITION_IDS: positions}),
+        _decoder(manifest, DECODE, 1, encoded.length, {INPUT_IDS: ids[:, -1:], POSITION_IDS: positions[..., -1:] + 1}),
     ]
     return tuple(stages)
 
@@ -87,7 +86,7 @@ def _decoder(manifest: Manifest, name: str, profile: int, past: int, inputs: dic
     offsets = zip(manifest.cache.past, manifest.cache.length_offsets, strict=True)
     # Behind cuts inside the decoder the caches are shorter; before the first token, all are empty.
     lengths = {cache: past + offset if past else 0 for pair, offset in offsets for cache in pair}
-    sizes = {"seq": inputs["input_ids"].shape[1], "image_tokens": manifest.image_tokens}
+    sizes = {"seq": inputs[INPUT_IDS].shape[1], "image_tokens": manifest.image_tokens}
     shapes = {
         # What isn't named so is the length of that cache: behind cuts, "past_12".
         tensor.name: tuple(

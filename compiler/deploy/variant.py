@@ -12,7 +12,7 @@ from lmmprune.compiler.build.engine_spec import EngineSpec, engine_spec
 from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.deploy.stages import BuildStep, stages_of
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError
 
 

@@ -20,8 +20,10 @@ from lmmprune.compiler.bundle.replace import check_apart
 from lmmprune.compiler.bundle.write_folder import place, write_folder, write_sums
 from lmmprune.compiler.deploy.stages import QUESTION, BuildStep
 from lmmprune.compiler.deploy.variant import Variant, names_of, variant_of
-from lmmprune.compiler.targets.targets import Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.errors import InputError
+from lmmprune.names import INPUT_IDS
 from lmmprune.version import __version__
 
 FORMAT = 1
@@ -200,7 +202,7 @@ def _described(variant: Variant) -> dict[str, Any]:
         "dtype": manifest.precision.dtype,
         "int8": manifest.precision.int8,
         "weights_bytes": variant.bundle.bytes,
-        "prompt_tokens": next(s.inputs["input_ids"].shape[1] for s in variant.stages if s.name == "prefill"),
+        "prompt_tokens": next(s.inputs[INPUT_IDS].shape[1] for s in variant.stages if s.name == "prefill"),
         "stages": [stage.name for stage in variant.stages],
     }
 

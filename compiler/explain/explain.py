@@ -18,6 +18,7 @@ from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import InputError, TargetError, require
+from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, KEPT, LOGITS, POSITION_IDS
 
 WARM_UP_RUNS = 2
 
@@ -127,13 +128,13 @@ def _decoder(
     manifest = bundle.manifest
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     encoded = prompter.encode(prompt, image_tokens=manifest.image_tokens)
-    kept = looked["kept_indices"][0] if "kept_indices" in looked else None
+    kept = looked[KEPT][0] if KEPT in looked else None
     positions = prompter.positions(encoded, kept)
-    features = looked["image_features"]
+    features = looked[IMAGE_FEATURES]
     prefill: Feeds = {
-        "input_ids": encoded.input_ids,
-        "image_features": features,
-        "position_ids": positions,
+        INPUT_IDS: encoded.input_ids,
+        IMAGE_FEATURES: features,
+        POSITION_IDS: positions,
         **KvCache[NDArray[Any]](manifest, np.asarray).feeds(),
     }
     with ProfiledSession(bundle.decoder, threads=threads) as session:
@@ -141,7 +142,7 @@ def _decoder(
             outputs = session.run(prefill, None if number < 0 else "prefill")
             cache = KvCache[NDArray[Any]](manifest, np.asarray)
             cache.take(outputs, tokens=encoded.length)
-            token = np.array([[int(outputs["logits"][0, -1].argmax())]], np.int64)
-            decode = {"input_ids": token, "image_features": features, "position_ids": positions[..., -1:] + 1}
+            token = np.array([[int(outputs[LOGITS][0, -1].argmax())]], np.int64)
+            decode = {INPUT_IDS: token, IMAGE_FEATURES: features, POSITION_IDS: positions[..., -1:] + 1}
             session.run(decode | cache.feeds(), None if number < 0 else "decode")
         return graph_rows("decoder", bundle.decoder, session)

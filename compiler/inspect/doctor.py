@@ -11,7 +11,8 @@ from lmmprune.compiler.backends import load_tensorrt
 from lmmprune.compiler.backends.cuda import CudaDevice
 from lmmprune.compiler.targets.machine import Gpu, Machine, detect_machine
 from lmmprune.compiler.targets.packages import Package, install_command, packages, twins
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import LmmpruneError, MissingExtraError, require
 
 _FAST_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})

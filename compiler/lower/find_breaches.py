@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lmmprune.compiler.lower.shape_tensors import read_as_shapes, source_of_values
 from lmmprune.compiler.targets import operators
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.lazy import is_lazy, numbers
 from lmmprune.stored import Array
 

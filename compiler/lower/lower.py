@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from lmmprune.compiler.lower import require_supported
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import below
 from lmmprune.passes.lower.convert_opset import ConvertOpset
 from lmmprune.passes.lower.lower_attention import LowerAttention

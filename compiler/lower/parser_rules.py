@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lmmprune.compiler.lower import find_breaches as finders
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

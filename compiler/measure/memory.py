@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from lmmprune.errors import BundleError
 
@@ -54,13 +55,15 @@ def measure_memory(bundle: Path, image: Path, prompt: str, *, threads: int | Non
 
 def peak_bytes() -> int:
     """Return the peak resident memory of this process in bytes."""
-    try:
+    if sys.platform == "linux":
         # Not ru_maxrss: on Linux that one starts at the size of the process that started us.
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _main(bundle: str, image: str, prompt: str, threads: str) -> None:

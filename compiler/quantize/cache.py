@@ -17,19 +17,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.caches import cache_directory
 from lmmprune.compiler.bundle.bundle import file_sha256
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.compiler.quantize.histogram import Histogram
 
 FORMAT = 1
-_VARIABLE = "LMMPRUNE_CACHE"
 _DAMAGE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
 def default_directory() -> Path:
     """Return where calibrations are kept."""
-    given = os.environ.get(_VARIABLE)
-    return (Path(given) if given else Path.home() / ".cache" / "lmmprune") / "calibration"
+    return cache_directory("calibration")
 
 
 def graph_sha256(graph: Path) -> str:

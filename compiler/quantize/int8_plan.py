@@ -8,7 +8,7 @@ from typing import Any
 
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.quantize.calibrators import get_calibrator
-from lmmprune.compiler.targets.targets import Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError, suggestion
 from lmmprune.passes.int8.int8 import SCHEMES
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -12,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lmmprune.compiler.bundle.replace import STUDY as STUDY_FOLDER
 from lmmprune.compiler.bundle.replace import check_directory
@@ -72,16 +73,16 @@ def open_study(
             f"'{path}' holds a study of something else, which differs in {', '.join(differ)}: give another folder, "
             "or --force to begin anew"
         )
+    # The system lets go of it when the process ends, however it ends.
+    lock = FileLock(folder.path / ".lock", timeout=0)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = (folder.path / ".lock").open("w")
+        held = lock.acquire()
+    except Timeout as error:
+        raise InputError(f"another process works in '{path}': wait for it, or give another folder") from error
     except OSError as error:
         raise InputError(f"can't write into '{path}' ({error.strerror}): give another folder") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process works in '{path}': wait for it, or give another folder") from error
+    with held:
         _sweep(folder.path)
         if force:
             _empty(folder.path)

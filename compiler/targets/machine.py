@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 # Instruction sets that decide how fast ONNX Runtime's INT8 and half-precision kernels are.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 _JETSONS = (("Orin", "sm87"), ("Thor", "sm110"))
@@ -35,7 +37,7 @@ class Machine:
     processor: str
     cores: int
     cpu_flags: tuple[str, ...]
-    memory: int | None
+    memory: int
     disk_free: int
     gpus: tuple[Gpu, ...]
 
@@ -47,7 +49,7 @@ def detect_machine() -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         python=".".join(str(part) for part in sys.version_info[:3]),
         processor=name,
-        cores=_cores(),
+        cores=cores(),
         cpu_flags=tuple(flag for flag in _CPU_FLAGS if flag in flags),
         memory=_memory(),
         disk_free=shutil.disk_usage(Path.cwd()).free,
@@ -114,23 +116,16 @@ def _cpu() -> tuple[str, frozenset[str]]:
     return rows.get("model name") or platform.machine(), frozenset(flags.split())
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the processors that this process may use."""
     # A container or taskset may allow fewer than the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+def _memory() -> int:
+    return int(psutil.virtual_memory().total)
 
 
-def free_memory() -> int | None:
-    """Return the bytes that programs may still take, swap included; None where the system doesn't say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        rows = {key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(":") for line in lines)}
-        return rows["MemAvailable"] + rows.get("SwapFree", 0)
-    except (OSError, ValueError, KeyError, IndexError):
-        return None
+def free_memory() -> int:
+    """Return the bytes that programs may still take, swap included."""
+    return int(psutil.virtual_memory().available + psutil.swap_memory().free)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import platform
-import re
 from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 BASE = "base"
 # What a user may install; "dev" and "docs" are for people who change lmmprune.
 EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray", "triton")
 # Two packages that install the same module: either serves who asks for the first, both together break each other.
 _TWINS = ("onnxruntime", "onnxruntime-gpu")
-
-_REQUIREMENT = re.compile(
-    r"^(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*(?P<wanted>[^;]*?)\s*"
-    r"(?:;\s*(?:python_version\s*<\s*['\"](?P<below>[\d.]+)['\"])?.*?(?:extra\s*==\s*['\"](?P<extra>\w+)['\"].*)?)?$"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,30 +25,27 @@ class Package:
 
     @property
     def suits(self) -> bool:
-        """Whether it is installed, and new enough."""
-        if self.installed is None:
-            return False
-        lowest = re.search(r">=\s*([\d.]+)", self.wanted)
-        return lowest is None or _key(self.installed) >= _key(lowest[1])
+        """Whether it is installed, in a version that is wanted."""
+        return self.installed is not None and SpecifierSet(self.wanted).contains(self.installed, prereleases=True)
 
 
 def packages(python: str | None = None) -> dict[str, tuple[Package, ...]]:
     """Return extra -> its packages, as lmmprune's own metadata states them.
 
     Args:
-        python: For this version of Python; None: the one that runs.
+        python: For this version of Python, such as ``3.10``; None: the one that runs.
     """
-    running = _key(python or platform.python_version())
-    found: dict[str, list[Package]] = {extra: [] for extra in EXTRAS}
-    for line in importlib.metadata.requires("lmmprune") or []:
-        match = _REQUIREMENT.match(line)
-        if match is None or (extra := match["extra"] or BASE) not in found:
-            continue
-        if match["below"] and running >= _key(match["below"]):
-            continue
-        name, wanted = match["name"], match["wanted"]
-        found[extra].append(Package(name=name, wanted=wanted, installed=_serving(name)))
-    return {extra: tuple(rows) for extra, rows in found.items()}
+    running = {} if python is None else {"python_version": python, "python_full_version": f"{python}.0"}
+    asked = [Requirement(line) for line in importlib.metadata.requires("lmmprune") or []]
+    found: dict[str, tuple[Package, ...]] = {}
+    for extra in EXTRAS:
+        rows = [
+            Package(name=each.name, wanted=_range(each), installed=_serving(each.name))
+            for each in asked
+            if _of(each, extra) and (each.marker is None or each.marker.evaluate({**running, "extra": _named(extra)}))
+        ]
+        found[extra] = tuple(rows)
+    return found
 
 
 def version(name: str) -> str | None:
@@ -78,5 +71,15 @@ def _serving(name: str) -> str | None:
     return version(name) or (version(_TWINS[1]) if name == _TWINS[0] else None)
 
 
-def _key(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
+def _of(requirement: Requirement, extra: str) -> bool:
+    """Return whether it is this extra that asks for a package: the base install's markers name none."""
+    return ("extra" in str(requirement.marker or "")) == (extra != BASE)
+
+
+def _named(extra: str) -> str:
+    return "" if extra == BASE else extra
+
+
+def _range(requirement: Requirement) -> str:
+    """Return the versions that are wanted, the lower end first."""
+    return ",".join(sorted(map(str, requirement.specifier), reverse=True))

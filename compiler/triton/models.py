@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from lmmprune.compiler.build.engine_spec import engine_spec
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
-from lmmprune.compiler.targets.targets import Target, resolve
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.text_format import Enum
 from lmmprune.errors import InputError, TargetError
 

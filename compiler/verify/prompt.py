@@ -17,6 +17,7 @@ from lmmprune.compiler.assets.quiet import quiet_transformers
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.errors import InputError, LmmpruneError, said
+from lmmprune.models import private_names
 from lmmprune.models.source import Source
 
 # Ends with white space, letters of several bytes, new lines, and enough words for a method that drops some.
@@ -87,29 +88,18 @@ def _not_compared(why: str) -> Verdict:
 def _processor(source: Source) -> Any:
     """Return the processor as transformers loads it; without its part for videos where that is what can't be."""
     from transformers import AutoProcessor
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.processing_utils import ProcessorMixin
 
     auto: Any = AutoProcessor  # its class method has no types
     try:
         found = auto.from_pretrained(source.directory, trust_remote_code=False, local_files_only=True)
     except (ImportError, ValueError) as error:
-        own: Any = PROCESSOR_MAPPING[type(source.config)]
-        if _VIDEO not in own.get_attributes():
+        own = private_names.processor_class(source.config)
+        if _VIDEO not in private_names.parts_of(own):
             raise
 
-        class Pictures(own):  # type: ignore[misc]  # the class is found at run time
-            @classmethod
-            def get_attributes(cls) -> list[str]:
-                return [name for name in super().get_attributes() if name != _VIDEO]
-
-            @classmethod
-            def _get_arguments_from_pretrained(cls, *words: Any, **named: Any) -> list[Any]:
-                loaded = iter(super()._get_arguments_from_pretrained(*words, **named))
-                return [None if name == _VIDEO else next(loaded) for name in own.get_attributes()]
-
         try:
-            found = Pictures.from_pretrained(source.directory, local_files_only=True)
+            found = private_names.without_part(own, _VIDEO).from_pretrained(source.directory, local_files_only=True)
         except Exception:  # noqa: BLE001 - then the first error says what is missing
             raise error from None
     if not isinstance(found, ProcessorMixin):

@@ -1,4 +1,8 @@
-"""Find the layer normalizations that exporters before opset 17 wrote as primitives, and write each as one node."""
+"""Find the layer normalizations that exporters before opset 17 wrote as primitives, and write each as one node.
+
+onnxscript has rules for the same (seen in 0.7.2): they want ``keepdims`` spelled out, the axis as -1 and each sum and
+product in one order of its two sides, and take any factor for the scale, a whole activation too.
+"""
 
 from __future__ import annotations
 

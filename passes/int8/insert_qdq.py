@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
-from lmmprune.lazy import derive, lazy, numbers
+from lmmprune.lazy import derive, numbers
 from lmmprune.passes.find.blocks import find_blocks
 from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
-from lmmprune.passes.int8.int8 import SCHEMES, Range, Scheme, output_axis, quantization, quantize_in_blocks
-from lmmprune.stored import Array
+from lmmprune.passes.int8.int8 import SCHEMES, Range, Scheme, output_axis, quantization
+from lmmprune.passes.int8.quantized_weight import QuantizedWeight, constant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class _Writer:
         self._ranges = ranges
         self._dtype = dtype
         self._quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
-        self._weights: dict[tuple[ir.Value, int], _Weight] = {}
+        self._weights: dict[tuple[ir.Value, int], QuantizedWeight] = {}
 
     def quantize(self, node: ir.Node) -> None:
         """Quantize one node."""
@@ -142,8 +142,8 @@ class _Writer:
         assert self._scheme.activation is not None
         scale, zero = quantization(self._ranges[value.name], symmetric=self._scheme.symmetric, dtype=self._dtype)
         names = [f"{value.name}/{part}" for part in ("scale", "zero_point", "quantized", "dequantized")]
-        s = _initializer(self._model, np.asarray(scale, np.float32), names[0])
-        z = _initializer(self._model, np.asarray(zero, self._scheme.activation.numpy()), names[1])
+        s = constant(self._model, np.asarray(scale, np.float32), names[0])
+        z = constant(self._model, np.asarray(zero, self._scheme.activation.numpy()), names[1])
         q = ir.node("QuantizeLinear", [value, s, z], name=names[2])
         dq = ir.node("DequantizeLinear", [q.outputs[0], s, z], name=names[3])
         q.outputs[0].name, dq.outputs[0].name = names[2], names[3]
@@ -178,77 +178,12 @@ class _Writer:
             self._quantized[value] = tuple(node.outputs)
         return self._quantized[value]
 
-    def _weight(self, node: ir.Node) -> _Weight:
+    def _weight(self, node: ir.Node) -> QuantizedWeight:
         weight, axis = node.inputs[1], output_axis(node)
         assert weight is not None
         if (weight, axis) not in self._weights:
-            self._weights[weight, axis] = _Weight(self._model, weight, axis, self._dtype)
+            self._weights[weight, axis] = QuantizedWeight(self._model, weight, axis, self._dtype)
         return self._weights[weight, axis]
-
-
-class _Weight:
-    """The INT8 form of a weight, computed when it is written, and its DequantizeLinear."""
-
-    def __init__(self, model: ir.Model, weight: ir.Value, axis: int, dtype: str) -> None:
-        self._float = weight
-        self._axis = axis
-        shape = numbers(weight.shape)
-        prefix = str(weight.name)
-        if f"{prefix}/int8" in model.graph.initializers:  # one weight, read along two axes
-            prefix = f"{prefix}.axis{axis}"
-        self._prefix = prefix
-        # Written before its scales, so that these are known by then and the weight is read once.
-        once = _Once(axis=axis, dtype=dtype)
-        self.values = derive(weight, once.integers, dtype=ir.DataType.INT8, shape=shape, name=f"{prefix}/int8")
-        self.scale = _computed(lambda: once.scales(weight), shape=[shape[axis]], name=f"{prefix}/scale")
-        self.zero = _initializer(model, np.zeros(shape[axis], np.int8), f"{prefix}/zero_point")
-        self._result: ir.Value | None = None
-        model.graph.register_initializer(self.values)
-        model.graph.register_initializer(self.scale)
-
-    def dequantized(self, model: ir.Model, node: ir.Node) -> ir.Value:
-        """Return the weight behind a DequantizeLinear, for a node that comes first or later."""
-        if self._result is None:
-            name = f"{self._prefix}/dequantized"
-            dq = ir.node("DequantizeLinear", [self.values, self.scale, self.zero], {"axis": self._axis}, name=name)
-            dq.outputs[0].name = name
-            model.graph.insert_before(node, dq)
-            self._result = dq.outputs[0]
-        node.replace_input_with(1, None)
-        self.release(model)
-        return self._result
-
-    def release(self, model: ir.Model) -> None:
-        """Drop the floating-point weight once nothing reads it."""
-        name = str(self._float.name)
-        if not self._float.uses() and name in model.graph.initializers:
-            del model.graph.initializers[name]
-
-
-@dataclass(kw_only=True)
-class _Once:
-    """Quantizes a weight, and remembers its scales, which are few."""
-
-    axis: int
-    dtype: str
-    known: Array | None = None
-
-    def integers(self, weight: Array) -> Array:
-        """Return the weight as int8."""
-        integers, self.known = quantize_in_blocks(weight, self.axis, self.dtype)
-        return integers
-
-    def scales(self, weight: ir.Value) -> Array:
-        """Return its scales; it is read only if it hasn't been."""
-        if self.known is None:
-            assert weight.const_value is not None
-            self.known = quantize_in_blocks(weight.const_value.numpy(), self.axis, self.dtype)[1]
-        return self.known
-
-
-def _computed(read: Callable[[], Array], *, shape: list[int], name: str) -> ir.Value:
-    tensor = lazy(read, dtype=ir.DataType.FLOAT, shape=shape, name=name)
-    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
 
 
 def _widen_bias(model: ir.Model, node: ir.Node) -> None:
@@ -276,10 +211,3 @@ def _insert_behind(model: ir.Model, value: ir.Value, nodes: list[ir.Node]) -> No
         model.graph.insert_before(next(iter(model.graph)), nodes)
     else:
         model.graph.insert_after(producer, nodes)
-
-
-def _initializer(model: ir.Model, array: Array, name: str) -> ir.Value:
-    tensor = ir.Tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    model.graph.register_initializer(value)
-    return value

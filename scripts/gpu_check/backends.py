@@ -12,7 +12,8 @@ from lmmprune.compiler.backends.open_sessions import import_backend
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.targets import machine
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import LmmpruneError, TargetError, require
 
 # Name of the back end -> its targets, of which the first that the installed version serves is taken. "cpu" is no GPU

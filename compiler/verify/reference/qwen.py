@@ -105,9 +105,6 @@ def qwen3_vl(model: Any, size: tuple[int, int]) -> Tower:
     )
 
 
-TOWERS = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
-
-
 def _places(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
     """Return row and column of every patch."""
     return [(row, column) for row in range(size[0] // patch) for column in range(size[1] // patch)]

@@ -15,7 +15,8 @@ from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.prumerge import prumerge
 from lmmprune.compiler.verify.reference.select import cls_similarity, divprune, knee_count, select
 from lmmprune.compiler.verify.reference.threads import one_thread
-from lmmprune.compiler.verify.reference.tower import Tower, tower_of
+from lmmprune.compiler.verify.reference.tower import Tower
+from lmmprune.compiler.verify.reference.towers import tower_of
 from lmmprune.compiler.verify.reference.visionzip import visionzip
 
 
