@@ -76,6 +76,24 @@ def read_result(file: File) -> Imported:
     return import_result(Path(file))
 
 
+def draw_chart(report: BenchReport, out: File, *, force: bool = False) -> None:
+    """Draw a report of ``bench`` or ``read_result`` as bars.
+
+    Args:
+        report: The report.
+        out: The PNG file.
+        force: Replace a chart that is there.
+
+    Raises:
+        InputError: The file can't be written.
+        MissingExtraError: matplotlib isn't installed.
+    """
+    from lmmprune.compiler.measure import chart
+
+    chart.check_chart(Path(out), force=force)
+    chart.draw_chart(report, Path(out))
+
+
 def explain(
     bundles: Sequence[File],
     image: File,
