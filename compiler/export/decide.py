@@ -11,6 +11,7 @@ from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Auto, Buckets, Keep, Ratio
 from lmmprune.compiler.targets import targets
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError
 from lmmprune.models.source import Source, resolve
 
@@ -44,7 +45,7 @@ class Decision:
     request: Request
     source: Source
     facts: Facts
-    target: targets.Target
+    target: Target
     dtype: str
     method: Method
     int8: Int8Plan | None
@@ -140,14 +141,14 @@ def image_tokens_of(stages: Iterable[Stage], facts: Facts) -> int:
     return min((stage.keep for stage in stages if not stage.site.in_decoder), default=facts.tokens)
 
 
-def with_scatter(target: targets.Target) -> targets.Target:
+def with_scatter(target: Target) -> Target:
     """Return a target with an opset that has TensorScatter, which a cache of fixed length is updated with."""
     from lmmprune.passes.lower.static_cache import SCATTER_OPSET
 
     return dataclasses.replace(target, opset=max(target.opset, SCATTER_OPSET))
 
 
-def dtype_of(target: targets.Target, dtype: str | None) -> str:
+def dtype_of(target: Target, dtype: str | None) -> str:
     """Return the floating-point type of the bundle: what was asked for, or the target's own."""
     dtype = dtype or target.dtype
     if dtype not in target.dtypes:
@@ -155,7 +156,7 @@ def dtype_of(target: targets.Target, dtype: str | None) -> str:
     return dtype
 
 
-def int8_of(request: Request, target: targets.Target, dtype: str) -> Int8Plan | None:
+def int8_of(request: Request, target: Target, dtype: str) -> Int8Plan | None:
     """Return how the graphs are quantized, None if they aren't."""
     from lmmprune.compiler.quantize.int8_plan import Int8Plan, choose_scheme
 
@@ -199,7 +200,7 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in tokens.ratios}))
 
 
-def check_cache(capacity: int, target: targets.Target, entering: int, positions: int) -> None:
+def check_cache(capacity: int, target: Target, entering: int, positions: int) -> None:
     """Refuse a cache of fixed length that the target can't update, or that no prompt fits into.
 
     Args:

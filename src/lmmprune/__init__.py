@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens
     from lmmprune.compiler.runtime.show_kept import Drawing
     from lmmprune.compiler.study.run_study import StudyResult
-    from lmmprune.compiler.targets.targets import Target
+    from lmmprune.compiler.targets.target import Target
     from lmmprune.compiler.triton.repository import Repository
     from lmmprune.compiler.verify.verify import Check
     from lmmprune.errors import (
@@ -162,7 +162,7 @@ _HOMES = {
     "compiler.runtime.image_features": "ImageFeatures SiteTokens",
     "compiler.runtime.show_kept": "Drawing",
     "compiler.study.run_study": "StudyResult",
-    "compiler.targets.targets": "Target",
+    "compiler.targets.target": "Target",
     "compiler.triton.repository": "Repository",
     "compiler.verify.verify": "Check",
     "errors": "BundleError GraphRefusal InputError LmmpruneError LmmpruneWarning MissingExtraError ModelError"
