@@ -18,10 +18,11 @@ from lmmprune.compiler.cli.options import (
     ratio_options,
     target_option,
 )
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import number_pair, set_options
+from lmmprune.units import human_bytes, human_si
 
 if TYPE_CHECKING:
     from lmmprune.compiler.rewrite.rewrite import RewriteReport
