@@ -149,7 +149,7 @@ def write_repository(
             if chosen == "python":
                 _write_model(root / component, "graph_model")
         if missing:
-            (root / BUILD).write_text(_build_script(bundle), encoding="utf-8")
+            (root / BUILD).write_text(_build_script(bundle), encoding="utf-8", newline="\n")
         shutil.copyfile(Path(__file__).with_name(_CLIENT), root / _CLIENT)
         (root / "README.md").write_text(readme(manifest, chosen, missing=missing), encoding="utf-8")
         rename_over(root, destination)
