@@ -28,8 +28,8 @@ from lmmprune.lazy import is_lazy, numbers
 from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8.int8 import SCHEMES
 from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
+from lmmprune.progress import Progress, silent
 
-Progress = Callable[[str, int, int], None]
 Samples = list[Callable[[], Steps]]
 
 
@@ -41,7 +41,7 @@ def quantize(
     assets: Path,
     data: CalibrationSet | None,
     plan: Int8Plan,
-    progress: Progress,
+    progress: Progress = silent,
     *,
     dtype: str = "float32",
     cache: Path | None = None,
