@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
-from lmmprune.compiler.quantize.observe import Feeds, Outputs, Steps, drive, load_beside
+from lmmprune.compiler.quantize.observe import load_beside
+from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, drive
 from lmmprune.names import KEPT
 from lmmprune.passes.find.blocks import find_blocks
 from lmmprune.passes.int8.insert_qdq import InsertQdq, quantizable

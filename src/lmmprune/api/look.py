@@ -52,6 +52,7 @@ def verify(
 
         assert all(check.passed is not False for check in lmmprune.verify("out"))
     """
+    require("onnx_ir", "export")
     from lmmprune.compiler.verify.verify import verify as run
 
     return run(
