@@ -19,12 +19,9 @@ from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps,
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.targets.targets import TARGETS
-from lmmprune.names import KEPT, LOGITS
+from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, KEPT, LOGITS, PIXEL_VALUES
 
 Array = np.ndarray[Any, Any]
-
-
-DYNAMIC_COUNT = "dynamic_count"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ class Replay:
     def encode_image(self, image: Image.Image, bucket: int = 0) -> VisionOutputs:
         """Run the vision graph on a picture; where there are buckets, then the graph of the given one."""
         pixels, manifest = self._preprocess(image), self._manifest
-        found = run_graph(self._vision, {"pixel_values": pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
+        found = run_graph(self._vision, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
@@ -112,7 +109,7 @@ class Replay:
         return VisionOutputs(
             manifest=manifest,
             pixels=pixels,
-            features=found["image_features"],
+            features=found[IMAGE_FEATURES],
             kept=_kept(found),
             dynamic_count=dynamic_count,
         )
