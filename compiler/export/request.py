@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-STREAMS = ("write vision", "write decoder")
+STREAMS = ("write vision", "write decoder", "checksums")
 """Steps whose progress is in bytes."""
 
 
