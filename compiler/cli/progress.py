@@ -42,6 +42,7 @@ def progress() -> Progress:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
     from rich.text import Text
 
     class Bar(BarColumn):
@@ -91,9 +92,9 @@ def progress() -> Progress:
         return Log()
     return Shown(
         TextColumn("{task.description}"),
-        Bar(),
-        Amount(),
-        Time(),
+        Bar(bar_width=20),
+        Amount(table_column=Column(no_wrap=True)),
+        Time(table_column=Column(no_wrap=True)),
         console=_console(),
         speed_estimate_period=SPEED_SECONDS,
         transient=True,
