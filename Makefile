@@ -12,7 +12,7 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   targets
 
-.PHONY: demo test test-py310 test-transformers-low lint types docs wheel setup browser triton optimum vocabularies clean
+.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
 
@@ -91,7 +91,7 @@ $(VENV)/transformers-$(OLDEST)/.ready: | setup
 	@touch $@
 
 test-transformers-low: vocabularies $(VENV)/transformers-$(OLDEST)/.ready
-	PYTHONPATH=$(VENV)/transformers-$(OLDEST) $(BIN)/pytest -q -n 2 tests/test_hub_layouts.py
+	PYTHONPATH=$(VENV)/transformers-$(OLDEST) $(BIN)/pytest -q --durations=10 tests/test_hub_layouts.py
 
 test-py310:
 ifeq ($(PY310),)
@@ -101,8 +101,12 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-test: lint types browser triton optimum vocabularies test-py310 test-transformers-low
-	$(BIN)/pytest -q -n 2 --dist loadfile
+checks: test-transformers-low lint types browser triton optimum vocabularies test-py310
+
+# Two cores have work all the time: what is needed before runs two at a time, then files of tests, the longest first.
+test: setup
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target checks
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 clean:
 	rm -rf $(VENV) $(VENV310) $(OUT)

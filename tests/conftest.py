@@ -18,9 +18,27 @@ sys.path.insert(0, str(Path(__file__).parent))
 # What an earlier run measured must not stand in for what this one would.
 # Processes of one run share it: each would trace tiny-llava, and export it in the same ways, for itself.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.mkdtemp(prefix="lmmprune-cache-")
-    os.environ["LMMPRUNE_CACHE"] = _CACHE
-    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+    _OURS = tempfile.mkdtemp(prefix="lmmprune-tests-")
+    os.environ |= {"LMMPRUNE_TESTS": _OURS, "LMMPRUNE_CACHE": f"{_OURS}/cache"}
+    atexit.register(shutil.rmtree, _OURS, ignore_errors=True)
+
+# Files that take minutes, the longest first: begun last, one of them would keep a single worker busy at the end.
+_LONGEST = (
+    "test_methods_fidelity",
+    "test_engines_of_methods",
+    "test_llava7b_widths",
+    "test_hub_layouts",
+    "test_study_runs",
+    "test_targets_parity",
+    "test_export",
+    "test_engines_of_exports",
+    "test_qwen",
+    "test_tiles",
+    "test_blocks",
+    "test_trace_cache",
+    "test_hub",
+    "test_reach",
+)
 
 
 def _one_thread() -> None:
@@ -44,6 +62,11 @@ Call = Callable[..., tuple[int, str, str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cube", action="store_true", help="engines of all methods in all types for all architectures")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture

@@ -1,33 +1,48 @@
-"""Real exports of tiny-llava, each made once per test session."""
+"""Real exports, each made once per test session, by whichever of its processes asks first."""
 
 from __future__ import annotations
 
 import functools
-import tempfile
+import os
+import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from short_request import short_request
 
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Report
-from lmmprune.models.canonical import shared_trace
+from lmmprune.compiler.export.trace import shared_trace
 
-_TRACED = shared_trace()
-_ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tests-")
+TRACED = shared_trace()
+_ROOT = Path(os.environ["LMMPRUNE_TESTS"]) / "exports"
 
 
 @functools.cache
 def exported(**options: Any) -> tuple[Path, Report]:
     """Return a bundle of tiny-llava exported with these options; don't change it."""
-    folder = Path(_ROOT.name) / ("-".join(f"{key}={value}" for key, value in sorted(options.items())) or "plain")
-    given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(short_request(model="tiny-llava", output=folder, force=True, **given))
+    return _once("", export, options)
 
 
 @functools.cache
 def exported_again(**options: Any) -> tuple[Path, Report]:
-    """Return such a bundle, made from a trace that all of them share: ten times faster."""
-    folder = Path(_ROOT.name) / ("again-" + "-".join(f"{key}={value}" for key, value in sorted(options.items())))
-    given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(short_request(model="tiny-llava", output=folder, force=True, **given), traced=_TRACED)
+    """Return such a bundle, or one of another ``model``, made from a trace that all of a process share: faster."""
+    return _once("again-", functools.partial(export, traced=TRACED), options)
+
+
+def _once(name: str, make: Callable[..., Report], options: dict[str, Any]) -> tuple[Path, Report]:
+    given = {"model": "tiny-llava", **options, "options": dict(options.get("options", ()))}
+    named = "-".join(f"{key}={value}" for key, value in sorted(options.items())) or "plain"
+    folder = _ROOT / (name + re.sub(r"[/\\]+", "_", named))
+    _ROOT.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        kept = Path(f"{folder}.report")
+        if kept.is_file():
+            report: Report = pickle.loads(kept.read_bytes())
+        else:
+            report = make(short_request(output=folder, force=True, **given))
+            kept.write_bytes(pickle.dumps(report))
+    return folder, report

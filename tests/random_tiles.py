@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from exports import exported_again
 from random_llava import PATCH, fill
-from short_request import short_request
 
-from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Report
-from lmmprune.models.canonical import shared_trace
 from lmmprune.models.registry import tiny_llava_dir
 
 GRID = 4  # patches a side of a tile
@@ -23,7 +21,6 @@ IMAGE_TOKEN = 4  # tiny-llava's tokenizer
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE], [SIDE, 3 * SIDE]]
 
 _ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-tiles-")
-traced = shared_trace()
 
 
 def _tower(layers: int) -> dict[str, Any]:
@@ -107,12 +104,6 @@ def hugging_face(family: str, tiles: tuple[int, int]) -> tuple[Any, Any]:
     return model, processor
 
 
-@functools.cache
 def exported(family: str, **options: Any) -> tuple[Path, Report]:
     """Return a bundle of the random model exported with these options; don't change it."""
-    name = "-".join([family, *(f"{key}={value}" for key, value in sorted(options.items()))])
-    folder = Path(_ROOT.name) / "bundles" / name
-    given = {**options, "options": dict(options.get("options", ()))}
-    return folder, export(
-        short_request(model=str(checkpoint(family)), output=folder, force=True, **given), traced=traced
-    )
+    return exported_again(model=str(checkpoint(family)), **options)

@@ -18,7 +18,6 @@ from runtime_fixtures import make_bundle, save_picture
 from lmmprune.compiler.build.inspect_engine import GraphWeights
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.write_bundle import write_bundle
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.deploy.activations import activation_bytes, peak_bytes
 from lmmprune.compiler.deploy.deploy import deploy, requirements
 from lmmprune.compiler.deploy.memory_plan import GIB, plan_memory
@@ -28,12 +27,6 @@ from lmmprune.compiler.targets import packages
 from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
 from lmmprune.compiler.targets.targets import TARGETS, resolve
 from lmmprune.errors import InputError, TargetError
-
-
-def run(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +72,7 @@ def test_requirements_are_the_run_times(stated, board, major, older):
     *base, cuda = requirements(JETPACKS[board])
     names = {line.split(">")[0] for line in base}
     modules = {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "packaging", "psutil"}
+    modules |= {"filelock", "cattrs"}
     modules |= {"ml-dtypes", "onnx-ir"}
     assert names - {"tomli"} == modules
     assert names - modules == older  # reads options from a file where Python can't
@@ -189,15 +183,16 @@ def test_lowered_attention_counts_its_logits():
     assert large > 2.5 * small, "the matrix of queries and keys grows with the square"
 
 
-def test_board_that_is_too_small(bundle, tmp_path, capsys):
+def test_board_that_is_too_small(bundle, tmp_path, cli):
     need = plan_memory(bundle, resolve("tensorrt-10.3")).total
-    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "2GiB") == 2
-    error = capsys.readouterr().err
-    assert f"'pruned' takes {need / GIB:.2f} GiB (weights 0.00, key/value cache 0.00, " in error
-    assert "the board has 2.00: --workspace 256MiB takes 1.75 GiB; a board with 4 GiB" in error
+    code, _, err = cli("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "2GiB")
+    assert code == 2
+    assert f"'pruned' takes {need / GIB:.2f} GiB (weights 0.00, key/value cache 0.00, " in err
+    assert "the board has 2.00: --workspace 256MiB takes 1.75 GiB; a board with 4 GiB" in err
     assert not (tmp_path / "o").exists()
-    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "1GiB") == 2
-    assert "--workspace" not in capsys.readouterr().err
+    code, _, err = cli("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram", "1GiB")
+    assert code == 2
+    assert "--workspace" not in err
 
 
 def test_shorter_prompts_and_int8_are_named_where_they_help(monkeypatch, bundle, tmp_path):
@@ -212,18 +207,19 @@ def test_shorter_prompts_and_int8_are_named_where_they_help(monkeypatch, bundle,
     assert "a board with 32 GiB" in str(e.value)
 
 
-def test_command_line(bundle, tmp_path, capsys):
-    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "a", "--ram", "8GB") == 0
-    shown = capsys.readouterr().out
-    assert "of 8.0 GiB: 5.5 GiB stay free" in shown
-    assert "fits: Orin Nano 4GB, " in shown
-    assert run("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "b", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_command_line(bundle, tmp_path, cli):
+    code, out, _ = cli("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "a", "--ram", "8GB")
+    assert code == 0
+    assert "of 8.0 GiB: 5.5 GiB stay free" in out
+    assert "fits: Orin Nano 4GB, " in out
+    code, out, _ = cli("deploy", bundle.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "b", "--json")
+    assert code == 0
+    printed = json.loads(out)
     assert [row["name"] for row in printed["boards"]] == [board.name for board in BOARDS if board.arch == "sm87"]
     assert printed["memory"]["total"] == sum(part["bytes"] for part in printed["memory"]["parts"])
 
 
-def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch):
+def test_building_takes_more_than_running(bundle, tmp_path, cli, monkeypatch):
     """Weights are counted by what the graphs hold: 3 GiB in the decoder, of which three copies don't go into 8 GB."""
     import lmmprune.compiler.build.memory as module
 
@@ -231,18 +227,18 @@ def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch)
     found = {name: GraphWeights(bytes={"FLOAT16": size}, float16_bytes=size) for name, size in counted.items()}
     monkeypatch.setattr(module, "graph_weights", lambda path: found[path.name])
     arguments = ("deploy", bundle.path, "--for", "jetson-orin-jp6")
-    assert run(*arguments, "-o", tmp_path / "small", "--ram", "8GiB") == 0, "no refusal"
-    shown = capsys.readouterr()
+    code, out, err = cli(*arguments, "-o", tmp_path / "small", "--ram", "8GiB")
+    assert code == 0, "no refusal"
     need = "uilding takes about 9.2 GiB of the board's memory (three times the largest graph's weights)"
     warning = f"{need}, the board has 6.5 GiB beside its system: add swap, or export with --int8"
-    assert f"warning: b{warning}" in shown.err
-    assert "building takes 9.2 GiB before that" in shown.out
+    assert f"warning: b{warning}" in err
+    assert "building takes 9.2 GiB before that" in out
     assert f"B{warning}." in (tmp_path / "small" / "README.md").read_text()
     # 9.25 for the builder and 1.5 for the system.
-    assert run(*arguments, "-o", tmp_path / "large", "--ram", "10.75GiB", "--json") == 0
-    shown = capsys.readouterr()
-    assert "warning" not in shown.err
-    assert json.loads(shown.out)["building"] == {"bytes": 9 * 2**30 + 2**28, "warning": None}
+    code, out, err = cli(*arguments, "-o", tmp_path / "large", "--ram", "10.75GiB", "--json")
+    assert code == 0
+    assert "warning" not in err
+    assert json.loads(out)["building"] == {"bytes": 9 * 2**30 + 2**28, "warning": None}
     assert f"B{need}." in (tmp_path / "large" / "README.md").read_text()
 
 
@@ -253,14 +249,17 @@ def test_building_takes_more_than_running(bundle, tmp_path, capsys, monkeypatch)
         ("tensorrt-10.3", "no board 'tensorrt-10.3'; known: jetson-orin-jp6"),
     ],
 )
-def test_names_that_are_no_board(bundle, tmp_path, capsys, board, message):
-    assert run("deploy", bundle.path, "--for", board, "-o", tmp_path / "o") == 2
-    assert message in capsys.readouterr().err
+def test_names_that_are_no_board(bundle, tmp_path, cli, board, message):
+    code, _, err = cli("deploy", bundle.path, "--for", board, "-o", tmp_path / "o")
+    assert code == 2
+    assert message in err
     assert not (tmp_path / "o").exists()
 
 
-def test_bundle_of_another_targets_operators(tmp_path, capsys):
+def test_bundle_of_another_targets_operators(tmp_path, cli):
     later = make_bundle(tmp_path / "later", dtype="float16", target="tensorrt-10.16", opset=23)
-    assert run("deploy", later.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o") == 2
-    assert "its opset is 23, the target reads up to 20" in capsys.readouterr().err
-    assert run("deploy", later.path, "--for", "jetson-thor-jp7", "-o", tmp_path / "o") == 0
+    code, _, err = cli("deploy", later.path, "--for", "jetson-orin-jp6", "-o", tmp_path / "o")
+    assert code == 2
+    assert "its opset is 23, the target reads up to 20" in err
+    code, _, _ = cli("deploy", later.path, "--for", "jetson-thor-jp7", "-o", tmp_path / "o")
+    assert code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import onnx
 import pytest
 from exports import exported_again
 
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.explain.explain import explain, graph_rows, steps
 from lmmprune.compiler.explain.kernels import kind_of
 from lmmprune.compiler.explain.profile_ort import ProfiledSession, read_profile
 from lmmprune.compiler.explain.rows import Explanation, KernelRow, group_rows
 from lmmprune.compiler.explain.tables import comparisons, reasons
 from lmmprune.errors import BundleError
+
+Cli = Callable[..., tuple[int, str, str]]
 
 PICTURE = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples" / "scene_003.png"
 ROLES = {"patch": 1, "qkv": 15, "out": 5, "up": 5, "down": 5, "projector": 2}  # of tiny-llava's tower
@@ -215,29 +217,22 @@ def test_graph_that_does_not_load(tmp_path: Path) -> None:
         ProfiledSession(tmp_path / "bad.onnx")
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(str(caught.value.code)), out, err
-
-
-def test_bench_explains(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_explains(cli: Cli) -> None:
     paths = exported_again(ratio=0.5)[0], exported_again(ratio=0.5, int8=True)[0]
     arguments = ("--image", PICTURE, "--prompt", "hi", "--rounds", 2, "--new-tokens", 2, "--no-memory", "--explain")
-    code, out, _ = run(capsys, "bench", *paths, *arguments)
+    code, out, _ = cli("bench", *paths, *arguments)
     assert code == 0
     assert "decoder 0-3 qkv" in out
     assert "MatMulIntegerToFloat" in out
-    code, out, _ = run(capsys, "bench", paths[1], *arguments, "--json")
+    code, out, _ = cli("bench", paths[1], *arguments, "--json")
     [variant] = json.loads(out)["kernels"]["variants"]
     assert code == 0
     assert {row["key"] for row in variant["rows"]} >= {"lm_head.weight.T"}
 
 
-def test_other_targets_are_refused_before_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_targets_are_refused_before_measuring(cli: Cli) -> None:
     path = exported_again(target="tensorrt-rtx")[0]
-    code, _, err = run(capsys, "bench", path, "--image", PICTURE, "--prompt", "hi", "--explain")
+    code, _, err = cli("bench", path, "--image", PICTURE, "--prompt", "hi", "--explain")
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert "--target ort-cpu" in err

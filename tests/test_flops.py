@@ -6,18 +6,20 @@ import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import onnx_ir as ir
 import pytest
 from exports import exported
 
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.flops import report as flops_report
 from lmmprune.compiler.flops.formula import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
 from lmmprune.compiler.flops.graph import count_layers, trace_decoder_layers
 from lmmprune.errors import InputError, MissingExtraError
 from lmmprune.models.family import DecoderSpec
 from lmmprune.models.source import resolve
+
+Cli = Callable[..., tuple[int, str, str]]
 
 
 def decoder(layers: int, width: int, mlp_width: int, heads: int, kv_heads: int | None = None) -> DecoderSpec:
@@ -107,15 +109,8 @@ def test_a_traced_graph_costs_what_the_formula_says(model: str, tokens: int) -> 
     assert spec.layers * counted.per_layer[0] == prefill(spec, uniform(spec, tokens)).flops
 
 
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main(["flops", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(end.value.code or 0), captured.out, captured.err
-
-
-def test_a_model_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "--model", "llava-1.5-7b", "--keep", 192)
+def test_a_model_as_text(cli: Cli) -> None:
+    code, out, _ = cli("flops", "--model", "llava-1.5-7b", "--keep", 192)
     assert code == 0
     rows = [line.split() for line in out.splitlines()]
     assert ["visual", "tokens", "576", "192", "0.333"] in rows
@@ -125,8 +120,8 @@ def test_a_model_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 multiply-accumulate = 2 FLOPs" in out
 
 
-def test_a_model_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "--model", "llava-1.5-13b", "--keep", 84, "--text", 512, "--json")
+def test_a_model_as_json(cli: Cli) -> None:
+    code, out, _ = cli("flops", "--model", "llava-1.5-13b", "--keep", 84, "--text", 512, "--json")
     assert code == 0
     data = json.loads(out)
     assert data["visual_tokens"] == {"before": 576, "after": 84}
@@ -136,24 +131,22 @@ def test_a_model_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "graph" not in data
 
 
-def test_the_traced_layers_beside_the_formula(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_traced_layers_beside_the_formula(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     # The trace itself is shared with the tests above.
     monkeypatch.setattr("lmmprune.compiler.flops.graph.trace_decoder_layers", lambda source: traced(source.name))
-    code, out, _ = call(capsys, "--model", "tiny-llava", "--ratio", 0.5, "--graph")
+    code, out, _ = cli("flops", "--model", "tiny-llava", "--ratio", 0.5, "--graph")
     assert code == 0
     assert out.count("equal") == 4
-    _, out, _ = call(capsys, "--model", "tiny-llava", "--ratio", 0.5, "--graph", "--json")
+    _, out, _ = cli("flops", "--model", "tiny-llava", "--ratio", 0.5, "--graph", "--json")
     data = json.loads(out)
     assert [row["layer"] for row in data["graph"]] == [0, 1]
     assert all(row["flops"] == row["formula"] for row in data["graph"])
     assert all(row["ratio"] == {"before": 1.0, "after": 1.0} for row in data["graph"])
 
 
-def test_a_bundle_is_counted_in_its_files(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_is_counted_in_its_files(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     path, report = exported(ratio=0.5)
-    code, out, _ = call(capsys, path, "--json")
+    code, out, _ = cli("flops", path, "--json")
     assert code == 0
     data = json.loads(out)
     assert data["flops"] == report.manifest.flops
@@ -161,7 +154,7 @@ def test_a_bundle_is_counted_in_its_files(capsys: pytest.CaptureFixture[str], mo
     # 4 layers, 2 heads of 32 for keys and values, float32.
     assert data["kv_dtype"] == "float32"
     assert data["kv_bytes"] == {"before": 4 * 2 * 4 * 64 * (144 + 60), "after": 4 * 2 * 4 * 64 * (72 + 60)}
-    _, out, _ = call(capsys, path)
+    _, out, _ = cli("flops", path)
     assert out.count("equal") == 2
     assert f"{TEXT_TOKENS} text tokens" in out
 
@@ -169,7 +162,7 @@ def test_a_bundle_is_counted_in_its_files(capsys: pytest.CaptureFixture[str], mo
         raise MissingExtraError(f"this needs the package '{module}'")
 
     monkeypatch.setattr(flops_report, "require", missing)
-    code, out, err = call(capsys, path)
+    code, out, err = cli("flops", path)
     assert code == 0
     assert "equal" not in out
     assert err == "not counted in the files: this needs the package 'onnx_ir'\n"
@@ -192,8 +185,8 @@ def test_a_bundle_is_counted_in_its_files(capsys: pytest.CaptureFixture[str], mo
         (["--model", "tiny-llava", "--text", -1], "--text"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[object], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, *arguments)
+def test_mistakes_are_one_line(arguments: list[object], message: str, cli: Cli) -> None:
+    code, out, err = cli("flops", *arguments)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import runtime_fixtures as fx
 from PIL import Image
 
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.runtime.open_picture import decode_image, load_image
 from lmmprune.errors import InputError, LmmpruneWarning
 from lmmprune.models.source import resolve
+
+Cli = Callable[..., tuple[int, str, str]]
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 CLIPPED = {
@@ -70,13 +72,6 @@ def test_values_of_a_byte_say_nothing(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(found)[..., 0], ramp)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return int(end.value.code or 0), captured.out, captured.err
-
-
 def commands(folder: Path, picture: str, prompt: str) -> list[tuple[object, ...]]:
     row = {"image": picture, "prompt": prompt, "answer": "x"}
     (folder / "q.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
@@ -90,20 +85,18 @@ def commands(folder: Path, picture: str, prompt: str) -> list[tuple[object, ...]
 
 
 @pytest.mark.parametrize("command", range(4), ids=["run", "show", "bench", "eval"])
-def test_each_command_says_it_in_one_line(command: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, *commands(folder, "grey.png", "hi")[command])
+def test_each_command_says_it_in_one_line(command: int, folder: Path, cli: Cli) -> None:
+    code, _, err = cli(*commands(folder, "grey.png", "hi")[command])
     lines = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert (code, len(lines)) == (0, 1)
     assert "grey.png' has 16-bit values" in lines[0]
-    assert "warning" not in run(capsys, *commands(folder, "fine.png", "hi")[command])[2]
+    assert "warning" not in cli(*commands(folder, "fine.png", "hi")[command])[2]
 
 
 @pytest.mark.parametrize("command", range(4), ids=["run", "show", "bench", "eval"])
 @pytest.mark.parametrize("prompt", ["a\udcff", "\ud800"])
-def test_half_a_character_is_one_line(
-    prompt: str, command: int, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = run(capsys, *commands(folder, "fine.png", prompt)[command])
+def test_half_a_character_is_one_line(prompt: str, command: int, folder: Path, cli: Cli) -> None:
+    code, out, err = cli(*commands(folder, "fine.png", prompt)[command])
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "isn't valid UTF-8" in err
     assert "\\ud" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,20 @@ import onnx
 import pytest
 from exports import exported, exported_again
 
-from lmmprune.compiler.cli import main
 from lmmprune.passes.methods import METHODS, get_method
 
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return int(end.value.code or 0), captured.out, captured.err
+Cli = Callable[..., tuple[int, str, str]]
 
 
-def graphs(capsys: pytest.CaptureFixture[str], path: Path) -> list[dict[str, Any]]:
-    code, out, _ = call(capsys, "inspect", path, "--json")
+def graphs(cli: Cli, path: Path) -> list[dict[str, Any]]:
+    code, out, _ = cli("inspect", path, "--json")
     assert code == 0
     return list(json.loads(out)["graphs"])
 
 
-def test_an_unpruned_bundle_says_what_it_offers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unpruned_bundle_says_what_it_offers(cli: Cli) -> None:
     path = exported()[0]
-    vision, decoder = graphs(capsys, path)
+    vision, decoder = graphs(cli, path)
     assert len(vision["attention_layers"]) == 5
     assert vision["attention_layers"][0]["queries"] == [1, 4, 145, 32]
     assert len(decoder["attention_layers"]) == 4
@@ -51,29 +46,29 @@ def test_an_unpruned_bundle_says_what_it_offers(capsys: pytest.CaptureFixture[st
         "sites": ["llm_input_1..3", "llm_layer_0..3"],
     }
     assert decoder["cache"] == [{"layers": [0, 1, 2, 3], "shape": [1, 2, "past", 32]}]
-    _, out, _ = call(capsys, "inspect", path)
+    _, out, _ = cli("inspect", path)
     assert "not pruned; sites vision_layer_0..4, vision_output, projector_output; 144 tokens at" in out
     assert "not pruned; sites llm_input_1..3, llm_layer_0..3; 4 layers of 4 heads on 2 key heads of width 32" in out
     assert "cache of layers 0..3: [1, 2, 'past', 32]" in out
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_pruned_vision_graph_says_where(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pruned_vision_graph_says_where(dtype: str, cli: Cli) -> None:
     path = exported_again(ratio=0.5, dtype=dtype)[0]
-    vision, decoder = graphs(capsys, path)
+    vision, decoder = graphs(cli, path)
     assert [row | {"nodes": 0} for row in vision["sites"]] == [
         {"site": "vision_output", "method": "freepruner", "nodes": 0, "tokens_out": 72, "merges": False}
     ]
     assert vision["sites"][0]["nodes"] > 10
     assert vision["anchors"] is None
     assert decoder["sites"] == []
-    _, out, _ = call(capsys, "inspect", path)
+    _, out, _ = cli("inspect", path)
     assert re.search(r"vision_output, by freepruner +72 +dropped", out)
 
 
-def test_cuts_in_both_graphs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuts_in_both_graphs_are_listed(cli: Cli) -> None:
     path, report = exported_again(method="ficoco-vl", ratio=0.5)
-    vision, decoder = graphs(capsys, path)
+    vision, decoder = graphs(cli, path)
     schedule = report.manifest.schedule
     found = [
         (row["site"], row["tokens_out"], row["method"], row["merges"]) for row in (*vision["sites"], *decoder["sites"])
@@ -83,7 +78,7 @@ def test_cuts_in_both_graphs_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     # Every layer but the first has a cache of its own length.
     assert [row["layers"] for row in decoder["cache"]] == [[0, 1], [2], [3]]
     assert [row["shape"][2] for row in decoder["cache"]] == ["past", "past_2", "past_3"]
-    _, out, _ = call(capsys, "inspect", path)
+    _, out, _ = cli("inspect", path)
     assert re.search(r"llm_layer_2, by ficoco-vl +\d+ +merged", out)
     assert "cache of layers 0..1: [1, 2, 'past', 32]; cache of layers 2: [1, 2, 'past_2', 32]" in out
 
@@ -96,53 +91,51 @@ def test_cuts_in_both_graphs_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         ("freepruner", "freepruner, positions contiguous, target"),
     ],
 )
-def test_positions_are_those_of_the_manifest(method: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_positions_are_those_of_the_manifest(method: str, said: str, cli: Cli) -> None:
     path, report = exported_again(method=method, ratio=0.5)
     assert report.manifest.llm_positions in said
-    assert said in call(capsys, "inspect", path)[1]
+    assert said in cli("inspect", path)[1]
 
 
-def test_a_graph_that_is_split_for_several_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    vision, decoder, *heads = graphs(capsys, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
+def test_a_graph_that_is_split_for_several_counts(cli: Cli) -> None:
+    vision, decoder, *behind = graphs(cli, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
     assert [(row["site"], row["tokens_out"]) for row in vision["sites"]] == [("vision_output", None)]
-    assert [head["sites"][0]["tokens_out"] for head in heads] == [36, 72]
+    assert [graph["sites"][0]["tokens_out"] for graph in behind] == [36, 72]
     assert decoder["sites"] == []
 
 
-def test_a_graph_that_doesnt_fit_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_graph_that_doesnt_fit_says_why(tmp_path: Path, cli: Cli) -> None:
     plain = "g (float[1,4] x) => (float[1,4] NAME) { NAME = Relu (x) }"
     for name, message in (("y", "no Attention node in the vision"), ("logits", "no Attention node in the decoder")):
         model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 23]>' + plain.replace("NAME", name))
         onnx.save(model, tmp_path / "x.onnx")
-        (graph,) = graphs(capsys, tmp_path / "x.onnx")
+        (graph,) = graphs(cli, tmp_path / "x.onnx")
         assert message in graph["anchors"]["refusal"]
-        _, out, _ = call(capsys, "inspect", tmp_path / "x.onnx")
+        _, out, _ = cli("inspect", tmp_path / "x.onnx")
         assert f"no site for pruning: {message}" in out
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "doesn't exist"), (b"nothing", "isn't an ONNX file")])
-def test_bad_files_are_one_line(
-    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_files_are_one_line(content: bytes | None, message: str, tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "x.onnx"
     if content is not None:
         path.write_bytes(content)
-    code, _, err = call(capsys, "inspect", path)
+    code, _, err = cli("inspect", path)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_models(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = call(capsys, "models", "--json")
+def test_models(cli: Cli) -> None:
+    _, out, _ = cli("models", "--json")
     assert {"tiny-llava", "llava-1.5-7b"} <= {row["name"] for row in json.loads(out)["aliases"]}
-    code, out, _ = call(capsys, "models")
+    code, out, _ = cli("models")
     assert code == 0
     assert "tiny-llava" in out
 
 
-def test_methods_as_data(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = call(capsys, "methods", "--json")
+def test_methods_as_data(cli: Cli) -> None:
+    _, out, _ = cli("methods", "--json")
     rows = {row["name"]: row for row in json.loads(out)}
     assert set(METHODS) <= set(rows)
     for name, row in rows.items():
@@ -162,8 +155,8 @@ def test_methods_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["aim"]["sites"] == "vision_output, llm_input_13..20"
 
 
-def test_methods_as_a_table_of_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "methods")
+def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
+    code, out, _ = cli("methods")
     assert code == 0
     lines = out.splitlines()
     assert max(map(len, lines)) <= 100
@@ -174,7 +167,7 @@ def test_methods_as_a_table_of_100_columns(capsys: pytest.CaptureFixture[str]) -
         assert part in text
 
 
-def test_the_methods_of_a_file_are_listed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_methods_of_a_file_are_listed_too(tmp_path: Path, cli: Cli) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from dataclasses import dataclass\n"
@@ -183,8 +176,8 @@ def test_the_methods_of_a_file_are_listed_too(tmp_path: Path, capsys: pytest.Cap
         "class Mine(Method):\n"
         "    name, reference, exactness = 'mine', 'nobody', 'exact'\n"
     )
-    _, out, _ = call(capsys, "methods", "--json", "--method-file", file)
+    _, out, _ = cli("methods", "--json", "--method-file", file)
     assert "mine" in {row["name"] for row in json.loads(out)}
-    code, _, err = call(capsys, "methods", "--method-file", tmp_path / "none.py")
+    code, _, err = cli("methods", "--method-file", tmp_path / "none.py")
     assert (code, err.count("\n")) == (2, 1)
     assert "there is no such file" in err

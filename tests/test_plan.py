@@ -17,7 +17,6 @@ from shell import assert_clean
 
 from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.options import BuildOptions
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.deploy.write_plan import POWER, SCRIPT, write_plan
 from lmmprune.compiler.measure.read_result import import_result
 from lmmprune.compiler.targets.targets import TARGETS
@@ -242,10 +241,10 @@ def test_attention_without_a_kernel_is_taken_apart(tmp_path, program):
 
 
 def test_several_token_counts_and_rtx(tmp_path, program):
-    """The head behind the encoder is timed as a stage of its own and belongs to the picture's time."""
+    """The graph of a bucket behind the encoder is timed as a stage of its own and belongs to the picture's time."""
     path, report = exported_again(target="tensorrt-rtx", method="inflection", buckets=(0.5, 0.75))
     plan = write_plan([path], "rtx", tmp_path / "plan")
-    assert [stage.name for stage in plan.variants[0].stages] == ["vision", "head", "prefill", "decode"]
+    assert [stage.name for stage in plan.variants[0].stages] == ["vision", "bucket", "prefill", "decode"]
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "tensorrt_rtx").symlink_to(program / "trtexec")
     done, result = measure(tmp_path / "plan", tmp_path / "bin", FAKE_VERSION="10701")
@@ -320,16 +319,11 @@ def test_options_of_the_script(plan, program, tmp_path):
     assert len(import_result(tmp_path / "other.json").report.rows) == 2
 
 
-def run(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code
-
-
-def test_command_line_there_and_back(made, plan, program, tmp_path, capsys):
+def test_command_line_there_and_back(made, plan, program, tmp_path, cli):
     paths = [variant.bundle.path for variant in made.variants]
-    assert run("build", *paths, "--target", "jetson-orin-jp6", "--plan-only", "-o", tmp_path / "new", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+    code, out, _ = cli("build", *paths, "--target", "jetson-orin-jp6", "--plan-only", "-o", tmp_path / "new", "--json")
+    assert code == 0
+    printed = json.loads(out)
     assert (printed["target"], printed["arch"], printed["variants"]) == (
         "tensorrt-10.3",
         "sm87",
@@ -337,13 +331,14 @@ def test_command_line_there_and_back(made, plan, program, tmp_path, capsys):
     )
     assert printed["commands"] == json.loads((tmp_path / "new" / "plan.json").read_text())["commands"]
     _, result = measure(tmp_path / "new", program)
-    assert run("bench", "--import", result, "--chart", tmp_path / "x.png") == 0
-    shown = capsys.readouterr()
-    assert "2.00x" in shown.out
-    assert "2 interleaved rounds on Orin, TensorRT 10.3.0" in shown.out
+    code, out, _ = cli("bench", "--import", result, "--chart", tmp_path / "x.png")
+    assert code == 0
+    assert "2.00x" in out
+    assert "2 interleaved rounds on Orin, TensorRT 10.3.0" in out
     assert (tmp_path / "x.png").stat().st_size > 5000
-    assert run("bench", "--import", result, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["rows"][1]["speedup"]["ttft_ms"]["median"] == 2.0
+    code, out, _ = cli("bench", "--import", result, "--json")
+    assert code == 0
+    assert json.loads(out)["rows"][1]["speedup"]["ttft_ms"]["median"] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -355,9 +350,10 @@ def test_command_line_there_and_back(made, plan, program, tmp_path, capsys):
         (["--workspace", "lots"], "'lots' isn't a size: write 8GiB"),
     ],
 )
-def test_options_that_do_not_fit(made, capsys, arguments, message):
-    assert run("build", made.variants[0].bundle.path, *arguments) == 2
-    assert message in capsys.readouterr().err
+def test_options_that_do_not_fit(made, cli, arguments, message):
+    code, _, err = cli("build", made.variants[0].bundle.path, *arguments)
+    assert code == 2
+    assert message in err
 
 
 def test_folder_that_is_not_empty(made, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import onnx_ir as ir
 import pytest
 import random_qwen
 import torch
+from exports import TRACED, exported_again
 from PIL import Image
 from random_qwen import FAMILIES, HEIGHT, IMAGE, MERGE, PATCH, WIDTH
 from short_request import short_request
@@ -34,7 +34,6 @@ from lmmprune.compiler.targets import targets
 from lmmprune.compiler.verify.replay import DecoderOutputs, Replay, VisionOutputs
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import LmmpruneError
-from lmmprune.models.canonical import shared_trace
 from lmmprune.models.facts import facts_of
 from lmmprune.models.registry import family_of
 from lmmprune.models.source import resolve
@@ -43,22 +42,15 @@ from lmmprune.passes.methods import METHODS
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.stored import Stored
 
-_ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-qwen-bundles-")
-_TRACED = shared_trace()
 ROWS, COLUMNS = HEIGHT // (PATCH * MERGE), WIDTH // (PATCH * MERGE)
 TOLERANCE = 1e-4
 STEPS = 4
 
 
-@functools.cache
 def exported(family: str, method: str = "uniform", ratio: float = 0.0, *pairs: tuple[str, str]) -> Bundle:
     """Return a bundle, made from a trace that all of a family share; don't change it."""
-    folder = Path(_ROOT.name) / "-".join([family, method, str(ratio), *(f"{name}={value}" for name, value in pairs)])
-    request = short_request(
-        model=str(random_qwen.checkpoint(family)), output=folder, method=method, ratio=ratio, options=dict(pairs)
-    )
-    export(request, traced=_TRACED)
-    return Bundle.open(folder)
+    model = str(random_qwen.checkpoint(family))
+    return Bundle.open(exported_again(model=model, method=method, ratio=ratio, options=pairs)[0])
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
@@ -169,7 +161,7 @@ def test_pruned_bundles_are_the_references(
     family: str, method: str, ratio: float, pairs: tuple[tuple[str, str], ...], names: list[str]
 ) -> None:
     bundle = exported(family, method, ratio, *pairs)
-    checks = {check.name: check for check in verify(bundle.path, samples=2, progress=lambda *_: None)}
+    checks = {check.name: check for check in verify(bundle.path, samples=2, model=str(random_qwen.checkpoint(family)))}
     assert [name for name in checks if name in (*names, "logits")] == [*names, "logits"]
     assert not_held(checks.values()) == {}
     worst = [float(x) for check in checks.values() for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
@@ -262,13 +254,13 @@ def test_sizes_of_pictures() -> None:
 def test_what_cant_be_done_is_refused(family: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
     given = {"model": str(random_qwen.checkpoint(family)) if family in FAMILIES else "", "ratio": 0.5} | change
     with pytest.raises(LmmpruneError, match=re.escape(message)) as caught:
-        export(short_request(output=tmp_path / "out", **given), traced=_TRACED)
+        export(short_request(output=tmp_path / "out", **given), traced=TRACED)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_visual_tokens_inside_the_decoder_arent_renumbered() -> None:
-    decoder = _TRACED(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))).decoder
+    decoder = TRACED(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))).decoder
     stages = METHODS["fastv"]().plan(facts_of(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))), 12)
     cut = ReduceDecoder(method="fastv", stages=stages, image_tokens=24, prefix=3, positions="contiguous")
     with pytest.raises(LmmpruneError, match="a token keeps the place that it has in the picture"):
@@ -286,7 +278,7 @@ def test_sizes_that_arent_sizes(text: str, capsys: pytest.CaptureFixture[str]) -
 def test_a_cache_of_fixed_length(family: str, tmp_path: Path) -> None:
     export(
         short_request(model=str(random_qwen.checkpoint(family)), output=tmp_path / "b", static_cache=100),
-        traced=_TRACED,
+        traced=TRACED,
     )
     replay = Replay(Bundle.open(tmp_path / "b"))
     looked = replay.encode_image(picture())

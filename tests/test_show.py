@@ -21,7 +21,6 @@ from towers import Tower, run
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.runtime.draw import MERGED
 from lmmprune.compiler.runtime.image_features import SiteTokens
 from lmmprune.compiler.runtime.open_picture import load_image
@@ -39,15 +38,8 @@ Show = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Show:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(["show", *map(str, arguments), "-o", str(tmp_path / "x.png"), "--force"])
-        out, err = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return call
+def show(cli: Show, tmp_path: Path) -> Show:
+    return lambda *arguments: cli("show", *arguments, "-o", tmp_path / "x.png", "--force")
 
 
 def bundle(method: str) -> tuple[Path, Manifest]:

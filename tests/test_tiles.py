@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from exports import TRACED
 from PIL import Image
-from random_tiles import GRID, IMAGE_TOKEN, SIDE, checkpoint, exported, hugging_face, traced
+from random_tiles import GRID, IMAGE_TOKEN, SIDE, checkpoint, exported, hugging_face
 from short_request import short_request
 from verdicts import not_held
 
 from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, Bundle
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.runtime import Runtime
@@ -34,6 +35,8 @@ from lmmprune.models.canonicalize import canonicalize
 from lmmprune.models.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import get_method
+
+Cli = Callable[..., tuple[int, str, str]]
 
 FAMILIES = ["llava_next", "llava_onevision"]
 STEPS = 4
@@ -134,7 +137,7 @@ PRUNED = [("llava_next", method) for method in METHODS] + [
 @pytest.mark.parametrize(("family", "method"), PRUNED)
 def test_pruned_bundles_equal_the_reference(family: str, method: str) -> None:
     path, report = exported(family, method=method, ratio=0.5, **METHODS[method])
-    checks = {check.name: check for check in verify(path, samples=2, progress=lambda *_: None)}
+    checks = {check.name: check for check in verify(path, samples=2, model=str(checkpoint(family)))}
     assert not_held(checks.values()) == {}
     assert report.manifest.tokens_before == 5 * GRID**2 + 2 * GRID
     assert {"kept indices", "kept in the decoder"} & set(checks)
@@ -142,9 +145,9 @@ def test_pruned_bundles_equal_the_reference(family: str, method: str) -> None:
 
 def test_every_bucket_is_compared() -> None:
     path, _ = exported("llava_next", method="inflection", buckets=(0.5, 0.75))
-    checks = {check.name: check for check in verify(path, samples=2, progress=lambda *_: None)}
+    checks = {check.name: check for check in verify(path, samples=2, model=str(checkpoint("llava_next")))}
     assert not_held(checks.values()) == {}
-    assert {"own counts", "kept indices", "logits"} <= set(checks)
+    assert {"dynamic counts", "kept indices", "logits"} <= set(checks)
 
 
 def places_of_newlines(rows: int, columns: int) -> list[int]:
@@ -176,22 +179,16 @@ def test_what_took_in_others_is_told_in_the_pictures_order() -> None:
     assert not set(taking.tolist()) & set(places_of_newlines(2, 2))
 
 
-def test_a_pruned_bundle_answers_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pruned_bundle_answers_and_is_drawn(tmp_path: Path, cli: Cli) -> None:
     path, _ = exported("llava_next", method="freepruner", keep=20)
     picture(70, 50).save(tmp_path / "picture.png")
-    code, out = run("run", path, "--image", tmp_path / "picture.png", "--prompt", "what?", "--stats", capsys=capsys)
+    code, out, _ = cli("run", path, "--image", tmp_path / "picture.png", "--prompt", "what?", "--stats")
     assert code == 0, out
     drawing = tmp_path / "drawn.png"
-    code, out = run("show", path, "--image", tmp_path / "picture.png", "-o", drawing, "--json", capsys=capsys)
+    code, out, _ = cli("show", path, "--image", tmp_path / "picture.png", "-o", drawing, "--json")
     assert code == 0, out
     assert len(json.loads(out)["kept_indices"]) == 20
     assert drawing.is_file()
-
-
-def run(*words: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    return int(caught.value.code or 0), capsys.readouterr().out
 
 
 @pytest.mark.parametrize("tiles", [(2, 2), (1, 3)])
@@ -213,7 +210,7 @@ def test_tokens_are_found_again_on_the_raster(tiles: tuple[int, int]) -> None:
         ("llava_next", {"keep": 8}, "8 of them are newlines, which always stay"),
         ("llava_next", {"keep": 12, "method": "visionzip"}, "keeps a CLS token of each tile: keep 13 or more"),
         ("llava_next", {"keep": 9, "method": "prumerge"}, "keep 10 or more"),
-        ("llava_next", {"method": "inflection", "buckets": (0.5, 0.95)}, "a head of 4 tokens: 8 are newlines"),
+        ("llava_next", {"method": "inflection", "buckets": (0.5, 0.95)}, "a bucket of 4 tokens: 8 are newlines"),
         (
             "llava_next",
             {"ratio": 0.5, "method": "tome"},
@@ -224,7 +221,7 @@ def test_tokens_are_found_again_on_the_raster(tiles: tuple[int, int]) -> None:
 )
 def test_what_cant_be_done_is_refused(family: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(LmmpruneError, match=re.escape(message)) as caught:
-        export(short_request(model=str(checkpoint(family)), output=tmp_path / "out", **options), traced=traced)
+        export(short_request(model=str(checkpoint(family)), output=tmp_path / "out", **options), traced=TRACED)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -242,7 +239,7 @@ def test_a_rule_that_reads_the_rows_of_one_image_is_refused(tmp_path: Path) -> N
     )
     options = {"method": "longest", "method_file": tmp_path / "longest.py", "keep": 20}
     with pytest.raises(GraphRefusal, match="reads rows of one image, a picture has 5 here"):
-        export(short_request(model=str(checkpoint("llava_next")), output=tmp_path / "out", **options), traced=traced)
+        export(short_request(model=str(checkpoint("llava_next")), output=tmp_path / "out", **options), traced=TRACED)
 
 
 def test_the_layer_behind_the_last_one_cant_be_read() -> None:
@@ -273,13 +270,13 @@ def test_the_published_models_have_their_published_sizes() -> None:
     assert (vision.grid, vision.layers, vision.has_cls, vision.has_next_layer) == ((27, 27), 26, False, False)
 
 
-def test_models_lists_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = run("models", "--json", capsys=capsys)
+def test_models_lists_the_limits(cli: Cli) -> None:
+    code, out, _ = cli("models", "--json")
     assert code == 0
     families = {row["name"]: row for row in json.loads(out)["families"]}
     assert set(families) >= {"llava", "llava_next", "llava_onevision"}
     assert all(row["limits"] for row in families.values())
     assert families["llava_next"]["tiles"]
-    code, out = run("models", capsys=capsys)
+    code, out, _ = cli("models")
     assert code == 0
     assert "newline tokens" in out

@@ -9,7 +9,7 @@ import click
 
 from lmmprune.compiler.cli.command import Command, option
 from lmmprune.compiler.cli.options import threads_option
-from lmmprune.compiler.cli.output import json_option, note, print_json
+from lmmprune.compiler.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Stats
@@ -84,7 +84,7 @@ def command(
         return
     click.echo()
     if stats:
-        note(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}")
+        click.echo(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}", err=True)  # asked for, also with -q
 
 
 def _line(stats: Stats) -> str:

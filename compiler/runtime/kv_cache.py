@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.numpy_types import numpy_type
-from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.interface import Interface
 
 V = TypeVar("V")
 
@@ -19,21 +19,21 @@ class KvCache(Generic[V]):
 
     Example::
 
-        cache = KvCache(manifest, session.upload)
+        cache = KvCache(interface, session.upload)
         outputs = session.run({"input_ids": ids, **others, **cache.feeds()})
         cache.take(outputs, tokens=ids.shape[1])
     """
 
-    def __init__(self, manifest: Manifest, upload: Callable[[NDArray[Any]], V]) -> None:
+    def __init__(self, interface: Interface, upload: Callable[[NDArray[Any]], V]) -> None:
         """Begin with nothing: caches of length 0, or of the bundle's fixed length and full of zeros.
 
         Args:
-            manifest: The bundle's.
+            interface: The bundle's.
             upload: Makes a value of the back end of an array.
         """
-        self._layout, self._upload = manifest.cache, upload
-        types = {tensor.name: numpy_type(tensor.dtype) for tensor in manifest.decoder.inputs}
-        layout = manifest.cache
+        self._layout, self._upload = interface.cache, upload
+        types = {tensor.name: numpy_type(tensor.dtype) for tensor in interface.decoder.inputs}
+        layout = interface.cache
         self._empty: dict[str, V] = {}
         for pair, offset in zip(layout.past, layout.length_offsets, strict=True):
             rows = 0 if layout.capacity is None else layout.capacity + offset

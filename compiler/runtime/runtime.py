@@ -110,10 +110,11 @@ class Runtime:
         dynamic_count = None
         if self._buckets:
             dynamic_count = int(vision.download(outputs["dynamic_count"])[0])
-            head = self._session(f"head_{self._size(dynamic_count)}")
-            outputs = head.run({name: outputs[name] for name in ("patches", "ranking")})
+            chosen = self._session(f"bucket_{self._size(dynamic_count)}")
+            outputs = chosen.run({name: outputs[name] for name in ("patches", "ranking")})
         end = time.perf_counter()
-        kept = vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
+        places = self.bundle.manifest.kept
+        kept = None if places is None else vision.download(outputs[places])[0]
         tokens = self.bundle.manifest.image_tokens
         if self._buckets:
             tokens = self._size(dynamic_count or 0)

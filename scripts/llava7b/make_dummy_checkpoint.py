@@ -125,11 +125,14 @@ def write_settings(source: Source, directory: Path) -> None:
     "--model", default="llava-1.5-7b", show_default=True, type=click.Choice([n for n, a in ALIASES.items() if a.config])
 )
 @click.option("--layers", type=int, help="Decoder layers; all of them by default.")
+@click.option("--vision-layers", type=click.IntRange(2), help="Layers of the tower; all of them by default.")
 @click.option("--shard-mib", default=1024, show_default=True, help="Size of a shard at most, if its tensors allow it.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
-def main(*, model: str, layers: int | None, shard_mib: int, output: Path) -> None:
+def main(*, model: str, layers: int | None, vision_layers: int | None, shard_mib: int, output: Path) -> None:
     """Write the checkpoint."""
     source = resolve(model, weights="dummy", layers=layers)
+    if vision_layers:
+        source.config.vision_config.num_hidden_layers = vision_layers
     output.mkdir(parents=True, exist_ok=True)
     write_settings(source, output)
     write_tokenizer(output, source.decoder.vocabulary)
