@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -64,3 +66,43 @@ class KvCache(Generic[V]):
         for past, present in zip(self._layout.past, self._layout.present, strict=True):
             for into, out in zip(past, present, strict=True):
                 self._values[into] = outputs[out]
+
+
+class CacheLender(Generic[V]):
+    """Lends each answer an empty cache of its own, whatever thread it is in.
+
+    The first touch of memory is slow (a second and more per GiB in a virtual machine), and each prefill would pay for
+    it. Engines find the addresses that their CUDA graphs were recorded with.
+
+    Attributes:
+        spare: The cache that came back last, for the next answer; None while it is lent.
+    """
+
+    def __init__(self, interface: Interface) -> None:
+        """Begin without any."""
+        self.spare: KvCache[V] | None = None
+        self._interface, self._lock, self._closed = interface, threading.Lock(), False
+
+    @contextmanager
+    def lend(self, upload: Callable[[NDArray[Any]], V]) -> Iterator[KvCache[V]]:
+        """Lend an empty cache, which is kept afterwards unless the answer failed.
+
+        Args:
+            upload: Makes a value of the back end of an array.
+        """
+        with self._lock:
+            cache, self.spare = self.spare, None
+        cache, sound = cache or KvCache(self._interface, upload), True
+        try:
+            yield cache
+        except Exception:
+            sound = False  # what isn't a number would stay in it
+            raise
+        finally:
+            if sound and not self._closed:
+                cache.clear()
+                self.spare = cache
+
+    def close(self) -> None:
+        """Let go of the spare cache, and of those that come back."""
+        self._closed, self.spare = True, None

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
         verify,
     )
     from lmmprune.api.make import export, rewrite
-    from lmmprune.api.measure import bench, draw_chart, evaluate, explain, flops, flops_of_model, read_result, study
+    from lmmprune.api.measure import bench, draw_chart, evaluate, explain, flops, flops_of_model, read_result
     from lmmprune.api.model import Model, load
     from lmmprune.api.progress import Progress
+    from lmmprune.api.study import study
     from lmmprune.compiler.build.build import Built
     from lmmprune.compiler.build.options import BuildOptions
     from lmmprune.compiler.bundle.bundle import Bundle
@@ -142,9 +143,10 @@ _HOMES = {
     "api.deploy": "build deploy plan triton_repository",
     "api.look": "doctor inspect list_families list_methods list_models list_targets show verify",
     "api.make": "export rewrite",
-    "api.measure": "bench draw_chart evaluate explain flops flops_of_model read_result study",
+    "api.measure": "bench draw_chart evaluate explain flops flops_of_model read_result",
     "api.model": "Model load",
     "api.progress": "Progress",
+    "api.study": "study",
     "compiler.build.build": "Built",
     "compiler.build.options": "BuildOptions",
     "compiler.bundle.bundle": "Bundle",
