@@ -67,21 +67,3 @@ def canonical_graphs(source: Source, *, image_token_id: int, next_layer: bool = 
         graphs[name], origins = trace_cache.unpack(packed)
         trace.bind_again(graphs[name], origins, readers)
     return Canonical(**graphs, remarks=tuple(remarks))
-
-
-def shared_trace() -> Callable[[Source], Canonical]:
-    """Return a function that traces a model once, one layer behind its features if there is one, and gives copies.
-
-    For many bundles of one model: a trace takes longer than all passes together.
-    """
-    from lmmprune.compiler.assets.write_assets import image_token_id
-
-    done: dict[tuple[str, bool, int, tuple[int, int], tuple[int, int] | None], Canonical] = {}
-
-    def traced(source: Source) -> Canonical:
-        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles)
-        if key not in done:
-            done[key] = canonical_graphs(source, image_token_id=image_token_id(source), next_layer=True)
-        return done[key].clone()
-
-    return traced

@@ -48,7 +48,7 @@ def entries(directory: Path, named: str | None = None) -> dict[str, Stored]:
     Raises:
         ModelError: No safetensors (pickles are refused), a missing or damaged shard, an index that disagrees.
     """
-    file = _chosen(directory, named)
+    file = chosen(directory, named)
     if not file.name.endswith(".index.json"):
         return _scan(file)
     index = _read_index(file)
@@ -65,13 +65,13 @@ def entries(directory: Path, named: str | None = None) -> dict[str, Stored]:
 
 def passed_over(directory: Path, named: str | None = None) -> str | None:
     """Say which weights beside the chosen ones aren't read, as transformers doesn't; None if there are no others."""
-    chosen = _chosen(directory, named)
-    if chosen.name == _SINGLE and (directory / _INDEX).is_file():
+    file = chosen(directory, named)
+    if file.name == _SINGLE and (directory / _INDEX).is_file():
         return f"'{directory}' has '{_SINGLE}' and '{_INDEX}': the single file is read, as transformers does"
     return None
 
 
-def _chosen(directory: Path, named: str | None) -> Path:
+def chosen(directory: Path, named: str | None) -> Path:
     """Return the file of weights, or the index of several, that transformers would take."""
     names = [named] if named else [_SINGLE, _INDEX]
     for name in names:

@@ -7,62 +7,23 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmmprune.errors import ModelError, require
-from lmmprune.lazy import count_non_finite
 from lmmprune.models import config_file, packed, shards
-from lmmprune.models.adapter import Adapter, Update, read_settings
+from lmmprune.models.adapter import Adapter, read_settings
 from lmmprune.models.aliases import ALIASES
+from lmmprune.models.checkpoint_reader import CheckpointReader, Merged, Reader
 from lmmprune.models.configure import Reach, as_traced, check_decoder, reach, without_windows
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
+from lmmprune.models.identity import Identity, identify, weights_of
 from lmmprune.models.registry import family_of, fetch, locate
 from lmmprune.models.weight_names import by_module_name, renaming
 from lmmprune.stored import Array, Stored
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reader:
-    """Reads one tensor of a checkpoint, and counts what isn't a number in it.
-
-    Attributes:
-        stored: Where it lies.
-        damage: Name in the checkpoint -> how many NaN and infinities were seen there; shared by all readers.
-    """
-
-    stored: Stored
-    damage: dict[str, int]
-
-    def __call__(self) -> Array:
-        """Return the values in the checkpoint's own type."""
-        array = self.stored.read()
-        if count := count_non_finite(array):
-            self.damage[self.stored.name] = count
-        return array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merged:
-    """Reads one tensor of a checkpoint with an adapter's product added to it.
-
-    Attributes:
-        reader: Reads the checkpoint's.
-        update: What is added.
-    """
-
-    reader: Reader
-    update: Update
-
-    def __call__(self) -> Array:
-        """Return the values, float32."""
-        merged = self.update.apply(self.reader())
-        if count := count_non_finite(merged):
-            self.reader.damage[self.update.a.name] = count
-        return merged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +36,6 @@ class Source:
         config: The transformers configuration.
         directory: Local checkpoint, or None for an architecture without one.
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
-        damage: Tensors of the checkpoint with NaN or infinity, as far as they have been read, and how many each.
         tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
         reach: How many positions the decoder serves, and what ends there.
         quantization: What the configuration says of a quantization of the weights.
@@ -93,7 +53,6 @@ class Source:
     quantization: Mapping[str, Any] | None = None
     weights_file: str | None = None
     adapter: Path | None = None
-    damage: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def vision(self) -> VisionSpec:
@@ -104,6 +63,17 @@ class Source:
     def decoder(self) -> DecoderSpec:
         """The decoder's numbers."""
         return dataclasses.replace(self.family.decoder(self.config), max_positions=self.reach.positions)
+
+    @functools.cached_property
+    def checkpoint(self) -> CheckpointReader:
+        """Reads the tensors, and collects what isn't a number in them."""
+        return CheckpointReader(self.directory)
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """Which checkpoint it is, wherever it lies."""
+        weights = weights_of(self.directory, self.weights_file) if self.directory and not self.dummy else None
+        return identify(self.name, self.directory, weights)
 
     @functools.cached_property
     def entries(self) -> Mapping[str, Stored]:
@@ -170,26 +140,9 @@ class Source:
         adapter = self.adapted(model)
         if adapter is not None:
             found |= adapter.replaced
-        readers = {name: Reader(stored=stored, damage=self.damage) for name, stored in found.items()}
+        readers = {name: Reader(stored=stored, checkpoint=self.checkpoint) for name, stored in found.items()}
         merged = adapter.updates if adapter is not None else {}
         return {**readers, **{name: Merged(reader=readers[name], update=merged[name]) for name in merged}}
-
-
-def refuse_damage(source: Source) -> None:
-    """Refuse a checkpoint in which something was read that isn't a number.
-
-    Raises:
-        ModelError: Names and counts.
-    """
-    if not source.damage:
-        return
-    rows = sorted(source.damage.items())
-    named = ", ".join(f"'{name}' ({count})" for name, count in rows[:5])
-    more = f" and {len(rows) - 5} more tensors" if len(rows) > 5 else ""
-    raise ModelError(
-        f"the checkpoint '{source.directory}' holds NaN or infinity: {sum(source.damage.values())} values in"
-        f" {named}{more}; download it again, or repair these weights"
-    )
 
 
 def resolve(

@@ -16,8 +16,9 @@ from lmmprune.errors import ModelError, below
 from lmmprune.lazy import Origin, lazy, numbers
 from lmmprune.models import private_names
 from lmmprune.models.canonicalize import transposed
+from lmmprune.models.checkpoint_reader import Reader
 from lmmprune.models.configure import fix_rotation
-from lmmprune.models.source import Reader, Source
+from lmmprune.models.source import Source
 from lmmprune.models.weight_names import tie
 from lmmprune.models.wrappers import Decoder, Vision
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, NEXT_LAYER, PIXEL_VALUES, POSITION_IDS

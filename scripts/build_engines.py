@@ -23,9 +23,9 @@ from rich.progress import Progress
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.errors import LmmpruneError
-from lmmprune.models.canonical import shared_trace
 from lmmprune.passes.methods import METHODS
 
 PRECISIONS: Mapping[str, Mapping[str, Any]] = {

@@ -15,7 +15,7 @@ from short_request import short_request
 
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Report
-from lmmprune.models.canonical import shared_trace
+from lmmprune.compiler.export.trace import shared_trace
 
 TRACED = shared_trace()
 _ROOT = Path(os.environ["LMMPRUNE_TESTS"]) / "exports"

@@ -19,7 +19,16 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.bundle.manifest import Cache, Graph, Manifest, Precision, Prompt, ScheduledSite, Tensor
+from lmmprune.compiler.bundle.manifest import (
+    Cache,
+    Graph,
+    Manifest,
+    ModelSource,
+    Precision,
+    Prompt,
+    ScheduledSite,
+    Tensor,
+)
 from lmmprune.compiler.bundle.write_bundle import write_bundle
 
 BOS, EOS, IMAGE, VOCAB = 256, 257, 258, 259
@@ -194,11 +203,14 @@ def _manifest(vision: onnx.ModelProto, decoder: onnx.ModelProto, keep: int, dtyp
     return Manifest(
         model="synthetic",
         family="llava",
-        source="tests/runtime_fixtures.py",
+        source=ModelSource(kind="directory", name="runtime_fixtures"),
         weights="dummy",
         method="brightest" if pruned else None,
         parameters={},
-        schedule=(ScheduledSite(site="vision_output", tokens_in=PATCHES, tokens_out=keep),) if pruned else (),
+        schedule=(ScheduledSite(site="vision_output", tokens_in=PATCHES, tokens_out=keep, kept="kept_indices"),)
+        if pruned
+        else (),
+        kept="kept_indices" if pruned else None,
         positions="contiguous",
         llm_positions="contiguous",
         precision=Precision(dtype=dtype),

@@ -69,8 +69,9 @@ def test_a_bundle_with_an_adapter_is_verified_and_says_so(tmp_path: Path) -> Non
     _trained(tmp_path / "adapter", KINDS["attention"])
     request = short_request(model="tiny-llava", adapter=tmp_path / "adapter", output=tmp_path / "bundle", ratio=0.5)
     manifest = export(request).manifest
-    assert manifest.adapter == str((tmp_path / "adapter").resolve())
-    checks = verify(tmp_path / "bundle", samples=1, progress=lambda what, done, of: None)
+    assert manifest.adapter is not None
+    assert (manifest.adapter.kind, manifest.adapter.name) == ("directory", "adapter")
+    checks = verify(tmp_path / "bundle", samples=1, adapter=tmp_path / "adapter")
     assert [check.name for check in checks if check.passed is not True] == []
 
 

@@ -141,7 +141,7 @@ def test_leaving_the_loop_ends_the_answer(folder: Path, picture: Path, leave: st
     gc.collect()
     assert (answer.finish_reason, answer.text, list(answer)) == ("closed", "".join(pieces), pieces)
     assert answer.stats.new_tokens == len(answer.tokens) < 30
-    assert model.runtime._spare is not None, "the next answer finds its cache"
+    assert model.runtime._caches.spare is not None, "the next answer finds its cache"
     again = model.ask(picture, "hi?", max_new_tokens=30)
     assert again.text.startswith(answer.text)
     assert again.finish_reason == "length"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
+import importlib.util
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
@@ -43,6 +47,36 @@ def test_answering_needs_no_export_package(tmp_path: Path) -> None:
     assert "click" not in modules
 
 
+API_OF_COMMAND = {
+    "export": "export", "rewrite": "rewrite", "build": "build", "deploy": "deploy", "run": "load", "bench": "bench",
+    "eval": "evaluate", "study": "study", "verify": "verify", "inspect": "inspect", "show": "show", "flops": "flops",
+    "methods": "list_methods", "models": "list_models", "targets": "list_targets", "doctor": "doctor",
+}  # fmt: skip
+
+
+def test_no_command_does_what_python_cannot() -> None:
+    from lmmprune.compiler.cli import COMMANDS
+
+    assert {*COMMANDS} == {*API_OF_COMMAND}
+    assert {*API_OF_COMMAND.values()} <= {*lmmprune.__all__}
+
+
+def test_no_wish_of_a_request_is_missing() -> None:
+    from lmmprune.compiler.export.request import Request
+    from lmmprune.compiler.rewrite.rewrite import Request as Rewriting
+    from lmmprune.compiler.study.run_study import StudyRequest
+    from lmmprune.compiler.study.settings import Settings
+    from lmmprune.compiler.study.timing import TimingSettings
+
+    def missing(function: Callable[..., object], *requests: type[Any]) -> set[str]:
+        wishes = {field.name for request in requests for field in dataclasses.fields(request)}
+        return wishes - {*signature(function).parameters}
+
+    assert missing(lmmprune.export, Request) == {"output"}
+    assert missing(lmmprune.rewrite, Rewriting) == {"output", "ratio", "keep"}, "out, and tokens"
+    assert missing(lmmprune.study, StudyRequest, Settings, TimingSettings) == {"output", "settings", "timing"}
+
+
 @pytest.mark.parametrize("name", sorted({*lmmprune.__all__} - {"__version__"}))
 def test_every_name_is_there_and_documented(name: str) -> None:
     found = getattr(lmmprune, name)
@@ -50,9 +84,9 @@ def test_every_name_is_there_and_documented(name: str) -> None:
         assert (found.__doc__ or "").strip(), f"{name} has no docstring"
 
 
-def test_names_are_sorted_and_no_other_is_found() -> None:
-    assert lmmprune.__all__ == sorted(set(lmmprune.__all__))
-    assert dir(lmmprune) == lmmprune.__all__
+def test_no_other_name_is_found() -> None:
+    assert len(lmmprune.__all__) == len({*lmmprune.__all__})
+    assert dir(lmmprune) == sorted(lmmprune.__all__)
     assert {*lmmprune._HOME_OF, "errors", "__version__"} == {*lmmprune.__all__}
     with pytest.raises(AttributeError, match="'lmmprune' has no attribute 'nonsense'"):
         _ = lmmprune.nonsense  # type: ignore[attr-defined]  # that is the mistake
@@ -133,6 +167,9 @@ def test_measuring(tmp_path: Path) -> None:
     )
     assert [row.image_tokens for row in report.rows] == [16, 4]
     assert told == [(step, 8) for step in range(1, 9)]
+    lmmprune.draw_chart(report, tmp_path / "bench.png")
+    with pytest.raises(InputError, match=r"bench\.png"):
+        lmmprune.draw_chart(report, tmp_path / "bench.png")
     with lmmprune.load(pruned) as model:
         said = model.ask(picture, "hi?", max_new_tokens=5).text
         row = {"image": "p.png", "prompt": "hi?", "answer": said}

@@ -89,7 +89,7 @@ def test_edited_large_file_is_found_by_verify(bundle: Bundle, monkeypatch: pytes
         opened.verify_checksums()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 2}', '{"format": 2, "cache": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 3}', '{"format": 3, "cache": 3}'])
 def test_damaged_manifest(bundle: Bundle, content: str) -> None:
     (bundle.path / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match="export again"):

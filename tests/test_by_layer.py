@@ -13,9 +13,10 @@ from short_request import short_request
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.quantize import by_layer
 from lmmprune.compiler.quantize import quantize as module
-from lmmprune.models.canonical import Canonical, shared_trace
+from lmmprune.models.canonical import Canonical
 from lmmprune.models.source import Source
 
 

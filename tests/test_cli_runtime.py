@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runtime_fixtures as fx
@@ -41,6 +42,34 @@ def test_run(cli: Cli, made: Path) -> None:
     assert parsed["answer"] + "\n" == out
     assert len(parsed["tokens"]) == parsed["stats"]["new_tokens"] == 6
     assert parsed["kept_indices"] == [3, 5, 9, 15]
+
+
+def test_run_draws_and_stops(cli: Cli, made: Path) -> None:
+    def run(*options: object) -> dict[str, Any]:
+        code, document, err = cli(
+            "run",
+            made / "pruned",
+            "--image",
+            made / "p.png",
+            "--prompt",
+            "hi?",
+            "--max-new-tokens",
+            20,
+            "--json",
+            *options,
+        )
+        assert (code, err) == (0, "")
+        return json.loads(document)
+
+    plain, drawn = run(), run("--temperature", 2, "--top-k", 50, "--top-p", 0.9, "--seed", 4)
+    assert plain["stats"]["finish_reason"] == "length"
+    assert drawn["tokens"] != plain["tokens"]
+    assert run("--temperature", 2, "--top-k", 50, "--top-p", 0.9, "--seed", 4)["tokens"] == drawn["tokens"]
+    assert run("--temperature", 0, "--seed", 4)["tokens"] == plain["tokens"]
+    stop = plain["answer"][6:8]
+    stopped = run("--stop", "never said", "--stop", stop)
+    assert stopped["answer"] == plain["answer"][: plain["answer"].index(stop)]
+    assert stopped["stats"]["finish_reason"] == "stop_string"
 
 
 def test_bench(cli: Cli, made: Path, tmp_path: Path) -> None:
@@ -87,6 +116,11 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "missing picture": (("run", "{made}/base", "--image", "{made}/q.png", "--prompt", "hi"), "there is no picture"),
     "text as picture": (("run", "{made}/base", "--image", "{made}/text.png", "--prompt", "hi"), "isn't a picture"),
     "bomb": (("run", "{made}/base", "--image", "{made}/bomb.png", "--prompt", "hi"), "scale it down"),
+    "cold": (("run", "{made}/base", *P, "--temperature", "-1"), "temperature is -1: expected 0"),
+    "top_p of nothing": (("run", "{made}/base", *P, "--temperature", "1", "--top-p", "0"), "0 < top_p <= 1"),
+    "fewer than all": (("run", "{made}/base", *P, "--temperature", "1", "--top-k", "-1"), "top_k is -1: expected 0"),
+    "a seed alone": (("run", "{made}/base", *P, "--seed", "1"), "seed says how to draw"),
+    "an empty stop string": (("run", "{made}/base", *P, "--stop", ""), "stop string is empty"),
     "long prompt": (("run", "{made}/base", "--image", "{made}/p.png", "--prompt", "x" * 300), "too long"),
     "no prompt": (("run", "{made}/base", "--image", "{made}/p.png"), "--prompt"),
     "no tokens": (("run", "{made}/base", *P, "--max-new-tokens", "0"), "--max-new-tokens"),

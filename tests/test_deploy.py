@@ -72,6 +72,7 @@ def test_requirements_are_the_run_times(stated, board, major, older):
     *base, cuda = requirements(JETPACKS[board])
     names = {line.split(">")[0] for line in base}
     modules = {"numpy", "pillow", "tokenizers", "safetensors", "click", "rich", "packaging", "psutil"}
+    modules |= {"filelock", "cattrs"}
     modules |= {"ml-dtypes", "onnx-ir"}
     assert names - {"tomli"} == modules
     assert names - modules == older  # reads options from a file where Python can't

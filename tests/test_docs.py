@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import lmmprune
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.models.registry import FAMILIES
@@ -126,6 +127,12 @@ def test_links_of_pages_outside_the_site_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8").replace("\n", " ")):
             assert (ROOT / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_python_page_has_every_public_name():
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    modules = {"errors", "__version__"}
+    assert set(re.findall(r"^::: lmmprune\.(\w+)$", page, re.MULTILINE)) == set(lmmprune.__all__) - modules
 
 
 def test_the_map_names_every_room():

@@ -15,7 +15,7 @@ from towers import session
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
-from lmmprune.compiler.export.count_tokens import DynamicCounts
+from lmmprune.compiler.export.dynamic_counts import DynamicCounts
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.verify.reference import knee
@@ -98,14 +98,14 @@ def test_a_bucket_may_keep_everything() -> None:
 def test_buckets_share_one_decoder_and_one_file_of_weights() -> None:
     path, _ = exported_again(method="inflection", buckets=RATIOS)
     plain, _ = exported_again()
-    heads = sorted(path.glob("head_*.onnx"))
-    assert len(heads) == len(SIZES)
-    assert all(head.stat().st_size < 10_000 for head in heads)
+    graphs = sorted(path.glob("bucket_*.onnx"))
+    assert len(graphs) == len(SIZES)
+    assert all(graph.stat().st_size < 10_000 for graph in graphs)
 
     def weights(folder: Path) -> int:
         return sum(file.stat().st_size for file in folder.glob("*.data"))
 
-    # A head's weights begin on a page of their own; nothing is stored twice.
+    # A bucket's weights begin on a page of their own; nothing is stored twice.
     assert weights(path) <= weights(plain) + 4 * 65536
 
 

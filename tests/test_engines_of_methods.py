@@ -60,8 +60,8 @@ def test_every_method_of_tiny_llava_builds(name: str, precision: str, arch: str,
     assert all(entry.record.bytes > 100_000 for entry in built)
 
 
-def test_heads_of_several_counts_build() -> None:
+def test_bucket_graphs_build() -> None:
     path, _ = exported_again(target="tensorrt-rtx", method="inflection", buckets=(0.5, 0.75))
     built = build(path, "tensorrt-rtx", arch="sm89")
-    assert [entry.record.component for entry in built] == ["vision", "decoder", "head_36", "head_72"]
+    assert [entry.record.component for entry in built] == ["vision", "decoder", "bucket_36", "bucket_72"]
     assert all(any(name.endswith(".data") for name in entry.record.source) for entry in built)

@@ -245,7 +245,9 @@ def test_the_command_line_prints_json_and_one_line_errors(tmp_path: Path) -> Non
         [*command, "--keep", "36", "-o", str(tmp_path / "out"), "--json"], capture_output=True, text=True, check=True
     )
     data = json.loads(done.stdout)
-    assert data["sites"] == [{"site": "vision_output", "tokens_in": 144, "tokens_out": 36, "text_removed": 0}]
+    assert data["sites"] == [
+        {"site": "vision_output", "tokens_in": 144, "tokens_out": 36, "text_removed": 0, "kept": "kept_indices"}
+    ]
     assert (tmp_path / "out" / "manifest.json").is_file()
     failed = subprocess.run(
         [*command, "--ratio", "2", "-o", str(tmp_path / "x")], capture_output=True, text=True, check=False

@@ -22,9 +22,10 @@ from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
-from lmmprune.models.canonical import Canonical, shared_trace
+from lmmprune.models.canonical import Canonical
 from lmmprune.models.families import idefics3
 from lmmprune.models.source import Source, resolve
 from lmmprune.passes.find.anchors import find_vision_anchors
@@ -67,7 +68,7 @@ def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str,
         short_request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=keep), traced=saved[3]
     )
     assert report.manifest.grid == (4, 4)
-    checks = verify(tmp_path / "out", samples=2, progress=lambda *_: None)
+    checks = verify(tmp_path / "out", samples=2, model=str(saved[0]))
     assert not_held(checks) == {}
     worst = [float(x) for check in checks for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
     assert len(worst) == 2

@@ -98,9 +98,9 @@ def test_positions_are_those_of_the_manifest(method: str, said: str, cli: Cli) -
 
 
 def test_a_graph_that_is_split_for_several_counts(cli: Cli) -> None:
-    vision, decoder, *heads = graphs(cli, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
+    vision, decoder, *behind = graphs(cli, exported_again(method="inflection", buckets=(0.5, 0.75))[0])
     assert [(row["site"], row["tokens_out"]) for row in vision["sites"]] == [("vision_output", None)]
-    assert [head["sites"][0]["tokens_out"] for head in heads] == [36, 72]
+    assert [graph["sites"][0]["tokens_out"] for graph in behind] == [36, 72]
     assert decoder["sites"] == []
 
 

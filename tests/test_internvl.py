@@ -17,10 +17,11 @@ from whole_models import check_against_transformers
 
 from lmmprune.compiler.assets.write_assets import write_assets
 from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.inspect.inspect_graph import inspect_graph
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, ModelError
-from lmmprune.models.canonical import Canonical, shared_trace
+from lmmprune.models.canonical import Canonical
 from lmmprune.models.families import internvl
 from lmmprune.models.source import Source, resolve
 from lmmprune.passes.find.anchors import find_vision_anchors
@@ -69,7 +70,7 @@ def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path)
 )
 def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str, keep: int, tmp_path: Path) -> None:
     export(short_request(model=str(saved[0]), output=tmp_path / "out", method=method, keep=keep), traced=saved[3])
-    checks = verify(tmp_path / "out", samples=2, progress=lambda *_: None)
+    checks = verify(tmp_path / "out", samples=2, model=str(saved[0]))
     assert not_held(checks) == {}
     worst = [float(x) for check in checks for x in re.findall(r"difference ([\d.e+-]+)", check.found)]
     assert len(worst) == 2
@@ -81,7 +82,7 @@ def test_a_text_model_that_normalizes_queries_and_keys(tmp_path: Path) -> None:
     """InternVL3.5 has Qwen3's decoder."""
     save_internvl(tmp_path / "model", "qwen3")
     export(short_request(model=str(tmp_path / "model"), output=tmp_path / "out", method="fastv", keep=5))
-    checks = verify(tmp_path / "out", samples=1, progress=lambda *_: None)
+    checks = verify(tmp_path / "out", samples=1, model=str(tmp_path / "model"))
     assert not_held(checks) == {}
     assert "kept in the decoder" in [check.name for check in checks]
 
@@ -91,10 +92,10 @@ def test_every_bucket_is_compared(saved: Saved, tmp_path: Path) -> None:
         short_request(model=str(saved[0]), output=tmp_path / "out", method="inflection", buckets=(0.3, 0.6)),
         traced=saved[3],
     )
-    checks = {check.name: check for check in verify(tmp_path / "out", samples=2, progress=lambda *_: None)}
+    checks = {check.name: check for check in verify(tmp_path / "out", samples=2, model=str(saved[0]))}
     assert not_held(checks.values()) == {}
     assert checks["kept counts"].found == "visual tokens 9 -> 4 or 6"
-    assert "own counts" in checks
+    assert "dynamic counts" in checks
 
 
 @pytest.mark.parametrize(

@@ -241,10 +241,10 @@ def test_attention_without_a_kernel_is_taken_apart(tmp_path, program):
 
 
 def test_several_token_counts_and_rtx(tmp_path, program):
-    """The head behind the encoder is timed as a stage of its own and belongs to the picture's time."""
+    """The graph of a bucket behind the encoder is timed as a stage of its own and belongs to the picture's time."""
     path, report = exported_again(target="tensorrt-rtx", method="inflection", buckets=(0.5, 0.75))
     plan = write_plan([path], "rtx", tmp_path / "plan")
-    assert [stage.name for stage in plan.variants[0].stages] == ["vision", "head", "prefill", "decode"]
+    assert [stage.name for stage in plan.variants[0].stages] == ["vision", "bucket", "prefill", "decode"]
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "tensorrt_rtx").symlink_to(program / "trtexec")
     done, result = measure(tmp_path / "plan", tmp_path / "bin", FAKE_VERSION="10701")

@@ -96,5 +96,5 @@ def test_a_bundle_is_exported_and_verified(kind: str, tmp_path: Path) -> None:
     report = export(short_request(model=str(folder), output=tmp_path / "bundle", method="fastv", ratio=0.5))
     assert report.manifest.max_positions == KINDS[kind][1]
     assert any(KINDS[kind][2] in line for line in report.warnings)
-    checks = verify(tmp_path / "bundle", samples=1, progress=lambda what, done, of: None)
+    checks = verify(tmp_path / "bundle", samples=1, model=str(folder))
     assert [check.name for check in checks if check.passed is not True] == []

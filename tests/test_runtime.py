@@ -272,7 +272,7 @@ def test_overflow_is_refused(tmp_path: Path) -> None:
     session = Runtime(bundle, sessions={**sessions, "decoder": Broken(sessions["decoder"])})
     with pytest.raises(BundleError, match="overflows in float32"):
         _ = session.answer(fx.picture(1), "hi", 3).text
-    assert session._spare is None  # what isn't a number isn't lent to the next answer
+    assert session._caches.spare is None  # what isn't a number isn't lent to the next answer
 
 
 def test_graph_that_onnxruntime_refuses(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def test_a_bundle_of_links(link: str, tmp_path: Path) -> None:
     assert all(check.passed for check in checks.values()), checks
 
 
-def test_every_bucket_is_compared_and_own_counts_too() -> None:
+def test_every_bucket_is_compared_and_dynamic_counts_too() -> None:
     path, _ = exported_again(method="inflection", buckets=(0.5, 0.75))
     checks = checked(path)
-    heads = ["checker head_36.onnx", "checker head_72.onnx"]
-    assert list(checks) == [*FILES[:2], *heads, *FILES[2:], "own counts", *VISION]
+    graphs = ["checker bucket_36.onnx", "checker bucket_72.onnx"]
+    assert list(checks) == [*FILES[:2], *graphs, *FILES[2:], "dynamic counts", *VISION]
     assert all(check.passed for check in checks.values()), checks
     assert checks["kept counts"].found == "visual tokens 144 -> 36 or 72"
 
@@ -235,11 +235,11 @@ def test_judgements(
     assert parity.judge_values(differences, precision).passed is values
 
 
-def test_judgement_of_own_counts() -> None:
-    assert parity.judge_own_counts([(5, 5, 0.1), (9, 9, 0.0)], "float32").passed
-    assert parity.judge_own_counts([(5, 5, 0.1), (9, 8, 1e-3)], "float32").passed is False
-    verdict = parity.judge_own_counts([(5, 5, 0.1), (9, 7, 1e-6)], "float32")
+def test_judgement_of_dynamic_counts() -> None:
+    assert parity.judge_dynamic_counts([(5, 5, 0.1), (9, 9, 0.0)], "float32").passed
+    assert parity.judge_dynamic_counts([(5, 5, 0.1), (9, 8, 1e-3)], "float32").passed is False
+    verdict = parity.judge_dynamic_counts([(5, 5, 0.1), (9, 7, 1e-6)], "float32")
     assert verdict.passed
     assert verdict.found == "5, 9; at most 2 from the reference's, 1 near-ties left out"
-    assert parity.judge_own_counts([(9, 7, 1e-6)], "float32").passed is None
-    assert parity.judge_own_counts([(9, 7, 0.1)], "float16").passed
+    assert parity.judge_dynamic_counts([(9, 7, 1e-6)], "float32").passed is None
+    assert parity.judge_dynamic_counts([(9, 7, 0.1)], "float16").passed

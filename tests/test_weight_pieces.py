@@ -16,6 +16,7 @@ from lmmprune.compiler.onnx_files import weight_pieces
 from lmmprune.compiler.onnx_files.stream_weights import layout, stream_weights
 from lmmprune.errors import ModelError
 from lmmprune.lazy import count_non_finite, lazy
+from lmmprune.models.checkpoint_reader import CheckpointReader
 from lmmprune.models.shards import entries
 from lmmprune.stored import Array, Stored
 
@@ -94,9 +95,10 @@ def test_a_weight_used_twice_is_blamed_once(turned: bool, tmp_path: Path) -> Non
     _, value = written(tmp_path, array, ir.DataType.FLOAT16, turned=turned)
     tied = ir.Value(name="tied", shape=value.shape, type=value.type, const_value=value.const_value)
     graph = ir.Graph([], [], nodes=[], initializers=[value, tied], opset_imports={"": 23})
-    damage: dict[str, int] = {}
-    stream_weights(layout(ir.Model(graph, ir_version=11)), tmp_path / "w.data", damage=damage)
-    assert damage == {"w": 4}
+    checkpoint = CheckpointReader(tmp_path)
+    stream_weights(layout(ir.Model(graph, ir_version=11)), tmp_path / "w.data", note=checkpoint.note)
+    with pytest.raises(ModelError, match=r"NaN or infinity: 4 values in 'w' \(4\);"):
+        checkpoint.refuse_damage()
 
 
 @pytest.mark.parametrize("turned", [False, True])

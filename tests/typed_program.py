@@ -91,6 +91,7 @@ def look(bundle: Path) -> None:
 def measure(bundle: Path) -> None:
     assert_type(lmmprune.bench([bundle, "other"], "p.png", "hi?", rounds=2), lmmprune.BenchReport)
     assert_type(lmmprune.read_result("result.json").report, lmmprune.BenchReport)
+    lmmprune.draw_chart(lmmprune.bench([bundle], "p.png", "hi?"), "bench.png", force=True)
     assert_type(lmmprune.explain([bundle], "p.png", "hi?"), lmmprune.Explanation)
     evaluation = lmmprune.evaluate(bundle, "tiny-llava", limit=3)
     assert_type(evaluation, lmmprune.Evaluation)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,7 @@ class EngineSession:
     is its input's tensor: the next run writes to it.
     """
 
-    def __init__(
-        self, engine: LoadedEngine, device: Device, scratch: Block, turn: threading.RLock | None = None
-    ) -> None:
+    def __init__(self, engine: LoadedEngine, device: Device, scratch: Block, turn: RLock | None = None) -> None:
         """Make the contexts.
 
         Args:
@@ -59,7 +57,7 @@ class EngineSession:
             TargetError: TensorRT can't make a context.
         """
         self.engine, self._device, self._scratch = engine, device, scratch
-        self._turn = turn or threading.RLock()
+        self._turn = turn or RLock()
         self._pool = Pool(device)
         self._contexts = [self._make_context(profile) for profile in engine.profiles]
 

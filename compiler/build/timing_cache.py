@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.errors import InputError
 
 
@@ -35,12 +34,8 @@ def save_timing_cache(config: Any, path: Path) -> None:
     Raises:
         InputError: It can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
-        os.replace(temporary, path)
+        with replace_file(path) as stream:
+            stream.write(memoryview(config.get_timing_cache().serialize()))
     except OSError as error:
         raise InputError(f"the timing cache '{path}' can't be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Write files atomically: into a temporary sibling, which is renamed when all of it is there."""
+"""Write files atomically: into a temporary sibling, which is renamed when all of it is there; one writer at a time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from lmmprune.errors import InputError
 
@@ -39,6 +42,55 @@ def temporary_sibling(destination: Path) -> Iterator[Path]:
                 yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary sibling of a file, which gets its name when all of it is on the disk.
+
+    After an exception the file is as it was; also when the process is killed, whenever that is.
+
+    Args:
+        path: The file; missing parents are made.
+
+    Raises:
+        OSError: The disk is full, or not to be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_writer(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock for as long as the block runs, or the process lives.
+
+    Args:
+        lock: The file to lock; it is made, and may stay.
+        refusal: What to say where another process holds it.
+
+    Raises:
+        InputError: ``refusal``.
+        OSError: The file can't be made.
+    """
+    held = FileLock(lock)
+    try:
+        # The system lets go of it when the process ends, however it ends.
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(refusal) from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager

@@ -41,8 +41,8 @@ class Bundle:
             what = "is a file" if path.exists() else "doesn't exist"
             raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
         bundle = cls(path=path, manifest=Manifest.load(path / FILENAME))
-        heads = [bucket.head.file for bucket in bundle.manifest.buckets]
-        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *heads, *ASSETS)
+        behind = [bucket.graph.file for bucket in bundle.manifest.buckets]
+        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *ASSETS)
         for name in needed:
             if name not in bundle.manifest.files:
                 raise BundleError(f"the manifest of '{path}' doesn't list '{name}': export again")

@@ -6,17 +6,15 @@ engine whose bundle was exported again is stale.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
+from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle, file_sha256
 from lmmprune.errors import BundleError, InputError
 
@@ -30,7 +28,7 @@ class EngineRecord:
     """One engine: what it is, from what it was built and by what.
 
     Attributes:
-        component: ``vision``, ``decoder`` or ``head_K``.
+        component: ``vision``, ``decoder`` or ``bucket_K``.
         target: Name of the target.
         arch: GPU architecture that it runs on.
         file: Name beside ``engine.json``.
@@ -87,9 +85,9 @@ def directory(bundle: Bundle, target: str, arch: str) -> Path:
 
 
 def sources(bundle: Bundle, component: str) -> dict[str, str]:
-    """Return the checksums of a component's graph and of its weight files (heads share one, all the checkpoint's)."""
+    """Return the checksums of a component's graph and of its weight files (buckets share one, all the checkpoint's)."""
     graph = bundle.manifest.graphs[component].file
-    stem = "heads" if component.startswith("head_") else PurePosixPath(graph).name.split(".")[0]
+    stem = "buckets" if component.startswith("bucket_") else PurePosixPath(graph).name.split(".")[0]
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()
@@ -144,25 +142,12 @@ def write_engine(folder: Path, plan: bytes | memoryview, record: EngineRecord) -
     rows = {name: dataclasses.asdict(row) for name, row in {**others, record.component: record}.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _replace(folder / record.file) as stream:
+        with replace_file(folder / record.file) as stream:
             stream.write(data)
-        with _replace(folder / RECORD) as stream:
+        with replace_file(folder / RECORD) as stream:
             stream.write((json.dumps({"components": rows}, indent=2) + "\n").encode())
     except OSError as error:
         raise InputError(f"'{folder}' can't be written ({error.strerror}): free space or change its permissions") from (
             error
         )
     return record
-
-
-@contextlib.contextmanager
-def _replace(path: Path) -> Iterator[BinaryIO]:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

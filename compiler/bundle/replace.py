@@ -152,7 +152,8 @@ def _repository(path: Path) -> Found | None:
         return None
     raw = _read(manifests[0])
     parts = {"preprocess", "vision", "decoder", manifests[0].parents[1].name}
-    parts |= {f"head_{bucket.get('tokens')}" for bucket in raw.get("buckets") or ()}
+    # Before format 3 they were called heads.
+    parts |= {f"{name}_{bucket.get('tokens')}" for bucket in raw.get("buckets") or () for name in ("bucket", "head")}
     return Found(
         kind=REPOSITORY,
         text=f"a {REPOSITORY} of {raw.get('model', 'a model')}, whose configuration may have been edited",

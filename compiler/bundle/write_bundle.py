@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmprune.compiler.bundle.atomic import made_parents, rename_over, terminable
+from lmmprune.compiler.bundle.atomic import made_parents, only_writer, rename_over, terminable
 from lmmprune.compiler.bundle.bundle import file_sha256
 from lmmprune.compiler.bundle.manifest import FILENAME, File, Manifest
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
-from lmmprune.errors import InputError
 
 _LOCK = ".lock"
 
@@ -107,14 +105,8 @@ def journal_of(file: Path) -> Path:
 def _claim(temporary: Path, destination: Path) -> Iterator[None]:
     """Make the directory, or take one that was left, for as long as this process lives."""
     temporary.mkdir(exist_ok=True)
-    with (temporary / _LOCK).open("w") as lock:
-        try:
-            # The kernel lets go of it when the process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another export is writing '{destination}': wait for it, or give another directory"
-            ) from error
+    taken = f"another export is writing '{destination}': wait for it, or give another directory"
+    with only_writer(temporary / _LOCK, taken):
         yield
 
 

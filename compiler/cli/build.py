@@ -50,7 +50,7 @@ _PLAN = "Plan"
     "components",
     multiple=True,
     metavar="NAME",
-    help="vision, decoder or head_K; may be repeated.  [default: all]",
+    help="vision, decoder or bucket_K; may be repeated.  [default: all]",
     group=_ENGINES,
 )
 @max_prompt_option(group=_ENGINES)

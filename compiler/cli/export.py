@@ -33,10 +33,10 @@ from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import set_options
 from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Tokens
-from lmmprune.errors import InputError
+from lmmprune.errors import InputError, require
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.export.count_tokens import DynamicCounts
+    from lmmprune.compiler.export.dynamic_counts import DynamicCounts
 
 _INT8 = "INT8"
 
@@ -233,6 +233,7 @@ def command(
     **request: object,
 ) -> None:
     """Export a model: prune visual tokens, optionally quantize, and write a bundle."""
+    require("onnx_ir", "export")
     from lmmprune.compiler.export.export import export
     from lmmprune.compiler.export.request import STREAMS, Request
 

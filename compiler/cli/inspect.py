@@ -114,7 +114,7 @@ def _show_int8(int8: dict[str, Any]) -> None:
 
 
 def _site(row: dict[str, Any]) -> list[str]:
-    count = "a head's" if row["tokens_out"] is None else str(row["tokens_out"])
+    count = "a bucket's" if row["tokens_out"] is None else str(row["tokens_out"])
     return [f"{row['site']}, by {row['method']}", count, "merged" if row["merges"] else "dropped", str(row["nodes"])]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, TypeVar
@@ -39,8 +40,10 @@ def show(*objects: Any) -> None:
     console = Console(width=None if terminal else 160, highlight=False)
     for item in objects:
         if isinstance(item, str):
-            # A terminal would break the line in the middle of a word; what is longer than a line stays whole.
-            console.print(Text(item), soft_wrap=not terminal, overflow="ignore", crop=False)
+            # A terminal would break the line in the middle of a word.
+            wrapper = textwrap.TextWrapper(console.width, break_long_words=False, break_on_hyphens=False)
+            wrapped = map(wrapper.fill, item.split("\n"))
+            console.print(Text("\n".join(wrapped) if terminal else item), soft_wrap=True)
         else:
             console.print(item)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command(
     "rewrite",
     cls=Command,
-    example="lmmprune rewrite model.onnx --image-size 336 --layer -2 --ratio 0.5 -o out.onnx",
+    example="lmmprune rewrite model.onnx --image-size 336 --ratio 0.5 -o pruned.onnx",
 )
 @click.argument("source", metavar="IN.onnx", type=click.Path(path_type=Path))
 @option(

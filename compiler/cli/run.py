@@ -9,10 +9,13 @@ import click
 
 from lmmprune.compiler.cli.command import Command, option
 from lmmprune.compiler.cli.options import threads_option
-from lmmprune.compiler.cli.output import json_option, note, print_json
+from lmmprune.compiler.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Stats
+
+
+SAMPLING = "Sampling"
 
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
@@ -20,10 +23,24 @@ if TYPE_CHECKING:
 @option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
 @option("--prompt", required=True, help="The question.")
 @option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many.")
-@option("--temperature", type=float, help="Draw tokens from scores divided by this  [default: 0, the likeliest]")
-@option("--top-p", type=float, default=1.0, help="Draw from the likeliest tokens with this share  [default: 1]")
-@option("--top-k", type=int, default=0, help="Draw from so many of the likeliest tokens  [default: all]")
-@option("--seed", type=int, help="The same seed gives the same answer  [default: another each time]")
+@option(
+    "--temperature",
+    type=float,
+    help="Draw tokens from their scores divided by this.  [default: 0, the likeliest token]",
+    group=SAMPLING,
+)
+@option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Draw only from the likeliest tokens that together have this share.",
+    group=SAMPLING,
+)
+@option(
+    "--top-k", type=int, default=0, help="Draw only from so many of the likeliest.  [default: from all]", group=SAMPLING
+)
+@option("--seed", type=int, help="The same seed gives the same answer.  [default: another each time]", group=SAMPLING)
 @option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
 @threads_option()
 @option("--stats", is_flag=True, help="Print times and token counts on stderr.")
@@ -67,7 +84,7 @@ def command(
         return
     click.echo()
     if stats:
-        note(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}")
+        click.echo(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}", err=True)  # asked for, also with -q
 
 
 def _line(stats: Stats) -> str:

@@ -63,7 +63,7 @@ class Table:
                 result.add_section()
         yield result
         if lost := [column.title for i, column in enumerate(self.columns) if i not in shown]:
-            yield Text(f"left out for the width: {', '.join(lost)} (all of it: --json)\n")
+            yield Text(f"left out for the width: {', '.join(lost)} (shown by a wider terminal, or --json)\n")
 
     def fit(self, available: int) -> tuple[list[int], list[int]]:
         """Return which columns are shown, and how wide each is.

@@ -19,6 +19,11 @@ _OPERATORS = (
     ("RMSNormalization", "rmsnorm"),
     ("TensorScatter", "scatter"),
 )
+_CAUSAL = {
+    "mask": "an input of its own",
+    "upper_left": "is_causal, aligned at the upper left",
+    "lower_right": "is_causal, aligned at the lower right",
+}
 
 
 @click.command("targets", cls=Command, example="lmmprune targets jetson-orin-jp6")
@@ -51,7 +56,7 @@ def command(name: str | None, as_json: bool) -> None:
     ]
     show(
         table(columns, [_row(target) for target in TARGETS.values()]),
-        "Where attention, rotary or rmsnorm is '-', export writes it as primitives.",
+        "An operator that a target doesn't take as it is ('-') is written as primitives.",
     )
 
 
@@ -79,11 +84,13 @@ def _facts(target: Target, name: str) -> dict[str, str]:
         "target": f"{target.name}: {target.summary}",
         "other names": ", ".join(target.names[1:]) or "none",
         "needs": target.requires,
-        "to install": f"pip install 'lmmprune[{target.extra}]'",
+        "to install": (
+            "sudo apt install nvidia-jetpack" if name in target.boards else f"pip install 'lmmprune[{target.extra}]'"
+        ),
         "releases": "any" if first is None else f"{first} and newer, before {last}",
         "opset": f"{target.opset} is written, up to {target.max_opset} is read",
         "as they are": ", ".join(sorted(target.native_ops)) or "no high-level operator: all become primitives",
-        "causal mask": target.causal,
+        "causal mask": _CAUSAL[target.causal],
         "INT8": ", ".join(target.int8_schemes),
         "types": ", ".join(f"{dtype}{' (default)' * (dtype == target.dtype)}" for dtype in target.dtypes),
         "builds for": _builds_for(target),

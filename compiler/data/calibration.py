@@ -85,10 +85,12 @@ def load_calibration(source: Source, path: Path | None, limit: int) -> Calibrati
         raise InputError(f"{limit} calibration samples: expected 1 or more")
     if path is not None:
         samples = _jsonl(path, limit) if path.is_file() else _directory(path, limit)
-        return CalibrationSet(samples=samples, source=str(path), generic=False)
+        return CalibrationSet(samples=samples, source=path.resolve().name, generic=False)
     own = source.directory and source.directory / "calib" / "calib.jsonl"
     if own and own.is_file():
-        return CalibrationSet(samples=_jsonl(own, limit), source=f"{source.name}'s training scenes", generic=False)
+        return CalibrationSet(
+            samples=_jsonl(own, limit), source=f"{source.identity.name}'s training scenes", generic=False
+        )
     return CalibrationSet(samples=_photographs(limit), source="photographs of scikit-image", generic=True)
 
 

@@ -16,7 +16,7 @@ from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS, POSITION_IDS
 
 QUESTION = "What is shown in this picture? Describe it in one sentence."
-VISION, HEAD, PREFILL, DECODE = "vision", "head", "prefill", "decode"
+VISION, BUCKET, PREFILL, DECODE = "vision", "bucket", "prefill", "decode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class BuildStep:
     """One step of an answer as it is timed.
 
     Attributes:
-        name: ``vision``, ``head``, ``prefill`` or ``decode``.
+        name: ``vision``, ``bucket``, ``prefill`` or ``decode``.
         component: The engine that computes it.
         profile: Number of the engine's optimisation profile.
         shapes: Sizes of the inputs that are dynamic.
@@ -55,12 +55,12 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
     stages = [BuildStep(name=VISION, component="vision", profile=0, shapes={}, inputs={})]
     if manifest.buckets:
         largest = manifest.buckets[-1]
-        patches = next(tensor for tensor in largest.head.inputs if np.issubdtype(np.dtype(tensor.dtype), np.integer))
+        patches = next(tensor for tensor in largest.graph.inputs if np.issubdtype(np.dtype(tensor.dtype), np.integer))
         ranking = np.arange(int(patches.shape[-1]), dtype=np.int64)[None]
         stages.append(
             BuildStep(
-                name=HEAD,
-                component=f"head_{largest.tokens}",
+                name=BUCKET,
+                component=largest.component,
                 profile=0,
                 shapes={},
                 inputs={patches.name: ranking},

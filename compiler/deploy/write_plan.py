@@ -124,7 +124,8 @@ def fill_plan(
     head = ["need", dialect.program, str(trtexec.banner(least)), str(trtexec.banner(below))]
     head += [dialect.decomposable] if dialect.decomposable and target.takes("Attention") else []
     lines = ["\t".join(words) for words in [head, *steps]]
-    (folder / STEPS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # A shell reads these: lines end as they do there, wherever the plan is written.
+    (folder / STEPS).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     engines_at = dict.fromkeys(str(PurePosixPath(words[3]).parent) for words in steps)
     commands = (
         trtexec.find_program(target),
@@ -143,7 +144,7 @@ def fill_plan(
     (folder / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
     for script in (SCRIPT, POWER):
         text = resources.files("lmmprune.compiler.deploy").joinpath(script).read_text(encoding="utf-8")
-        (folder / script).write_text(text, encoding="utf-8")
+        (folder / script).write_text(text, encoding="utf-8", newline="\n")
         (folder / script).chmod(0o755)
     (folder / README).write_text(_readme(target, arch, variants, commands), encoding="utf-8")
     return commands, known

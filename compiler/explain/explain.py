@@ -18,7 +18,7 @@ from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import InputError, TargetError, require
-from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, KEPT, LOGITS, POSITION_IDS
+from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
 
 WARM_UP_RUNS = 2
 
@@ -128,7 +128,7 @@ def _decoder(
     manifest = bundle.manifest
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     encoded = prompter.encode(prompt, image_tokens=manifest.image_tokens)
-    kept = looked[KEPT][0] if KEPT in looked else None
+    kept = None if manifest.kept is None else looked[manifest.kept][0]
     positions = prompter.positions(encoded, kept)
     features = looked[IMAGE_FEATURES]
     prefill: Feeds = {

@@ -1,45 +1,71 @@
-"""How many patches a method itself would keep, picture by picture: the calibration behind ``--ratio auto``."""
+"""How many tokens stay: the numbers that were asked for, or what the method itself keeps of pictures."""
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR
 from lmmprune.compiler.data.calibration import CalibrationSet
+from lmmprune.compiler.export.decide import Decision
+from lmmprune.compiler.export.dynamic_counts import DynamicCounts, save_counts
+from lmmprune.compiler.export.step_clock import StepClock
+from lmmprune.compiler.export.values import Auto
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.errors import below, require
 from lmmprune.facts import Facts
+from lmmprune.models.canonical import Canonical
 from lmmprune.names import DYNAMIC_COUNT, PIXEL_VALUES
 from lmmprune.passes.methods import Method
 from lmmprune.passes.reduce.split_vision import CountTokens
-
-COUNTS = "token_counts.json"
-HISTOGRAM = "token_counts.png"
+from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicCounts:
-    """Counts ``k(x)`` of some pictures, and the constant that a percentile of them makes."""
+class TokenPlan:
+    """How many visual tokens stay where.
 
-    method: str
-    source: str
-    tokens: int
-    percentile: float
+    Attributes:
+        counts: Per decoder layer, ascending; several are buckets.
+        stages: Of the largest count.
+        found: What the method itself would keep of pictures; None where nobody asked.
+    """
+
     counts: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    found: DynamicCounts | None = None
 
-    @property
-    def keep(self) -> int:
-        """The smallest count that serves so many percent of the pictures."""
-        ranked = sorted(self.counts)
-        return ranked[max(0, math.ceil(self.percentile / 100 * len(ranked)) - 1)]
+
+def count_tokens(decision: Decision, graphs: Canonical, assets: Path, clock: StepClock) -> TokenPlan:
+    """Return how many tokens stay; where pictures decide, or choose between buckets, run the encoder on them.
+
+    Args:
+        decision: What is going to be done.
+        graphs: Canonical graphs; stay as they are.
+        assets: Directory with the preprocessor; gets the counts and their histogram.
+        clock: Told of the step.
+    """
+    auto = decision.auto
+    if decision.data is None or not (auto or decision.buckets):
+        return TokenPlan(counts=decision.counts, stages=decision.stages)
+    found = measure_counts(
+        graphs.vision,
+        decision.method,
+        decision.facts,
+        decision.data,
+        assets,
+        percentile=(auto or Auto()).percentile,
+        progress=clock.report,
+    )
+    counts, stages = decision.counts, decision.stages
+    if auto:
+        counts, stages = (found.keep,), tuple(decision.method.stages_for(decision.facts, found.keep))
+    save_counts(found, assets, marks=counts)
+    return TokenPlan(counts=counts, stages=stages, found=found)
 
 
 @below("counting what the method itself would keep", "give --ratio a number")
@@ -60,7 +86,7 @@ def measure_counts(
         method: A method with a count of its own.
         facts: The model's numbers.
         data: The pictures.
-        assets: Directory with the preprocessor; the graph is written beside it for a moment.
+        assets: Directory with the preprocessor; the graph is written into it for a moment.
         percentile: 0 < p <= 100.
         progress: Called with what is done, how much of it, and how much there is.
     """
@@ -71,8 +97,9 @@ def measure_counts(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     counts: list[int] = []
-    # Beside the bundle in the making: a place with room for the weights, which /tmp need not be.
-    with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f"{assets.name}.counts.") as name:
+    # Within the bundle in the making: a place with room for the weights, which /tmp need not be, and which the next
+    # export clears where this one is killed.
+    with tempfile.TemporaryDirectory(dir=assets, prefix="counts.") as name:
         path = Path(name) / "vision.onnx"
         ir.save(graph, path, external_data="vision.onnx.data")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -86,37 +113,3 @@ def measure_counts(
         percentile=percentile,
         counts=tuple(counts),
     )
-
-
-def save_counts(found: DynamicCounts, directory: Path, *, marks: Sequence[int]) -> None:
-    """Write the counts as JSON and their histogram as a picture.
-
-    Args:
-        found: The counts.
-        directory: Where to.
-        marks: Counts that the bundle has: the constant, or the buckets.
-    """
-    row = {
-        "method": found.method,
-        "source": found.source,
-        "tokens": found.tokens,
-        "percentile": found.percentile,
-        "keep": list(marks),
-        "counts": list(found.counts),
-    }
-    (directory / COUNTS).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    require("matplotlib", "export")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    edges = np.arange(min(found.counts), max(found.counts) + 2) - 0.5
-    bins = edges if len(edges) <= 41 else np.linspace(edges[0], edges[-1], 41)
-    axes.hist(found.counts, bins=bins.tolist(), color="#4477aa")
-    for mark in marks:
-        axes.axvline(mark, color="#ee6677", linewidth=1.5)
-        axes.annotate(f" {mark}", (mark, 1), xycoords=("data", "axes fraction"), va="top", color="#ee6677")
-    axes.set_xlabel(f"patches that {found.method} itself would keep, of {found.tokens}")
-    axes.set_ylabel(f"pictures of {len(found.counts)}")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(directory / HISTOGRAM, dpi=150)

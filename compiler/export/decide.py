@@ -1,18 +1,150 @@
-"""What a request means for one target and one model: type, INT8, token counts, positions."""
+"""What a request means for one target and one model; all that can be refused without a graph is refused here."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmmprune.compiler.export.values import Auto, Keep, Ratio
+from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.values import Auto, Buckets, Keep, Ratio
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError
+from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.export.request import Request
+    from lmmprune.compiler.data.calibration import CalibrationSet
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
+    from lmmprune.passes.reduce.stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What is going to be done.
+
+    Attributes:
+        request: What the user asked for.
+        source: The model.
+        facts: Its numbers that schedules depend on.
+        target: Where the bundle will run, with the opset that it gets.
+        dtype: Floating-point type of the bundle.
+        method: What chooses tokens.
+        int8: How the graphs are quantized; None: they aren't.
+        data: Pictures with questions; None where nothing is measured.
+        counts: Visual tokens that were asked for, ascending; none where the pictures decide.
+        stages: Of the largest count; none where nothing is removed, or the pictures decide.
+        positions: Policy of the sequence that enters the decoder.
+        llm_positions: Policy behind cuts inside it.
+    """
+
+    request: Request
+    source: Source
+    facts: Facts
+    target: targets.Target
+    dtype: str
+    method: Method
+    int8: Int8Plan | None
+    data: CalibrationSet | None
+    counts: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    positions: str
+    llm_positions: str
+
+    @property
+    def auto(self) -> Auto | None:
+        """How the pictures decide on one count; None where they don't."""
+        return self.request.tokens if isinstance(self.request.tokens, Auto) else None
+
+    @property
+    def buckets(self) -> bool:
+        """Whether there are several counts behind one encoder."""
+        return isinstance(self.request.tokens, Buckets)
+
+    @property
+    def cuts_decoder(self) -> bool:
+        """Whether tokens are cut inside the decoder, or will be when the pictures have decided."""
+        stages = self.stages if self.counts else self.method.stages_for(self.facts, self.facts.tokens)
+        return any(stage.site.in_decoder for stage in stages)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether ranges of activations are measured."""
+        return self.int8 is not None and self.data is not None
+
+
+def decide(request: Request) -> Decision:
+    """Return what a request means.
+
+    Raises:
+        LmmpruneError: It can't be done.
+    """
+    from lmmprune.compiler.data.calibration import load_calibration
+    from lmmprune.models.facts import facts_of
+    from lmmprune.passes.int8.int8 import SCHEMES
+    from lmmprune.passes.methods import get_method
+
+    check_directory(request.output, BUNDLE, force=request.force)
+    target = targets.resolve(request.target)
+    dtype = dtype_of(target, request.dtype)
+    method = get_method(request.method, dict(request.options), file=request.method_file)
+    source = resolve(
+        request.model,
+        weights=request.weights,
+        layers=request.layers,
+        image_size=request.image_size,
+        tiles=request.tiles,
+        adapter=request.adapter,
+    )
+    facts = facts_of(source)
+    if isinstance(request.tokens, Buckets):
+        method = method.at_output_only()
+    int8 = int8_of(request, target, dtype)
+    # Pictures are needed for ranges, or for token counts.
+    measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or isinstance(request.tokens, Auto | Buckets)
+    data = load_calibration(source, request.calibration, request.calibration_samples) if measures else None
+    # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
+    counts = counts_of(request, method, facts)
+    stages = method.plan(facts, max(counts)) if counts else ()
+    positions, llm_positions = positions_of(
+        request.positions,
+        method,
+        facts,
+        not stages or not stages[0].site.in_decoder,
+        rows=source.decoder.position_rows,
+    )
+    if request.static_cache is not None:
+        check_cache(request.static_cache, target, image_tokens_of(stages, facts), source.decoder.max_positions)
+        target = with_scatter(target)
+    return Decision(
+        request=request,
+        source=source,
+        facts=facts,
+        target=target,
+        dtype=dtype,
+        method=method,
+        int8=int8,
+        data=data,
+        counts=counts,
+        stages=tuple(stages),
+        positions=positions,
+        llm_positions=llm_positions,
+    )
+
+
+def image_tokens_of(stages: Iterable[Stage], facts: Facts) -> int:
+    """Return the visual tokens that enter the decoder."""
+    return min((stage.keep for stage in stages if not stage.site.in_decoder), default=facts.tokens)
+
+
+def with_scatter(target: targets.Target) -> targets.Target:
+    """Return a target with an opset that has TensorScatter, which a cache of fixed length is updated with."""
+    from lmmprune.passes.lower.static_cache import SCATTER_OPSET
+
+    return dataclasses.replace(target, opset=max(target.opset, SCATTER_OPSET))
 
 
 def dtype_of(target: targets.Target, dtype: str | None) -> str:

@@ -1,45 +1,162 @@
-"""What the manifest says of a bundle's schedule and cache."""
+"""What the manifest and the report say of an export, read off the graphs and the decisions behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
 
-from lmmprune.compiler.bundle.manifest import Cache, ScheduledSite
-from lmmprune.models.source import Source
+from lmmprune.compiler.assets.write_assets import Assets
+from lmmprune.compiler.bundle.interface import Bucket, Cache, Interface, ScheduledSite
+from lmmprune.compiler.bundle.manifest import Manifest, ModelSource, Precision
+from lmmprune.compiler.export.count_tokens import TokenPlan
+from lmmprune.compiler.export.decide import Decision
+from lmmprune.compiler.export.reduce import Reduced
+from lmmprune.compiler.export.request import Report
+from lmmprune.compiler.export.step_clock import StepClock
+from lmmprune.compiler.measure.memory import peak_bytes
+from lmmprune.compiler.onnx_files.bucket_graphs import bucket_file
+from lmmprune.compiler.onnx_files.signature import signature
+from lmmprune.models.identity import Identity, identify_adapter
+from lmmprune.models.trace import cache_names
+from lmmprune.names import CACHE_LENGTH, KEPT, kept_output
+from lmmprune.passes.reduce.schedule import average
+from lmmprune.version import __version__
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from lmmprune.passes.reduce.stage import Stage as PruningStage
+_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
-def largest_of(heads: Mapping[int, ir.Model], tokens: int) -> tuple[ScheduledSite, ...]:
-    """Return the schedule of heads of which the largest keeps every token."""
-    return (ScheduledSite(site="vision_output", tokens_in=tokens, tokens_out=tokens),) if heads else ()
+def interface_of(decision: Decision, reduced: Reduced) -> Interface:
+    """Return what it takes to run the graphs as they are now: float32, cast, lowered."""
+    behind = [
+        Bucket(tokens=count, graph=signature(bucket_file(count), model))
+        for count, model in sorted(reduced.buckets.items())
+    ]
+    named = [behind[0].graph] if behind else [signature("vision.onnx", reduced.vision)]
+    places = any(output.name == KEPT for graph in named for output in graph.outputs)
+    return Interface(
+        prompt=reduced.prompt,
+        positions=decision.positions,
+        llm_positions=decision.llm_positions,
+        max_positions=decision.source.decoder.max_positions,
+        schedule=_schedule(decision, reduced),
+        image_tokens=reduced.image_tokens,
+        grid=decision.source.vision.grid,
+        tiles=decision.source.tiles,
+        vision=signature("vision.onnx", reduced.vision),
+        decoder=signature("decoder.onnx", reduced.decoder),
+        cache=_cache(decision, reduced),
+        buckets=tuple(behind),
+        kept=KEPT if places else None,
+    )
 
 
-def schedule_of(stages: Sequence[PruningStage], tokens: int) -> tuple[ScheduledSite, ...]:
-    """Return the stages as the manifest lists them: tokens in, tokens out."""
+def describe(
+    decision: Decision, plan: TokenPlan, reduced: Reduced, assets: Assets, calibration: Mapping[str, Any] | None
+) -> Manifest:
+    """Return the manifest of finished graphs, but for its list of files."""
+    source, request = decision.source, decision.request
+    # Nothing removed is the unpruned model, whatever the method.
+    pruned = bool(reduced.stages or reduced.buckets)
+    interface = interface_of(decision, reduced)
+    return Manifest(
+        **{field.name: getattr(interface, field.name) for field in dataclasses.fields(Interface)},
+        model=source.identity.name if source.identity.kind == "directory" else source.name,
+        family=source.family.name,
+        source=_source(source.identity),
+        weights="dummy" if source.dummy else "checkpoint",
+        method=decision.method.name if pruned else None,
+        parameters=decision.method.parameters if pruned else {},
+        precision=Precision(
+            dtype=decision.dtype, int8=decision.int8.scheme if decision.int8 else None, calibration=calibration
+        ),
+        target=decision.target.name,
+        opset=decision.target.opset,
+        requested_tokens=plan.counts[-1],
+        average_tokens=average([(stage.site, stage.keep) for stage in reduced.stages], decision.facts),
+        prefix=reduced.text.prefix,
+        adapter=_source(identify_adapter(request.adapter)) if request.adapter else None,
+        generation={"applied": assets.generation.applied, "ignored": assets.generation.ignored},
+        flops=reduced.flops,
+        tools=tools(),
+        created=_now(),
+    )
+
+
+def report(
+    decision: Decision, plan: TokenPlan, graphs: Reduced, assets: Assets, manifest: Manifest, clock: StepClock
+) -> Report:
+    """Return what was done, and what the user should know of it."""
+    warnings = [*decision.source.remarks, *assets.warnings, *graphs.remarks]
+    if decision.calibrates and decision.data:
+        warnings.extend(decision.data.warnings)
+    if decision.source.dummy:
+        warnings.append("the weights are synthetic: use the bundle for latency, memory and size, not for answers")
+    return Report(
+        manifest=manifest,
+        seconds=clock.elapsed,
+        peak_bytes=peak_bytes(),
+        warnings=tuple(warnings),
+        steps=clock.seconds(),
+        counts=plan.found,
+    )
+
+
+def tools() -> dict[str, str]:
+    """Return the versions of all that takes part in an export."""
+    return {"lmmprune": __version__} | {name: importlib.metadata.version(name) for name in _TOOLS}
+
+
+def _schedule(decision: Decision, reduced: Reduced) -> tuple[ScheduledSite, ...]:
+    """Return the sites with the tokens that come in and go out, and where the graphs tell which are kept."""
+    sides = {False: reduced.buckets[max(reduced.buckets)] if reduced.buckets else reduced.vision, True: reduced.decoder}
+    outputs = {inside: {str(value.name) for value in model.graph.outputs} for inside, model in sides.items()}
+    tokens = decision.facts.tokens
+    if reduced.buckets and not reduced.stages:
+        # The largest bucket keeps every token.
+        kept = kept_output("vision_output", outputs[False])
+        return (ScheduledSite(site="vision_output", tokens_in=tokens, tokens_out=tokens, kept=kept),)
     rows = []
-    for stage in stages:
+    for stage in reduced.stages:
+        removes = stage.keep < tokens or stage.prune_text or bool(reduced.buckets)
         rows.append(
-            ScheduledSite(site=str(stage.site), tokens_in=tokens, tokens_out=stage.keep, text_removed=stage.prune_text)
+            ScheduledSite(
+                site=str(stage.site),
+                tokens_in=tokens,
+                tokens_out=stage.keep,
+                text_removed=stage.prune_text,
+                kept=kept_output(stage.site, outputs[stage.site.in_decoder]) if removes else None,
+            )
         )
         tokens = stage.keep
     return tuple(rows)
 
 
-def cache_of(source: Source, removed: Sequence[int]) -> Cache:
+def _cache(decision: Decision, reduced: Reduced) -> Cache:
     """Return the layout of the key/value cache, with the tokens that are gone before each layer."""
-    from lmmprune.models.trace import cache_names
-
-    spec = source.decoder
+    spec = decision.source.decoder
     past, present = cache_names(spec.layers)
+    fixed = any(value.name == CACHE_LENGTH for value in reduced.decoder.graph.inputs)
     return Cache(
         past=tuple(past),
         present=tuple(present),
         kv_heads=spec.kv_heads,
         head_dim=spec.head_dim,
-        length_offsets=tuple(-count for count in removed),
+        length_offsets=tuple(-count for count in reduced.removed),
+        capacity=decision.request.static_cache if fixed else None,
+        length=CACHE_LENGTH if fixed else None,
     )
+
+
+def _source(identity: Identity) -> ModelSource:
+    return ModelSource(**dataclasses.asdict(identity))
+
+
+def _now() -> str:
+    """Return the time in UTC, or the one that reproducible builds set."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.fromtimestamp(int(given), timezone.utc) if given.isdigit() else datetime.now(timezone.utc)
+    return now.isoformat(timespec="seconds")

@@ -6,35 +6,26 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lmmprune.compiler.export.decide import Decision
+from lmmprune.compiler.export.describe import tools
 from lmmprune.models.adapter import WEIGHTS
 from lmmprune.models.config_file import ADAPTER
-from lmmprune.models.source import Source
-
-if TYPE_CHECKING:
-    from lmmprune.compiler.data.calibration import CalibrationSet
-    from lmmprune.compiler.export.request import Request
 
 _NOT_CONTENT = ("output", "resume", "template", "force", "cache")
 
 
-def fingerprint(
-    request: Request,
-    source: Source,
-    tools: Mapping[str, str],
-    data: CalibrationSet | None,
-    found: Mapping[str, Any] | None,
-) -> str:
+def fingerprint(decision: Decision, calibration: Mapping[str, Any] | None) -> str:
     """Return a digest of everything that the weights of a bundle depend on.
 
+    The checkpoint's files count by path, size and time of change.
+
     Args:
-        request: What the user asked for.
-        source: The model; its files count by path, size and time of change.
-        tools: Versions.
-        data: What was calibrated on.
-        found: What the calibration said.
+        decision: What is going to be done.
+        calibration: What it said; None before, and without.
     """
+    request, source, data = decision.request, decision.source, decision.data
     asked = {key: value for key, value in dataclasses.asdict(request).items() if key not in _NOT_CONTENT}
     # A method of the user's own is its fields here, of which others may have the same.
     asked["method_name"] = request.method if isinstance(request.method, str) else request.method.name
@@ -43,5 +34,5 @@ def fingerprint(
     for file in [*sorted({entry.file for entry in source.entries.values()}), *adapter]:
         status = file.stat()
         files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
-    parts = [asked, files, dict(tools), data.digest() if data else None, found]
+    parts = [asked, files, tools(), data.digest() if data else None, calibration]
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmmprune.compiler.export.decide import Decision
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
+from lmmprune.compiler.quantize.int8_plan import WHOLE_BYTES
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
 from lmmprune.models.source import Source
@@ -21,8 +24,6 @@ _COPIES = 3
 """Of one weight in the type of the bundle, at most: as read, converted, and the one before it that is being written."""
 _LOADED = 2
 """Times its weights that ONNX Runtime takes for a graph: as they are read, and packed for its kernels."""
-WHOLE_BYTES = 2 * 2**30
-"""Float32 weights up to which a decoder is calibrated as a whole; a larger one layer by layer."""
 
 NOTABLE_BYTES = 2**30
 """Smaller bundles need no announcement."""
@@ -91,6 +92,34 @@ class Needs:
                 f"the export needs about {_gib(self.memory)} of memory, {_gib(self.memory_free)} are free: close other"
                 f" programs, or {less}"
             )
+
+
+def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
+    """Say what a large export will take, and refuse one that doesn't fit.
+
+    Args:
+        decision: What is going to be done.
+        announce: Told in one line.
+
+    Raises:
+        InputError: Too little disk or memory.
+    """
+    request, source, int8 = decision.request, decision.source, decision.int8
+    calibration = Calibration()
+    if int8 is not None and decision.data:
+        samples = len(decision.data.samples)
+        calibration = calibration_needs(source, samples, scan=int8.policy == "auto", smooth=int8.smooth)
+    required = needs(
+        source,
+        request.output.resolve(),
+        dtype=decision.dtype,
+        int8=int8 is not None,
+        shared=request.share_weights,
+        calibration=calibration,
+    )
+    if required.notable:
+        announce(f"{source.name}: {required}")
+    required.check(request.output)
 
 
 def needs(

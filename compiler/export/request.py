@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.export.dynamic_counts import DynamicCounts
 from lmmprune.compiler.export.values import Int8, Tokens
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.export.count_tokens import DynamicCounts
     from lmmprune.passes.methods import Method
-
-Progress = Callable[[str, int, int], None]
 
 STREAMS = ("write vision", "write decoder")
 """Steps whose progress is in bytes."""

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 
-from lmmprune.compiler.export.request import Progress
+from lmmprune.progress import Progress
 
 
 class StepClock:
     """Hands progress on, and takes the time at which each step begins."""
 
     def __init__(self, progress: Progress) -> None:
-        """Wrap a function that is told of progress."""
+        """Wrap a function that is told of progress, and begin."""
         self._progress = progress
+        self._started = time.perf_counter()
         self._begun: dict[str, float] = {}
 
     def report(self, what: str, done: int, of: int) -> None:
         """Hand on."""
         self._begun.setdefault(what, time.perf_counter())
         self._progress(what, done, of)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the job began."""
+        return time.perf_counter() - self._started
 
     def seconds(self) -> dict[str, float]:
         """Return how long each step took, until the next one began."""

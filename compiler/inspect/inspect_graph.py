@@ -10,7 +10,7 @@ from typing import Any
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.errors import GraphRefusal, require
-from lmmprune.names import KEPT, LOGITS, METHOD, SITE, kept_at, received_at
+from lmmprune.names import LOGITS, METHOD, SITE, kept_output, received_at
 
 
 def inspect_graph(
@@ -64,7 +64,7 @@ def inspect_graph(
 
 
 def _sites(model: Any) -> list[dict[str, Any]]:
-    """Return every site where tokens are cut, with the tokens that leave it (None: as many as a head takes)."""
+    """Return every site where tokens are cut, with the tokens that leave it (None: as many as a bucket takes)."""
     from lmmprune.passes.find.sites import parse_site
 
     found: dict[str, dict[str, Any]] = {}
@@ -76,9 +76,8 @@ def _sites(model: Any) -> list[dict[str, Any]]:
         row = found.setdefault(site, {"site": site, "method": method, "nodes": 0})
         row["nodes"] += 1
     for site, row in found.items():
-        # The only stage of a vision graph has no output of its own name.
-        kept = outputs.get(kept_at(site), outputs.get(KEPT))
-        row["tokens_out"] = None if kept is None else kept.shape[1]
+        kept = kept_output(site, outputs)
+        row["tokens_out"] = None if kept is None else outputs[kept].shape[1]
         row["merges"] = received_at(site) in outputs
     return sorted(found.values(), key=lambda row: parse_site(row["site"]).depth)
 

@@ -13,8 +13,8 @@ from lmmprune.errors import InputError
 
 _FORMAT = 1
 _LEAST_ROUNDS = 2  # fewer have no spread
-# Stages that the picture takes; a bundle of several token counts has a head behind its encoder.
-_PICTURE = ("vision", "head")
+# Stages that the picture takes; a bundle of several token counts has a graph of its bucket behind the encoder.
+_PICTURE = ("vision", "bucket")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Heads for several token counts behind one encoder: small graphs that share one file of weights."""
+"""Graphs for several token counts behind one encoder: small ones that share one file of weights."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lmmprune.compiler.bundle.manifest import Graph
-from lmmprune.compiler.onnx_files.signature import signature
-
-WEIGHTS = "heads.data"
+WEIGHTS = "buckets.data"
 
 
-def write_bucket_graphs(heads: Mapping[int, ir.Model], directory: Path) -> dict[int, Graph]:
-    """Write every head as ``head_K.onnx``; all of them point into one file of weights.
+def bucket_file(tokens: int) -> str:
+    """Return the name of the graph that makes so many tokens."""
+    return f"bucket_{tokens}.onnx"
 
-    Returns:
-        Token count -> file with its signature.
-    """
-    found: dict[int, Graph] = {}
+
+def write_bucket_graphs(graphs: Mapping[int, ir.Model], directory: Path) -> None:
+    """Write every graph as ``bucket_K.onnx``; all of them point into one file of weights."""
     shared: dict[str, ir.ExternalTensor] = {}
-    for count, model in heads.items():
-        path = directory / f"head_{count}.onnx"
+    for count, model in graphs.items():
+        path = directory / bucket_file(count)
         if not shared:
             ir.save(model, path, external_data=WEIGHTS, alignment=65536)
             stored = ir.load(path).graph.initializers
@@ -35,5 +32,3 @@ def write_bucket_graphs(heads: Mapping[int, ir.Model], directory: Path) -> dict[
             for name, tensor in shared.items():
                 model.graph.initializers[name].const_value = tensor
             ir.save(model, path)
-        found[count] = signature(path.name, model)
-    return found

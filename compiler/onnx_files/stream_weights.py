@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from lmmprune.compiler.bundle.manifest import File
 from lmmprune.compiler.bundle.write_bundle import journal_of
-from lmmprune.compiler.onnx_files.weight_pieces import PIECE, Piece, copied_from, pieces_ahead
+from lmmprune.compiler.onnx_files.weight_pieces import PIECE, copied_from, pieces_ahead
 from lmmprune.errors import ModelError
 from lmmprune.lazy import numbers
 from lmmprune.stored import Array
@@ -62,7 +62,7 @@ def stream_weights(
     placed: Sequence[Placed],
     file: Path,
     *,
-    damage: dict[str, int],
+    note: Callable[[str, int], None],
     key: str = "",
     progress: Progress = lambda done, of: None,
 ) -> File:
@@ -74,7 +74,7 @@ def stream_weights(
     Args:
         placed: From ``layout``.
         file: What to write; its folder is the graph's.
-        damage: Gets the tensors of the checkpoint with NaN or infinity, and how many each.
+        note: Told of every tensor of the checkpoint with NaN or infinity, and how many.
         key: Digest of everything that the weights depend on; a journal of another key counts as nothing.
         progress: Called with the bytes written and how many there are.
 
@@ -88,6 +88,7 @@ def stream_weights(
     journal = journal_of(file)
     digest, done = _intact(file, journal, key)
     overflowed: dict[str, int] = {}
+    damaged = False
     todo = [place for place in placed if place.offset + place.bytes > done]
     with file.open("r+b" if done else "wb") as stream, journal.open("a" if done else "w") as notes:
         if not done:
@@ -104,12 +105,18 @@ def stream_weights(
             done += piece.data.size
             if piece.last:
                 if piece.broken:
-                    _blame(piece, place.value, damage, overflowed)
+                    # Against the checkpoint that holds them, or the type that they are written in.
+                    stored = copied_from(place.value)
+                    if stored is None:
+                        overflowed[str(place.value.name)] = piece.broken
+                    else:
+                        note(stored.name, piece.broken)
+                        damaged = True
                 stream.flush()
                 notes.write(json.dumps({"done": done, "sha256": digest.hexdigest()}) + "\n")
                 notes.flush()
             progress(done, total)
-    if overflowed and not damage:
+    if overflowed and not damaged:
         name, count = next(iter(overflowed.items()))
         raise ModelError(
             f"{len(overflowed)} weights have values that {placed[0].value.dtype} can't hold or that aren't numbers, "
@@ -129,13 +136,6 @@ def stream_weights(
             base_dir=file.parent,
         )
     return File(bytes=total, sha256=digest.hexdigest())
-
-
-def _blame(piece: Piece, value: ir.Value, damage: dict[str, int], overflowed: dict[str, int]) -> None:
-    """Count values that aren't finite against the checkpoint that holds them, or the type that they are written in."""
-    stored = copied_from(value)
-    counts, name = (overflowed, str(value.name)) if stored is None else (damage, stored.name)
-    counts[name] = piece.broken
 
 
 def _write(stream: BinaryIO, data: Array | bytes, digest: Any) -> None:

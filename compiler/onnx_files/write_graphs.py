@@ -17,7 +17,7 @@ from lmmprune.compiler.onnx_files.stream_weights import layout, stream_weights
 from lmmprune.compiler.onnx_files.weight_pieces import copied_from, pieces_ahead
 from lmmprune.errors import BundleError, InputError, below
 from lmmprune.lazy import numbers
-from lmmprune.models.source import Source, refuse_damage
+from lmmprune.models.checkpoint_reader import CheckpointReader
 from lmmprune.passes.graph.restore_transposes import RestoreTransposes
 
 
@@ -25,7 +25,7 @@ from lmmprune.passes.graph.restore_transposes import RestoreTransposes
 def write_graphs(
     parts: Mapping[str, ir.Model],
     directory: Path,
-    source: Source,
+    checkpoint: CheckpointReader,
     *,
     key: str,
     shared: bool,
@@ -36,7 +36,7 @@ def write_graphs(
     Args:
         parts: Finished graphs by name; they refer to the files afterwards.
         directory: The bundle in the making.
-        source: Where the weights come from.
+        checkpoint: What the weights are read from.
         key: Digest of everything that the weights depend on (see ``stream_weights``).
         shared: Whether weights that the checkpoint holds as they are needed are linked, not copied.
         progress: Called with what is written, how many bytes of it, and how many there are.
@@ -53,24 +53,24 @@ def write_graphs(
         taken = frozenset[str]()
         if shared:
             look = functools.partial(progress, f"look at {part}")
-            taken = share_weights(model, directory, damage=source.damage, progress=look)
+            taken = share_weights(model, directory, note=checkpoint.note, progress=look)
         placed = layout(model, taken=taken)
         weights = directory / f"{part}.onnx.data"
         if placed:
             files[weights.name] = stream_weights(
                 placed,
                 weights,
-                damage=source.damage,
+                note=checkpoint.note,
                 key=_digest(key, part, [(str(p.value.name), str(p.value.dtype), p.offset, p.bytes) for p in placed]),
                 progress=lambda done, of, part=part: progress(f"write {part}", done, of),  # type: ignore[misc]  # mypy: default of a lambda
             )
-        refuse_damage(source)
+        checkpoint.refuse_damage()
         ir.save(model, directory / f"{part}.onnx")
     return files
 
 
 def share_weights(
-    model: ir.Model, directory: Path, *, damage: dict[str, int], progress: Callable[[int, int], None]
+    model: ir.Model, directory: Path, *, note: Callable[[str, int], None], progress: Callable[[int, int], None]
 ) -> frozenset[str]:
     """Make a graph refer to the checkpoint's files, which become hard links in the bundle.
 
@@ -81,7 +81,7 @@ def share_weights(
     Args:
         model: The graph.
         directory: The bundle in the making.
-        damage: Gets the tensors of the checkpoint with NaN or infinity, and how many each.
+        note: Told of every tensor of the checkpoint with NaN or infinity, and how many.
         progress: Called with the bytes looked at and how many there are.
 
     Returns:
@@ -106,7 +106,7 @@ def share_weights(
     done, total = 0, sum(stored.bytes for _, stored in found)
     for piece in pieces_ahead([value for value, _ in found]):
         if piece.last and piece.broken:
-            damage[found[piece.weight][1].name] = piece.broken
+            note(found[piece.weight][1].name, piece.broken)
         done += piece.data.size
         progress(done, total)
     for value, stored in found:

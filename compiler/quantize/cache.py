@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.caches import cache_directory
+from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.bundle import file_sha256
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.compiler.quantize.histogram import Histogram
@@ -80,21 +79,14 @@ def save_state(file: Path, seen: Mapping[str, Histogram], finished: int) -> None
         seen: Histograms by name.
         finished: Number of samples.
     """
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     rows = list(seen.values())
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                format=np.array(FORMAT),
-                finished=np.array(finished),
-                names=np.array(list(seen)),
-                ends=np.array([(row.low, row.high) for row in rows], np.float64),
-                exponents=np.array([row.exponent for row in rows], np.int64),
-                counts=np.array([row.counts for row in rows], np.int64),
-            )
-        os.replace(temporary, file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), replace_file(file) as stream:
+        np.savez_compressed(
+            stream,
+            format=np.array(FORMAT),
+            finished=np.array(finished),
+            names=np.array(list(seen)),
+            ends=np.array([(row.low, row.high) for row in rows], np.float64),
+            exponents=np.array([row.exponent for row in rows], np.int64),
+            counts=np.array([row.counts for row in rows], np.int64),
+        )

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, file_sha256
-from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.data.calibration import CalibrationSet, Sample
 from lmmprune.compiler.quantize.cache import graph_sha256
 from lmmprune.compiler.quantize.observe import Feeds, Steps
@@ -38,21 +38,21 @@ class SampleFeeds:
     cache that the run before left, which behind a cut is shorter.
     """
 
-    def __init__(self, manifest: Manifest, assets: Path, data: CalibrationSet, vision: Path) -> None:
+    def __init__(self, interface: Interface, assets: Path, data: CalibrationSet, vision: Path) -> None:
         """Open tokenizer and preprocessor.
 
         Args:
-            manifest: Prompt, positions and cache layout.
+            interface: Prompt, positions and cache layout.
             assets: Directory with the tokenizer and the preprocessor.
             data: The samples.
             vision: The float32 vision graph, whose features the decoder is fed.
         """
-        self._manifest = manifest
+        self._interface = interface
         self._assets = assets
         self._data = data
         self._graph = vision
         self._preprocess = Preprocessor.load(assets / PREPROCESSOR)
-        self._prompter = Prompter(manifest, assets / TOKENIZER)
+        self._prompter = Prompter(interface, assets / TOKENIZER)
         self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
 
     def vision(self) -> list[Callable[[], Steps]]:
@@ -72,14 +72,19 @@ class SampleFeeds:
 
     def digest(self) -> str:
         """Return the SHA-256 of everything that the runs depend on, apart from the graph that runs them."""
-        manifest = self._manifest
+        interface = self._interface
         parts = {
             "data": self._data.digest(),
             "vision": graph_sha256(self._graph),
             "tokenizer": file_sha256(self._assets / TOKENIZER),
             "preprocessor": file_sha256(self._assets / PREPROCESSOR),
-            "prompt": dataclasses.asdict(manifest.prompt),
-            "positions": [manifest.positions, manifest.image_tokens, manifest.tokens_before, manifest.max_positions],
+            "prompt": dataclasses.asdict(interface.prompt),
+            "positions": [
+                interface.positions,
+                interface.image_tokens,
+                interface.tokens_before,
+                interface.max_positions,
+            ],
             "steps": [ANSWER_TOKENS, OWN_TOKENS],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -88,7 +93,7 @@ class SampleFeeds:
         yield self._pixels(sample)
 
     def _pixels(self, sample: Sample) -> Feeds:
-        return {self._manifest.vision.inputs[0].name: self._preprocess(sample.image)}
+        return {self._interface.vision.inputs[0].name: self._preprocess(sample.image)}
 
     def _converse(self, sample: Sample) -> Steps:
         names = [output.name for output in self._session.get_outputs()]
@@ -98,7 +103,7 @@ class SampleFeeds:
         positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
         room = self._prompter.room(prompt, positions)
-        cache = KvCache[Array](self._manifest, lambda array: array)
+        cache = KvCache[Array](self._interface, lambda array: array)
         for step in range(min(room, len(answer) or OWN_TOKENS, ANSWER_TOKENS) + 1):
             outputs = yield {
                 "input_ids": ids,
@@ -107,7 +112,7 @@ class SampleFeeds:
                 **cache.feeds(),
             }
             token = answer[step : step + 1] or [int(outputs["logits"][0, -1].argmax())]
-            if not answer and token[0] in self._manifest.prompt.eos_token_ids:
+            if not answer and token[0] in self._interface.prompt.eos_token_ids:
                 return
             cache.take(outputs, tokens=ids.shape[1])
             ids = np.array([token], np.int64)

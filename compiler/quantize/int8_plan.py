@@ -14,6 +14,9 @@ from lmmprune.passes.int8.int8 import SCHEMES
 
 POLICIES = ("all", "auto")
 
+WHOLE_BYTES = 2 * 2**30
+"""Float32 weights up to which a decoder is calibrated as a whole; a larger one layer by layer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Plan:

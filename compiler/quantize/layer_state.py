@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.quantize.smooth import Smoothed
 from lmmprune.passes.int8.int8 import Range
 from lmmprune.stored import Array
@@ -55,19 +54,10 @@ def save(file: Path, state: LayerState) -> None:
         "ranges": state.ranges,
         "smoothed": {name: [r.alpha, r.before, r.after, r.outlier] for name, r in state.smoothed.items()},
     }
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            # Positional names can't clash with an argument of savez.
-            numbered: dict[str, Any] = {f"a{number}": array for number, array in enumerate(arrays.values())}
-            np.savez(stream, **numbered, names=np.array(list(arrays)), text=np.array(json.dumps(text)))
-        os.replace(temporary, file)
-    except OSError:
-        pass
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    # Positional names can't clash with an argument of savez.
+    numbered: dict[str, Any] = {f"a{number}": array for number, array in enumerate(arrays.values())}
+    with contextlib.suppress(OSError), replace_file(file) as stream:
+        np.savez(stream, **numbered, names=np.array(list(arrays)), text=np.array(json.dumps(text)))
 
 
 def load(file: Path) -> LayerState | None:

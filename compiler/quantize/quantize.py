@@ -11,22 +11,20 @@ from typing import Any
 
 import onnx_ir as ir
 
-from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.data.calibration import CalibrationSet
-from lmmprune.compiler.export.preflight import WHOLE_BYTES
 from lmmprune.compiler.quantize.by_layer import LayerPlan as LayerPlan
 from lmmprune.compiler.quantize.by_layer import calibrate_by_layer
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
 from lmmprune.compiler.quantize.channels import observe_channels
 from lmmprune.compiler.quantize.feeds import SampleFeeds
-from lmmprune.compiler.quantize.int8_plan import Int8Plan
+from lmmprune.compiler.quantize.int8_plan import WHOLE_BYTES, Int8Plan
 from lmmprune.compiler.quantize.measure import measure
 from lmmprune.compiler.quantize.observe import Steps
 from lmmprune.compiler.quantize.sensitivity import scan
 from lmmprune.compiler.quantize.smooth import Smoothed, search
 from lmmprune.errors import below
 from lmmprune.lazy import is_lazy, numbers
-from lmmprune.models.canonical import Canonical
 from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8.int8 import SCHEMES
 from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
@@ -37,13 +35,15 @@ Samples = list[Callable[[], Steps]]
 
 @below("quantizing", "try --int8-weights-only, or --no-smooth; without --int8 the export needs no calibration")
 def quantize(
-    graphs: Canonical,
-    manifest: Manifest,
+    vision: ir.Model,
+    decoder: ir.Model,
+    interface: Interface,
     assets: Path,
     data: CalibrationSet | None,
     plan: Int8Plan,
     progress: Progress,
     *,
+    dtype: str = "float32",
     cache: Path | None = None,
     weights: str | None = None,
     check: Callable[[], None] = lambda: None,
@@ -51,12 +51,14 @@ def quantize(
     """Quantize both graphs in place.
 
     Args:
-        graphs: Pruned float32 graphs.
-        manifest: Of the bundle in the making: prompt, positions, cache layout, and the type to cast to later.
+        vision: Pruned float32 graph.
+        decoder: Pruned float32 graph, whose cache grows.
+        interface: How they are run.
         assets: Directory with the tokenizer and the preprocessor.
         data: What to calibrate on; None for a scheme without calibration.
         plan: How.
         progress: Called with what is done, how much of it, and how much there is.
+        dtype: Floating-point type that they are cast to later.
         cache: Directory of finished and stopped calibrations; None is the user's.
         weights: Digest of what the weights are read from; with None, a calibration layer by layer can't be resumed.
         check: Called when weights have been read.
@@ -64,27 +66,27 @@ def quantize(
     Returns:
         By part, what was found: smoothed activations, and blocks that stay in float.
     """
-    parts = (("vision", graphs.vision), ("decoder", graphs.decoder))
+    parts = (("vision", vision), ("decoder", decoder))
     if data is None:
         for part, model in parts:
-            InsertQdq(scheme=plan.scheme, dtype=manifest.precision.dtype, keep_float=plan.kept(part))(model)
+            InsertQdq(scheme=plan.scheme, dtype=dtype, keep_float=plan.kept(part))(model)
         return {}
     # Within the bundle in the making: a place with room for the weights, which /tmp need not be.
     with tempfile.TemporaryDirectory(dir=assets, prefix="calibration.") as name:
         work = Path(name)
         # The scan for blocks to keep in float compares outputs of the whole model.
-        by_layer = float_bytes(graphs.decoder) > WHOLE_BYTES and plan.policy != "auto"
+        by_layer = float_bytes(decoder) > WHOLE_BYTES and plan.policy != "auto"
         for part, model in parts:
             if part == "decoder" and by_layer:
                 continue
             progress(f"write float {part}", 0, 1)
             _write(model, work / f"{part}.onnx")
             check()
-        feeds = SampleFeeds(manifest, assets, data, work / "vision.onnx")
+        feeds = SampleFeeds(interface, assets, data, work / "vision.onnx")
         found = {}
         for part, model in parts:
             if part == "decoder" and by_layer:
-                found[part] = _by_layer(model, manifest, feeds, plan, progress, cache, weights, check)
+                found[part] = _by_layer(model, interface, dtype, feeds, plan, progress, cache, weights, check)
                 continue
             samples = feeds.vision() if part == "vision" else feeds.decoder()
             graph = work / f"{part}.onnx"
@@ -121,7 +123,7 @@ def quantize(
                 keep |= set(seen.keep_float)
                 record |= {"errors": dict(seen.errors), "error_all_int8": seen.all_int8, "error": seen.error}
             record["float"] = sorted(keep)
-            InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=manifest.precision.dtype, keep_float=keep)(model)
+            InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=dtype, keep_float=keep)(model)
             found[part] = record
     return found
 
@@ -133,7 +135,8 @@ def float_bytes(model: ir.Model) -> int:
 
 def _by_layer(
     model: ir.Model,
-    manifest: Manifest,
+    interface: Interface,
+    dtype: str,
     feeds: SampleFeeds,
     plan: Int8Plan,
     progress: Progress,
@@ -142,7 +145,7 @@ def _by_layer(
     check: Callable[[], None],
 ) -> dict[str, Any]:
     """Quantize the decoder in place, with one layer of it in memory."""
-    layout = manifest.cache
+    layout = interface.cache
     pairs = zip(layout.past, layout.present, strict=True)
     scheme = SCHEMES[plan.scheme]
     names = activations(model, plan.scheme)
@@ -158,14 +161,16 @@ def _by_layer(
         model,
         feeds.script,
         wanted,
-        origin=None if weights is None else f"{weights} {feeds.digest()} {manifest.schedule} {manifest.llm_positions}",
+        origin=None
+        if weights is None
+        else f"{weights} {feeds.digest()} {interface.schedule} {interface.llm_positions}",
         directory=cache,
         check=check,
         done=functools.partial(progress, "calibrate decoder, layers"),
     )
     SmoothQuant(factors={name: row.factors for name, row in smoothed.items() if row.factors is not None})(model)
     keep = plan.kept("decoder")
-    InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=manifest.precision.dtype, keep_float=keep)(model)
+    InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=dtype, keep_float=keep)(model)
     record: dict[str, Any] = {"by_layer": True, "float": sorted(keep)}
     if wanted.smooth:
         record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}

@@ -56,15 +56,11 @@ def read_sites(
     session: Session, outputs: Mapping[str, Value], manifest: Manifest, *, in_decoder: bool
 ) -> dict[str, SiteTokens]:
     """Return what a graph says of its sites; one that removes no visual token has nothing to say."""
-    stages = [s for s in manifest.schedule if s.in_decoder == in_decoder and s.tokens_out < s.tokens_in]
     found = {}
-    for stage in stages:
-        # A single site of the vision graph is its last one, whose places have no other name.
-        alone = len(stages) == 1 and not in_decoder
-        places = outputs.get("kept_indices" if alone else f"kept_indices.{stage.site}")
-        if places is None:
+    for stage in manifest.schedule:
+        if stage.in_decoder != in_decoder or stage.kept is None or stage.tokens_out == stage.tokens_in:
             continue
-        kept = session.download(places)[0]
+        kept = session.download(outputs[stage.kept])[0]
         flags = outputs.get(f"received.{stage.site}")
         received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
         found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.numpy_types import numpy_type
-from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.interface import Interface
 
 V = TypeVar("V")
 
@@ -19,21 +21,21 @@ class KvCache(Generic[V]):
 
     Example::
 
-        cache = KvCache(manifest, session.upload)
+        cache = KvCache(interface, session.upload)
         outputs = session.run({"input_ids": ids, **others, **cache.feeds()})
         cache.take(outputs, tokens=ids.shape[1])
     """
 
-    def __init__(self, manifest: Manifest, upload: Callable[[NDArray[Any]], V]) -> None:
+    def __init__(self, interface: Interface, upload: Callable[[NDArray[Any]], V]) -> None:
         """Begin with nothing: caches of length 0, or of the bundle's fixed length and full of zeros.
 
         Args:
-            manifest: The bundle's.
+            interface: The bundle's.
             upload: Makes a value of the back end of an array.
         """
-        self._layout, self._upload = manifest.cache, upload
-        types = {tensor.name: numpy_type(tensor.dtype) for tensor in manifest.decoder.inputs}
-        layout = manifest.cache
+        self._layout, self._upload = interface.cache, upload
+        types = {tensor.name: numpy_type(tensor.dtype) for tensor in interface.decoder.inputs}
+        layout = interface.cache
         self._empty: dict[str, V] = {}
         for pair, offset in zip(layout.past, layout.length_offsets, strict=True):
             rows = 0 if layout.capacity is None else layout.capacity + offset
@@ -64,3 +66,43 @@ class KvCache(Generic[V]):
         for past, present in zip(self._layout.past, self._layout.present, strict=True):
             for into, out in zip(past, present, strict=True):
                 self._values[into] = outputs[out]
+
+
+class CacheLender(Generic[V]):
+    """Lends each answer an empty cache of its own, whatever thread it is in.
+
+    The first touch of memory is slow (a second and more per GiB in a virtual machine), and each prefill would pay for
+    it. Engines find the addresses that their CUDA graphs were recorded with.
+
+    Attributes:
+        spare: The cache that came back last, for the next answer; None while it is lent.
+    """
+
+    def __init__(self, interface: Interface) -> None:
+        """Begin without any."""
+        self.spare: KvCache[V] | None = None
+        self._interface, self._lock, self._closed = interface, threading.Lock(), False
+
+    @contextmanager
+    def lend(self, upload: Callable[[NDArray[Any]], V]) -> Iterator[KvCache[V]]:
+        """Lend an empty cache, which is kept afterwards unless the answer failed.
+
+        Args:
+            upload: Makes a value of the back end of an array.
+        """
+        with self._lock:
+            cache, self.spare = self.spare, None
+        cache, sound = cache or KvCache(self._interface, upload), True
+        try:
+            yield cache
+        except Exception:
+            sound = False  # what isn't a number would stay in it
+            raise
+        finally:
+            if sound and not self._closed:
+                cache.clear()
+                self.spare = cache
+
+    def close(self) -> None:
+        """Let go of the spare cache, and of those that come back."""
+        self._closed, self.spare = True, None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.load_tokenizer import load_tokenizer
 from lmmprune.errors import BundleError, InputError
@@ -50,14 +50,14 @@ class Encoded:
 class Prompter:
     """The prompt side of a bundle: template, tokenizer, positions."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Path) -> None:
+    def __init__(self, interface: Interface, tokenizer: Path) -> None:
         """Load the tokenizer.
 
         Raises:
             BundleError: The tokenizer or the prompt template of the bundle can't be used.
         """
-        self._manifest = manifest
-        self._prompt = manifest.prompt
+        self._interface = interface
+        self._prompt = interface.prompt
         if self._prompt.strip not in STRIPS:
             raise BundleError(f"the bundle's prompt strips {self._prompt.strip!r}, known: {', '.join(STRIPS)}")
         for part in (self._prompt.image_token, _SLOT):
@@ -89,14 +89,14 @@ class Prompter:
                 f"the prompt template gives {ids.count(image)} tokens of id {image}, expected 1: export again"
             )
         start = ids.index(image)
-        count = self._manifest.image_tokens if image_tokens is None else image_tokens
+        count = self._interface.image_tokens if image_tokens is None else image_tokens
         self._check_text(len(ids) - start - 1)
         ids[start : start + 1] = [image] * count
         return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""
-        dropped = sum(stage.text_removed for stage in self._manifest.schedule)
+        dropped = sum(stage.text_removed for stage in self._interface.schedule)
         if dropped and tail < dropped + _PROTECTED:
             raise InputError(
                 f"the question and what follows it have {tail} tokens, and this bundle drops {dropped} but keeps the"
@@ -132,10 +132,10 @@ class Prompter:
         Raises:
             InputError: The prompt leaves no position for an answer.
         """
-        positions = self._rows(encoded, kept) if self._manifest.position_rows > 1 else self._numbers(encoded, kept)
+        positions = self._rows(encoded, kept) if self._interface.position_rows > 1 else self._numbers(encoded, kept)
         if self.room(encoded, positions) < 1:
             text = encoded.length - encoded.image_tokens
-            capacity = self._manifest.cache.capacity
+            capacity = self._interface.cache.capacity
             if capacity is not None and capacity < encoded.length:
                 raise InputError(
                     f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens, the cache of this "
@@ -143,18 +143,18 @@ class Prompter:
                 )
             raise InputError(
                 f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens take "
-                f"{_used(encoded, positions)} positions, the model has {self._manifest.max_positions} and needs one for"
-                " the answer; shorten the prompt"
+                f"{_used(encoded, positions)} positions, the model has {self._interface.max_positions} and needs one"
+                " for the answer; shorten the prompt"
             )
         return positions
 
     def _numbers(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Number the tokens one after the other; with original positions, kept ones as among all patches."""
         positions = np.arange(encoded.length, dtype=np.int64)
-        if self._manifest.positions == "original" and kept is not None:
+        if self._interface.positions == "original" and kept is not None:
             image = slice(encoded.image_start, encoded.image_start + encoded.image_tokens)
             positions[image] = encoded.image_start + kept
-            positions[image.stop :] += self._manifest.tokens_before - encoded.image_tokens
+            positions[image.stop :] += self._interface.tokens_before - encoded.image_tokens
         return positions[None]
 
     def _rows(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -162,7 +162,7 @@ class Prompter:
 
         The text behind the picture goes on after its longer side, whatever was dropped.
         """
-        rows, columns = self._manifest.grid
+        rows, columns = self._interface.grid
         start, stop = encoded.image_start, encoded.image_start + encoded.image_tokens
         places = np.arange(encoded.image_tokens) if kept is None else kept
         positions = np.tile(np.arange(encoded.length, dtype=np.int64), (3, 1))
@@ -172,9 +172,9 @@ class Prompter:
 
     def room(self, encoded: Encoded, positions: NDArray[np.int64]) -> int:
         """Return how many new tokens a prompt with these positions leaves room for."""
-        room = self._manifest.max_positions - _used(encoded, positions)
+        room = self._interface.max_positions - _used(encoded, positions)
         # The last token of an answer never enters the cache.
-        capacity = self._manifest.cache.capacity
+        capacity = self._interface.cache.capacity
         return room if capacity is None else min(room, capacity + 1 - encoded.length)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
 from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens, check_tokens, read_sites
-from lmmprune.compiler.runtime.kv_cache import KvCache
+from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Encoded, Prompter
@@ -61,14 +59,14 @@ class Runtime:
         self._buckets = [bucket.tokens for bucket in manifest.buckets]
         self._rules = LogitsRules(manifest)
         self._checked: set[int] = set()
-        self._spare: KvCache[Value] | None = None
-        self._lending = threading.Lock()
+        self._caches = CacheLender[Value](manifest)
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
 
     def close(self) -> None:
         """Let go of graphs and caches; answers that are under way end with an ``InputError``."""
-        self._sessions = self._spare = None
+        self._sessions = None
+        self._caches.close()
 
     def _session(self, component: str) -> Session:
         """Return a graph.
@@ -110,10 +108,11 @@ class Runtime:
         dynamic_count = None
         if self._buckets:
             dynamic_count = int(vision.download(outputs["dynamic_count"])[0])
-            head = self._session(f"head_{self._size(dynamic_count)}")
-            outputs = head.run({name: outputs[name] for name in ("patches", "ranking")})
+            chosen = self._session(f"bucket_{self._size(dynamic_count)}")
+            outputs = chosen.run({name: outputs[name] for name in ("patches", "ranking")})
         end = time.perf_counter()
-        kept = vision.download(outputs["kept_indices"])[0] if "kept_indices" in outputs else None
+        places = self.bundle.manifest.kept
+        kept = None if places is None else vision.download(outputs[places])[0]
         tokens = self.bundle.manifest.image_tokens
         if self._buckets:
             tokens = self._size(dynamic_count or 0)
@@ -191,7 +190,7 @@ class Runtime:
         """
         positions = self.prompter.positions(prompt, visual.kept)
         decoder = self._session("decoder")
-        with self._cache(decoder) as cache:
+        with self._caches.lend(decoder.upload) as cache:
             outputs = decoder.run(self._feeds(decoder, visual, prompt.input_ids, positions, cache))
         found = read_sites(decoder, outputs, self.bundle.manifest, in_decoder=True)
         if visual.kept is None:
@@ -219,7 +218,7 @@ class Runtime:
         steps = min(limit, self.room(visual, prompt))
         if not steps:
             return
-        with self._cache(self._session("decoder")) as cache:
+        with self._caches.lend(self._session("decoder").upload) as cache:
             for _ in range(steps):
                 start, decoder = time.perf_counter(), self._session("decoder")
                 outputs = decoder.run(self._feeds(decoder, visual, ids, positions, cache))
@@ -235,26 +234,6 @@ class Runtime:
                 yield token, spent
                 ids = np.array([[token]], np.int64)
                 positions = positions[..., -1:] + 1
-
-    @contextmanager
-    def _cache(self, decoder: Session) -> Iterator[KvCache[Value]]:
-        """Lend an empty cache: that of the answer before, unless it is still being given, or failed.
-
-        The first touch of memory is slow (a second and more per GiB in a virtual machine), and each prefill would pay
-        for it. Engines find the addresses that their CUDA graphs were recorded with.
-        """
-        with self._lending:
-            cache, self._spare = self._spare, None
-        cache, sound = cache or KvCache(self.bundle.manifest, decoder.upload), True
-        try:
-            yield cache
-        except Exception:
-            sound = False  # what isn't a number would stay in it
-            raise
-        finally:
-            if sound and self._sessions is not None:
-                cache.clear()
-                self._spare = cache
 
     def _feeds(
         self,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from lmmprune.compiler.bundle.atomic import only_writer, replace_file
 from lmmprune.compiler.bundle.replace import STUDY as STUDY_FOLDER
 from lmmprune.compiler.bundle.replace import check_directory
 from lmmprune.compiler.study.cell_result import CellResult
@@ -73,16 +70,11 @@ def open_study(
             f"'{path}' holds a study of something else, which differs in {', '.join(differ)}: give another folder, "
             "or --force to begin anew"
         )
-    # The system lets go of it when the process ends, however it ends.
-    lock = FileLock(folder.path / ".lock", timeout=0)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire()
-    except Timeout as error:
-        raise InputError(f"another process works in '{path}': wait for it, or give another folder") from error
     except OSError as error:
         raise InputError(f"can't write into '{path}' ({error.strerror}): give another folder") from error
-    with held:
+    with only_writer(folder.path / ".lock", f"another process works in '{path}': wait for it, or give another folder"):
         _sweep(folder.path)
         if force:
             _empty(folder.path)
@@ -105,19 +97,11 @@ def write_bytes(file: Path, data: bytes) -> None:
     Raises:
         InputError: The disk is full, or not to be written.
     """
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with replace_file(file) as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
     except OSError as error:
         raise InputError(f"can't write '{file}' ({error.strerror}): free some space, or give another folder") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _earlier(path: Path) -> dict[str, str] | None:

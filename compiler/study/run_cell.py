@@ -108,7 +108,7 @@ def _measure(job: Job) -> CellResult:
     if job.rebuild:
         return CellResult(name=job.cell.name)
     with clock.step("verify"):
-        checks = verify(path, progress=lambda what, done, of: None)
+        checks = verify(path, model=job.settings.model)
     bundle = Bundle.open(path)
     runtime = Runtime(bundle, threads=_THREADS)
     questions = _questions(job.settings.data)[: job.settings.limit]
@@ -134,7 +134,7 @@ def _measure(job: Job) -> CellResult:
 @functools.cache
 def _traced() -> Callable[[Source], Canonical]:
     """Return the trace that all cells of this process share: it takes longer than all else."""
-    from lmmprune.models.canonical import shared_trace
+    from lmmprune.compiler.export.trace import shared_trace
 
     return shared_trace()
 

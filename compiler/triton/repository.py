@@ -3,7 +3,7 @@
 DIR/README.md, client.py                 how to start it, how to ask
 DIR/preprocess/  config.pbtxt, 1/        picture -> pixel values (Python)
 DIR/vision/      config.pbtxt, 1/        the bundle's graphs (onnxruntime, tensorrt or python)
-DIR/decoder/, DIR/head_K/
+DIR/decoder/, DIR/bucket_K/
 DIR/lmmprune/    config.pbtxt, 1/        picture and question -> text (Python, calls the others)
 DIR/build_engines.sh, */graph/           where TensorRT engines are yet to be built
 """
@@ -149,7 +149,7 @@ def write_repository(
             if chosen == "python":
                 _write_model(root / component, "graph_model")
         if missing:
-            (root / BUILD).write_text(_build_script(bundle), encoding="utf-8")
+            (root / BUILD).write_text(_build_script(bundle), encoding="utf-8", newline="\n")
         shutil.copyfile(Path(__file__).with_name(_CLIENT), root / _CLIENT)
         (root / "README.md").write_text(readme(manifest, chosen, missing=missing), encoding="utf-8")
         rename_over(root, destination)

@@ -1,4 +1,4 @@
-"""Hold what the graphs do against what the manifest manifest_checks: kept counts and cache lengths, without PyTorch."""
+"""Hold what the graphs do against what the manifest says: kept counts and cache lengths, without PyTorch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ def broken_counts(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[st
             # In the decoder the places are among the tokens that entered it.
             room = manifest.image_tokens if stage.in_decoder else manifest.tokens_before
             yield from _broken_places(name, kept, stage.tokens_out, room, missing=not stage.in_decoder)
-    expected = set(outputs.values())
-    if manifest.buckets or any(not stages[site].in_decoder for site in outputs):
-        # The places behind the last site, even where each of several sites has an output of its own.
-        expected.add("kept_indices")
+    # The places behind the last site have an output too where each of several sites has its own.
+    expected = {*outputs.values(), manifest.kept}
     if surplus := sorted({*vision.kept, *decoder.kept} - expected):
         yield f"output {surplus[0]} belongs to no site of the schedule"
     if any(stage.in_decoder for stage in manifest.schedule) and len(decoder.prefix) != manifest.prefix:

@@ -212,8 +212,8 @@ def judge_values(differences: Sequence[Difference], precision: str) -> Verdict:
     )
 
 
-def judge_own_counts(counts: Sequence[tuple[int, int, float]], precision: str) -> Verdict:
-    """Judge own counts (found, expected, gap): in float32 they must be equal but for near-ties."""
+def judge_dynamic_counts(counts: Sequence[tuple[int, int, float]], precision: str) -> Verdict:
+    """Judge dynamic counts (found, expected, gap): in float32 they must be equal but for near-ties."""
     clear = [(found, expected) for found, expected, gap in counts if found == expected or gap >= NEAR_TIE]
     apart = max(abs(found - expected) for found, expected, _ in counts)
     passed: bool | None = True

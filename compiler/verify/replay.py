@@ -19,6 +19,7 @@ from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import require
+from lmmprune.names import KEPT
 
 Array = np.ndarray[Any, Any]
 
@@ -34,7 +35,7 @@ class VisionOutputs:
         manifest: What holds for this picture: the bundle's, with the counts of the bucket that it went through.
         pixels: float32 ``[1,3,height,width]``.
         features: ``[1,K,C]``, in the graph's type.
-        kept: The outputs named ``kept_indices...``, ``[1,K]`` each.
+        kept: The outputs with kept places, ``[1,K]`` each.
         dynamic_count: How many tokens the method itself would keep; None without buckets.
     """
 
@@ -47,7 +48,7 @@ class VisionOutputs:
     @property
     def places(self) -> Array | None:
         """The patch ``[K]`` of each feature; None when nothing was dropped."""
-        return self.kept["kept_indices"][0] if "kept_indices" in self.kept else None
+        return None if self.manifest.kept is None else self.kept[self.manifest.kept][0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class DecoderOutputs:
         tail: Ids behind it.
         tokens: The ids chosen, 1 + steps.
         logits: float32 ``[1 + steps, V]``.
-        kept: The prefill's outputs named ``kept_indices...``, ``[1,K]`` each.
+        kept: The prefill's outputs with kept places, ``[1,K]`` each.
         lengths: Lengths of each layer's cache after every call, ``[1 + steps, L]``.
     """
 
@@ -73,12 +74,7 @@ class DecoderOutputs:
 
 def kept_outputs(manifest: Manifest) -> dict[str, str]:
     """Return the output that tells the kept places, for each site that removes something."""
-    active = [stage for stage in manifest.schedule if stage.tokens_out < stage.tokens_in or stage.text_removed]
-    alone = sum(not stage.in_decoder for stage in active) == 1
-    return {
-        stage.site: "kept_indices" if alone and not stage.in_decoder else f"kept_indices.{stage.site}"
-        for stage in active
-    }
+    return {stage.site: stage.kept for stage in manifest.schedule if stage.kept is not None}
 
 
 def of_bucket(manifest: Manifest, bucket: Bucket) -> Manifest:
@@ -98,19 +94,21 @@ class Replay:
             return load_on_cpu(graph, bundle.manifest.target, bundle.manifest.precision.dtype)
 
         self._vision, self._decoder = load(bundle.vision), load(bundle.decoder)
-        self._heads = [load(bundle.file(bucket.head.file)) for bucket in bundle.manifest.buckets]
+        self._buckets = [load(bundle.file(bucket.graph.file)) for bucket in bundle.manifest.buckets]
         self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
         self._tokenizer = bundle.file(TOKENIZER)
 
     def encode_image(self, image: Image.Image, bucket: int = 0) -> VisionOutputs:
-        """Run the vision graph on a picture; where there are buckets, then the head of the given one."""
+        """Run the vision graph on a picture; where there are buckets, then the graph of the given one."""
         pixels, manifest = self._preprocess(image), self._manifest
         found = run_graph(self._vision, {"pixel_values": pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
             manifest = of_bucket(manifest, chosen)
-            found = run_graph(self._heads[bucket], {tensor.name: found[tensor.name] for tensor in chosen.head.inputs})
+            found = run_graph(
+                self._buckets[bucket], {tensor.name: found[tensor.name] for tensor in chosen.graph.inputs}
+            )
         return VisionOutputs(
             manifest=manifest,
             pixels=pixels,
@@ -205,4 +203,4 @@ def _widened(array: Array) -> Array:
 
 
 def _kept(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: value for name, value in outputs.items() if name.startswith("kept_indices")}
+    return {name: value for name, value in outputs.items() if name.startswith(KEPT)}

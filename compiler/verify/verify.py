@@ -12,10 +12,11 @@ from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.verify import manifest_checks, parity
+from lmmprune.compiler.verify.find_source import find_source
 from lmmprune.compiler.verify.prompt import compare_prompts
 from lmmprune.compiler.verify.replay import DecoderOutputs, Replay, VisionOutputs
 from lmmprune.errors import BundleError, InputError, below, require
-from lmmprune.models.source import Source, resolve
+from lmmprune.models.source import Source
 
 STEPS = 8
 
@@ -38,19 +39,28 @@ class Check:
     found: str
 
 
-def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
+def verify(
+    path: Path,
+    *,
+    samples: int = 4,
+    model: str | None = None,
+    adapter: Path | None = None,
+    progress: Progress = lambda what, done, of: None,
+) -> list[Check]:
     """Check a bundle.
 
     Args:
         path: The bundle.
         samples: Pictures with questions to compare on.
+        model: Where its checkpoint is: a directory, a hub id or an alias; None: what the manifest names.
+        adapter: Directory of the LoRA adapter that is merged into its weights.
         progress: Called with the step, what is done and how much there is.
 
     Returns:
         The checks, failed ones included.
 
     Raises:
-        LmmpruneError: The bundle can't be opened at all, or its model isn't here any more.
+        LmmpruneError: The bundle can't be opened at all, or its checkpoint isn't found.
     """
     bundle = Bundle.open(path)
     progress("checksums", 0, 1)
@@ -60,11 +70,11 @@ def verify(path: Path, *, samples: int = 4, progress: Progress) -> list[Check]:
         # Nothing else about an edited bundle means anything.
         return [Check(name="checksums", passed=False, found=str(error))]
     checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
-    heads = [bundle.file(bucket.head.file) for bucket in bundle.manifest.buckets]
-    for graph in (bundle.vision, *heads, bundle.decoder):
+    behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
+    for graph in (bundle.vision, *behind, bundle.decoder):
         progress(f"checker {graph.name}", 0, 1)
         checks.append(_well_formed(graph, bundle.manifest))
-    source = _source(bundle.manifest)
+    source = find_source(bundle.manifest, model, adapter)
     progress("prompts", 0, 1)
     if prompts := compare_prompts(bundle, source):
         checks.append(Check(name="prompt", passed=prompts[0], found=prompts[1]))
@@ -100,20 +110,6 @@ def _unlinked(onnx: Any, graph: Path) -> Any:
         model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         model.graph.initializer.remove(tensor)
     return model
-
-
-def _source(manifest: Manifest) -> Source:
-    dummy = manifest.weights == "dummy"
-    where = manifest.model if dummy or manifest.model == "tiny-llava" else manifest.source
-    _, _, height, width = manifest.vision.inputs[0].shape
-    return resolve(
-        where,
-        weights="dummy" if dummy else "auto",
-        layers=len(manifest.cache.past) if dummy else None,
-        image_size=(int(height), int(width)),
-        tiles=manifest.tiles,
-        adapter=Path(manifest.adapter) if manifest.adapter else None,
-    )
 
 
 def _replay(bundle: Bundle, source: Source, samples: int, progress: Progress) -> tuple[list[Pair], str]:
@@ -160,7 +156,7 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
     if not held:
         return [_not_compared("the kept counts or cache lengths are wrong already")]
     if manifest.method is None and manifest.buckets:
-        return [_not_compared("the manifest doesn't say by which method the heads choose")]
+        return [_not_compared("the manifest doesn't say by which method the buckets choose")]
     if manifest.method is not None and manifest.method not in SITES:
         return [_not_compared(f"the PyTorch reference doesn't know the method '{manifest.method}'")]
     try:
@@ -196,7 +192,7 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
 
     if manifest.buckets:
         own = [(vision.dynamic_count or 0, *reference.dynamic_count(vision)) for vision, _ in pairs]
-        add("own counts", parity.judge_own_counts(own, precision))
+        add("dynamic counts", parity.judge_dynamic_counts(own, precision))
     if any(difference.overlaps for difference in seen):
         add("kept indices", parity.judge_kept(seen, precision))
     emulated = ", bfloat16 emulated" if manifest.precision.dtype == "bfloat16" else ""

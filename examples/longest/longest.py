@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.passes.methods import Method
-from lmmprune.passes.reduce.site_context import SiteContext
+from lmmprune import Method, SiteContext
 
 
 @dataclass(frozen=True, kw_only=True)

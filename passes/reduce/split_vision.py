@@ -1,4 +1,4 @@
-"""Split a vision graph at the selection: one encoder that ranks the patches, and a small head per token count."""
+"""Split a vision graph at the selection: one encoder that ranks the patches, and a small graph per token count."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CountTokens(GraphPass):
 def split_vision(
     model: ir.Model, method: Ranking, grid: tuple[int, int], counts: Sequence[int]
 ) -> tuple[ir.Model, dict[int, ir.Model]]:
-    """Return the encoder, and a head per token count; the model itself stays as it is.
+    """Return the encoder, and a graph per token count; the model itself stays as it is.
 
     Before: ``pixel_values -> encoder -> patches [B,N,C] -> projector -> image_features [B,N,C']``
     After: ``pixel_values -> encoder -> patches [B,N,C], ranking [B,N], dynamic_count [B]`` and per count K
@@ -91,7 +91,7 @@ def split_vision(
     anchors = find_vision_anchors(encoder)
     if min(counts) <= anchors.separators:
         raise Refused(
-            f"a head of {min(counts)} tokens: {anchors.separators} are newlines, which always stay; keep more"
+            f"a bucket of {min(counts)} tokens: {anchors.separators} are newlines, which always stay; keep more"
         )
     b = Builder(f"lmmprune/{method.name}/ranking", about=_about(method))
     at = vision_output(b, anchors, grid)
@@ -106,17 +106,17 @@ def split_vision(
     encoder.graph.outputs.remove(anchors.woven)
     RemoveUnusedNodesPass()(encoder)
     infer_shapes(encoder)
-    return encoder, {count: _head(model.clone(), method, grid, count) for count in counts}
+    return encoder, {count: _bucket_graph(model.clone(), method, grid, count) for count in counts}
 
 
 def _about(method: Ranking) -> dict[str, str]:
     return {PASS: "split_vision", METHOD: method.name, SITE: str(VISION_OUTPUT)}
 
 
-def _head(model: ir.Model, method: Ranking, grid: tuple[int, int], keep: int) -> ir.Model:
+def _bucket_graph(model: ir.Model, method: Ranking, grid: tuple[int, int], keep: int) -> ir.Model:
     anchors = find_vision_anchors(model)
     batch, tokens, width = static_shape(anchors.patches)
-    b = Builder(f"lmmprune/{method.name}/head", about=_about(method))
+    b = Builder(f"lmmprune/{method.name}/bucket", about=_about(method))
     given = ir.Input(PATCHES, ir.Shape([batch, tokens, width]), anchors.patches.type)
     ranking = ir.Input(RANKING, ir.Shape([batch, tokens]), ir.TensorType(ir.DataType.INT64))
     patches = keep - anchors.separators
@@ -131,7 +131,7 @@ def _head(model: ir.Model, method: Ranking, grid: tuple[int, int], keep: int) ->
     model.graph.outputs.append(named)
     b.prepend_to(model.graph)
     if woven:
-        end = Builder(f"lmmprune/{method.name}/head/weave", about=_about(method))
+        end = Builder(f"lmmprune/{method.name}/bucket/weave", about=_about(method))
         replace_features(model, anchors.woven, woven_features(end, anchors, woven, patches))
         end.append_to(model.graph)
     RemoveUnusedNodesPass()(model)

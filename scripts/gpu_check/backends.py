@@ -71,7 +71,7 @@ def bundle_of(output: Path, **request: Any) -> Bundle:
 @functools.cache
 def trace() -> Any:
     """Return what the variants of a model share of their export."""
-    from lmmprune.models.canonical import shared_trace
+    from lmmprune.compiler.export.trace import shared_trace
 
     return shared_trace()
 

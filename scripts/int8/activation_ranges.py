@@ -24,8 +24,8 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.export.values import Ratio
-from lmmprune.models.canonical import shared_trace
 from lmmprune.models.source import resolve
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies

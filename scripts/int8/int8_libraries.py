@@ -73,7 +73,7 @@ def main(
     from peers.measure import measure
     from peers.table import markdown
 
-    from lmmprune.models.canonical import shared_trace
+    from lmmprune.compiler.export.trace import shared_trace
 
     pythons = {"ModelOpt": modelopt_python, "neural-compressor": inc_python}
     traced, found = shared_trace(), {}

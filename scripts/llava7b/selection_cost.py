@@ -20,8 +20,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from rich.progress import Progress
 
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.facts import Facts
-from lmmprune.models.canonical import shared_trace
 from lmmprune.models.facts import facts_of
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import METHODS

@@ -2,7 +2,7 @@
 
 python scripts/tiny_llava/dynamic_counts.py -o docs/results/dynamic_counts
 
-The reference has a head for every count from 1 to N, so that each picture gets exactly its own.
+The reference has a bucket for every count from 1 to N, so that each picture gets exactly its own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.export.values import Auto, Buckets, Tokens
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
-from lmmprune.models.canonical import shared_trace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 # The vision graph.
 PIXEL_VALUES = "pixel_values"
 IMAGE_FEATURES = "image_features"  # its output, and an input of the decoder
@@ -25,6 +27,12 @@ RECEIVED = "received"
 def kept_at(site: object) -> str:
     """Return the output with the places that stayed at a site, where a graph has several sites."""
     return f"{KEPT}.{site}"
+
+
+def kept_output(site: object, outputs: Collection[str]) -> str | None:
+    """Return which of a graph's outputs tells the places that a site keeps; None where it has none."""
+    # The only stage of a vision graph has no output of its own name.
+    return next((name for name in (kept_at(site), KEPT) if name in outputs), None)
 
 
 def received_at(site: object) -> str:

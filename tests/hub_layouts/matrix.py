@@ -21,10 +21,10 @@ from hub_layouts.layout import Layout
 from hub_layouts.one_trace import one_trace
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
+from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import LmmpruneError
-from lmmprune.models.canonical import shared_trace
 
 COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"ratio": 0.0},
@@ -96,7 +96,7 @@ class Tried:
         settings = {**self.layout.export, **COMMANDS[command]}
         bundle.parent.mkdir(parents=True, exist_ok=True)
         report = export(short_request(model=self.model, output=bundle, **settings), traced=self._traced)
-        failed = [check for check in verify(bundle, samples=2, progress=_quiet) if check.passed is False]
+        failed = [check for check in verify(bundle, samples=2, model=str(self.model)) if check.passed is False]
         if failed:
             return "failed", f"verify: {failed[0].name}: {failed[0].found}"
         tokens = f"{report.manifest.tokens_before} -> {report.manifest.image_tokens}"

@@ -39,7 +39,7 @@ def build(
         bundle: The bundle's directory.
         target: What the engines are for; None: the bundle's own target.
         arch: GPU architecture such as ``sm89``; None: the board that the target names, else the GPU of this machine.
-        components: ``vision``, ``decoder``, ``head_K``; None: all.
+        components: ``vision``, ``decoder``, ``bucket_K``; None: all.
         max_prompt: Longest prompt in tokens; None: as many as the model has positions.
         options: What to ask of the builder.
         force: Build even what is up to date, or was built with other options.

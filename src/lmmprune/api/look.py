@@ -24,19 +24,28 @@ if TYPE_CHECKING:
 File = str | PathLike[str]
 
 
-def verify(bundle: File, *, samples: int = 4, progress: Progress = silent) -> list[Check]:
+def verify(
+    bundle: File,
+    *,
+    samples: int = 4,
+    model: File | None = None,
+    adapter: File | None = None,
+    progress: Progress = silent,
+) -> list[Check]:
     """Check a bundle's files and graphs, and its kept indices and logits against the PyTorch model.
 
     Args:
         bundle: Its directory.
         samples: Pictures with questions to compare on.
+        model: Where its checkpoint is, for a bundle that was exported from a directory; None: what the bundle names.
+        adapter: LoRA directory that was merged into its weights.
         progress: Called while it runs.
 
     Returns:
         The checks, failed ones included: ``name``, ``passed`` (None: it can't be told) and ``found``.
 
     Raises:
-        LmmpruneError: The bundle can't be opened at all, or its model isn't here any more.
+        LmmpruneError: The bundle can't be opened at all, or its checkpoint isn't found.
 
     Example::
 
@@ -44,7 +53,13 @@ def verify(bundle: File, *, samples: int = 4, progress: Progress = silent) -> li
     """
     from lmmprune.compiler.verify.verify import verify as run
 
-    return run(Path(bundle), samples=samples, progress=progress)
+    return run(
+        Path(bundle),
+        samples=samples,
+        model=None if model is None else str(model),
+        adapter=None if adapter is None else Path(adapter),
+        progress=progress,
+    )
 
 
 def show(

@@ -1,4 +1,4 @@
-"""What a bundle costs and how well it answers: time, kernels, accuracy, FLOPs, and a study of many."""
+"""What a bundle costs and how well it answers: time, kernels, accuracy, FLOPs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from lmmprune.compiler.explain.rows import Explanation
     from lmmprune.compiler.export.values import Keep, Ratio
     from lmmprune.compiler.measure.read_result import Imported
-    from lmmprune.compiler.study.run_study import StudyResult
 
 File = str | PathLike[str]
 
@@ -74,6 +73,24 @@ def read_result(file: File) -> Imported:
     from lmmprune.compiler.measure.read_result import import_result
 
     return import_result(Path(file))
+
+
+def draw_chart(report: BenchReport, out: File, *, force: bool = False) -> None:
+    """Draw a report of ``bench`` or ``read_result`` as bars.
+
+    Args:
+        report: The report.
+        out: The PNG file.
+        force: Replace a chart that is there.
+
+    Raises:
+        InputError: The file can't be written.
+        MissingExtraError: matplotlib isn't installed.
+    """
+    from lmmprune.compiler.measure import chart
+
+    chart.check_chart(Path(out), force=force)
+    chart.draw_chart(report, Path(out))
 
 
 def explain(
@@ -196,90 +213,3 @@ def flops_of_model(
         sums = {side: count + text_tokens for side, count in found["visual_tokens"].items()}
         found["graph"] = traced_report(str(model), trace_layers, sums)
     return found
-
-
-def study(
-    model: File,
-    out: File,
-    *,
-    methods: Sequence[str],
-    ratios: Sequence[float],
-    int8: bool = False,
-    data: File = "tiny-llava",
-    limit: int | None = None,
-    max_new_tokens: int = 16,
-    calibration: File | None = None,
-    calibration_samples: int = 32,
-    target: str = "ort-cpu",
-    workers: int = 1,
-    ray: str | None = None,
-    rounds: int = 30,
-    new_tokens: int = 16,
-    threads: int | None = None,
-    keep_bundles: bool = True,
-    force: bool = False,
-    progress: Progress = silent,
-) -> StudyResult:
-    """Measure every method at every ratio in every precision, and write one report.
-
-    What is finished is kept: the same call goes on where it was ended. Call it under ``if __name__ == "__main__":``,
-    as its workers are processes.
-
-    Args:
-        model: Alias, hub id, or local directory.
-        out: Folder, new or to go on with.
-        methods: Names.
-        ratios: Fractions of visual tokens removed.
-        int8: Measure every variant in INT8 too.
-        data: ``tiny-llava``, or a JSON Lines file as for ``evaluate``.
-        limit: Ask only the first so many questions.
-        max_new_tokens: Answers are cut there.
-        calibration: Pictures for INT8's ranges; None: what fits the model.
-        calibration_samples: Samples at most.
-        target: Where it will run.
-        workers: Processes on this machine.
-        ray: Address of a Ray cluster to run on instead, or ``auto``; nodes share the folder.
-        rounds: Rounds of timing that count.
-        new_tokens: Tokens per timed answer.
-        threads: Threads within an operator when timing.
-        keep_bundles: Whether bundles stay once all is timed.
-        force: Begin a study that is there anew.
-        progress: Called while it runs.
-
-    Returns:
-        The findings, the files that were written, and how many variants had been measured before.
-
-    Raises:
-        LmmpruneError: Anything that you can mend, in one line.
-    """
-    from lmmprune.compiler.study.run_study import StudyRequest, run_study
-    from lmmprune.compiler.study.settings import Settings
-    from lmmprune.compiler.study.timing import TimingSettings
-
-    request = StudyRequest(
-        settings=Settings(
-            model=_absolute(model),
-            data=_absolute(data),
-            limit=limit,
-            max_new_tokens=max_new_tokens,
-            target=target,
-            calibration=None if calibration is None else Path(calibration).resolve(),
-            calibration_samples=calibration_samples,
-        ),
-        methods=methods,
-        ratios=ratios,
-        int8=int8,
-        output=Path(out),
-        workers=workers,
-        ray=ray,
-        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
-        keep_bundles=keep_bundles,
-        force=force,
-    )
-    return run_study(request, progress)
-
-
-def _absolute(name: File) -> str:
-    """Return a path so that every worker finds it, wherever it runs; aliases and hub ids stay."""
-    known = str(name) == "tiny-llava" or not Path(name).exists()
-    return str(name) if known else str(Path(name).resolve())

@@ -1,0 +1,157 @@
+"""What it takes to run the graphs of a bundle: signatures, the prompt, positions, the cache, and what is kept where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmmprune.names import POSITION_IDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One input or output of a graph; a dimension that isn't static is a name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """One ONNX file of the bundle with its signature, in the order of the graph."""
+
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Layout of the decoder's key/value cache: per layer ``[B, kv_heads, length, head_dim]``.
+
+    ``length_offsets[l]`` is what layer l's cache length differs by from the length of the sequence that entered the
+    decoder (0 unless tokens are cut inside the decoder, negative behind a cut).
+
+    A cache of fixed length has room for ``capacity`` tokens, in layer l for ``capacity + length_offsets[l]``, and is
+    updated in place; the input ``length`` (int64 ``[1]``) says how many tokens entered the decoder before. Where the
+    cache grows by concatenation, both are None.
+    """
+
+    past: tuple[tuple[str, str], ...]
+    present: tuple[tuple[str, str], ...]
+    kv_heads: int
+    head_dim: int
+    length_offsets: tuple[int, ...]
+    capacity: int | None = None
+    length: str | None = None
+
+    @property
+    def in_place(self) -> dict[str, str]:
+        """The decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
+        if self.capacity is None:
+            return {}
+        pairs = zip(self.present, self.past, strict=True)
+        return {out: into for presents, pasts in pairs for out, into in zip(presents, pasts, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """One of several token counts that the run-time chooses from: K tokens, made by this graph behind the encoder."""
+
+    tokens: int
+    graph: Graph
+
+    @property
+    def component(self) -> str:
+        """The name of its graph among the bundle's: ``bucket_K``."""
+        return f"bucket_{self.tokens}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledSite:
+    """One site of the pruning schedule: N visual tokens come in, K leave; so many tokens of the question go too.
+
+    ``kept`` is the graph's output with the kept places, int64 ``[1,K]``; None where the site removes nothing.
+    """
+
+    site: str
+    tokens_in: int
+    tokens_out: int
+    text_removed: int = 0
+    kept: str | None = None
+
+    @property
+    def in_decoder(self) -> bool:
+        """Whether the site lies in the decoder graph."""
+        return self.site.startswith("llm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """How a question becomes tokens.
+
+    Attributes:
+        template: Text that holds ``<image>`` (``image_token``) and ``{prompt}`` once each.
+        image_token: Text of the placeholder.
+        image_token_id: Its id.
+        eos_token_ids: Tokens that end an answer.
+        special_tokens: Whether the tokenizer puts its own special tokens around; not where the template brings them.
+        strip: Ends of a question that lose their white space: "both", "left", "right", or "" for none.
+        origin: File of the checkpoint that the template comes from, "--template", "built-in", or "" if unknown.
+    """
+
+    template: str
+    image_token: str
+    image_token_id: int
+    eos_token_ids: tuple[int, ...]
+    special_tokens: bool = True
+    strip: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """All that a prompt, a cache and a loop over the graphs need to know of them."""
+
+    prompt: Prompt
+    positions: str  # of the sequence that enters the decoder: "contiguous" or "original"
+    llm_positions: str  # behind cuts inside the decoder: the same names
+    max_positions: int
+    schedule: tuple[ScheduledSite, ...]
+    image_tokens: int  # tokens that the vision graph leaves for the decoder (K)
+    grid: tuple[int, int]  # visual tokens of a tower image, rows x columns, before pruning
+    vision: Graph
+    decoder: Graph
+    cache: Cache
+    tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
+    buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
+    # Output of the vision graph, or of a bucket's, with the place of each feature before pruning; None: all are there.
+    kept: str | None = None
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """Every graph of the bundle by the name of its component: ``vision``, ``decoder``, ``bucket_K``."""
+        behind = {bucket.component: bucket.graph for bucket in self.buckets}
+        return {"vision": self.vision, "decoder": self.decoder, **behind}
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence, prompt and answer together: the model's positions, or a fixed cache's tokens if fewer."""
+        return min(self.max_positions, self.cache.capacity or self.max_positions)
+
+    @property
+    def raster(self) -> tuple[int, int]:
+        """Visual tokens of the whole picture, rows and columns: those of all its tiles together."""
+        rows, columns = self.tiles or (1, 1)
+        return self.grid[0] * rows, self.grid[1] * columns
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of ``position_ids``: 1, or 3 with M-RoPE (frame, row and column)."""
+        shape = next(tensor.shape for tensor in self.decoder.inputs if tensor.name == POSITION_IDS)
+        return int(shape[0]) if len(shape) == 3 else 1
+
+    @property
+    def tokens_before(self) -> int:
+        """Visual tokens that the unpruned model would hand to the decoder (N)."""
+        return self.schedule[0].tokens_in if self.schedule else self.image_tokens

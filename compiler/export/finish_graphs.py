@@ -1,0 +1,85 @@
+"""From pruned float32 graphs to the files of the bundle: integers, the target's type and operators, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmmprune.compiler.bundle.manifest import File
+from lmmprune.compiler.export.decide import Decision
+from lmmprune.compiler.export.describe import interface_of
+from lmmprune.compiler.export.fingerprint import fingerprint
+from lmmprune.compiler.export.reduce import Reduced
+from lmmprune.compiler.export.step_clock import StepClock
+from lmmprune.compiler.lower.lower import lower
+from lmmprune.compiler.onnx_files import write_graphs as files
+from lmmprune.compiler.onnx_files.bucket_graphs import write_bucket_graphs
+from lmmprune.compiler.quantize import quantize as int8
+from lmmprune.passes.lower.cast_float import CastFloat
+from lmmprune.passes.lower.static_cache import StaticCache
+from lmmprune.progress import step
+
+
+def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepClock) -> dict[str, Any] | None:
+    """Quantize both graphs, if that was asked for.
+
+    Args:
+        decision: What is going to be done.
+        reduced: Pruned float32 graphs; changed in place.
+        assets: Directory with the tokenizer and the preprocessor.
+        clock: Told of the steps.
+
+    Returns:
+        What the manifest says of it; None: nothing was quantized.
+    """
+    plan, data = decision.int8, decision.data
+    if plan is None:
+        return None
+    found = int8.quantize(
+        reduced.vision,
+        reduced.decoder,
+        interface_of(decision, reduced),
+        assets,
+        data,
+        plan,
+        clock.report,
+        dtype=decision.dtype,
+        weights=fingerprint(decision, None),
+        check=decision.source.checkpoint.refuse_damage,
+    )
+    return plan.record(data, found) if data else {"policy": "all"}
+
+
+def cast_and_lower(decision: Decision, reduced: Reduced, clock: StepClock) -> None:
+    """Bring the graphs into the target's type and operators, and the cache into the form that was asked for."""
+    if decision.dtype != "float32":
+        with step(clock.report, "cast"):
+            for model in reduced.models:
+                CastFloat(dtype=decision.dtype)(model)
+    with step(clock.report, "lower"):
+        capacity = decision.request.static_cache
+        if capacity is not None:
+            past = interface_of(decision, reduced).cache.past
+            StaticCache(past=past, capacity=capacity, removed=reduced.removed)(reduced.decoder)
+        for model in reduced.models:
+            lower(model, decision.target)
+
+
+def write_graphs(
+    decision: Decision, reduced: Reduced, directory: Path, calibration: Mapping[str, Any] | None, clock: StepClock
+) -> dict[str, File]:
+    """Write the finished graphs and their weights.
+
+    Returns:
+        Size and SHA-256 of the files of weights that were streamed.
+    """
+    write_bucket_graphs(reduced.buckets, directory)
+    return files.write_graphs(
+        {"vision": reduced.vision, "decoder": reduced.decoder},
+        directory,
+        decision.source.checkpoint,
+        key=fingerprint(decision, calibration),
+        shared=decision.request.share_weights,
+        progress=clock.report,
+    )

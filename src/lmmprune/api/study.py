@@ -1,0 +1,102 @@
+"""Measure many variants of a model and write one report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmmprune.api.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from lmmprune.compiler.study.run_study import StudyResult
+
+File = str | PathLike[str]
+
+
+def study(
+    model: File,
+    out: File,
+    *,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    int8: bool = False,
+    data: File = "tiny-llava",
+    limit: int | None = None,
+    max_new_tokens: int = 16,
+    calibration: File | None = None,
+    calibration_samples: int = 32,
+    target: str = "ort-cpu",
+    workers: int = 1,
+    ray: str | None = None,
+    rounds: int = 30,
+    new_tokens: int = 16,
+    threads: int | None = None,
+    keep_bundles: bool = True,
+    force: bool = False,
+    progress: Progress = silent,
+) -> StudyResult:
+    """Measure every method at every ratio in every precision, and write one report.
+
+    What is finished is kept: the same call goes on where it was ended. Call it under ``if __name__ == "__main__":``,
+    as its workers are processes.
+
+    Args:
+        model: Alias, hub id, or local directory.
+        out: Folder, new or to go on with.
+        methods: Names.
+        ratios: Fractions of visual tokens removed.
+        int8: Measure every variant in INT8 too.
+        data: ``tiny-llava``, or a JSON Lines file as for ``evaluate``.
+        limit: Ask only the first so many questions.
+        max_new_tokens: Answers are cut there.
+        calibration: Pictures for INT8's ranges; None: what fits the model.
+        calibration_samples: Samples at most.
+        target: Where it will run.
+        workers: Processes on this machine.
+        ray: Address of a Ray cluster to run on instead, or ``auto``; nodes share the folder.
+        rounds: Rounds of timing that count.
+        new_tokens: Tokens per timed answer.
+        threads: Threads within an operator when timing.
+        keep_bundles: Whether bundles stay once all is timed.
+        force: Begin a study that is there anew.
+        progress: Called while it runs.
+
+    Returns:
+        The findings, the files that were written, and how many variants had been measured before.
+
+    Raises:
+        LmmpruneError: Anything that you can mend, in one line.
+    """
+    from lmmprune.compiler.study.run_study import StudyRequest, run_study
+    from lmmprune.compiler.study.settings import Settings
+    from lmmprune.compiler.study.timing import TimingSettings
+
+    request = StudyRequest(
+        settings=Settings(
+            model=_absolute(model),
+            data=_absolute(data),
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            target=target,
+            calibration=None if calibration is None else Path(calibration).resolve(),
+            calibration_samples=calibration_samples,
+        ),
+        methods=methods,
+        ratios=ratios,
+        int8=int8,
+        output=Path(out),
+        workers=workers,
+        ray=ray,
+        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
+        keep_bundles=keep_bundles,
+        force=force,
+    )
+    return run_study(request, progress)
+
+
+def _absolute(name: File) -> str:
+    """Return a path so that every worker finds it, wherever it runs; aliases and hub ids stay."""
+    known = str(name) == "tiny-llava" or not Path(name).exists()
+    return str(name) if known else str(Path(name).resolve())
