@@ -76,7 +76,7 @@ def test_int8_is_calibrated_layer_by_layer_and_answers(folder: Path, monkeypatch
     data = ("--calib", tiny_llava_dir() / "calib" / "calib.jsonl", "--calib-samples", 1)
     how = ("--ratio", 0.5, "--int8", "--no-smooth", "--static-cache", 480, *data)
     made = lmmprune("export", "--model", folder / "checkpoint", *how, "-o", folder / "int8")
-    assert made["peak_bytes"] < 6 * GIB
+    assert made["peak_bytes"] < 4 * GIB
     assert list((cache / "calibration").iterdir()), "calibration layer by layer leaves its state there"
     picture = tiny_llava_dir() / "examples" / "scene_003.png"
     said = lmmprune("run", folder / "int8", "--image", picture, "--prompt", "what?", "--max-new-tokens", 3)
