@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.runtime.open_picture import Picture
     from lmmprune.compiler.runtime.show_kept import Drawing
     from lmmprune.compiler.study.run_study import StudyResult
-    from lmmprune.compiler.targets.targets import Target
+    from lmmprune.compiler.targets.target import Target
     from lmmprune.compiler.triton.repository import Repository
     from lmmprune.compiler.verify.verify import Check
     from lmmprune.errors import (
@@ -168,7 +168,7 @@ _HOMES = {
     "compiler.runtime.open_picture": "Picture",
     "compiler.runtime.show_kept": "Drawing",
     "compiler.study.run_study": "StudyResult",
-    "compiler.targets.targets": "Target",
+    "compiler.targets.target": "Target",
     "compiler.triton.repository": "Repository",
     "compiler.verify.verify": "Check",
     "errors": "BundleError GraphRefusal InputError LmmpruneError LmmpruneWarning MissingExtraError ModelError"
