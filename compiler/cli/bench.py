@@ -11,9 +11,10 @@ import click
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
+from lmmprune.units import human_bytes
 
 if TYPE_CHECKING:
     from lmmprune.compiler.explain.rows import Explanation

@@ -9,9 +9,10 @@ import time
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lmmprune.compiler.cli.output import human_bytes, note
+from lmmprune.compiler.cli.output import note
 from lmmprune.compiler.cli.verbosity import WANTED
 from lmmprune.progress import Progress as Told
+from lmmprune.units import human_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
