@@ -12,7 +12,6 @@ from transformers import LlamaConfig, LlavaConfig, SiglipVisionConfig
 
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.manifest import Prompt
-from lmmprune.compiler.cli import main
 from lmmprune.compiler.export.export import export
 from lmmprune.errors import ModelError
 from lmmprune.models.canonical import Canonical
@@ -23,21 +22,11 @@ Refusal = Callable[..., str]
 
 
 @pytest.fixture
-def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refusal:
+def refusal(refusal: Refusal, tmp_path: Path) -> Refusal:
     """Call ``export`` with a mistake in it; return the one line that it says."""
 
     def call(*arguments: object, model: object = "tiny-llava") -> str:
-        before = set(tmp_path.iterdir())
-        words = ["export", "--model", model, "-o", tmp_path / "out", *arguments]
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        assert caught.value.code == 2, captured.err
-        assert captured.out == ""
-        assert captured.err.count("\n") == 1
-        assert captured.err.startswith("lmmprune: error: ")
-        assert set(tmp_path.iterdir()) == before
-        return captured.err
+        return refusal("export", "--model", model, "-o", tmp_path / "out", *arguments)
 
     return call
 

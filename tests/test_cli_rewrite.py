@@ -118,20 +118,11 @@ def test_a_graph_that_was_folded_by_a_simplifier(clip: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refusal:
+def refusal(refusal: Refusal, tmp_path: Path) -> Refusal:
     """Call ``rewrite`` with a mistake in it; return the one line that it says."""
 
     def call(source: object, *arguments: object, output: object = tmp_path / "out.onnx") -> str:
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        with pytest.raises(SystemExit) as caught:
-            main(["rewrite", str(source), "-o", str(output), *map(str, arguments)])
-        captured = capsys.readouterr()
-        assert caught.value.code == 2, captured.err
-        assert captured.out == ""
-        assert captured.err.count("\n") == 1
-        assert captured.err.startswith("lmmprune: error: ")
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-        return captured.err
+        return refusal("rewrite", source, "-o", output, *arguments)
 
     return call
 

@@ -58,12 +58,12 @@ def checked(bundle: Path) -> None:
 def test_float16_is_streamed_or_linked(folder: Path) -> None:
     assert len(list((folder / "checkpoint").glob("*.safetensors"))) > 1
     export = ("export", "--model", folder / "checkpoint", "--dtype", "float16")
-    assert lmmprune(*export, "--ratio", 0.5, "-o", folder / "copied")["peak_bytes"] < 2 * GIB
+    assert lmmprune(*export, "--ratio", 0.5, "-o", folder / "copied")["peak_bytes"] < 1.5 * GIB
     copied = Bundle.open(folder / "copied")
-    assert copied.bytes > 1.7 * GIB
+    assert copied.bytes > 1.3 * GIB
     assert copied.manifest.image_tokens == 288
     checked(folder / "copied")
-    assert lmmprune(*export, "--share-weights", "-o", folder / "linked")["peak_bytes"] < 2 * GIB
+    assert lmmprune(*export, "--share-weights", "-o", folder / "linked")["peak_bytes"] < 1.5 * GIB
     own = [file for file in (folder / "linked").rglob("*") if file.is_file() and file.stat().st_nlink == 1]
     assert sum(file.stat().st_size for file in own) < 8 * 2**20
 
@@ -76,7 +76,7 @@ def test_int8_is_calibrated_layer_by_layer_and_answers(folder: Path, monkeypatch
     data = ("--calib", tiny_llava_dir() / "calib" / "calib.jsonl", "--calib-samples", 1)
     how = ("--ratio", 0.5, "--int8", "--no-smooth", "--static-cache", 480, *data)
     made = lmmprune("export", "--model", folder / "checkpoint", *how, "-o", folder / "int8")
-    assert made["peak_bytes"] < 6 * GIB
+    assert made["peak_bytes"] < 4 * GIB
     assert list((cache / "calibration").iterdir()), "calibration layer by layer leaves its state there"
     picture = tiny_llava_dir() / "examples" / "scene_003.png"
     said = lmmprune("run", folder / "int8", "--image", picture, "--prompt", "what?", "--max-new-tokens", 3)
