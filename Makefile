@@ -10,7 +10,7 @@ PY310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; 
   $$p -c 'import ssl, venv' 2>/dev/null && echo $$p && break; done)
 VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
-  targets
+  stop_strings targets
 
 .PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel setup browser triton optimum vocabularies clean
 
@@ -30,10 +30,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
 
 docs: setup
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Needs nothing but pip: it is what goes onto machines that only answer.
 wheel:

@@ -13,7 +13,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import CalibrationSet, Sample
 from lmmprune.compiler.quantize.calibrators import Integers
 from lmmprune.compiler.quantize.feeds import SampleFeeds
-from lmmprune.compiler.quantize.observe import Steps
+from lmmprune.compiler.runtime.decode_steps import Steps
 
 WATCHED = ["turned", "deeper", "state", "image_features"]
 S8 = Integers.of("s8s8")

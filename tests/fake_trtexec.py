@@ -21,7 +21,7 @@ COMMON = {
     "versionCompatible", "verbose", "warmUp", "duration", "iterations", "exportTimes", "help",
 }  # fmt: skip
 TYPED_WEAKLY = {"stronglyTyped", "useCudaGraph", "useSpinWait", "noDataTransfers"}
-MS = {"vision": 20.0, "head": 1.0, "prefill": 100.0, "decode": 10.0}
+MS = {"vision": 20.0, "bucket": 1.0, "prefill": 100.0, "decode": 10.0}
 
 
 def main() -> int:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runtime_fixtures as fx
 
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.errors import BundleError
 
 
@@ -94,6 +98,33 @@ def test_damaged_manifest(bundle: Bundle, content: str) -> None:
     (bundle.path / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match="export again"):
         Bundle.open(bundle.path)
+
+
+FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "extra fields found (colour) @ $": lambda raw: raw.update(colour="red"),
+    "required field missing @ $.cache.kv_heads": lambda raw: raw["cache"].pop("kv_heads"),
+    "expected int @ $.image_tokens": lambda raw: raw.update(image_tokens="9"),
+    "expected str @ $.target": lambda raw: raw.update(target=5),
+    "expected int | str @ $.vision.inputs[0].shape[1]": lambda raw: raw["vision"]["inputs"][0]["shape"].insert(1, 2.5),
+    "has format 2, this version reads format 3: export again": lambda raw: raw.update(format=2),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_a_manifest_that_doesnt_fit_names_the_field(bundle: Bundle, message: str) -> None:
+    file = bundle.path / "manifest.json"
+    raw = json.loads(file.read_text())
+    FAULTS[message](raw)
+    file.write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match=re.escape(message)) as caught:
+        Bundle.open(bundle.path)
+    assert str(caught.value).endswith("export again")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_is_read_as_it_was_written(bundle: Bundle) -> None:
+    assert Manifest.load(bundle.path / "manifest.json") == bundle.manifest
+    assert json.loads(bundle.manifest.to_json())["cache"]["past"][0] == ["past_key_0", "past_value_0"]
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../secret"])

@@ -13,7 +13,8 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import CalibrationSet, load_calibration
 from lmmprune.compiler.quantize.calibrators import CALIBRATORS, get_calibrator
 from lmmprune.compiler.quantize.measure import measure
-from lmmprune.compiler.quantize.observe import drive, watch_values
+from lmmprune.compiler.quantize.observe import watch_values
+from lmmprune.compiler.runtime.decode_steps import drive
 from lmmprune.errors import InputError
 from lmmprune.models.source import resolve
 

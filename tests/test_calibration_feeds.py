@@ -13,7 +13,8 @@ from calibration_fixtures import calibration_bundle, feeds
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import CalibrationSet, Sample
-from lmmprune.compiler.quantize.observe import Feeds, Outputs, Steps, drive, watch_values
+from lmmprune.compiler.quantize.observe import watch_values
+from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, drive
 from lmmprune.compiler.runtime.runtime import Runtime
 
 

@@ -13,7 +13,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.quantize.cache import default_directory, graph_sha256
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
 from lmmprune.compiler.quantize.measure import measure
-from lmmprune.compiler.quantize.observe import Steps
+from lmmprune.compiler.runtime.decode_steps import Steps
 
 
 @pytest.fixture(scope="module")

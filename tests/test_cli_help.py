@@ -147,6 +147,23 @@ def test_the_package_runs_as_a_module(module: str, tmp_path: Path) -> None:
     assert help.startswith("Usage: lmmprune run [OPTIONS] BUNDLE")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("export",), "missing option '--model' (see 'lmmprune export --help')"),
+        (("run",), "missing argument 'BUNDLE' (see 'lmmprune run --help')"),
+        (("export", "--keep"), "option '--keep' requires an argument (see 'lmmprune export --help')"),
+        (("export", "--keep", "x"), "is not a valid integer (see 'lmmprune export --help')"),
+        (("nothing",), "no command 'nothing'; known: bench, "),
+    ],
+)
+def test_mistakes_of_usage_are_written_as_all_others(words: tuple[str, ...], message: str, cli: Cli) -> None:
+    code, out, err = cli(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert re.match(r"lmmprune: error: [a-z'-]", err)
+
+
 def test_the_old_name_of_deploy_works_and_says_so(cli: Cli, tmp_path: Path) -> None:
     bundle = fx.make_bundle(tmp_path / "b", keep=8, dtype="float16", target="tensorrt-10.3")
     words = (bundle.path, "--for", "jetson-orin-jp6", "-o")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +126,26 @@ def test_mistakes_leave_nothing(message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         export(short_request(model="tiny-llava", output=tmp_path / "out", **MISTAKES[message]))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_count_leaves_nothing_behind_the_next_export(tmp_path: Path) -> None:
+    """It kills itself, as nothing but the kernel can, while the encoder runs on pictures."""
+    program = (
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from short_request import short_request\n"
+        "from lmmprune.compiler.export.export import export\n"
+        "def stop(what, done, of):\n"
+        "    if what == 'count tokens':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export(short_request(model='tiny-llava', output=Path(sys.argv[1]), method='inflection', auto=True), stop)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (left,) = tmp_path.iterdir()
+    assert left.name == ".out.partial"
+    assert any(path.name.startswith("counts.") for path in left.iterdir()), "where the encoder lies while it counts"
+    export(short_request(model="tiny-llava", output=tmp_path / "out", ratio=0.5))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not any(path.name.startswith("counts.") for path in (tmp_path / "out").iterdir())

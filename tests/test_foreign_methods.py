@@ -53,7 +53,8 @@ def test_an_installed_package_brings_a_method(tmp_path: Path) -> None:
     said = json.loads(
         run("export", "--model", "tiny-llava", "--method", "longest", "--keep", "40", "-o", bundle, "--json")
     )
-    assert said["sites"] == [{"site": "vision_output", "tokens_in": 144, "tokens_out": 40, "text_removed": 0}]
+    site = {"site": "vision_output", "tokens_in": 144, "tokens_out": 40, "text_removed": 0, "kept": "kept_indices"}
+    assert said["sites"] == [site]
 
 
 BROKEN = {

@@ -116,3 +116,35 @@ import lmmprune.compiler.triton.repository, lmmprune.compiler.deploy.deploy, lmm
 
 def test_the_run_time_is_imported_without_unix() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT, ",".join(UNIX_ONLY)], check=True)
+
+
+BLOCKED = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from lmmprune.compiler.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "--model", "tiny-llava", "-o", "{new}"),
+        ("verify", "{out}"),
+        ("rewrite", "in.onnx", "-o", "{new}"),
+        ("study", "--model", "tiny-llava", "-o", "{new}"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_needs_the_extra_says_so_on_a_base_install(words: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    arguments = [word.format(new=tmp_path / "new", out=folder / "out") for word in words]
+    command = [sys.executable, "-c", BLOCKED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "pip install 'lmmprune[export]'" in done.stderr

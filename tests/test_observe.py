@@ -13,7 +13,8 @@ from calibration_fixtures import S8
 from lmmprune.compiler.quantize.calibrators import get_calibrator
 from lmmprune.compiler.quantize.channels import observe_channels
 from lmmprune.compiler.quantize.measure import measure
-from lmmprune.compiler.quantize.observe import Steps, watch_extremes
+from lmmprune.compiler.quantize.observe import watch_extremes
+from lmmprune.compiler.runtime.decode_steps import Steps
 from lmmprune.errors import InputError
 
 LOG = """

@@ -138,7 +138,7 @@ def test_a_step_without_parts_shows_no_count_and_ends_full(terminal: Console) ->
     rows = {line.split()[0]: line for line in last.splitlines()}
     assert [*rows] == ["trace", "calibrate", "write", "cast"]
     for line in rows.values():
-        assert "━" * 40 in line, line  # BarColumn's whole width; a half bar ends in ╸
+        assert "━" * 20 in line, line  # BarColumn's whole width; a half bar ends in ╸
         assert "╸" not in line
     assert "4/4" in rows["calibrate"]
     assert "1.0/1.0 MiB" in rows["write"]

@@ -13,8 +13,8 @@ from test_insert_qdq import calibrated
 from test_smooth_quant import inputs, pruned
 from towers import session
 
-from lmmprune.compiler.quantize.observe import Steps
 from lmmprune.compiler.quantize.sensitivity import Answer, relative_error, scan
+from lmmprune.compiler.runtime.decode_steps import Steps
 from lmmprune.errors import GraphRefusal
 from lmmprune.passes.find.blocks import find_blocks
 from lmmprune.passes.int8.insert_qdq import InsertQdq

@@ -135,6 +135,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "flops of a bundle": ("flops", "{made}/pruned"),
     "inspect": ("inspect", "{made}/pruned"),
     "bench": ("bench", *BUNDLES, *ASKED, "--rounds", "2", "--new-tokens", "2", "--no-memory"),
+    "bench with kernels": ("bench", *BUNDLES, *ASKED, "--rounds", "2", "--new-tokens", "2", "--no-memory", "--explain"),
     "eval": ("eval", "{made}/pruned", "--data", "{made}/q.jsonl"),
     "deploy": ("deploy", "{made}/orin", "--for", "jetson-orin-jp6", "-o", "{out}/o"),
     "build": ("build", "{made}/rtx", "--arch", "sm89"),

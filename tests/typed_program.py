@@ -49,13 +49,14 @@ def make(out: Path) -> None:
     lmmprune.rewrite("in.onnx", "out.onnx", tokens=Auto())  # type: ignore[arg-type]
 
 
-def ask(bundle: str) -> None:
+def ask(bundle: str, given: lmmprune.Picture) -> None:
     with lmmprune.load(bundle, threads=2) as model:
         assert_type(model, lmmprune.Model)
         assert_type(model.bundle, lmmprune.Bundle)
         assert_type(model.manifest.tokens_before, int)
         with Path("p.png").open("rb") as file:
             model.encode(file)
+        model.encode(given)
         for picture in ("p.png", Path("p.png"), b"", io.BytesIO(), Image.new("RGB", (9, 9))):
             encoded = model.encode(picture)
             assert_type(encoded, lmmprune.ImageFeatures)

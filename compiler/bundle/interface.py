@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from lmmprune.names import POSITION_IDS
 
+VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Size of a number, by the manifest's names of types."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
@@ -144,6 +147,12 @@ class Interface:
         """Visual tokens of the whole picture, rows and columns: those of all its tiles together."""
         rows, columns = self.tiles or (1, 1)
         return self.grid[0] * rows, self.grid[1] * columns
+
+    def cache_bytes(self, entered: int) -> int:
+        """Return the size of an answer's keys and values when so many tokens have entered the decoder."""
+        types = {tensor.name: tensor.dtype for tensor in self.decoder.inputs}
+        row = 2 * self.cache.kv_heads * self.cache.head_dim * VALUE_BYTES[types[self.cache.past[0][0]]]
+        return sum(max(0, entered + offset) * row for offset in self.cache.length_offsets)
 
     @property
     def position_rows(self) -> int:

@@ -132,10 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args=None if argv is None else list(argv), prog_name="lmmprune", standalone_mode=False
             )
     except click.UsageError as error:
-        usage = error.ctx.command_path if error.ctx else "lmmprune"
-        _fail(f"{error.format_message()} (see '{usage} --help')", 2)
+        _fail(f"{_message(error)} (see '{_program(error, argv)} --help')", 2)
     except click.ClickException as error:
-        _fail(error.format_message(), 2)
+        _fail(_message(error), 2)
     except LmmpruneError as error:
         if WANTED.traceback:
             traceback.print_exception(error)
@@ -146,6 +145,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         traceback.print_exception(error)
         _fail("this is a mistake of lmmprune, not yours: please report it with the lines above", 1)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _message(error: click.ClickException) -> str:
+    """Return click's words as our own errors are written."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    return said[:1].lower() + said[1:]
+
+
+def _program(error: click.UsageError, argv: Sequence[str] | None) -> str:
+    """Return the command whose help says more."""
+    if error.ctx is not None:
+        return error.ctx.command_path
+    called = next((word for word in (sys.argv[1:] if argv is None else argv) if word in COMMANDS), None)
+    return "lmmprune" if called is None else f"lmmprune {called}"
 
 
 def _left(argv: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ import click
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
+from lmmprune.units import human_bytes
 
 if TYPE_CHECKING:
     from lmmprune.compiler.explain.rows import Explanation
@@ -156,8 +158,19 @@ def _show_kernels(explanation: Explanation) -> None:
     from lmmprune.compiler.explain.tables import LEGEND, TOTALS, comparisons, reasons, totals
 
     for title, columns, rows in comparisons(explanation):
-        show(table(columns, rows, title=title))
-    show(table(TOTALS, totals(explanation)), LEGEND, *reasons(explanation))
+        show(table(_kernel_columns(columns), rows, title=title))
+    columns_of_totals = [*TOTALS[:-1], Column(title=TOTALS[-1], drop=1)]
+    show(table(columns_of_totals, totals(explanation)), LEGEND, *reasons(explanation))
+
+
+def _kernel_columns(titles: Sequence[str]) -> list[Column]:
+    """Return the columns with what may go: how often, what the first one ran, its times, those of decoding, and why."""
+    levels = {"products": 5, "first ran": 6, "first": 4, "decode ms": 3, "float because": 2, "kernel": 1}
+    decodes = titles.index("decode ms")
+    return [
+        Column(title=title, drop=levels["decode ms"] if place > decodes and title == "ratio" else levels.get(title, 0))
+        for place, title in enumerate(titles)
+    ]
 
 
 def _cells(row: Row) -> list[str]:

@@ -20,11 +20,12 @@ from lmmprune.compiler.cli.options import (
     target_option,
     triton_options,
 )
-from lmmprune.compiler.cli.output import human_bytes, json_option, note, print_json, show
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import phases
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import size
 from lmmprune.compiler.cli.verbosity import remember_verbose
+from lmmprune.units import human_bytes
 
 if TYPE_CHECKING:
     from lmmprune.compiler.build.options import BuildOptions

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from lmmprune.errors import LmmpruneError
 
+if TYPE_CHECKING:
+    _Text = click.ParamType[str]
+else:
+    _Text = click.ParamType  # which older releases can't subscript
 
-class Name(click.ParamType[str]):
+
+class Name(_Text):
     """A text that may be one of some names; whether it is, the command itself says, with what to do.
 
     Attributes:

@@ -9,9 +9,10 @@ import click
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.options import force_option, max_prompt_option, output_option
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, warn
+from lmmprune.compiler.cli.output import json_option, print_json, show, warn
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import size
+from lmmprune.units import human_bytes
 
 
 @click.command("deploy", cls=Command, example="lmmprune deploy out/ --for jetson-orin-jp6 --ram 8GiB -o for-orin/")

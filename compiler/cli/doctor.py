@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from lmmprune.compiler.cli.command import Command
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show, warn
+from lmmprune.compiler.cli.output import json_option, print_json, show, warn
 from lmmprune.compiler.cli.table import Column, details, table
+from lmmprune.units import human_bytes
 
 
 @click.command("doctor", cls=Command)

@@ -28,12 +28,13 @@ from lmmprune.compiler.cli.options import (
     target_option,
     triton_options,
 )
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show, warn
+from lmmprune.compiler.cli.output import json_option, note, print_json, show, warn
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import set_options
 from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Tokens
 from lmmprune.errors import InputError, require
+from lmmprune.units import human_bytes, human_si
 
 if TYPE_CHECKING:
     from lmmprune.compiler.export.dynamic_counts import DynamicCounts

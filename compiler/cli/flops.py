@@ -11,11 +11,12 @@ import click
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import method_options, model_option, ratio_options
-from lmmprune.compiler.cli.output import human_si, json_option, note, print_json, show
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import set_options
 from lmmprune.errors import InputError
+from lmmprune.units import human_si
 
 
 @click.command("flops", cls=Command, example="lmmprune flops --model llava-1.5-7b --keep 192")

@@ -9,9 +9,10 @@ import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.options import target_option
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show
+from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import number_pair
+from lmmprune.units import human_bytes
 
 if TYPE_CHECKING:
     from lmmprune.compiler.bundle.manifest import Manifest

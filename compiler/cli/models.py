@@ -8,8 +8,9 @@ import click
 
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import Command
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show
+from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, Table, details, table
+from lmmprune.units import human_bytes
 
 
 @click.command("models", cls=Command, example="lmmprune models llava-1.5-7b")

@@ -217,7 +217,7 @@ def check_triton(
     Raises:
         LmmpruneError: The directory isn't free, or Triton can't serve such a bundle.
     """
-    from lmmprune.compiler.export.decide import dtype_of
+    from lmmprune.compiler.export.choices import dtype_of
     from lmmprune.compiler.targets.targets import resolve
 
     if triton is None:

@@ -15,8 +15,6 @@ import click
 from lmmprune.compiler.cli.command import option
 from lmmprune.compiler.cli.verbosity import WANTED
 from lmmprune.errors import LmmpruneWarning
-from lmmprune.units import human_bytes as human_bytes
-from lmmprune.units import human_si as human_si
 
 F = TypeVar("F", bound=Callable[..., Any])
 

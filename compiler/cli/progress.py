@@ -9,9 +9,10 @@ import time
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lmmprune.compiler.cli.output import human_bytes, note
+from lmmprune.compiler.cli.output import note
 from lmmprune.compiler.cli.verbosity import WANTED
 from lmmprune.progress import Progress as Told
+from lmmprune.units import human_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,7 @@ def progress() -> Progress:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
     from rich.text import Text
 
     class Bar(BarColumn):
@@ -90,9 +92,9 @@ def progress() -> Progress:
         return Log()
     return Shown(
         TextColumn("{task.description}"),
-        Bar(),
-        Amount(),
-        Time(),
+        Bar(bar_width=20),
+        Amount(table_column=Column(no_wrap=True)),
+        Time(table_column=Column(no_wrap=True)),
         console=_console(),
         speed_estimate_period=SPEED_SECONDS,
         transient=True,

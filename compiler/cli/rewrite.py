@@ -18,10 +18,12 @@ from lmmprune.compiler.cli.options import (
     ratio_options,
     target_option,
 )
-from lmmprune.compiler.cli.output import human_bytes, human_si, json_option, note, print_json, show
+from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import number_pair, set_options
+from lmmprune.errors import require
+from lmmprune.units import human_bytes, human_si
 
 if TYPE_CHECKING:
     from lmmprune.compiler.rewrite.rewrite import RewriteReport
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 @json_option
 def command(*, pairs: tuple[str, ...], image_size: str | None, grid: str | None, as_json: bool, **request: Any) -> None:
     """Prune the vision tower in an ONNX file of another exporter: CLIP, SigLIP or another ViT, opset 13 or newer."""
+    require("onnx_ir", "export")
     from lmmprune.compiler.rewrite.rewrite import Request, rewrite
 
     refuse_ignored(

@@ -15,19 +15,29 @@ if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Stats
 
 
-SAMPLING = "Sampling"
+_ANSWER, _SAMPLING = "Answer", "Sampling"
 
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
 @click.argument("bundle", type=click.Path(path_type=Path))
-@option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
-@option("--prompt", required=True, help="The question.")
-@option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Stop after so many.")
+@option("--image", required=True, type=click.Path(path_type=Path), help="The picture.", group=_ANSWER)
+@option("--prompt", required=True, help="The question.", group=_ANSWER)
+@option(
+    "--max-new-tokens",
+    default=128,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Stop after so many.",
+    group=_ANSWER,
+)
+@option(
+    "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.", group=_ANSWER
+)
 @option(
     "--temperature",
     type=float,
     help="Draw tokens from their scores divided by this.  [default: 0, the likeliest token]",
-    group=SAMPLING,
+    group=_SAMPLING,
 )
 @option(
     "--top-p",
@@ -35,13 +45,16 @@ SAMPLING = "Sampling"
     default=1.0,
     show_default=True,
     help="Draw only from the likeliest tokens that together have this share.",
-    group=SAMPLING,
+    group=_SAMPLING,
 )
 @option(
-    "--top-k", type=int, default=0, help="Draw only from so many of the likeliest.  [default: from all]", group=SAMPLING
+    "--top-k",
+    type=int,
+    default=0,
+    help="Draw only from so many of the likeliest.  [default: from all]",
+    group=_SAMPLING,
 )
-@option("--seed", type=int, help="The same seed gives the same answer.  [default: another each time]", group=SAMPLING)
-@option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@option("--seed", type=int, help="The same seed gives the same answer.  [default: another each time]", group=_SAMPLING)
 @threads_option()
 @option("--stats", is_flag=True, help="Print times and token counts on stderr.")
 @json_option

@@ -23,7 +23,7 @@ from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.targets import machine
-from lmmprune.errors import InputError
+from lmmprune.errors import InputError, require
 
 if TYPE_CHECKING:
     from lmmprune.compiler.study.findings import Findings, Row
@@ -131,6 +131,7 @@ def command(
     Finished variants are kept: the same command goes on where it was ended, and one with more methods or ratios
     measures only those.
     """
+    require("onnx_ir", "export")
     from lmmprune.compiler.study.run_study import StudyRequest, run_study
     from lmmprune.compiler.study.settings import Settings
     from lmmprune.compiler.study.summary import summary

@@ -22,7 +22,8 @@ class Column:
 
     Attributes:
         title: What stands above it.
-        drop: Columns with the largest number are left out first where the table is too wide; 0: it always stays.
+        drop: Columns with the largest number are left out first where the table is too wide, those of one number
+            together; 0: it always stays.
         most: Characters that a line of it has at most, however wide the terminal is.
         path: Its cells are paths, of which the end is shown where there is no room.
     """
@@ -63,7 +64,8 @@ class Table:
                 result.add_section()
         yield result
         if lost := [column.title for i, column in enumerate(self.columns) if i not in shown]:
-            yield Text(f"left out for the width: {', '.join(lost)} (shown by a wider terminal, or --json)\n")
+            names = ", ".join(dict.fromkeys(lost))
+            yield Text(f"left out for the width: {names} (shown by a wider terminal, or --json)\n")
 
     def fit(self, available: int) -> tuple[list[int], list[int]]:
         """Return which columns are shown, and how wide each is.
@@ -74,8 +76,9 @@ class Table:
         least = [self._width(i, words=True) for i in range(len(self.columns))]
         most = [max(self._width(i, words=False), least[i]) for i in range(len(self.columns))]
         shown = [*range(len(self.columns))]
-        while _total([least[i] for i in shown]) > available and any(self.columns[i].drop for i in shown):
-            shown.remove(max(shown, key=lambda i: self.columns[i].drop))
+        for level in sorted({column.drop for column in self.columns} - {0}, reverse=True):
+            if _total([least[i] for i in shown]) > available:
+                shown = [i for i in shown if self.columns[i].drop != level]
         widths = [min(most[i], max(self.columns[i].most or most[i], least[i])) for i in shown]
         # The widest gives first; one that can't without breaking a word gives only when none else can.
         for floors in ([least[i] for i in shown], [min(least[i], len(self.columns[i].title)) for i in shown]):

@@ -8,10 +8,11 @@ import click
 
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import Command
-from lmmprune.compiler.cli.output import human_bytes, json_option, print_json, show
+from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, details, table
 from lmmprune.compiler.targets.target import Target
 from lmmprune.compiler.targets.targets import TARGETS, resolve
+from lmmprune.units import human_bytes
 
 _OPERATORS = (
     ("Attention", "attention"),

@@ -10,6 +10,7 @@ from typing import Any
 from lmmprune.compiler.backends.pool import roomy
 from lmmprune.compiler.build.engine_spec import WORKSPACE
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.interface import VALUE_BYTES
 from lmmprune.compiler.deploy.activations import activation_bytes
 from lmmprune.compiler.targets.boards import BOARDS, Board
 from lmmprune.compiler.targets.target import Target
@@ -20,7 +21,6 @@ GIB = 2.0**30
 SYSTEM = int(1.5 * GIB)
 NEW_TOKENS = 512
 _LITTLE = 2**28  # a workspace that still leaves most kernels to choose from (believed)
-_ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def plan_memory(
         raise InputError(f"--max-prompt {prompt} must be more than the image's {image} tokens and at most {limit}")
     length = min(limit, prompt + NEW_TOKENS)
     fixed = manifest.cache.capacity
-    cache = _cache_bytes(bundle, fixed or length)
+    cache = manifest.cache_bytes(fixed or length)
     values = max(
         *(activation_bytes(bundle.file(graph.file)) for name, graph in manifest.graphs.items() if name != "decoder"),
         activation_bytes(bundle.decoder, seq=prompt, image_tokens=image),
@@ -145,17 +145,10 @@ def _remedies(plan: MemoryPlan, ram: int, bundle: Bundle, target: Target, worksp
     if workspace > _LITTLE and plan.total - workspace + _LITTLE <= ram:
         yield f"--workspace {_LITTLE // 2**20}MiB takes {(plan.total - workspace + _LITTLE) / GIB:.2f} GiB"
     weights = plan.parts[0].bytes
-    item = _ITEM[manifest.precision.dtype]
+    item = VALUE_BYTES[manifest.precision.dtype]
     if manifest.precision.int8 is None and weights > plan.total / 4:
         # Embeddings and lm_head stay as they are; this is the least that the rest can take.
         yield f"exporting with --int8 leaves {weights / item / GIB:.2f} GiB of weights or little more"
     if larger := [board for board in BOARDS if board.memory >= plan.total]:
         least = min(larger, key=lambda board: board.memory)
         yield f"a board with {least.memory / GIB:.0f} GiB"
-
-
-def _cache_bytes(bundle: Bundle, length: int) -> int:
-    manifest = bundle.manifest
-    item = _ITEM[manifest.precision.dtype]
-    token = 2 * manifest.cache.kv_heads * manifest.cache.head_dim * item
-    return sum(max(0, length + offset) * token for offset in manifest.cache.length_offsets)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from lmmprune.compiler.backends.cpu_session import cpu_session
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.export.decide import Decision
@@ -16,7 +17,7 @@ from lmmprune.compiler.export.dynamic_counts import DynamicCounts, save_counts
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.export.values import Auto
 from lmmprune.compiler.runtime.preprocess import Preprocessor
-from lmmprune.errors import below, require
+from lmmprune.errors import below
 from lmmprune.facts import Facts
 from lmmprune.models.canonical import Canonical
 from lmmprune.names import DYNAMIC_COUNT, PIXEL_VALUES
@@ -90,19 +91,16 @@ def measure_counts(
         percentile: 0 < p <= 100.
         progress: Called with what is done, how much of it, and how much there is.
     """
-    ort = require("onnxruntime", "export")
     graph = vision.clone()
     CountTokens(method=method, grid=facts.grid)(graph)
     preprocess = Preprocessor.load(assets / PREPROCESSOR)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
     counts: list[int] = []
     # Within the bundle in the making: a place with room for the weights, which /tmp need not be, and which the next
     # export clears where this one is killed.
     with tempfile.TemporaryDirectory(dir=assets, prefix="counts.") as name:
         path = Path(name) / "vision.onnx"
         ir.save(graph, path, external_data="vision.onnx.data")
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = cpu_session(path)
         for index, sample in enumerate(data.samples):
             counts += session.run([DYNAMIC_COUNT], {PIXEL_VALUES: preprocess(sample.image)})[0].tolist()
             progress("count tokens", index + 1, len(data.samples))

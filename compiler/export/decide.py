@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
+from lmmprune.compiler.export.choices import check_cache, counts_of, dtype_of, int8_of, positions_of, with_scatter
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.values import Auto, Buckets, Keep, Ratio
+from lmmprune.compiler.export.values import Auto, Buckets
 from lmmprune.compiler.targets import targets
-from lmmprune.errors import InputError
+from lmmprune.compiler.targets.target import Target
 from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Decision:
     request: Request
     source: Source
     facts: Facts
-    target: targets.Target
+    target: Target
     dtype: str
     method: Method
     int8: Int8Plan | None
@@ -138,114 +138,3 @@ def decide(request: Request) -> Decision:
 def image_tokens_of(stages: Iterable[Stage], facts: Facts) -> int:
     """Return the visual tokens that enter the decoder."""
     return min((stage.keep for stage in stages if not stage.site.in_decoder), default=facts.tokens)
-
-
-def with_scatter(target: targets.Target) -> targets.Target:
-    """Return a target with an opset that has TensorScatter, which a cache of fixed length is updated with."""
-    from lmmprune.passes.lower.static_cache import SCATTER_OPSET
-
-    return dataclasses.replace(target, opset=max(target.opset, SCATTER_OPSET))
-
-
-def dtype_of(target: targets.Target, dtype: str | None) -> str:
-    """Return the floating-point type of the bundle: what was asked for, or the target's own."""
-    dtype = dtype or target.dtype
-    if dtype not in target.dtypes:
-        raise InputError(f"--dtype {dtype}: target '{target.name}' takes {', '.join(target.dtypes)}")
-    return dtype
-
-
-def int8_of(request: Request, target: targets.Target, dtype: str) -> Int8Plan | None:
-    """Return how the graphs are quantized, None if they aren't."""
-    from lmmprune.compiler.quantize.int8_plan import Int8Plan, choose_scheme
-
-    int8 = request.int8
-    if int8 is None:
-        return None
-    if request.share_weights:
-        raise InputError(
-            "--share-weights links the checkpoint's floating-point weights, --int8 makes new ones: leave one out"
-        )
-    scheme = choose_scheme(target, weights_only=int8.weights_only, dynamic=int8.dynamic, dtype=dtype)
-    return Int8Plan(
-        scheme=scheme,
-        calibrator=int8.calibrator,
-        smooth=int8.smooth,
-        policy=int8.policy,
-        budget=int8.budget,
-        keep_float=int8.keep_float,
-    )
-
-
-def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]:
-    """Return the visual tokens per decoder layer that were asked for, ascending; none if the pictures decide."""
-    from lmmprune.passes.methods import keep_count
-
-    tokens = request.tokens
-    if tokens is None or isinstance(tokens, Ratio):
-        return (keep_count(facts.tokens, ratio=tokens.removed if tokens else None),)
-    if isinstance(tokens, Keep):
-        return (keep_count(facts.tokens, keep=tokens.tokens),)
-    asked = "--ratio auto" if isinstance(tokens, Auto) else "--buckets"
-    if not method.counts_itself:
-        raise InputError(f"{asked}: method '{method.name}' has no count of its own for a picture; use 'inflection'")
-    if isinstance(tokens, Auto):
-        if not 0 < tokens.percentile <= 100:
-            raise InputError(f"--percentile {tokens.percentile:g}: expected 0 < percentile <= 100")
-        method.check(facts)
-        return ()
-    if request.int8 is not None:
-        raise InputError("--buckets and --int8 don't go together yet: leave one out")
-    return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in tokens.ratios}))
-
-
-def check_cache(capacity: int, target: targets.Target, entering: int, positions: int) -> None:
-    """Refuse a cache of fixed length that the target can't update, or that no prompt fits into.
-
-    Args:
-        capacity: Tokens that it is to have room for.
-        target: Where it will run.
-        entering: Visual tokens that enter the decoder.
-        positions: Of the model.
-    """
-    if not target.takes("TensorScatter"):
-        able = ", ".join(name for name, other in targets.TARGETS.items() if other.takes("TensorScatter"))
-        raise InputError(f"--static-cache: target '{target.name}' has no TensorScatter; targets that do: {able}")
-    if not entering + 2 <= capacity <= positions:
-        raise InputError(
-            f"--static-cache {capacity}: expected {entering + 2} (the picture's {entering} tokens, one of the question,"
-            f" one of the answer) to {positions} (the model's positions)"
-        )
-
-
-def positions_of(asked: str | None, method: Method, facts: Facts, in_vision: bool, *, rows: int = 1) -> tuple[str, str]:
-    """Return the policy of the sequence that enters the decoder, and of the cuts inside it.
-
-    Args:
-        asked: ``--positions``.
-        method: The method.
-        facts: The model.
-        in_vision: Whether it removes tokens before the decoder.
-        rows: Numbers that say where a token stands.
-    """
-    if asked not in (None, "contiguous", "original"):
-        raise InputError(f"--positions {asked}: expected 'contiguous' or 'original'")
-    if rows > 1:
-        # Row and column are what a token saw, not how many tokens came before it: there is nothing to renumber.
-        if asked == "contiguous":
-            raise InputError(
-                "--positions contiguous: this model numbers visual tokens by their row and column in the picture, which"
-                " stay what they are; leave it out"
-            )
-        if in_vision and not method.has_places(facts):
-            raise InputError(
-                f"method '{method.name}' makes tokens that have the place of no patch, and this model needs each"
-                " token's row and column; choose another"
-            )
-        return "original", "original"
-    if asked == "original" and in_vision and not method.has_places(facts):
-        raise InputError(
-            f"--positions original: method '{method.name}' makes tokens that have the place of no patch; leave it out"
-        )
-    # Before the decoder, methods number what is left anew; inside it each has its own way.
-    return asked or "contiguous", asked or method.positions

@@ -21,8 +21,7 @@ from lmmprune.compiler.measure.memory import peak_bytes
 from lmmprune.compiler.onnx_files.bucket_graphs import bucket_file
 from lmmprune.compiler.onnx_files.signature import signature
 from lmmprune.models.identity import Identity, identify_adapter
-from lmmprune.models.trace import cache_names
-from lmmprune.names import CACHE_LENGTH, KEPT, kept_output
+from lmmprune.names import CACHE_LENGTH, KEPT, kept_output, past, present
 from lmmprune.passes.reduce.schedule import average
 from lmmprune.version import __version__
 
@@ -138,11 +137,10 @@ def _schedule(decision: Decision, reduced: Reduced) -> tuple[ScheduledSite, ...]
 def _cache(decision: Decision, reduced: Reduced) -> Cache:
     """Return the layout of the key/value cache, with the tokens that are gone before each layer."""
     spec = decision.source.decoder
-    past, present = cache_names(spec.layers)
     fixed = any(value.name == CACHE_LENGTH for value in reduced.decoder.graph.inputs)
     return Cache(
-        past=tuple(past),
-        present=tuple(present),
+        past=tuple(past(layer) for layer in range(spec.layers)),
+        present=tuple(present(layer) for layer in range(spec.layers)),
         kv_heads=spec.kv_heads,
         head_dim=spec.head_dim,
         length_offsets=tuple(-count for count in reduced.removed),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmmprune.compiler.bundle.interface import VALUE_BYTES
 from lmmprune.compiler.export.decide import Decision
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.quantize.int8_plan import WHOLE_BYTES
@@ -15,7 +16,6 @@ from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
 from lmmprune.models.source import Source
 
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GRAPHS = 64 * 2**20
 """Graphs, tokenizer and manifest at most."""
 _LIBRARIES = 900 * 2**20
@@ -136,7 +136,7 @@ def needs(
         calibration: What that takes.
     """
     shapes = source.shapes
-    width = _BYTES[dtype]
+    width = VALUE_BYTES[dtype]
     # Tables that are looked up stay in floating point, and so does everything that isn't a matrix.
     sizes = [
         math.prod(shape) * (1 if int8 and len(shape) > 1 and "embed" not in name else width)

@@ -14,7 +14,7 @@ from lmmprune.compiler.export.values import Int8, Tokens
 if TYPE_CHECKING:
     from lmmprune.passes.methods import Method
 
-STREAMS = ("write vision", "write decoder")
+STREAMS = ("write vision", "write decoder", "checksums")
 """Steps whose progress is in bytes."""
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.flops.formula import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
+from lmmprune.compiler.flops.formula import TEXT_TOKENS, layer_flops, prefill, uniform
 from lmmprune.errors import GraphRefusal, MissingExtraError, require
 
 CONVENTION = "1 multiply-accumulate = 2 FLOPs; decoder layers only, without vision tower, projector and lm_head"
@@ -120,11 +121,9 @@ def bundle_report(path: Path) -> dict[str, Any]:
     manifest, cache = bundle.manifest, bundle.manifest.cache
     kinds = {tensor.name: tensor.dtype for tensor in manifest.decoder.inputs}
     kind = kinds[cache.past[0][0]]
-    lengths = {
-        "before": [manifest.tokens_before + TEXT_TOKENS for _ in cache.length_offsets],
-        "after": [manifest.image_tokens + TEXT_TOKENS + offset for offset in cache.length_offsets],
-    }
-    layout = {"kv_heads": cache.kv_heads, "head_dim": cache.head_dim, "bytes_per_value": 4 if kind == "float32" else 2}
+    # Without cuts inside the decoder every layer would hold what enters it.
+    unpruned = dataclasses.replace(cache, length_offsets=(0,) * len(cache.length_offsets))
+    before = dataclasses.replace(manifest, cache=unpruned).cache_bytes(manifest.tokens_before + TEXT_TOKENS)
     counted, reason = _count(bundle)
     return {
         "bundle": str(path),
@@ -134,7 +133,7 @@ def bundle_report(path: Path) -> dict[str, Any]:
         "sites": [{"site": s.site, "tokens_in": s.tokens_in, "tokens_out": s.tokens_out} for s in manifest.schedule],
         "flops": {part: dict(row) for part, row in manifest.flops.items()},
         "kv_dtype": kind,
-        "kv_bytes": {side: kv_bytes(rows, **layout) for side, rows in lengths.items()},
+        "kv_bytes": {"before": before, "after": manifest.cache_bytes(manifest.image_tokens + TEXT_TOKENS)},
         "counted": counted,
         "not_counted": reason,
     }

@@ -14,10 +14,11 @@ from lmmprune.compiler.targets.packages import Package, install_command, package
 from lmmprune.compiler.targets.target import Target
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import LmmpruneError, MissingExtraError, require
+from lmmprune.units import GIB
 
 _FAST_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 # Writing engines, weights and temporary copies of a small model; a 7B model needs about 15 GB.
-_LITTLE_DISK = 2 * 2**30
+_LITTLE_DISK = 2 * GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ def _warnings(machine: Machine, found: Mapping[str, tuple[Package, ...]]) -> lis
     if not _FAST_INT8 & set(machine.cpu_flags):
         warnings.append("this processor has no 8-bit dot products (VNNI): INT8 on ort-cpu saves memory but little time")
     if machine.disk_free < _LITTLE_DISK:
-        warnings.append(f"only {machine.disk_free / 2**30:.1f} GiB of disk are free here: a 7B model needs about 15 GB")
+        warnings.append(f"only {machine.disk_free / GIB:.1f} GiB of disk are free here: a 7B model needs about 15 GB")
     return warnings
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.compiler.backends.cpu_session import cpu_session
 from lmmprune.compiler.quantize.cache import default_directory
 from lmmprune.compiler.quantize.calibrators import Calibrator, Integers
 from lmmprune.compiler.quantize.channels import ChannelRows, ChannelStats
@@ -204,9 +205,7 @@ def _pass(
 
 def _session(model: ir.Model) -> Any:
     ort = require("onnxruntime", "export")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=_providers(ort))
+    return cpu_session(ir.to_proto(model).SerializeToString(), providers=_providers(ort))
 
 
 def _providers(ort: Any) -> list[str]:

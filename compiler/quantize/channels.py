@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lmmprune.compiler.quantize.observe import FETCHED_BYTES, Steps, drive, watch_values
+from lmmprune.compiler.quantize.observe import FETCHED_BYTES, watch_values
+from lmmprune.compiler.runtime.decode_steps import Steps, drive
 from lmmprune.errors import InputError
 from lmmprune.stored import Array
 

@@ -6,22 +6,23 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, file_sha256
 from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.data.calibration import CalibrationSet, Sample
 from lmmprune.compiler.quantize.cache import graph_sha256
-from lmmprune.compiler.quantize.observe import Feeds, Steps
-from lmmprune.compiler.runtime.kv_cache import KvCache
+from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, decode_steps
 from lmmprune.compiler.runtime.preprocess import Preprocessor
-from lmmprune.compiler.runtime.prompt import Prompter
-from lmmprune.errors import require
+from lmmprune.compiler.runtime.prompt import Encoded, Prompter
+from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
 from lmmprune.stored import Array
 
 ANSWER_TOKENS = 64
@@ -96,44 +97,52 @@ class SampleFeeds:
         return {self._interface.vision.inputs[0].name: self._preprocess(sample.image)}
 
     def _converse(self, sample: Sample) -> Steps:
-        names = [output.name for output in self._session.get_outputs()]
-        found = dict(zip(names, self._session.run(names, self._pixels(sample)), strict=True))
-        prompt = self._prompter.encode(sample.prompt)
-        ids = prompt.input_ids
-        positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
-        answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
-        room = self._prompter.room(prompt, positions)
-        cache = KvCache[Array](self._interface, lambda array: array)
-        for step in range(min(room, len(answer) or OWN_TOKENS, ANSWER_TOKENS) + 1):
-            outputs = yield {
-                "input_ids": ids,
-                "image_features": found["image_features"],
-                "position_ids": positions,
-                **cache.feeds(),
-            }
-            token = answer[step : step + 1] or [int(outputs["logits"][0, -1].argmax())]
-            if not answer and token[0] in self._interface.prompt.eos_token_ids:
-                return
-            cache.take(outputs, tokens=ids.shape[1])
-            ids = np.array([token], np.int64)
-            positions = positions[..., -1:] + 1
+        start = self._start(sample)
+        given = iter(start.answer)
+
+        def choose(outputs: Outputs) -> int | None:
+            token = next(given, None)
+            if token is None:
+                token = int(outputs[LOGITS][0, -1].argmax())
+            return None if not start.answer and token in self._interface.prompt.eos_token_ids else token
+
+        runs = min(start.room, len(start.answer) or OWN_TOKENS, ANSWER_TOKENS) + 1
+        return decode_steps(self._interface, start.prompt, start.positions, start.features, runs, choose)
 
     def _steps(self, sample: Sample) -> list[dict[str, Array]]:
-        names = [output.name for output in self._session.get_outputs()]
-        found = dict(zip(names, self._session.run(names, self._pixels(sample)), strict=True))
-        prompt = self._prompter.encode(sample.prompt)
-        positions = self._prompter.positions(prompt, found["kept_indices"][0] if "kept_indices" in found else None)
-        answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
-        room = self._prompter.room(prompt, positions)
-        steps = [{"input_ids": prompt.input_ids, "position_ids": positions}]
-        for token in answer[: min(room, ANSWER_TOKENS)]:
+        start = self._start(sample)
+        positions = start.positions
+        steps = [{INPUT_IDS: start.prompt.input_ids, POSITION_IDS: positions}]
+        for token in start.answer[: min(start.room, ANSWER_TOKENS)]:
             positions = positions[..., -1:] + 1
-            steps.append({"input_ids": np.array([[token]], np.int64), "position_ids": positions})
-        return [{**step, "image_features": found["image_features"]} for step in steps]
+            steps.append({INPUT_IDS: np.array([[token]], np.int64), POSITION_IDS: positions})
+        return [{**step, IMAGE_FEATURES: start.features} for step in steps]
+
+    def _start(self, sample: Sample) -> _Start:
+        found = run_all(self._session, self._pixels(sample))
+        prompt = self._prompter.encode(sample.prompt)
+        kept = None if self._interface.kept is None else found[self._interface.kept][0]
+        positions = self._prompter.positions(prompt, kept)
+        answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
+        return _Start(
+            prompt=prompt,
+            positions=positions,
+            features=found[IMAGE_FEATURES],
+            answer=answer,
+            room=self._prompter.room(prompt, positions),
+        )
 
     @functools.cached_property
     def _session(self) -> Any:
-        ort = require("onnxruntime", "export")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        return ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+        return cpu_session(self._graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What is known of a sample before the decoder runs."""
+
+    prompt: Encoded
+    positions: Array
+    features: Array
+    answer: Sequence[int]
+    room: int

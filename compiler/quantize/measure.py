@@ -10,7 +10,8 @@ from pathlib import Path
 from lmmprune.compiler.quantize.cache import default_directory, graph_sha256, load_state, save_state
 from lmmprune.compiler.quantize.calibrators import Calibrator, Integers
 from lmmprune.compiler.quantize.histogram import BINS, Histogram
-from lmmprune.compiler.quantize.observe import FETCHED_BYTES, Steps, drive, watch_extremes, watch_values
+from lmmprune.compiler.quantize.observe import FETCHED_BYTES, watch_extremes, watch_values
+from lmmprune.compiler.runtime.decode_steps import Steps, drive
 from lmmprune.errors import InputError, require
 from lmmprune.passes.int8.int8 import Range
 

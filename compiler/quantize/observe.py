@@ -5,36 +5,21 @@ from __future__ import annotations
 import functools
 import math
 import secrets
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from lmmprune.compiler.backends.cpu_session import cpu_session
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
-from lmmprune.errors import require
+from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs
 from lmmprune.stored import Array
-
-Feeds = Mapping[str, Array]
-Outputs = Mapping[str, Array]
-
-Steps = Generator[Feeds, Outputs, None]
-"""The runs of one sample: yields the inputs of a run and is sent the outputs, which the next run may need."""
 
 Run = Callable[[Feeds], Outputs]
 
 FETCHED_BYTES = 2**30
 """Watched values that one session may hold at once."""
-
-
-def drive(steps: Steps, run: Run) -> None:
-    """Run a sample to its end."""
-    try:
-        feeds = next(steps)
-        while True:
-            feeds = steps.send(run(feeds))
-    except StopIteration:
-        return
 
 
 def watch_extremes(graph: Path, names: Sequence[str], take: Callable[[str, float, float], None]) -> Run:
@@ -116,15 +101,12 @@ def load_beside(graph: Path, model: ir.Model, *, shared: bool = False) -> Any:
         model: The copy.
         shared: Whether several sessions read the same weights.
     """
-    ort = require("onnxruntime", "export")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if shared:  # several sessions on one file: its pages are in memory once, unless each makes its own packed copy
-        options.add_session_config_entry("session.disable_prepacking", "1")
+    # Several sessions on one file: its pages are in memory once, unless each makes its own packed copy.
+    entries = {"session.disable_prepacking": "1"} if shared else {}
     copy = graph.with_name(f"{graph.stem}.{secrets.token_hex(4)}.copy.onnx")
     try:
         ir.save(model, copy)
-        return ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
+        return cpu_session(copy, entries=entries)
     finally:
         copy.unlink(missing_ok=True)
 

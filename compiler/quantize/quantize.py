@@ -20,16 +20,16 @@ from lmmprune.compiler.quantize.channels import observe_channels
 from lmmprune.compiler.quantize.feeds import SampleFeeds
 from lmmprune.compiler.quantize.int8_plan import WHOLE_BYTES, Int8Plan
 from lmmprune.compiler.quantize.measure import measure
-from lmmprune.compiler.quantize.observe import Steps
 from lmmprune.compiler.quantize.sensitivity import scan
 from lmmprune.compiler.quantize.smooth import Smoothed, search
+from lmmprune.compiler.runtime.decode_steps import Steps
 from lmmprune.errors import below
 from lmmprune.lazy import is_lazy, numbers
 from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8.int8 import SCHEMES
 from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
+from lmmprune.progress import Progress, silent
 
-Progress = Callable[[str, int, int], None]
 Samples = list[Callable[[], Steps]]
 
 
@@ -41,7 +41,7 @@ def quantize(
     assets: Path,
     data: CalibrationSet | None,
     plan: Int8Plan,
-    progress: Progress,
+    progress: Progress = silent,
     *,
     dtype: str = "float32",
     cache: Path | None = None,

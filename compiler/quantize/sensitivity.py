@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
-from lmmprune.compiler.quantize.observe import Feeds, Outputs, Steps, drive, load_beside
-from lmmprune.names import KEPT
+from lmmprune.compiler.quantize.observe import load_beside
+from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, drive
+from lmmprune.names import IMAGE_FEATURES, KEPT, LOGITS
 from lmmprune.passes.find.blocks import find_blocks
 from lmmprune.passes.int8.insert_qdq import InsertQdq, quantizable
 from lmmprune.passes.int8.int8 import Range
@@ -20,7 +21,7 @@ from lmmprune.stored import Array
 Samples = Sequence[Callable[[], Steps]]
 
 # What the next stage reads; caches and kept places are on the way to these.
-_ANSWERS = ("image_features", "logits")
+_ANSWERS = (IMAGE_FEATURES, LOGITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def answers_of(session: Any, samples: Samples) -> list[Answer]:
 
     def run(feeds: Feeds) -> Outputs:
         found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
-        places = found.get(KEPT) if "image_features" in found else None
+        places = found.get(KEPT) if IMAGE_FEATURES in found else None
         answers.extend(
             Answer(values=found[name].astype(np.float64), places=places) for name in _ANSWERS if name in found
         )

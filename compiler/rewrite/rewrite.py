@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmmprune.compiler.export.decide import dtype_of
+from lmmprune.compiler.export.choices import dtype_of
 from lmmprune.compiler.onnx_files.write_graph import check_writable, write_graph
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError, require

@@ -12,6 +12,7 @@ from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.errors import BundleError
+from lmmprune.names import received_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def read_sites(
         if stage.in_decoder != in_decoder or stage.kept is None or stage.tokens_out == stage.tokens_in:
             continue
         kept = session.download(outputs[stage.kept])[0]
-        flags = outputs.get(f"received.{stage.site}")
+        flags = outputs.get(received_at(stage.site))
         received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
         found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)
     return found

@@ -24,6 +24,7 @@ from lmmprune.compiler.runtime.sampling import GREEDY, Sampling
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import BundleError, InputError
+from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, INPUT_IDS, LOGITS, PATCHES, POSITION_IDS, RANKING
 
 
 class Runtime:
@@ -107,9 +108,9 @@ class Runtime:
         outputs = vision.run({self._pixels.name: pixels})
         dynamic_count = None
         if self._buckets:
-            dynamic_count = int(vision.download(outputs["dynamic_count"])[0])
+            dynamic_count = int(vision.download(outputs[DYNAMIC_COUNT])[0])
             chosen = self._session(f"bucket_{self._size(dynamic_count)}")
-            outputs = chosen.run({name: outputs[name] for name in ("patches", "ranking")})
+            outputs = chosen.run({name: outputs[name] for name in (PATCHES, RANKING)})
         end = time.perf_counter()
         places = self.bundle.manifest.kept
         kept = None if places is None else vision.download(outputs[places])[0]
@@ -117,10 +118,10 @@ class Runtime:
         if self._buckets:
             tokens = self._size(dynamic_count or 0)
         if tokens not in self._checked:
-            check_tokens(self.bundle, vision.download(outputs["image_features"]).shape[1], kept, tokens)
+            check_tokens(self.bundle, vision.download(outputs[IMAGE_FEATURES]).shape[1], kept, tokens)
             self._checked.add(tokens)
         return ImageFeatures(
-            features=outputs["image_features"],
+            features=outputs[IMAGE_FEATURES],
             tokens=tokens,
             dynamic_count=dynamic_count,
             kept=kept,
@@ -222,7 +223,7 @@ class Runtime:
             for _ in range(steps):
                 start, decoder = time.perf_counter(), self._session("decoder")
                 outputs = decoder.run(self._feeds(decoder, visual, ids, positions, cache))
-                logits = decoder.download(outputs["logits"])[0, -1]
+                logits = decoder.download(outputs[LOGITS])[0, -1]
                 token = choose(logits)
                 spent = (time.perf_counter() - start) * 1e3
                 if not np.isfinite(logits[token]):
@@ -244,8 +245,8 @@ class Runtime:
         cache: KvCache[Value],
     ) -> dict[str, Value]:
         return {
-            "input_ids": decoder.upload(ids),
-            "image_features": visual.features,
-            "position_ids": decoder.upload(positions),
+            INPUT_IDS: decoder.upload(ids),
+            IMAGE_FEATURES: visual.features,
+            POSITION_IDS: decoder.upload(positions),
             **cache.feeds(),
         }

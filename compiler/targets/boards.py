@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lmmprune.errors import TargetError, suggestion
-
-_GIB = 2**30
+from lmmprune.units import GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +43,14 @@ JETPACKS: Mapping[str, JetPack] = {
     "jetson-thor-jp7": JetPack(release="7.2", cuda="13.2", python="3.12"),
 }
 BOARDS = (
-    Board(name="Orin Nano 4GB", arch="sm87", memory=4 * _GIB),
-    Board(name="Orin Nano 8GB", arch="sm87", memory=8 * _GIB),
-    Board(name="Orin NX 8GB", arch="sm87", memory=8 * _GIB),
-    Board(name="Orin NX 16GB", arch="sm87", memory=16 * _GIB),
-    Board(name="AGX Orin 32GB", arch="sm87", memory=32 * _GIB),
-    Board(name="AGX Orin 64GB", arch="sm87", memory=64 * _GIB),
-    Board(name="Thor T4000 64GB", arch="sm110", memory=64 * _GIB),
-    Board(name="AGX Thor 128GB", arch="sm110", memory=128 * _GIB),
+    Board(name="Orin Nano 4GB", arch="sm87", memory=4 * GIB),
+    Board(name="Orin Nano 8GB", arch="sm87", memory=8 * GIB),
+    Board(name="Orin NX 8GB", arch="sm87", memory=8 * GIB),
+    Board(name="Orin NX 16GB", arch="sm87", memory=16 * GIB),
+    Board(name="AGX Orin 32GB", arch="sm87", memory=32 * GIB),
+    Board(name="AGX Orin 64GB", arch="sm87", memory=64 * GIB),
+    Board(name="Thor T4000 64GB", arch="sm110", memory=64 * GIB),
+    Board(name="AGX Thor 128GB", arch="sm110", memory=128 * GIB),
 )
 
 

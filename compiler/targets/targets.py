@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lmmprune.compiler.targets import trtexec
-from lmmprune.compiler.targets.target import Target as Target
+from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import TargetError, suggestion
 
 _CANONICAL = 23  # `Attention`, `RotaryEmbedding`, `RMSNormalization` enter ONNX at opset 23, `TensorScatter` at 24

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.models import ANSWERS_AT_ONCE, NEW_TOKENS, Backend
@@ -60,7 +58,7 @@ def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
         missing: Whether TensorRT engines are yet to be built.
     """
     cpu = resolve(manifest.target).device == "cpu"
-    cache = _cache_bytes(manifest)
+    cache = manifest.cache_bytes(manifest.max_tokens)
     average = f"{manifest.average_tokens:.1f}".removesuffix(".0")
     return _TEXT.format(
         model=manifest.model,
@@ -98,11 +96,3 @@ def _memory(cpu: bool, cache: int) -> str:
         f"An answer's cache ({size}) stays in the GPU's memory; `tensors: cpu` among the parameters of `lmmprune` "
         "takes it through the host instead."
     )
-
-
-def _cache_bytes(manifest: Manifest) -> int:
-    """Return the size of one answer's key/value cache when every position is taken."""
-    cache = manifest.cache
-    types = {tensor.name: tensor.dtype for tensor in manifest.decoder.inputs}
-    each = sum(np.dtype(types[name]).itemsize for pair in cache.past for name in pair)
-    return each * cache.kv_heads * cache.head_dim * manifest.max_positions

@@ -11,20 +11,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Bucket, Manifest
-from lmmprune.compiler.runtime.kv_cache import KvCache
+from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.targets.targets import TARGETS
-from lmmprune.errors import require
-from lmmprune.names import KEPT
+from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, KEPT, LOGITS, PIXEL_VALUES
 
 Array = np.ndarray[Any, Any]
-
-
-DYNAMIC_COUNT = "dynamic_count"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ class Replay:
     def encode_image(self, image: Image.Image, bucket: int = 0) -> VisionOutputs:
         """Run the vision graph on a picture; where there are buckets, then the graph of the given one."""
         pixels, manifest = self._preprocess(image), self._manifest
-        found = run_graph(self._vision, {"pixel_values": pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
+        found = run_graph(self._vision, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
@@ -112,7 +109,7 @@ class Replay:
         return VisionOutputs(
             manifest=manifest,
             pixels=pixels,
-            features=found["image_features"],
+            features=found[IMAGE_FEATURES],
             kept=_kept(found),
             dynamic_count=dynamic_count,
         )
@@ -122,21 +119,24 @@ class Replay:
         prompter = Prompter(vision.manifest, self._tokenizer)
         prompt = prompter.encode(question)
         positions = prompter.positions(prompt, vision.places)
-        ids = prompt.input_ids
-        cache = KvCache[Array](self._manifest, lambda array: array)
-        first: Mapping[str, Array] = {}
+        first: dict[str, Array] = {}
         logits, tokens, lengths = [], [], []
-        for _ in range(min(1 + steps, prompter.room(prompt, positions))):
-            feeds = {"input_ids": ids, "position_ids": positions, "image_features": vision.features, **cache.feeds()}
+
+        def run(feeds: Feeds) -> Outputs:
             found = run_graph(self._decoder, feeds)
-            first = first or found
-            cache.take(found, tokens=ids.shape[1])
+            first.update(first or found)
             lengths.append([self._length(found[key]) for key, _ in self._manifest.cache.present])
-            logits.append(found["logits"][0, -1].astype(np.float32))
+            logits.append(found[LOGITS][0, -1].astype(np.float32))
+            return found
+
+        def choose(_: Outputs) -> int:
             # A picture's placeholder isn't a word: where one comes out on top, go on with the next best.
             words = np.delete(np.arange(len(logits[-1])), self._manifest.prompt.image_token_id)
             tokens.append(int(words[logits[-1][words].argmax()]))
-            ids, positions = np.array([tokens[-1:]], np.int64), positions[..., -1:] + 1
+            return tokens[-1]
+
+        runs = min(1 + steps, prompter.room(prompt, positions))
+        drive(decode_steps(self._manifest, prompt, positions, vision.features, runs, choose), run)
         before, behind = prompt.image_start, prompt.image_start + prompt.image_tokens
         return DecoderOutputs(
             prefix=prompt.input_ids[0, :before].tolist(),
@@ -162,18 +162,21 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
     Raises:
         MissingExtraError: onnxruntime isn't installed.
     """
-    ort = require("onnxruntime", "export")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
     known = TARGETS.get(target)
-    if known is None or known.compiled:
-        # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    if dtype != "float32":
-        # Weights are widened one by one, right before their use, and given back behind it: a large model's would not
-        # fit otherwise.
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    plain = known is None or known.compiled
+
+    def configure(ort: Any, options: Any) -> None:
+        if plain:
+            # Graphs for a compiler are plain ONNX: without ORT's own fusions they are computed as they are written.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        if dtype != "float32":
+            # Weights are widened one by one, right before their use, and given back behind it: a large model's would
+            # not fit otherwise.
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+
+    source: Path | bytes = graph
+    entries = {}
     if dtype == "bfloat16":
         import onnx_ir as ir
 
@@ -183,19 +186,16 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
         model = load_onnx(graph)
         EmulateBfloat16()(model)
         # Weights stay where they are.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-        source: str | bytes = ir.to_proto(model).SerializeToString()
-    else:
-        source = str(graph)
+        entries = {"session.model_external_initializers_file_folder_path": str(graph.parent)}
+        source = ir.to_proto(model).SerializeToString()
     # Folding would widen all of them at once, for good.
     unfolded = None if dtype == "float32" else ["ConstantFolding"]
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=unfolded)
+    return cpu_session(source, entries=entries, configure=configure, disabled=unfolded)
 
 
 def run_graph(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Run what ``load_on_cpu`` gave; return all outputs by name."""
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {name: _widened(array) for name, array in feeds.items()}), strict=True))
+    return run_all(session, {name: _widened(array) for name, array in feeds.items()})
 
 
 def _widened(array: Array) -> Array:

@@ -15,7 +15,6 @@ from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
 
-LENGTH = CACHE_LENGTH
 """Input, int64 ``[1]``: tokens that have entered the decoder so far; 0 before the prefill."""
 SCATTER_OPSET = 24
 """TensorScatter enters ONNX here."""
@@ -60,7 +59,7 @@ class StaticCache(GraphPass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
-        length = ir.Value(name=LENGTH, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
+        length = ir.Value(name=CACHE_LENGTH, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
         b = Builder("lmmprune/cache", score=False)
         lengths = {
             count: b.op("Max", b.op("Sub", length, [count]), [0]) if count else length for count in set(self.removed)

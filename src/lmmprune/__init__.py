@@ -53,9 +53,10 @@ if TYPE_CHECKING:
     from lmmprune.compiler.rewrite.rewrite import RewriteReport
     from lmmprune.compiler.runtime.answer import Answer, FinishReason, Stats
     from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens
+    from lmmprune.compiler.runtime.open_picture import Picture
     from lmmprune.compiler.runtime.show_kept import Drawing
     from lmmprune.compiler.study.run_study import StudyResult
-    from lmmprune.compiler.targets.targets import Target
+    from lmmprune.compiler.targets.target import Target
     from lmmprune.compiler.triton.repository import Repository
     from lmmprune.compiler.verify.verify import Check
     from lmmprune.errors import (
@@ -81,6 +82,7 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "Report",
     "load",
     "Model",
+    "Picture",
     "ImageFeatures",
     "SiteTokens",
     "Answer",
@@ -163,9 +165,10 @@ _HOMES = {
     "compiler.rewrite.rewrite": "RewriteReport",
     "compiler.runtime.answer": "Answer FinishReason Stats",
     "compiler.runtime.image_features": "ImageFeatures SiteTokens",
+    "compiler.runtime.open_picture": "Picture",
     "compiler.runtime.show_kept": "Drawing",
     "compiler.study.run_study": "StudyResult",
-    "compiler.targets.targets": "Target",
+    "compiler.targets.target": "Target",
     "compiler.triton.repository": "Repository",
     "compiler.verify.verify": "Check",
     "errors": "BundleError GraphRefusal InputError LmmpruneError LmmpruneWarning MissingExtraError ModelError"

@@ -10,7 +10,6 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.quantize.int8_plan import Int8Plan
 from lmmprune.compiler.quantize.quantize import quantize
-from lmmprune.models.canonical import Canonical
 from lmmprune.models.source import resolve
 from peers.tools import PARTS, Done, Tool, setup_of
 
@@ -21,9 +20,9 @@ def run(work: Path, folder: Path, tool: Tool, done: Done) -> None:
     source = resolve(setup["model"], weights=setup["weights"], layers=setup["layers"])
     data = None if tool.dynamic else load_calibration(source, None, setup["samples"])
     bundle = Bundle.open(work / "float")
-    graphs = Canonical(vision=ir.load(bundle.vision), decoder=ir.load(bundle.decoder))
+    graphs = {"vision": ir.load(bundle.vision), "decoder": ir.load(bundle.decoder)}
     plan = Int8Plan(scheme=tool.scheme, smooth=tool.smooth)
-    quantize(graphs, bundle.manifest, bundle.path, data, plan, lambda what, now, of: None, cache=folder / "cache")
+    quantize(**graphs, interface=bundle.manifest, assets=bundle.path, data=data, plan=plan, cache=folder / "cache")
     for part in PARTS:
-        ir.save(getattr(graphs, part), folder / f"{part}.onnx", external_data=f"{part}.onnx.data")
+        ir.save(graphs[part], folder / f"{part}.onnx", external_data=f"{part}.onnx.data")
         done(part, "")

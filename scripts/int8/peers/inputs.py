@@ -16,7 +16,7 @@ from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Ratio
 from lmmprune.compiler.quantize.feeds import SampleFeeds
-from lmmprune.compiler.quantize.observe import drive
+from lmmprune.compiler.runtime.decode_steps import drive
 from lmmprune.models.source import resolve
 from peers.judge import open_session
 from peers.tools import TINY

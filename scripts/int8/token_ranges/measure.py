@@ -12,8 +12,9 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.quantize.channels import observe_channels
 from lmmprune.compiler.quantize.feeds import SampleFeeds
 from lmmprune.compiler.quantize.histogram import Histogram
-from lmmprune.compiler.quantize.observe import drive, watch_values
+from lmmprune.compiler.quantize.observe import watch_values
 from lmmprune.compiler.quantize.smooth import search
+from lmmprune.compiler.runtime.decode_steps import drive
 from lmmprune.passes.int8.int8 import SCHEMES
 from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
 from token_ranges.labels import NO_FIRST, SCHEME, labels

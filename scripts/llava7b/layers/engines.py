@@ -18,7 +18,8 @@ import onnxruntime as ort
 from lmmprune.compiler.backends.onnxruntime import session_options
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
-from lmmprune.passes.lower.static_cache import LENGTH, StaticCache
+from lmmprune.names import CACHE_LENGTH
+from lmmprune.passes.lower.static_cache import StaticCache
 
 MODEL = "llava-1.5-7b"
 Run = Callable[[], object]
@@ -99,8 +100,8 @@ def decoder_runs(session: Any, bundle: Bundle, length: int, capacity: int | None
             feeds[name] = rng.standard_normal((1, manifest.cache.kv_heads, rows, manifest.cache.head_dim), np.float32)
         if capacity is None:
             return bound(session, feeds)
-        cache = dataclasses.replace(manifest.cache, capacity=capacity, length=LENGTH)
-        return bound(session, {**feeds, LENGTH: np.array([start])}, cache.in_place)
+        cache = dataclasses.replace(manifest.cache, capacity=capacity, length=CACHE_LENGTH)
+        return bound(session, {**feeds, CACHE_LENGTH: np.array([start])}, cache.in_place)
 
     return run(ids, 0), run(ids[:, :1], length)
 

@@ -11,7 +11,8 @@ from lmmprune.api.progress import Progress, silent
 from lmmprune.compiler.runtime.open_picture import Picture, open_picture
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.show_kept import Drawing, check_drawing, show_kept
-from lmmprune.compiler.targets.targets import TARGETS, Target
+from lmmprune.compiler.targets.target import Target
+from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import require
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def verify(
 
         assert all(check.passed is not False for check in lmmprune.verify("out"))
     """
+    require("onnx_ir", "export")
     from lmmprune.compiler.verify.verify import verify as run
 
     return run(

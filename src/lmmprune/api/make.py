@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lmmprune.api.progress import Progress, silent
 from lmmprune.compiler.export.request import Report, Request
 from lmmprune.compiler.export.values import Int8, Keep, Ratio, Tokens
+from lmmprune.errors import require
 
 if TYPE_CHECKING:
     from lmmprune.compiler.rewrite.rewrite import RewriteReport
@@ -88,6 +89,7 @@ def export(
         report = lmmprune.export("tiny-llava", "out", tokens=lmmprune.Ratio(0.5), int8=lmmprune.Int8())
         print(report.manifest.tokens_before, report.manifest.image_tokens)
     """
+    require("onnx_ir", "export")
     from lmmprune.compiler.export.export import export as run
 
     request = Request(
@@ -162,6 +164,7 @@ def rewrite(
 
         lmmprune.rewrite("clip.onnx", "pruned.onnx", tokens=lmmprune.Ratio(0.5), image_size=(336, 336), layer=-2)
     """
+    require("onnx_ir", "export")
     from lmmprune.compiler.rewrite.rewrite import Request as Wanted
     from lmmprune.compiler.rewrite.rewrite import rewrite as run
 
