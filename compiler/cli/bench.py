@@ -159,7 +159,7 @@ def _show_kernels(explanation: Explanation) -> None:
 
     for title, columns, rows in comparisons(explanation):
         show(table(_kernel_columns(columns), rows, title=title))
-    columns_of_totals = [*TOTALS[:-1], Column(title=TOTALS[-1], drop=1)]
+    columns_of_totals: list[str | Column] = [*TOTALS[:-1], Column(title=TOTALS[-1], drop=1)]
     show(table(columns_of_totals, totals(explanation)), LEGEND, *reasons(explanation))
 
 
