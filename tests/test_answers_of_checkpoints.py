@@ -95,7 +95,7 @@ def test_a_given_template_is_what_is_asked_with(folder: Path, capsys: pytest.Cap
         "--template",
         True,
     )
-    checks = printed(capsys, "verify", folder / "given", "--samples", 1)["checks"]
+    checks = printed(capsys, "verify", folder / "given", "--samples", 1, "--model", folder / "model")["checks"]
     found = {row["name"]: row for row in checks}  # type: ignore[attr-defined]  # a list of objects
     assert (found["prompt"]["passed"], found["logits"]["passed"]) == (None, True)
     assert found["prompt"]["found"] == "not compared: the template was given with --template"
