@@ -61,7 +61,6 @@ def test_help_is_written_for_80_columns(name: str, cli: Cli, monkeypatch: pytest
         ("rewrite", ["Model", "Pruning", "Target", "Output", "General"]),
         ("study", ["Model", "Variants", "Questions", "Timing", "Target", "Output", "General"]),
         ("build", ["Engines", "Plan", "Output", "General"]),
-        ("run", ["Sampling", "General"]),
         ("show", ["Options"]),
     ],
 )

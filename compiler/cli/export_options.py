@@ -1,12 +1,181 @@
-"""Which options of ``lmmprune export`` mean nothing without another one."""
+"""The options of ``lmmprune export``, in the groups of its help, and which mean nothing without another one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
+import click
+
+from lmmprune.compiler.cli.command import option
 from lmmprune.compiler.cli.given import refuse_ignored
+from lmmprune.compiler.cli.options import (
+    MODEL,
+    OUTPUT,
+    PRUNING,
+    TARGET,
+    calibration_options,
+    dtype_option,
+    force_option,
+    method_options,
+    model_option,
+    output_option,
+    ratio_options,
+    target_option,
+    triton_options,
+)
+from lmmprune.compiler.cli.output import json_option
 
-_INT8 = ("int8", "int8_weights_only", "int8_dynamic")
+_QUANTIZES = ("int8", "int8_weights_only", "int8_dynamic")
+_INT8 = "INT8"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# In the order of the help.
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    model_option(required=True),
+    option(
+        "--weights",
+        type=click.Choice(["auto", "dummy"]),
+        default="auto",
+        help="'dummy': synthetic weights.  [default: the checkpoint's]",
+        group=MODEL,
+    ),
+    option("--layers", type=int, help="Keep only so many decoder layers (with --weights dummy).", group=MODEL),
+    option(
+        "--adapter",
+        type=click.Path(path_type=Path),
+        help="LoRA directory of PEFT, merged into the weights.",
+        group=MODEL,
+    ),
+    option(
+        "--image-size",
+        metavar="PIXELS|HxW",
+        help="Size of pictures, for a tower that takes any.  [default: its own]",
+        group=MODEL,
+    ),
+    option(
+        "--tiles",
+        metavar="RxC",
+        help="Rows and columns that pictures are cut into, for a model of tiles.  [default: 2x2]",
+        group=MODEL,
+    ),
+    option(
+        "--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.", group=MODEL
+    ),
+    ratio_options(auto=True),
+    option(
+        "--percentile",
+        type=float,
+        default=90,
+        show_default=True,
+        help="Share of pictures that --ratio auto serves.",
+        group=PRUNING,
+    ),
+    option(
+        "--buckets",
+        metavar="R,R,..",
+        help="Several ratios behind one encoder; each picture takes one of them.",
+        group=PRUNING,
+    ),
+    method_options(),
+    option(
+        "--positions",
+        type=click.Choice(["contiguous", "original"]),
+        help="How the tokens that stay are numbered.  [default: the method's]",
+        group=PRUNING,
+    ),
+    option("--int8", is_flag=True, help="Quantize to INT8, calibrated on the pruned graph.", group=_INT8),
+    option(
+        "--int8-weights-only",
+        is_flag=True,
+        help="INT8 weights, float arithmetic: for decode-bound targets.",
+        group=_INT8,
+    ),
+    option(
+        "--int8-dynamic",
+        is_flag=True,
+        help="INT8 with ranges of each run instead of calibrated ones (ort-cpu).",
+        group=_INT8,
+    ),
+    option(
+        "--int8-policy",
+        default="all",
+        show_default=True,
+        metavar="all|auto",
+        help="What is quantized: everything, or auto: all but what hurts most.",
+        group=_INT8,
+    ),
+    option(
+        "--int8-budget",
+        type=float,
+        default=0.05,
+        show_default=True,
+        help="Relative error that auto allows.",
+        group=_INT8,
+    ),
+    option(
+        "--keep-float",
+        multiple=True,
+        metavar="PART:BLOCK",
+        help="Keep a block in float, such as decoder:lm_head; may be repeated.",
+        group=_INT8,
+    ),
+    option(
+        "--smooth/--no-smooth",
+        default=True,
+        show_default=True,
+        help="SmoothQuant, strength searched per layer.",
+        group=_INT8,
+    ),
+    option(
+        "--calibrator",
+        default="minmax",
+        show_default=True,
+        metavar="NAME",
+        help="How ranges are found: minmax, percentile, entropy or mse.",
+        group=_INT8,
+    ),
+    calibration_options(_INT8),
+    target_option(),
+    dtype_option("the target's"),
+    option(
+        "--static-cache",
+        type=int,
+        metavar="TOKENS",
+        help="Key/value cache of fixed length, updated in place.",
+        group=TARGET,
+    ),
+    output_option("Directory for the bundle."),
+    option(
+        "--share-weights",
+        is_flag=True,
+        help="Link the checkpoint's own files instead of copying weights.",
+        group=OUTPUT,
+    ),
+    option(
+        "--resume",
+        is_flag=True,
+        help="Go on with an interrupted export; keep what is written if interrupted again.",
+        group=OUTPUT,
+    ),
+    force_option("a bundle that is there, its engines included, and what lies at --triton"),
+    triton_options,
+    option(
+        "--cache/--no-cache",
+        default=True,
+        help="Keep traces of architectures, and take those of earlier exports.",
+    ),
+    json_option,
+)
+
+
+def export_options(function: F) -> F:
+    """Add all of them; each arrives as the argument of its name."""
+    for add in reversed(_OPTIONS):
+        function = add(function)
+    return function
 
 
 def check_export_options(ratio: str | None, buckets: str | None, request: Mapping[str, object]) -> None:
@@ -21,7 +190,7 @@ def check_export_options(ratio: str | None, buckets: str | None, request: Mappin
         InputError: One was given.
     """
     prunes = ratio is not None or request["keep"] is not None or bool(buckets)
-    one = [f"--{name.replace('_', '-')}" for name in _INT8 if request[name]]
+    one = [f"--{name.replace('_', '-')}" for name in _QUANTIZES if request[name]]
     static = one == ["--int8"]
     how = ("smooth", "calibrator", "int8_budget")
     refuse_ignored(
