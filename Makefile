@@ -26,11 +26,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python scripts/demo.py --output $(OUT)
 
+# No --quiet: it would keep the warnings from --strict, too.
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(VENV)/site
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -90,14 +91,14 @@ $(VENV)/transformers-$(OLDEST)/.ready: | setup
 	  --target $(@D) transformers==$(OLDEST)
 	@touch $@
 
-test-transformers-low: vocabularies $(VENV)/transformers-$(OLDEST)/.ready
+# An editable install elsewhere writes what this one reads.
+test-transformers-low: vocabularies $(VENV)/transformers-$(OLDEST)/.ready | $(if $(PY310),$(VENV310)/.ready)
 	PYTHONPATH=$(VENV)/transformers-$(OLDEST) $(BIN)/pytest -q --durations=10 tests/test_hub_layouts.py
 
-test-py310:
+test-py310: $(if $(PY310),$(VENV310)/.ready)
 ifeq ($(PY310),)
 	@echo "no Python 3.10 here: the run-time's tests on JetPack 6's Python are left out"
 else
-	@$(MAKE) --no-print-directory $(VENV310)/.ready
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 

@@ -59,7 +59,7 @@ def _one_thread() -> None:
 
 _one_thread()
 # Looking for cycles among the hundreds of thousands of objects of a graph took a fifth of the time.
-gc.set_threshold(100_000, 50, 50)
+gc.set_threshold(100_000, 20, 10)
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -77,6 +77,12 @@ def pytest_collection_finish() -> None:
     # What is imported by now stays.
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
 
 
 @pytest.fixture

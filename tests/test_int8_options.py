@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from test_inspect import call
 from towers import Tower
 
 from lmmprune.compiler.bundle.bundle import Bundle
@@ -19,10 +19,11 @@ from lmmprune.compiler.runtime.runtime import Runtime
 
 TINY = ("export", "--model", "tiny-llava", "--ratio", 0.5)
 IMAGE = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples" / "scene_003.png"
+Cli = Callable[..., tuple[int, str, str]]
 
 
-def export(capsys: pytest.CaptureFixture[str], path: Path, *options: object) -> dict[str, Any]:
-    code, out, err = call(capsys, *TINY, *options, "-o", path, "--json")
+def export(cli: Cli, path: Path, *options: object) -> dict[str, Any]:
+    code, out, err = cli(*TINY, *options, "-o", path, "--json")
     assert code == 0, err
     return dict(json.loads(out))
 
@@ -31,8 +32,8 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in ir.load(path / "decoder.onnx").graph]
 
 
-def int8_share(capsys: pytest.CaptureFixture[str], path: Path) -> dict[str, str]:
-    code, out, _ = call(capsys, "inspect", path, "--json")
+def int8_share(cli: Cli, path: Path) -> dict[str, str]:
+    code, out, _ = cli("inspect", path, "--json")
     assert code == 0
     graphs = json.loads(out)["graphs"]
     assert [graph["int8"]["findings"] for graph in graphs] == [[], []]
@@ -45,51 +46,51 @@ def answer(path: Path) -> str:
 
 
 def test_weights_only_needs_no_pictures_and_quantizes_no_activation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
         raise AssertionError("pictures were looked for")
 
     monkeypatch.setattr(data, "load_calibration", never)
-    report = export(capsys, tmp_path / "w", "--int8-weights-only")
+    report = export(cli, tmp_path / "w", "--int8-weights-only")
     assert report["precision"]["int8"] == "s8-weights"
     found = operators(tmp_path / "w")
     assert "QuantizeLinear" not in found
     assert found.count("DequantizeLinear") == 29
-    assert set(int8_share(capsys, tmp_path / "w").values()) == {"int8"}
+    assert set(int8_share(cli, tmp_path / "w").values()) == {"int8"}
     assert answer(tmp_path / "w")
 
 
-def test_dynamic_ranges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = export(capsys, tmp_path / "d", "--int8-dynamic")
+def test_dynamic_ranges(tmp_path: Path, cli: Cli) -> None:
+    report = export(cli, tmp_path / "d", "--int8-dynamic")
     assert report["precision"]["int8"] == "u8s8-dynamic"
     found = operators(tmp_path / "d")
     # q, k and v share one, so do gate and up: 4 per layer, and the head.
     assert (found.count("DynamicQuantizeLinear"), found.count("MatMulInteger")) == (17, 29)
-    assert set(int8_share(capsys, tmp_path / "d").values()) == {"int8"}
+    assert set(int8_share(cli, tmp_path / "d").values()) == {"int8"}
     assert answer(tmp_path / "d")
 
 
-def test_what_was_done_is_in_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_done_is_in_the_manifest(tmp_path: Path, cli: Cli) -> None:
     options = ("--int8", "--calib-samples", 2, "--calibrator", "mse", "--keep-float", "decoder:lm_head")
-    record = export(capsys, tmp_path / "s", *options)["precision"]["calibration"]
+    record = export(cli, tmp_path / "s", *options)["precision"]["calibration"]
     assert (record["method"], record["policy"], record["samples"]) == ("mse", "all", 2)
     assert record["decoder"]["float"] == ["lm_head"]
     assert record["vision"]["float"] == []
     assert len(record["decoder"]["smoothed"]) > 0
     assert all(0 < alpha <= 1 for alpha in record["decoder"]["smoothed"].values())
-    blocks = int8_share(capsys, tmp_path / "s")
+    blocks = int8_share(cli, tmp_path / "s")
     assert {name for name, kind in blocks.items() if kind == "float"} == {"lm_head"}
     weights = {v.name: v for v in ir.load(tmp_path / "s" / "decoder.onnx").graph.initializers.values()}
     gamma = [v for name, v in weights.items() if "input_layernorm" in name]
     assert gamma
     assert all(np.isfinite(v.const_value.numpy()).all() for v in gamma)
-    plain = export(capsys, tmp_path / "p", "--int8", "--calib-samples", 2, "--no-smooth")["precision"]["calibration"]
+    plain = export(cli, tmp_path / "p", "--int8", "--calib-samples", 2, "--no-smooth")["precision"]["calibration"]
     assert "smoothed" not in plain["decoder"]
 
 
-def test_one_sample_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = export(capsys, tmp_path / "one", "--int8", "--calib-samples", 1)
+def test_one_sample_is_warned_about(tmp_path: Path, cli: Cli) -> None:
+    report = export(cli, tmp_path / "one", "--int8", "--calib-samples", 1)
     assert any("single sample" in warning for warning in report["warnings"])
 
 
@@ -112,16 +113,14 @@ def test_one_sample_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--int8", "--calib", "no-such-folder"), "--calib 'no-such-folder' doesn't exist"),
     ],
 )
-def test_what_cant_be_done(
-    options: tuple[object, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = call(capsys, *TINY, *options, "-o", tmp_path / "out")
+def test_what_cant_be_done(options: tuple[object, ...], message: str, tmp_path: Path, cli: Cli) -> None:
+    code, _, err = cli(*TINY, *options, "-o", tmp_path / "out")
     assert code == 2
     assert message in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_tools_graph_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_tools_graph_is_checked(tmp_path: Path, cli: Cli) -> None:
     """What onnxruntime.quantization makes with its defaults for x86 breaks rules of TensorRT, and is told so."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -144,13 +143,13 @@ def test_another_tools_graph_is_checked(tmp_path: Path, capsys: pytest.CaptureFi
         weight_type=QuantType.QInt8,
         op_types_to_quantize=["MatMul", "Add"],
     )
-    code, out, _ = call(capsys, "inspect", tmp_path / "int8.onnx", "--target", "tensorrt-11", "--json")
+    code, out, _ = cli("inspect", tmp_path / "int8.onnx", "--target", "tensorrt-11", "--json")
     assert code == 0
     (graph,) = json.loads(out)["graphs"]
     assert graph["int8"]["scheme"] == "s8s8"
     broken = {finding["rule"] for finding in graph["int8"]["findings"]}
     assert broken >= {"symmetric", "activation-type", "per-channel", "stream"}
     assert all(finding["why"] and finding["node"] for finding in graph["int8"]["findings"])
-    _, out, _ = call(capsys, "inspect", tmp_path / "int8.onnx")
+    _, out, _ = cli("inspect", tmp_path / "int8.onnx")
     assert "quantized as u8s8" in out
     assert "broken rule" in out
