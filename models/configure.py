@@ -41,7 +41,7 @@ def as_traced(config: Any) -> Any:
     for part in parts(config):
         part.dtype = torch.float32
     # A checkpoint may ask for a kernel that isn't installed here, or that a trace can't see through.
-    private_names.attend(config, "sdpa")
+    private_names.attend_in_one_node(config)
     return config
 
 

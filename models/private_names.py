@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 
 def fake_tensors() -> AbstractContextManager[Any]:
@@ -44,9 +44,9 @@ def fill_buffers(owner: Any, module: Any) -> None:
     owner._init_weights(module)
 
 
-def attend(config: Any, way: Literal["eager", "sdpa"]) -> None:
-    """Say how a model that is built of a configuration computes attention: step by step, or in one node."""
-    config._attn_implementation = way
+def attend_in_one_node(config: Any) -> None:
+    """Let a model that is built of a configuration call torch's attention, which is one node of a trace."""
+    config._attn_implementation = "sdpa"
 
 
 def renaming(model: Any, state: dict[str, Any]) -> Callable[[str], str]:

@@ -58,11 +58,11 @@ def test_buffers_are_the_modules_own(llava: Any) -> None:
     assert torch.equal(rotary.inv_freq, right)
 
 
-@pytest.mark.parametrize("way", ["eager", "sdpa"])
-def test_attention_as_asked_for(way: Any) -> None:
+def test_attention_in_one_node() -> None:
     made = config()
-    private_names.attend(made, way)
-    assert private_names.module_class(made)(made).config._attn_implementation == way
+    made._attn_implementation = "eager"
+    private_names.attend_in_one_node(made)
+    assert private_names.module_class(made)(made).config._attn_implementation == "sdpa"
 
 
 def test_renaming_of_an_older_checkpoint(llava: Any) -> None:

@@ -12,7 +12,6 @@ import torch
 
 from lmmprune.compiler.targets import machine
 from lmmprune.compiler.verify.reference.cut import CutRefused
-from lmmprune.models.private_names import attend
 from lmmprune.models.source import Source
 
 LARGE_BYTES = 2 * 2**30
@@ -52,8 +51,7 @@ def load_model(source: Source) -> Any:
         ).eval()
         _merge(model, source)
         return widened(model) if half else model
-    attend(source.config, "eager")
-    model = auto.from_config(source.config, dtype=torch.float32).eval()
+    model = auto.from_config(source.config, dtype=torch.float32, attn_implementation="eager").eval()
     readers = source.readers(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
