@@ -61,7 +61,8 @@ def test_help_is_written_for_80_columns(name: str, cli: Cli, monkeypatch: pytest
         ("rewrite", ["Model", "Pruning", "Target", "Output", "General"]),
         ("study", ["Model", "Variants", "Questions", "Timing", "Target", "Output", "General"]),
         ("build", ["Engines", "Plan", "Output", "General"]),
-        ("run", ["Options"]),
+        ("run", ["Sampling", "General"]),
+        ("show", ["Options"]),
     ],
 )
 def test_options_stand_in_groups(name: str, groups: list[str], cli: Cli) -> None:

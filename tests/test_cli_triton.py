@@ -30,7 +30,7 @@ def test_build_writes_a_repository_of_a_bundle(cli: Cli, tmp_path: Path) -> None
 
 def test_export_writes_bundle_and_repository(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exports.exported_again(ratio=0.5)  # has the trace that the command shall take
-    monkeypatch.setattr(canonical, "canonical_graphs", lambda source, **_: exports._TRACED(source))
+    monkeypatch.setattr(canonical, "canonical_graphs", lambda source, **_: exports.TRACED(source))
     common = ("export", "--model", "tiny-llava", "--ratio", 0.5, "-o", tmp_path / "out")
     code, out, _ = cli(*common, "--triton", tmp_path / "r", "--json")
     assert code == 0

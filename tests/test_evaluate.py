@@ -33,7 +33,7 @@ def test_normalization() -> None:
     assert normalized("a b") != normalized("ab")
 
 
-def test_exact_match_kinds_and_shared_looks(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_match_kinds_and_shared_pictures(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = {name: fx.picture(*bright) for name, bright in {"a": (1, 2, 3), "b": (8, 9, 10)}.items()}
     truth = {(name, q): runtime.answer(pictures[name], q, 4).text.strip() for name in pictures for q in ("x", "yy")}
     assert len(set(truth.values())) == 4
@@ -46,12 +46,12 @@ def test_exact_match_kinds_and_shared_looks(runtime: Runtime, monkeypatch: pytes
             ("b", "yy", (truth["a", "x"],), None),
         )
     ]
-    looks: list[object] = []
-    look = runtime.look
-    monkeypatch.setattr(runtime, "look", lambda image: looks.append(image) or look(image))
+    encoded: list[object] = []
+    encode = runtime.encode_image
+    monkeypatch.setattr(runtime, "encode_image", lambda image: encoded.append(image) or encode(image))
     done: list[int] = []
     result = evaluate(runtime, questions, max_new_tokens=4, on_answer=lambda: done.append(1))
-    assert len(looks) == 2
+    assert len(encoded) == 2
     assert len(done) == 4
     assert [one.correct for one in result.predictions] == [True, True, False, False]
     assert [(one.picture, one.prompt) for one in result.predictions] == [(q.picture, q.prompt) for q in questions]

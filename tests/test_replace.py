@@ -49,7 +49,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports share one trace."""
     exports.exported_again(ratio=0.5)  # has it
-    monkeypatch.setattr(canonical, "canonical_graphs", lambda source, **_: exports._TRACED(source))
+    monkeypatch.setattr(canonical, "canonical_graphs", lambda source, **_: exports.TRACED(source))
 
 
 def arguments(what: str, sources: Path, path: Path) -> list[Any]:

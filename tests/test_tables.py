@@ -177,7 +177,7 @@ def test_no_command_breaks_a_word(
     monkeypatch.setenv("NO_COLOR", "1")
     if case == "export":
         exports.exported_again(method="ficoco-vl", ratio=0.5)  # has the trace that the command shall take
-        monkeypatch.setattr(canonical, "canonical_graphs", lambda source, **_: exports._TRACED(source))
+        monkeypatch.setattr(canonical, "canonical_graphs", lambda source, **_: exports.TRACED(source))
     code, out, _ = cli(*(word.format(made=made, out=tmp_path) for word in COMMANDS[case]))
     assert code == 0
     assert laid_out

@@ -107,16 +107,23 @@ def _value(where: str, option: click.Option, value: Any) -> Any:
     """Return a value as click converts it: as text, but for switches and lists."""
     if option.is_flag:
         if not isinstance(value, bool):
-            raise InputError(f"{where} = {value!r}: expected true or false")
+            raise InputError(f"{where} = {_shown(value)}: expected true or false")
         return value
     listed = str(option.metavar).endswith(",..")
     if option.multiple or (listed and isinstance(value, list)):
         if not (isinstance(value, list) and all(map(_single, value))):
-            raise InputError(f"{where} = {value!r}: expected a list, such as {_sample(option)}")
+            raise InputError(f"{where} = {_shown(value)}: expected a list, such as {_sample(option)}")
         return [str(one) for one in value] if option.multiple else ",".join(map(str, value))
     if not _single(value):
-        raise InputError(f"{where} = {value!r}: expected one value")
+        raise InputError(f"{where} = {_shown(value)}: expected one value")
     return str(value)
+
+
+def _shown(value: Any) -> str:
+    """Return a value about as the file has it."""
+    return (
+        str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, (str, list)) else str(value)
+    )
 
 
 def _single(value: Any) -> bool:

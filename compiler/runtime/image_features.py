@@ -61,7 +61,9 @@ def read_sites(
     for stage in manifest.schedule:
         if stage.in_decoder != in_decoder or stage.kept is None or stage.tokens_out == stage.tokens_in:
             continue
-        kept = session.download(outputs[stage.kept])[0]
+        if (places := outputs.get(stage.kept)) is None:
+            continue
+        kept = session.download(places)[0]
         flags = outputs.get(received_at(stage.site))
         received = np.zeros(len(kept), bool) if flags is None else session.download(flags)[0].astype(bool)
         found[stage.site] = SiteTokens(tokens_in=stage.tokens_in, kept=kept, received=received)
