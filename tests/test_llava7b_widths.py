@@ -50,10 +50,8 @@ def lmmprune(*arguments: object) -> dict[str, Any]:
 
 def checked(bundle: Path) -> None:
     """Compare with PyTorch, whose decoder is too large to be widened as a whole."""
-    found = {
-        check["name"]: check
-        for check in lmmprune("verify", bundle, "--samples", 1, "--model", bundle.parent / "checkpoint")["checks"]
-    }
+    from_checkpoint = ("--model", bundle.parent / "checkpoint")
+    found = {check["name"]: check for check in lmmprune("verify", bundle, *from_checkpoint, "--samples", 1)["checks"]}
     assert all(check["passed"] for check in found.values()), found
     assert {"kept indices", "image features", "logits"} <= set(found)
 
