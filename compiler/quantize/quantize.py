@@ -28,7 +28,7 @@ from lmmprune.lazy import is_lazy, numbers
 from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8.int8 import SCHEMES
 from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
-from lmmprune.progress import Progress, silent
+from lmmprune.progress import Progress, silent, step
 
 Samples = list[Callable[[], Steps]]
 
@@ -79,9 +79,9 @@ def quantize(
         for part, model in parts:
             if part == "decoder" and by_layer:
                 continue
-            progress(f"write float {part}", 0, 1)
-            _write(model, work / f"{part}.onnx")
-            check()
+            with step(progress, f"write float {part}"):
+                _write(model, work / f"{part}.onnx")
+                check()
         feeds = SampleFeeds(interface, assets, data, work / "vision.onnx")
         found = {}
         for part, model in parts:

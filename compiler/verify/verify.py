@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from lmmprune.compiler.verify.prompt import compare_prompts
 from lmmprune.compiler.verify.replay import DecoderOutputs, Replay, VisionOutputs
 from lmmprune.errors import BundleError, InputError, below, require
 from lmmprune.models.source import Source
+from lmmprune.progress import Progress, silent, step
 
 STEPS = 8
 
-Progress = Callable[[str, int, int], None]
 Pair = tuple[VisionOutputs, DecoderOutputs]
 
 
@@ -45,7 +45,7 @@ def verify(
     samples: int = 4,
     model: str | None = None,
     adapter: Path | None = None,
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress = silent,
 ) -> list[Check]:
     """Check a bundle.
 
@@ -63,20 +63,21 @@ def verify(
         LmmpruneError: The bundle can't be opened at all, or its checkpoint isn't found.
     """
     bundle = Bundle.open(path)
-    progress("checksums", 0, 1)
     try:
-        bundle.verify_checksums()
+        with step(progress, "checksums"):
+            bundle.verify_checksums()
     except BundleError as error:
         # Nothing else about an edited bundle means anything.
         return [Check(name="checksums", passed=False, found=str(error))]
     checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
     behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
     for graph in (bundle.vision, *behind, bundle.decoder):
-        progress(f"checker {graph.name}", 0, 1)
-        checks.append(_well_formed(graph, bundle.manifest))
+        with step(progress, f"checker {graph.name}"):
+            checks.append(_well_formed(graph, bundle.manifest))
     source = find_source(bundle.manifest, model, adapter)
-    progress("prompts", 0, 1)
-    if prompts := compare_prompts(bundle, source):
+    with step(progress, "prompts"):
+        prompts = compare_prompts(bundle, source)
+    if prompts:
         checks.append(Check(name="prompt", passed=prompts[0], found=prompts[1]))
     pairs, refusal = _replay(bundle, source, samples, progress)
     if not pairs:
@@ -163,11 +164,11 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
         options = rule_options(manifest.method or "", manifest.parameters, source.vision.layers)
     except CutRefused as error:
         return [_not_compared(f"the PyTorch reference can't follow: {error}")]
-    progress("load the PyTorch model", 0, 1)
     inside = any(stage.in_decoder for stage in manifest.schedule)
     special_ids = text_layout(manifest.prompt, bundle.file(TOKENIZER), in_decoder=inside).special_ids
     try:
-        with below("loading the checkpoint with transformers", "try another release of transformers"):
+        advice = "try another release of transformers"
+        with step(progress, "load the PyTorch model"), below("loading the checkpoint with transformers", advice):
             model = load_model(source)
     except CutRefused as error:
         return [_not_compared(str(error))]
