@@ -48,13 +48,13 @@ def command(
 
     opened = Bundle.open(bundle)
     check_drawing(output, force=force)
+    drawing = show_kept(Runtime(opened, threads=threads), load_image(image), prompt=prompt, site=site)
+    drawing.save(output)
     asked = any(sites_to_show(opened.manifest, site).values())
     if prompt is not None and not asked:
         note("--prompt changes nothing: what is drawn is cut before the question is read")
     if prompt is None and asked and not as_json:
         note(f"sites in the decoder depend on the question; asked: {_QUESTION} (give yours with --prompt)")
-    drawing = show_kept(Runtime(opened, threads=threads), load_image(image), prompt=prompt, site=site)
-    drawing.save(output)
     sites, drawn = drawing.sites, drawing.drawn
     if as_json:
         print_json(
