@@ -27,11 +27,11 @@ def test_three_bundles_in_turns(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = [line.split(":")[0] for line in done.stderr.splitlines()]
     assert said == [*variants, *variants], "in turns"
-    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "table.json").read_text())["result"]["rows"]
     assert [row["tokens"] for row in rows] == ["144 -> 144", "144 -> 72", "144 -> 14"]
     assert [len(row["answers"]) for row in rows] == [2, 2, 2]
     assert rows[0]["flops"] > rows[1]["flops"] > rows[2]["flops"]
     assert all(0 < answer["prefill"] < answer["ttft"] for row in rows for answer in row["answers"])
     text = (tmp_path / "table.md").read_text()
-    assert text.startswith("| bundle | tokens |")
+    assert "| bundle | tokens |" in text
     assert "2 processes per bundle in turns, 1 answers of 3 tokens each" in text

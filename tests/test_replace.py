@@ -59,7 +59,7 @@ def arguments(what: str, sources: Path, path: Path) -> list[Any]:
     table: dict[str, list[Any]] = {
         "bundle": ["export", "--model", "tiny-llava", "--ratio", 0.5, "-o", path],
         "plan": ["build", trt, "--plan-only", "-o", path],
-        "board": ["bundle", trt, "--for", JETSON, "-o", path],
+        "board": ["deploy", trt, "--for", JETSON, "-o", path],
         "repository": ["build", cpu, "--triton", path],
         "drawing": ["show", cpu, "--image", PICTURE, "-o", path],
         "chart": ["bench", cpu, *ask, "--rounds", 2, "--new-tokens", 2, "--no-memory", "--chart", path],
