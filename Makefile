@@ -12,15 +12,18 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   stop_strings targets
 
+# Most files of the packages are never imported: those that are get compiled when they are.
+export PIP_NO_COMPILE := 1
+
 .PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@# torch first and by its exact version: a range would bring gigabytes of CUDA.
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,cpu,rtx,dev,docs]'
+	@# torch by its exact version: a range would bring gigabytes of CUDA.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 \
+	  -e '.[export,cpu,rtx,dev,docs]'
 	touch $@
 
 demo: setup

@@ -54,7 +54,7 @@ class Tiling:
         together = patches.reshape(-1, self.tiles * patches.shape[1], patches.shape[2])
         return together.index_select(1, torch.from_numpy(self.order()))
 
-    def weave(self, features: Any, newline: Any) -> Any:
+    def insert_separators(self, features: Any, newline: Any) -> Any:
         """Set the newline ``[C]`` behind each row of the projected patches ``[B,N,C]``."""
         import torch
 

@@ -131,7 +131,7 @@ def command(
     if stayed := _in_float(manifest):
         note(f"kept in floating point: {', '.join(stayed)}")
     if report.counts:
-        note(_own_counts(report.counts, manifest))
+        note(_dynamic_counts(report.counts, manifest))
     data = {
         "bundle": str(output),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
@@ -148,7 +148,7 @@ def command(
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
-        "own_counts": list(report.counts.counts) if report.counts else None,
+        "dynamic_counts": list(report.counts.counts) if report.counts else None,
         "triton": None if triton is None else str(triton),
     }
     if as_json:
@@ -201,7 +201,7 @@ def _spread(manifest: Manifest) -> str:
     return " per decoder layer on average" if any(stage.in_decoder for stage in manifest.schedule) else ""
 
 
-def _own_counts(found: DynamicCounts, manifest: Manifest) -> str:
+def _dynamic_counts(found: DynamicCounts, manifest: Manifest) -> str:
     low, high = min(found.counts), max(found.counts)
     said = f"{found.method} itself would keep {low} to {high} of {found.tokens} patches of {len(found.counts)} pictures"
     if manifest.buckets:

@@ -123,14 +123,14 @@ def _vision(
 
 
 def _decoder(
-    bundle: Bundle, prompt: str, looked: Mapping[str, NDArray[Any]], rounds: int, threads: int | None
+    bundle: Bundle, prompt: str, vision: Mapping[str, NDArray[Any]], rounds: int, threads: int | None
 ) -> tuple[list[KernelRow], dict[str, Times]]:
     manifest = bundle.manifest
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     encoded = prompter.encode(prompt, image_tokens=manifest.image_tokens)
-    kept = None if manifest.kept is None else looked[manifest.kept][0]
+    kept = None if manifest.kept is None else vision[manifest.kept][0]
     positions = prompter.positions(encoded, kept)
-    features = looked[IMAGE_FEATURES]
+    features = vision[IMAGE_FEATURES]
     prefill: Feeds = {
         INPUT_IDS: encoded.input_ids,
         IMAGE_FEATURES: features,

@@ -64,5 +64,5 @@ def features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     tiling = tiling_of(model.config)
     patches, states = llava.patches_of(model, pixel_values)
     projected = model.model.multi_modal_projector(tiling.pack(patches))
-    woven = tiling.weave(projected, model.model.image_newline)
-    return (woven, llava.behind(model, states)) if next_layer else woven
+    separated = tiling.insert_separators(projected, model.model.image_newline)
+    return (separated, llava.behind(model, states)) if next_layer else separated

@@ -31,7 +31,7 @@ class VisionAnchors:
         deeper: With DeepStack the tokens of other depths before their projectors, like ``patches``.
         has_cls: Whether the layers see a CLS token at row 0.
         tiles: Tower images per picture.
-        woven: The graph's output, where tokens that are no patches are set between the features; else ``features``.
+        separated: The graph's output, where tokens that are no patches are set between the features; else ``features``.
         lines: ``[N']`` int64, the output's tokens: places among the features, and N for a token that is no patch.
         members: ``[N,g]`` int64, the patches of each token (CLS not counted, those of all tiles one after the other);
             None: a picture is one image, and each token is the patch of its own number.
@@ -46,7 +46,7 @@ class VisionAnchors:
     deeper: tuple[ir.Value, ...]
     has_cls: bool
     tiles: int
-    woven: ir.Value
+    separated: ir.Value
     lines: np.ndarray
     members: np.ndarray | None = None
 
@@ -91,8 +91,8 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         Refused: No ``Attention`` node, no ``image_features``, or no clear border between tower and projector.
     """
     layers = find_layers(model, "vision")
-    woven = _named(model.graph.outputs, IMAGE_FEATURES, "vision")
-    features, lines = _unwoven(woven)
+    separated = _named(model.graph.outputs, IMAGE_FEATURES, "vision")
+    features, lines = _without_separators(separated)
     own, *others = _levels(features)
     patches, deeper = begin_of_tokenwise(own), tuple(begin_of_tokenwise(value) for value in others)
     hidden, members = trace_groups(patches)
@@ -121,19 +121,19 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         deeper=deeper,
         has_cls=bool(lead),
         tiles=tiles,
-        woven=woven,
+        separated=separated,
         lines=np.arange(len(members), dtype=np.int64) if lines is None else lines,
         members=None if tiles == 1 and np.array_equal(members[:, 0], np.arange(outside)) else members,
     )
 
 
-def _unwoven(woven: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
+def _without_separators(separated: ir.Value) -> tuple[ir.Value, np.ndarray | None]:
     """Walk from the output over the Gather that sets a separator between the features; return them and its indices."""
-    node = woven.producer()
+    node = separated.producer()
     lines = _picked(node)
     table = node.inputs[0].producer() if node is not None and node.inputs[0] is not None else None
     if lines is None or table is None or table.op_type != "Concat" or len(table.inputs) != 2:
-        return woven, None
+        return separated, None
     features = table.inputs[0]
     assert features is not None
     return features, lines

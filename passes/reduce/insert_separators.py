@@ -52,14 +52,14 @@ def insert_separators(b: Builder, anchors: VisionAnchors, kept: ir.Value, keep: 
     return Separated(places=b.op("Cast", values, to=INT64), rows=b.op("Min", rows, b.constant([keep])))
 
 
-def woven_features(b: Builder, anchors: VisionAnchors, woven: Separated, keep: int) -> ir.Value:
+def separated_features(b: Builder, anchors: VisionAnchors, separated: Separated, keep: int) -> ir.Value:
     """Write ``image_features [B,K+S,C']`` from the table of features and separator that the graph ends with."""
-    node = anchors.woven.producer()
+    node = anchors.separated.producer()
     assert node is not None
     assert node.inputs[0] is not None
     batch = static_shape(anchors.patches)[0]
     # The last row of the table is the separator, after the K features.
-    return gather_tokens(b, node.inputs[0], woven.rows, (batch, keep + 1, keep + anchors.separators), stream=True)
+    return gather_tokens(b, node.inputs[0], separated.rows, (batch, keep + 1, keep + anchors.separators), stream=True)
 
 
 def replace_features(model: ir.Model, old: ir.Value, new: ir.Value) -> ir.Value:

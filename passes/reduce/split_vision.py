@@ -17,7 +17,7 @@ from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
-from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, woven_features
+from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, separated_features
 from lmmprune.passes.reduce.rules import Reduce, ReductionRule, ascending, top
 from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
 from lmmprune.passes.reduce.vision_cuts import vision_output
@@ -103,7 +103,7 @@ def split_vision(
         {PATCHES: (patches, static_shape(anchors.patches)), RANKING: (ranking, (at.batch, at.tokens))},
     )
     patches.type = anchors.patches.type
-    encoder.graph.outputs.remove(anchors.woven)
+    encoder.graph.outputs.remove(anchors.separated)
     RemoveUnusedNodesPass()(encoder)
     infer_shapes(encoder)
     return encoder, {count: _bucket_graph(model.clone(), method, grid, count) for count in counts}
@@ -125,14 +125,14 @@ def _bucket_graph(model: ir.Model, method: Ranking, grid: tuple[int, int], keep:
     for node, index in list(anchors.patches.uses()):
         node.replace_input_with(index, chosen)
     model.graph.inputs[:] = [given, ranking]
-    woven = insert_separators(b, anchors, kept, patches) if anchors.separators else None
-    named = b.op("Identity", woven.places if woven else kept)
+    separated = insert_separators(b, anchors, kept, patches) if anchors.separators else None
+    named = b.op("Identity", separated.places if separated else kept)
     named.name, named.type = KEPT, ir.TensorType(ir.DataType.INT64)
     model.graph.outputs.append(named)
     b.prepend_to(model.graph)
-    if woven:
+    if separated:
         end = Builder(f"lmmprune/{method.name}/bucket/weave", about=_about(method))
-        replace_features(model, anchors.woven, woven_features(end, anchors, woven, patches))
+        replace_features(model, anchors.separated, separated_features(end, anchors, separated, patches))
         end.append_to(model.graph)
     RemoveUnusedNodesPass()(model)
     infer_shapes(model, stale=[chosen])

@@ -14,7 +14,7 @@ from lmmprune.passes.find.sites import Site
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import static_shape
-from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, woven_features
+from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, separated_features
 from lmmprune.passes.reduce.rewire import relax_shapes, rewire
 from lmmprune.passes.reduce.rules import Outcome, ascending, merge_targets, merged
 from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
@@ -132,7 +132,7 @@ class VisionCuts:
         sizes = (self._batch, self._tokens, keep)
         beside = [(gather_tokens(b, value, kept, sizes, stream=True), uses) for value, uses in readers.items()]
         after = b.insert_after(graph, old.producer())
-        if old is anchors.woven:
+        if old is anchors.separated:
             new = replace_features(self._model, old, new)
         rewire(graph, old, new, users, rebind, beside=beside, after=after, prefix=str(stage.site))
         if beside:
@@ -197,13 +197,13 @@ class VisionCuts:
         """Set the separators between the tokens that are left, and tell all places as those of the output."""
         anchors, keep = self._unpruned, self._tokens
         assert self._origin is not None
-        woven = insert_separators(b, anchors, self._origin, keep)
-        features = woven_features(b, anchors, woven, keep)
-        replace_features(self._model, anchors.woven, features)
-        self._origin = woven.places
+        separated = insert_separators(b, anchors, self._origin, keep)
+        features = separated_features(b, anchors, separated, keep)
+        replace_features(self._model, anchors.separated, features)
+        self._origin = separated.places
         nobody = b.constant(np.zeros((self._batch, self._separators), np.int64))
         for site, flags in self._received.items():
             every = b.op("Unsqueeze", b.op("Concat", flags, nobody, axis=1), [2])
             count = keep + self._separators
-            rows = gather_tokens(b, every, woven.rows, (self._batch, count, count))
+            rows = gather_tokens(b, every, separated.rows, (self._batch, count, count))
             self._received[site] = b.op("Reshape", rows, [self._batch, count])
