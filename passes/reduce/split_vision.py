@@ -131,7 +131,7 @@ def _bucket_graph(model: ir.Model, method: Ranking, grid: tuple[int, int], keep:
     model.graph.outputs.append(named)
     b.prepend_to(model.graph)
     if separated:
-        end = Builder(f"lmmprune/{method.name}/bucket/weave", about=_about(method))
+        end = Builder(f"lmmprune/{method.name}/bucket/separators", about=_about(method))
         replace_features(model, anchors.separated, separated_features(end, anchors, separated, patches))
         end.append_to(model.graph)
     RemoveUnusedNodesPass()(model)

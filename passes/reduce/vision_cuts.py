@@ -183,7 +183,7 @@ class VisionCuts:
         """Make the kept places, and which of them took in others, outputs of the graph."""
         b = Builder(f"lmmprune/{self._method}", about={METHOD: self._method})
         if self._separators:
-            self._weave(b)
+            self._insert_separators(b)
         outputs = {kept_at(site): value for site, value in self._outputs.items()} if several else {}
         outputs |= {received_at(site): value for site, value in self._received.items()}
         assert self._origin is not None
@@ -193,7 +193,7 @@ class VisionCuts:
             self._model.graph.outputs.append(named)
         b.append_to(self._model.graph)
 
-    def _weave(self, b: Builder) -> None:
+    def _insert_separators(self, b: Builder) -> None:
         """Set the separators between the tokens that are left, and tell all places as those of the output."""
         anchors, keep = self._unpruned, self._tokens
         assert self._origin is not None
