@@ -109,6 +109,20 @@ def test_a_traced_graph_costs_what_the_formula_says(model: str, tokens: int) -> 
     assert spec.layers * counted.per_layer[0] == prefill(spec, uniform(spec, tokens)).flops
 
 
+def test_a_cut_between_attention_and_mlp_leaves_attention_its_tokens() -> None:
+    spec = resolve("llava-1.5-7b", weights="dummy").decoder
+    d, m, entered, left = spec.width, spec.mlp_width, 100, 60
+    cost = prefill(spec, [left] * spec.layers, [entered] + [left] * (spec.layers - 1))
+    assert cost.flops_per_layer[0] == 8 * entered * d**2 + 4 * entered**2 * d + 6 * left * d * m
+    assert cost.flops_per_layer[1] == layer_flops(spec, left)
+    assert cost.kv_bytes == 4 * d * (entered + left * (spec.layers - 1))
+
+
+def test_ficoco_l_is_charged_for_the_attention_that_it_needs(cli: Cli) -> None:
+    found = json.loads(cli("flops", "--model", "llava-1.5-7b", "--method", "ficoco-l", "--ratio", 0.5, "--json")[1])
+    assert found["prefill_flops"]["after"] == pytest.approx(4.675e12, rel=5e-4)
+
+
 def test_a_model_as_text(cli: Cli) -> None:
     code, out, _ = cli("flops", "--model", "llava-1.5-7b", "--keep", 192)
     assert code == 0

@@ -8,6 +8,9 @@ Per layer, with n tokens (visual and text), width d, MLP width m, H query heads 
 
     4 n d HD  (q, o)  +  4 n d GD  (k, v)  +  4 n^2 HD  (logits, weighted sum)  +  6 n d m  (gate, up, down)
 
+A cut inside a layer, between attention and MLP, leaves the MLP fewer tokens than attention had: n_in of them in the
+first three terms, n_out in the last.
+
 Where H = G and HD = d, as in LLaVA-1.5, that is ``8 n d^2 + 4 n^2 d + 6 n d m``, and the cache in half precision is
 ``4 n d`` bytes per layer. Summed over the layers both give the literature's figures within rounding: 8.45 T and
 333.4 MB for LLaVA-1.5-7B at 576 + 60 tokens, published as 8.5 T and 333 MB; 3.30, 2.45 and 1.51 T at 252, 188 and 116
@@ -35,7 +38,7 @@ class Prefill:
     """What one prefill costs.
 
     Attributes:
-        tokens_per_layer: Tokens that each layer sees, visual and text; averages may be fractions.
+        tokens_per_layer: Tokens that each layer hands on, visual and text; averages may be fractions.
         flops_per_layer: FLOPs of each layer, 1 multiply-accumulate = 2 FLOPs.
         kv_bytes: Size of the key/value cache that it leaves, in bytes, in half precision.
     """
@@ -50,27 +53,30 @@ class Prefill:
         return sum(self.flops_per_layer)
 
 
-def prefill(spec: DecoderSpec, tokens_per_layer: Sequence[float], cached: Sequence[float] | None = None) -> Prefill:
+def prefill(spec: DecoderSpec, tokens_per_layer: Sequence[float], attending: Sequence[float] | None = None) -> Prefill:
     """Return what the prefill of a sequence costs.
 
     Args:
         spec: Sizes of the decoder.
-        tokens_per_layer: One entry per layer, visual and text tokens together. ``uniform`` makes it where nothing is
-            cut inside the decoder. A cut in the middle of a layer (after attention, before the MLP) is a value between
-            the two counts: an approximation, since attention is quadratic.
-        cached: Tokens that each layer leaves in its cache; None: those that it sees.
+        tokens_per_layer: Tokens that each layer hands on, visual and text together. ``uniform`` makes it where nothing
+            is cut inside the decoder.
+        attending: Tokens that each layer's attention has, and leaves in its cache: more than it hands on where a cut
+            lies between attention and MLP. None: the same.
 
     Raises:
         InputError: Another number of entries than layers, or a negative one.
     """
     if len(tokens_per_layer) != spec.layers:
         raise InputError(f"{len(tokens_per_layer)} token counts were given, the decoder has {spec.layers} layers")
+    attending = tokens_per_layer if attending is None else attending
     if min(tokens_per_layer) < 0:
         raise InputError(f"a layer can't see {min(tokens_per_layer)} tokens: give counts of 0 and more")
     return Prefill(
         tokens_per_layer=tuple(tokens_per_layer),
-        flops_per_layer=tuple(layer_flops(spec, tokens) for tokens in tokens_per_layer),
-        kv_bytes=kv_bytes(cached or tokens_per_layer, kv_heads=spec.kv_heads, head_dim=spec.head_dim),
+        flops_per_layer=tuple(
+            layer_flops(spec, tokens, entered) for tokens, entered in zip(tokens_per_layer, attending, strict=True)
+        ),
+        kv_bytes=kv_bytes(attending, kv_heads=spec.kv_heads, head_dim=spec.head_dim),
     )
 
 
@@ -79,11 +85,18 @@ def uniform(spec: DecoderSpec, tokens: float) -> tuple[float, ...]:
     return (tokens,) * spec.layers
 
 
-def layer_flops(spec: DecoderSpec, tokens: float) -> float:
-    """Return the FLOPs of one layer that sees so many tokens; exact where ``tokens`` is an integer."""
+def layer_flops(spec: DecoderSpec, tokens: float, attending: float | None = None) -> float:
+    """Return the FLOPs of one layer; exact where the counts are integers.
+
+    Args:
+        spec: Sizes of the decoder.
+        tokens: Tokens that it hands on.
+        attending: Tokens that its attention has; None: the same.
+    """
+    entered = tokens if attending is None else attending
     queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    projections = 4 * tokens * spec.width * (queries + keys)
-    attention = 4 * tokens * tokens * queries
+    projections = 4 * entered * spec.width * (queries + keys)
+    attention = 4 * entered * entered * queries
     mlp = 6 * tokens * spec.width * spec.mlp_width
     return projections + attention + mlp
 

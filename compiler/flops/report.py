@@ -53,11 +53,11 @@ def model_report(
     plan = get_method(method or "uniform", options).plan(facts, wanted)
     counts = [(stage.site, stage.keep) for stage in plan]
     visual = {"before": tokens, "after": average(counts, facts)}
-    seen, cached = (
+    handed_on, attending = (
         [count + text_tokens for count in found(counts, tokens=tokens, layers=spec.layers)]
         for found in (layer_tokens, cached_tokens)
     )
-    costs = {"before": prefill(spec, uniform(spec, tokens + text_tokens)), "after": prefill(spec, seen, cached)}
+    costs = {"before": prefill(spec, uniform(spec, tokens + text_tokens)), "after": prefill(spec, handed_on, attending)}
     flops = {side: cost.flops for side, cost in costs.items()}
     return {
         "model": model,
