@@ -12,9 +12,6 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   stop_strings targets
 
-# Most files of the packages are never imported: those that are get compiled when they are.
-export PIP_NO_COMPILE := 1
-
 .PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
