@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from lmmprune.api.make import export, rewrite
     from lmmprune.api.measure import bench, draw_chart, evaluate, explain, flops, flops_of_model, read_result
     from lmmprune.api.model import Model, load
-    from lmmprune.api.progress import Progress
     from lmmprune.api.study import study
     from lmmprune.compiler.build.build import Built
     from lmmprune.compiler.build.options import BuildOptions
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     )
     from lmmprune.passes.methods.method import Method
     from lmmprune.passes.reduce.site_context import SiteContext
+    from lmmprune.progress import Progress
 
 __all__ = [  # noqa: RUF022  # the order of the reference
     "export",
@@ -147,7 +147,6 @@ _HOMES = {
     "api.make": "export rewrite",
     "api.measure": "bench draw_chart evaluate explain flops flops_of_model read_result",
     "api.model": "Model load",
-    "api.progress": "Progress",
     "api.study": "study",
     "compiler.build.build": "Built",
     "compiler.build.options": "BuildOptions",
@@ -175,6 +174,7 @@ _HOMES = {
     " TargetError",
     "passes.methods.method": "Method",
     "passes.reduce.site_context": "SiteContext",
+    "progress": "Progress",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
-from lmmprune.api.progress import Progress, silent
 from lmmprune.compiler.build.build import Built
 from lmmprune.compiler.build.engine_spec import WORKSPACE
 from lmmprune.compiler.build.options import BuildOptions
@@ -17,6 +16,7 @@ from lmmprune.compiler.deploy.memory_plan import SYSTEM
 from lmmprune.compiler.deploy.stages import QUESTION
 from lmmprune.compiler.deploy.write_plan import Plan, write_plan
 from lmmprune.compiler.triton.repository import Repository, write_repository
+from lmmprune.progress import Progress, silent
 
 File = str | PathLike[str]
 

@@ -7,13 +7,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmmprune.api.progress import Progress, silent
 from lmmprune.compiler.runtime.open_picture import Picture, open_picture
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.show_kept import Drawing, check_drawing, show_kept
 from lmmprune.compiler.targets.target import Target
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import require
+from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
     from lmmprune.compiler.inspect.doctor import Diagnosis

@@ -7,10 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmmprune.api.progress import Progress, silent
 from lmmprune.compiler.export.request import Report, Request
 from lmmprune.compiler.export.values import Int8, Keep, Ratio, Tokens
 from lmmprune.errors import require
+from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
     from lmmprune.compiler.rewrite.rewrite import RewriteReport

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmmprune.api.model import Model
-from lmmprune.api.progress import Progress, counting, silent
 from lmmprune.compiler.data.questions import Question, load_questions
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.measure.evaluate import Evaluation
 from lmmprune.compiler.measure.report import BenchReport
+from lmmprune.progress import Progress, counting, silent
 
 if TYPE_CHECKING:
     from lmmprune.compiler.explain.rows import Explanation

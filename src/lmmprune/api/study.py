@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmmprune.api.progress import Progress, silent
+from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
     from lmmprune.compiler.study.run_study import StudyResult
