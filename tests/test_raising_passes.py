@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
+from text_graphs import B, C, D, H, T, checked, operators, parsed, random
 from towers import run
 
 from lmmprune.errors import GraphRefusal
 from lmmprune.lazy import lazy
 from lmmprune.passes.foreign.fold_shapes import FoldShapes
 from lmmprune.passes.foreign.fuse_attention import FuseAttention
-from lmmprune.passes.foreign.fuse_layer_norm import FuseLayerNorm
 from lmmprune.passes.foreign.widen_float import WidenFloat
-from lmmprune.passes.graph.shapes import infer_shapes
 from lmmprune.passes.lower.convert_opset import ConvertOpset
-
-B, T, H, D = 2, 5, 3, 4
-C = H * D
-
-
-def parsed(text: str) -> ir.Model:
-    """Return a checked graph with shapes."""
-    model = ir.from_onnx_text(text)
-    onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
-    infer_shapes(model)
-    return model
-
-
-def operators(model: ir.Model) -> dict[str, int]:
-    return dict(Counter(node.op_type for node in model.graph))
-
-
-def checked(model: ir.Model) -> None:
-    onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
-
-
-def random(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-# --- opset -----------------------------------------------------------------------------------------------------------
 
 
 def test_axes_of_a_reduction_become_an_input() -> None:
@@ -199,85 +170,6 @@ def test_a_node_that_names_half_precision_elsewhere_is_refused() -> None:
 
 # --- layer normalization ---------------------------------------------------------------------------------------------
 
-
-def norm(x: str, out: str, *, square: str = "Pow(d, two)", inverse: bool = False, axis: int = -1) -> str:
-    divided = "r = Reciprocal(s) n = Mul(d, r)" if inverse else "n = Div(d, s)"
-    body = (
-        f"m = ReduceMean({x}, axis{axis + 3}) d = Sub({x}, m) q = {square} v = ReduceMean(q, axis{axis + 3})"
-        f" e = Add(v, eps) s = Sqrt(e) {divided} g = Mul(n, gain) {out} = Add(g, shift)"
-    )
-    for name in "mdqvesnrg":
-        body = body.replace(f"{name} =", f"{name}_{out} =").replace(f"({name},", f"({name}_{out},")
-        body = body.replace(f"({name})", f"({name}_{out})").replace(f", {name})", f", {name}_{out})")
-    return body
-
-
-def with_norms(*bodies: str, replace: tuple[str, str] = ("", "")) -> ir.Model:
-    text = (
-        '<ir_version: 10, opset_import: ["" : 23]> g (float[2,4,4] x) => (float[2,4,4] y)'
-        " <float[4] gain = {1, 2, 3, 4}, float[4] shift = {5, 6, 7, 8}, float two = {2}, float eps = {0.01},"
-        f" int64[1] axis2 = {{-1}}, int64[1] axis1 = {{-2}}> {{ {' '.join(bodies)} }}"
-    )
-    assert replace[0] in text
-    return parsed(text.replace(*replace))
-
-
-def normalized(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 0.01) * [1, 2, 3, 4] + [5, 6, 7, 8]
-
-
-@pytest.mark.parametrize("form", [{}, {"square": "Mul(d, d)"}, {"inverse": True}])
-def test_decomposed_norms_are_fused_one_behind_the_other(form: dict[str, Any]) -> None:
-    model = with_norms(norm("x", "h", **form), norm("h", "y", **form))
-    assert FuseLayerNorm()(model).modified
-    checked(model)
-    assert operators(model) == {"LayerNormalization": 2}
-    x = random(2, 4, 4)
-    np.testing.assert_allclose(run(model, {"x": x})["y"], normalized(normalized(x)), rtol=1e-4)
-    assert not FuseLayerNorm()(model).modified
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("Mul(n_y, gain)", "Mul(gain, n_y)"),
-        ("Add(v_y, eps)", "Add(eps, v_y)"),
-        ("Add(g_y, shift)", "Add(shift, g_y)"),
-        ("{-1}", "{2}"),
-    ],
-)
-def test_norms_in_another_order_of_their_sides(one: str, other: str) -> None:
-    model = with_norms(norm("x", "y"), replace=(one, other))
-    assert FuseLayerNorm()(model).modified
-    checked(model)
-    x = random(2, 4, 4)
-    np.testing.assert_allclose(run(model, {"x": x})["y"], normalized(x), rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        norm("x", "y", axis=-2),
-        norm("x", "y").replace("Pow(d_y, two)", "Mul(d_y, x)"),
-        norm("x", "y").replace("Mul(n_y, gain)", "Mul(n_y, x)"),
-    ],
-)
-def test_what_only_looks_like_a_norm_stays(body: str) -> None:
-    model = with_norms(body)
-    before = operators(model)
-    assert not FuseLayerNorm()(model).modified
-    assert operators(model) == before
-
-
-def test_norms_need_axes_as_inputs() -> None:
-    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) { y = Sqrt(x) }'
-    with pytest.raises(GraphRefusal, match="expected opset 18 or newer, the graph has 17"):
-        FuseLayerNorm()(parsed(text))
-
-
-# --- attention -------------------------------------------------------------------------------------------------------
 
 HEADS = "{0}s = Reshape({0}, split) {0}h = Transpose<perm = [0,2,1,3]>({0}s)"
 JOIN = "turned = Transpose<perm = [0,2,1,3]>(mixed) y = Reshape(turned, join)"
