@@ -14,10 +14,10 @@ import pytest
 import study_fixtures as fx
 from PIL import Image
 
+from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.findings import Findings
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
 from lmmprune.compiler.study.report import write_report
-from lmmprune.compiler.study.statistics import Estimate
 from lmmprune.compiler.study.summary import best_at_focus, points, shares, summary, verdict
 from lmmprune.compiler.study.write_csv import csv_text
 from lmmprune.compiler.verify.verify import Check

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from lmmprune.compiler.study.cell_result import CellResult
-from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
-from lmmprune.compiler.study.kept_sets import Overlap
-from lmmprune.compiler.study.statistics import (
+from lmmprune.compiler.measure.statistics import (
     Estimate,
     Floats,
     estimate,
-    resample_accuracies,
+    resample_means,
     retention,
     speed_interaction,
     speedup,
 )
+from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.study.kept_sets import Overlap
 from lmmprune.compiler.study.timing import Group, find_group
 
 TIMES = {"ttft_ms": "time to first token", "ms_per_token": "time per further token"}
@@ -144,7 +144,7 @@ def find(
     """
     measured = [cell for cell, result in results.items() if result.refused is None]
     correct = np.array([results[cell].correct for cell in measured], bool)
-    resampled = resample_accuracies(correct, pictures)
+    resampled = resample_means(correct, pictures)
     value = dict(zip(measured, correct.mean(axis=1).tolist(), strict=True))
     draws: dict[Cell, Floats] = {cell: resampled[:, index] for index, cell in enumerate(measured)}
     baselines = [cell for cell in (UNPRUNED, UNPRUNED_INT8) if cell in results]

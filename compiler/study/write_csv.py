@@ -6,8 +6,8 @@ import csv
 import io
 from typing import Any
 
+from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
-from lmmprune.compiler.study.statistics import Estimate
 
 
 def csv_text(findings: Findings) -> str:
