@@ -42,8 +42,8 @@ class Aim(Method):
     name = "aim"
     reference = "arXiv 2412.03248"
     exactness = (
-        "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers 13..20"
-        " and one token is left; merging uses the keys of the features' layer and weighs by size"
+        "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers"
+        " 13..20 and one token is left; merging uses the keys of the features' layer and weighs by size"
     )
     positions = "original"
     sites = "vision_output, llm_input_13..20"
