@@ -265,8 +265,8 @@ def test_vispruner_keeps_the_order_of_similarity() -> None:
     # Round one of 21: a = 0 2 4 .. 20, nearest first 0 2 .. 14 go, and 16 18 20 are left before b = 1 3 .. 19.
     e = encoded(angles(*(j * j / 5 for j in range(21))), cls_looks_at(*range(21, 0, -1)), angles(*[0] * 21))
     assert vispruner(e, 13, Chooser(), important_fraction=0) == [16, 18, 20, *range(1, 20, 2)]
-    # Round two of 13: a = 16 20 3 7 11 15 19 and b = 18 1 5 9 13 17. The degrees to the nearest of b are 1.6 of 3, which
-    # goes, then 4.8 of 7, 6.6 of 16, 7.4 of 19, 8 of 11, 11.2 of 15 and 15.2 of 20.
+    # Round two of 13: a = 16 20 3 7 11 15 19 and b = 18 1 5 9 13 17. Degrees to the nearest of b: 1.6 of 3, which goes,
+    # then 4.8 of 7, 6.6 of 16, 7.4 of 19, 8 of 11, 11.2 of 15 and 15.2 of 20.
     assert vispruner(e, 12, Chooser(), important_fraction=0) == [7, 16, 19, 11, 15, 20, 18, 1, 5, 9, 13, 17]
 
 
