@@ -157,17 +157,6 @@ def random_walk(at: SiteContext, *, temperature: float, steps: int) -> ir.Value:
     return b.op("Sqrt", squares)
 
 
-def similarity_to_cls(at: SiteContext) -> ir.Value:
-    """Return ``cos(y_j, y_CLS)`` of the encoder's output, CLS that of the patch's own tile.
-
-    Reference: arXiv 2409.01162 (abstract; our reading).
-    """
-    b = at.b
-    unit = normalized(at, at.stream)
-    cosine = b.op("MatMul", unit, b.op("Transpose", at.rows(unit, "cls", 1), perm=[0, 2, 1]))
-    return at.visual_scores(b.op("Squeeze", cosine, [2]))
-
-
 def normalized(at: SiteContext, value: ir.Value) -> ir.Value:
     """Return ``value [..., C]`` in float32 with rows of length one."""
     b = at.b
