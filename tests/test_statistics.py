@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from lmmprune.compiler.measure import statistics as ours
 from lmmprune.compiler.measure.statistics import (
     Estimate,
     estimate,
@@ -17,7 +18,6 @@ from lmmprune.compiler.measure.statistics import (
     speed_interaction,
     speedup,
 )
-from lmmprune.compiler.study import statistics as ours
 
 CORRECT = np.random.default_rng(0).random((4, 60)) < np.array([[0.9], [0.8], [0.85], [0.7]])
 PICTURES = [f"picture {index % 12}" for index in range(60)]

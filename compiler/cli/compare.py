@@ -25,7 +25,7 @@ _LIMITS = "Limits (exit code 1 where one isn't kept)"
 @click.command(
     "compare",
     cls=Command,
-    example='lmmprune compare full/ pruned/ --data photos/ --prompt "What is this?" --html compare.html',
+    example='lmmprune compare full/ pruned/ --data photos/ --prompt "What is this?"',
 )
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("others", nargs=-1, required=True, type=click.Path(path_type=Path))
