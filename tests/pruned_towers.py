@@ -19,7 +19,9 @@ from lmmprune.passes.foreign.find_features import find_features, find_grid
 from lmmprune.passes.methods import METHODS, get_method
 
 KEEP = 11
-IN_DECODER = ["fastv", "ficoco-l", "ficoco-vl", "pyramiddrop", "sparsevlm"]
+IN_DECODER = [
+    *("cdpruner", "dart", "fastv", "ficoco-l", "ficoco-vl", "mmtok", "priortr", "pyramiddrop", "sparsevlm", "v2drop"),
+]
 IN_TOWER = [name for name in METHODS if name not in IN_DECODER]
 
 

@@ -143,6 +143,7 @@ def refusal(refusal: Refusal, tmp_path: Path) -> Refusal:
         ),
         ((*SIZE, "--keep", 9, "--method", "prumerge"), "is what the last one (of 3) makes: give --layer -2"),
         ((*SIZE, "--keep", 9, "--method", "fastv"), "method 'fastv' cuts inside the decoder (llm_input_"),
+        ((*SIZE, "--keep", 9, "--method", "cdpruner"), "method 'cdpruner' cuts inside the decoder (llm_input_0)"),
         ((*SIZE, "--keep", 9, "--grid", "5"), "--grid 5: expected two numbers such as 24x24"),
         (
             (*SIZE, "--keep", 9, "--grid", "4x4"),
