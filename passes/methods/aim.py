@@ -27,7 +27,9 @@ from lmmprune.passes.reduce.stage import Stage
 class Aim(Method):
     """Merge pairs at the vision output until n0 are left; before layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
 
-    With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all.
+    With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all. The released code walks over the
+    whole sequence under the causal mask, scores by layers 13..20 and masks behind them, the last time everything, and
+    merges by the keys of the layer behind the features with plain means.
 
     Reference: Zhong et al., AIM, 2024, arXiv 2412.03248 (released code).
     """
@@ -39,7 +41,10 @@ class Aim(Method):
 
     name = "aim"
     reference = "arXiv 2412.03248"
-    exactness = "our reading: the walk stays within the visual tokens and ignores the causal mask; one token is left"
+    exactness = (
+        "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers"
+        " 13..20 and one token is left; merging uses the keys of the features' layer and weighs by size"
+    )
     positions = "original"
     sites = "vision_output, llm_input_13..20"
     schedule = "n0 by merging, then 1 - i/8 of it"
