@@ -45,8 +45,10 @@ def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
         "prefill_flops": result.prefill_flops,
         "questions": len(result.correct),
         "correct": sum(result.correct),
+        "correct_first_words": sum(result.first_word),
         "checks_failed": "; ".join(check.name for check in result.failures),
         **_columns("accuracy", row.accuracy),
+        **_columns("first_word_accuracy", row.first_word),
         **_columns("retention", row.retention),
     }
     for metric in TIMES:

@@ -181,7 +181,7 @@ def evaluate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Ask questions with known answers; say the share of exact matches with its 95 % interval.
+    """Ask questions with known answers; say the share of right answers and of right first words, with intervals.
 
     Args:
         bundle: Its directory, or a model that is loaded.
