@@ -40,7 +40,7 @@ class Aim(Method):
     name = "aim"
     reference = "arXiv 2412.03248"
     exactness = "our reading: the walk stays within the visual tokens and ignores the causal mask; one token is left"
-    positions = "original"
+    published_positions = "original"
     sites = "vision_output, llm_input_13..20"
     schedule = "n0 by merging, then 1 - i/8 of it"
 
