@@ -82,7 +82,7 @@ def test_what_the_method_cant_do(arguments: tuple[object, ...], message: str, re
     [
         (
             "fastv",
-            "method 'fastv' scores a decoder layer behind the first one, and needs 3 layers for a cut: this decoder has 2",
+            "scores a decoder layer behind the first one, and needs 3 layers for a cut: this decoder has 2",
         ),
         ("inflection", "this decoder has 2 layers: give --set llm_keep=1"),
     ],
