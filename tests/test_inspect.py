@@ -163,7 +163,7 @@ def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
     for name in METHODS:
         assert any(line.split()[:1] == [name] for line in lines), name
     text = " ".join(out.split())
-    for part in ("layers=2,6,15", "needs CLS", "original positions", "arXiv 2411.17686", "llm_layer_4..31"):
+    for part in ("layers=2,6,15", "needs CLS", "original positions", "arXiv 2411.17686", "llm_layer_5..31"):
         assert part in text
 
 

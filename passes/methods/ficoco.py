@@ -101,12 +101,12 @@ class FiCoCoL(Method):
     beta: float = 0.6
     gamma: float = 0.6
     eps: float = 0.998
-    first_layer: int = 4
+    first_layer: int = 5
 
     name = "ficoco-l"
     reference = _REFERENCE
     exactness = "exact to the paper but for the text terms, which use text queries on visual keys [ours]"
-    sites = "llm_layer_4..31"
+    sites = "llm_layer_5..31"
     schedule = "an even number per layer, at least 1 left"
 
     def check(self, model: Facts) -> None:
@@ -165,7 +165,7 @@ class FiCoCoVL(Method):
     name = "ficoco-vl"
     reference = _REFERENCE
     exactness = "as its parts; the split of the budget is ours"
-    sites = "vision_layer_12..22, llm_layer_4..31"
+    sites = "vision_layer_12..22, llm_layer_5..31"
     schedule = "split * (N - T) in the encoder, the rest in the decoder"
 
     def _parts(self) -> tuple[FiCoCoV, FiCoCoL]:
