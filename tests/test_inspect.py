@@ -175,7 +175,7 @@ def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
         "positions original",
         "(as published: contiguous)",
         "arXiv 2411.17686",
-        "llm_layer_4..31",
+        "llm_layer_5..31",
     ):
         assert part in text
 

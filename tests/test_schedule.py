@@ -154,9 +154,10 @@ def test_layers_of_7b_are_the_papers() -> None:
     assert layers["sparsevlm"] == ["llm_input_3", "llm_input_7", "llm_input_16"]
     assert layers["aim"] == ["vision_output", *(f"llm_input_{i}" for i in range(13, 21))]
     assert layers["inflection"] == ["vision_output", "llm_input_3"]
-    assert layers["ficoco-l"][0] == "llm_layer_4"
+    assert layers["ficoco-l"][0] == "llm_layer_5"
     assert layers["ficoco-vl"][0] == "vision_layer_12"
-    assert "llm_layer_4" in layers["ficoco-vl"]
+    assert "llm_layer_5" in layers["ficoco-vl"]
+    assert "llm_layer_4" not in layers["ficoco-vl"]
 
 
 @pytest.mark.parametrize(
