@@ -45,7 +45,7 @@ class Aim(Method):
         "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers"
         " 13..20 and one token is left; merging uses the keys of the features' layer and weighs by size"
     )
-    positions = "original"
+    published_positions = "original"
     sites = "vision_output, llm_input_13..20"
     schedule = "n0 by merging, then 1 - i/8 of it"
 

@@ -33,12 +33,9 @@ class PruMerge(Method):
     name = "prumerge"
     reference = "arXiv 2403.15388"
     exactness = "a fixed count in place of the paper's outlier count; the rest as released"
+    published_positions = "contiguous"
     needs_cls = True
     next_layer = True
-
-    def has_places(self, model: Facts) -> bool:
-        """Its last token is the sum of what was dropped."""
-        return False
 
     def check(self, model: Facts) -> None:
         """Check the neighbourhood."""
