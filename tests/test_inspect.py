@@ -173,7 +173,7 @@ def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
         "layers=2,6,15",
         "needs CLS",
         "positions original",
-        "(as published: contiguous)",
+        "published:",
         "arXiv 2411.17686",
         "llm_layer_4..31",
     ):
