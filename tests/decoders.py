@@ -170,6 +170,8 @@ class SmallDecoder:
         x = w["embed"][ids]
         x[np.array(ids) == IMAGE] = features[0][: ids.count(IMAGE)]
         present = []
+        if cut is not None:
+            x, positions = cut("llm_input_0", x, positions, Layer(np.zeros((0, 0, 0))))
         for i in range(self.layers):
             length = len(x)
             at = positions - (shift[i] if shift else 0)

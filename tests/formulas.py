@@ -16,7 +16,8 @@ class Picture:
     """One picture of a tower's batch; heads first, float64.
 
     ``attention``: per layer ``[H,T,T]``; ``key``: head-mean keys of the tokens ``[N,D]`` in the last layer before the
-    features; ``x``: tokens ``[N,C]``; ``first``: row of the first patch; ``members``: the patches of each token.
+    features; ``x``: tokens ``[N,C]``; ``first``: row of the first patch; ``members``: the patches of each token;
+    ``grid``: rows and columns of tokens.
     """
 
     attention: list[np.ndarray]
@@ -26,6 +27,7 @@ class Picture:
     features: np.ndarray
     first: int
     members: list[list[int]]
+    grid: tuple[int, int]
     next_layer: tuple[np.ndarray, np.ndarray] | None
 
     def rows(self, token: int) -> list[int]:
@@ -60,6 +62,7 @@ def pictures(tower: Tower) -> list[Picture]:
             features=features[i],
             first=first,
             members=tower.members,
+            grid=tower.grid,
             next_layer=(joined(layers[-1].q[i]), joined(layers[-1].k[i])) if tower.next_layer else None,
         )
         for i in range(tower.batch)
@@ -112,8 +115,44 @@ def freepruner(p: Picture, keep: int, method: Method) -> Choice:
     return sorted(pivots + top(rest, keep - len(pivots))), None
 
 
-def inflection(p: Picture, keep: int, method: Method) -> Choice:
-    return sorted(top(p.pooled(cosines(p.hidden, p.hidden[:1])[:, 0]), keep)), None
+def scope(p: Picture, keep: int, method: Method) -> Choice:
+    last, similar, n = p.attention[-1].mean(axis=0), cosines(p.x, p.x), len(p.x)
+    saliency = p.pooled(last[0] if p.first else last.sum(axis=0) - last.diagonal()) ** method.parameters["alpha"]
+
+    def covered(tokens: list[int]) -> float:
+        return sum(max([0.0, *similar[u, tokens]]) for u in range(n))
+
+    chosen: list[int] = []
+    for _ in range(keep):
+        gain = [saliency[j] * (covered([*chosen, j]) - covered(chosen)) for j in range(n)]
+        chosen += top(np.where(np.isin(range(n), chosen), -np.inf, gain), 1)
+    return sorted(chosen), None
+
+
+def dpp(p: Picture, keep: int, method: Method) -> Choice:
+    unit = p.features / np.linalg.norm(p.features, axis=1, keepdims=True)
+    chosen = [0]
+    while len(chosen) < keep:
+        span = unit[chosen].T
+        beyond = np.array([((span @ np.linalg.lstsq(span, u, rcond=1e-9)[0] - u) ** 2).sum() for u in unit])
+        beyond[beyond < 1e-4] = 0
+        beyond[chosen] = -np.inf
+        chosen += top(beyond, 1)
+    return sorted(chosen), None
+
+
+def downsample(p: Picture, keep: int, method: Method) -> Choice:
+    rows, columns = p.grid
+    picture = p.x.reshape(rows, columns, -1)
+    lines = min(rows, keep, max(half_up(np.sqrt(keep * rows / columns)), -(-keep // columns)))
+    tall = np.split(np.repeat(picture, lines, axis=0), lines)
+    places, tokens = [], []
+    for i, band in enumerate(tall):
+        count = (i + 1) * keep // lines - i * keep // lines
+        for j, window in enumerate(np.split(np.repeat(band, count, axis=1), count, axis=1)):
+            tokens.append(window.mean(axis=(0, 1)))
+            places.append(int((i + 0.5) * rows / lines) * columns + int((j + 0.5) * columns / count))
+    return places, np.array(tokens)
 
 
 def divprune(p: Picture, keep: int, method: Method) -> Choice:
@@ -146,14 +185,15 @@ def visionzip(p: Picture, keep: int, method: Method) -> Choice:
 
 
 def vispruner(p: Picture, keep: int, method: Method) -> Choice:
-    important = max(1, half_up(method.parameters["important_fraction"] * keep))
-    chosen = top(given_by_cls(p, -1), important)
-    left = [j for j in range(len(p.x)) if j not in chosen]
+    important = int(np.floor(method.parameters["important_fraction"] * keep))
+    order = top(given_by_cls(p, -1), len(p.x))
+    chosen = order[:important]
+    left = order[important:] if keep > important else []
     while len(left) > keep - important:
         a, b = left[::2], left[1::2]
-        closest = cosines(p.x[a], p.x[b]).max(axis=1) if b else np.zeros(len(a))
-        gone = {a[i] for i in top(closest, min(8, len(left) - (keep - important), len(a)))}
-        left = [j for j in left if j not in gone]
+        nearest_first = top(cosines(p.x[a], p.x[b]).max(axis=1), len(a))
+        gone = min(8, len(left) - (keep - important), len(a))
+        left = [a[i] for i in nearest_first[gone:]] + b
     return sorted(chosen + left), None
 
 
@@ -166,9 +206,9 @@ def prumerge(p: Picture, keep: int, method: Method) -> Choice:
     chosen = top(a, count)
     if method.name == "prumerge+":
         chosen = top(a, max(1, half_up(method.parameters["important_fraction"] * count)))
-        grid = {int(np.floor((i + 0.5) * n / (count - len(chosen)))) for i in range(count - len(chosen))}
-        bonus = np.array([-np.inf if j in chosen else a[j] + 2 * (j in grid) for j in range(n)])
-        chosen = sorted(chosen + top(bonus, count - len(chosen)), key=lambda j: (-a[j], j))
+        size = count - len(chosen)
+        chosen += [j for j in (int(np.floor(i * n / size)) for i in range(size)) if j not in chosen]
+        chosen += top(np.where(np.isin(range(n), chosen), -np.inf, a), count - len(chosen))
     similarity = cosines(keys, keys)
     np.fill_diagonal(similarity, -np.inf)
     near = [top(similarity[i], min(method.parameters["neighbours"], n - 1)) for i in chosen]
@@ -183,7 +223,10 @@ FORMULAS: dict[str, Callable[[Picture, int, Method], Choice]] = {
     "random": random,
     "uniform": uniform,
     "freepruner": freepruner,
-    "inflection": inflection,
+    "inflection": cls,
+    "scope": scope,
+    "downsample": downsample,
+    "dpp": dpp,
     "divprune": divprune,
     "visionzip": visionzip,
     "vispruner": vispruner,

@@ -43,12 +43,12 @@ def test_an_unpruned_bundle_says_what_it_offers(cli: Cli) -> None:
         "heads": 4,
         "kv_heads": 2,
         "head_dim": 32,
-        "sites": ["llm_input_1..3", "llm_layer_0..3"],
+        "sites": ["llm_input_0..3", "llm_layer_0..3"],
     }
     assert decoder["cache"] == [{"layers": [0, 1, 2, 3], "shape": [1, 2, "past", 32]}]
     _, out, _ = cli("inspect", path)
     assert "not pruned; sites vision_layer_0..4, vision_output, projector_output; 144 tokens at" in out
-    assert "not pruned; sites llm_input_1..3, llm_layer_0..3; 4 layers of 4 heads on 2 key heads of width 32" in out
+    assert "not pruned; sites llm_input_0..3, llm_layer_0..3; 4 layers of 4 heads on 2 key heads of width 32" in out
     assert "cache of layers 0..3: [1, 2, 'past', 32]" in out
 
 
@@ -175,7 +175,7 @@ def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
         "positions original",
         "published:",
         "arXiv 2411.17686",
-        "llm_layer_4..31",
+        "llm_layer_5..31",
     ):
         assert part in text
 

@@ -26,11 +26,16 @@ def asked_for(at: SiteContext) -> ir.Value:
     return at.rows(text_attention(at), "visual", 1)
 
 
+def longest(at: SiteContext) -> ir.Value:
+    return at.b.op("ReduceL2", at.visual, [2], keepdims=0)
+
+
 RULES: dict[str, ReductionRule] = {
     "last": FASTV,
     "own": get_method("pyramiddrop").rule(),
     "text": Reduce(filter=asked_for),
     "ficoco": get_method("ficoco-l", {"eps": "0.6"}).rule(),
+    "longest": Reduce(filter=longest),
 }
 
 
@@ -54,10 +59,14 @@ class Oracle:
         if site not in self.stages:
             return x, positions
         rule, keep, prune = self.stages[site]
-        a, n, first = seen.attention.mean(axis=0), len(self.places), self.prefix
+        n, first = len(self.places), self.prefix
         visual, text = list(range(first, first + n)), list(range(first + n, len(x)))
+        # No attention lies before the first layer, and only what needs none is tried there.
+        a = seen.attention.mean(axis=0) if site != "llm_input_0" else np.zeros((len(x), len(x)))
         asked = {j: np.mean([a[t, j] for t in text]) for j in visual + text}
-        if rule == "own":
+        if rule == "longest":
+            stay = sorted(visual, key=lambda j: (-np.linalg.norm(x[j]), j))[:keep]
+        elif rule == "own":
             # Of the layer that the cut is in front of, on what enters it, under the numbers that it has there.
             own = self.decoder.attention(parse_site(site).layer, x, positions)[0].mean(axis=0)
             stay = sorted(visual, key=lambda j: (-own[-1, j], j))[:keep]
@@ -118,18 +127,18 @@ def test_any_chain_of_cuts_equals_numpy(
     tokens, tail = int(rng.integers(3, 10)), int(rng.integers(3, 8))
     ids = prompt(rng, prefix, tokens, tail)
     words = [i for i in ids[prefix + tokens + 1 : -1] if i not in SPECIAL]
-    places = sorted(rng.permutation(layers)[: rng.integers(1, layers + 1)])
+    places = sorted(rng.permutation(np.arange(-1, layers))[: rng.integers(1, layers + 1)])
     chosen, prune = int(rng.integers(len(places))), int(rng.integers(0, len(words) + 1))
     stages, keep = [], tokens
     for index, layer in enumerate(places):
-        before_next = bool(rng.integers(2)) and layer + 1 < layers
+        before_next = layer < 0 or (bool(rng.integers(2)) and layer + 1 < layers)
         site = llm_input(int(layer) + 1) if before_next else llm_layer(int(layer))
-        pruned = prune if index == chosen else 0
+        pruned = prune if index == chosen and layer >= 0 else 0
         # Once in a while a stage keeps all the visual tokens; the first one only if words go there.
         if (index == 0 and not pruned) or rng.random() < 0.8:
             keep = int(rng.integers(1, max(keep, 2)))
         rules = [name for name in RULES if name != "own" or before_next]
-        stages.append((site, keep, str(rng.choice(rules)), pruned))
+        stages.append((site, keep, "longest" if layer < 0 else str(rng.choice(rules)), pruned))
 
     model, reduce = cut_decoder(
         decoder,

@@ -36,7 +36,7 @@ towers = st.builds(
 # Shrinking costs minutes of graph building and the configuration is small as it is.
 deterministic = settings(deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 
-COSINES = {"divprune", "inflection", "visionzip", "vispruner", "prumerge", "prumerge+"}
+COSINES = {"divprune", "dpp", "scope", "visionzip", "vispruner", "prumerge", "prumerge+"}
 
 
 @settings(deterministic, max_examples=240)

@@ -17,8 +17,8 @@ from lmmprune.compiler.verify.reference.encoded import Encoded, Tile
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.options import SCHEDULE
 from lmmprune.compiler.verify.reference.prumerge import choose
-from lmmprune.compiler.verify.reference.select import divprune, freepruner, knee_count, uniform_places, vispruner
-from lmmprune.compiler.verify.reference.sequence import sequence
+from lmmprune.compiler.verify.reference.select import divprune, freepruner, knee_count, vispruner
+from lmmprune.compiler.verify.reference.sequence import Position, Token, places, sequence
 from lmmprune.passes.methods import METHODS
 
 
@@ -53,7 +53,7 @@ def test_options_of_a_rule() -> None:
 
 
 def test_every_option_of_a_method_is_known() -> None:
-    assert METHODS.keys() == SITES.keys()
+    assert METHODS.keys() <= SITES.keys()
     for name, method in METHODS.items():
         options = rule_options(name, method().parameters, 23)
         # What isn't passed on says where is cut, or how many stay.
@@ -68,16 +68,29 @@ def test_numbers_of_the_sequence() -> None:
     assert numbers("original") == [0, 2, 6, 7, 8, 9]
 
 
+def test_a_token_without_a_place_has_the_first_places_number() -> None:
+    kept = np.array([-1, 0, 5, -1])
+
+    def numbers(tokens: list[Token]) -> list[Position]:
+        return [token.position for token in tokens]
+
+    assert numbers(sequence(4, kept, [9], [9], [9], "original", 6)) == [0, 1, 1, 6, 1, 7, 8]
+    assert numbers(sequence(4, kept, [9], [9], [9], "contiguous", 6)) == [0, 1, 2, 3, 4, 5, 6]
+    spots = numbers(places(4, kept, [9], [9], [9], (2, 3)))
+    assert spots == [(0,) * 3, (1, 1, 1), (1, 1, 1), (1, 2, 3), (1, 1, 1), (4,) * 3, (5,) * 3]
+
+
 def test_local_penalty() -> None:
     # 0 1 .      windows of the 3x3 grid: 0 1 3 4 | 2 5
     # . 4 5                               6 7     | 8
     # . 7 8
     s = [0.5, -1.0, 0.25, 0.2, -0.6, -0.4]
-    assert ficoco.penalize(Chooser(), s, [0, 1, 4, 5, 7, 8], columns=3) == [1.0, -1.0, 0.25, 0.4, -0.3, -0.2]
+    size = dict.fromkeys(range(6), 1.0)
+    assert ficoco.penalize(Chooser(), s, size, [0, 1, 4, 5, 7, 8], columns=3) == [1.0, -1.0, 0.25, 0.4, -0.3, -0.2]
     # Windows of one row and column: all of them.
-    assert ficoco.penalize(Chooser(), s[:2], [0, 1], columns=3, window=1, coefficient=4.0) == [2.0, -0.25]
+    assert ficoco.penalize(Chooser(), s[:2], size, [0, 1], columns=3, window=1, coefficient=4.0) == [2.0, -0.25]
     # On a tie only the lower index is penalized.
-    assert ficoco.penalize(Chooser(), [0.5, 0.5], [0, 1], columns=2) == [1.0, 0.5]
+    assert ficoco.penalize(Chooser(), [0.5, 0.5], size, [0, 1], columns=2) == [1.0, 0.5]
 
 
 def test_targets_lie_above_the_quantile() -> None:
@@ -96,13 +109,35 @@ def test_merge_by_hand() -> None:
 
 
 def test_redundancy_of_the_encoder_by_hand() -> None:
-    logits = np.array([[2.0, 4.0], [4.0, 4.0]])  # row means 3 and 4, of norm 5
-    s = ficoco.vision_redundancy(logits, np.array([8.0, 6.0]), np.eye(2), 0.25)
+    logits = np.array([[[0.0, 8, 6], [0, 2, 4], [0, 4, 4]]])  # of the patches row means 3 and 4, of norm 5
+    attention = np.array([[[0.5, 0.2, 0.3], [0.6, 0.1, 0.3], [0.2, 0.4, 0.4]]])
+    keys = np.array([[[9.0, 9.0], [1.0, 0.0], [0.0, 1.0]]])  # the patches' both at 45 degrees of their mean
+    look = LayerAttention(keys, keys, logits, attention)
+    s, _ = ficoco.vision_redundancy(look, cls=True, lambda_=0.25)
+    np.testing.assert_allclose(s, [0.25 * (0.1 + 0.3) / 2 - 0.75 * 0.2, 0.25 * (0.4 + 0.4) / 2 - 0.75 * 0.3])
+    s, _ = ficoco.vision_redundancy(look, cls=True, lambda_=0.25, score="logits")
     np.testing.assert_allclose(s, [0.25 * 0.6 - 0.75 * 0.8, 0.25 * 0.8 - 0.75 * 0.6])
-    keys = np.array([[1.0, 0.0], [0.0, 1.0]])  # both at 45 degrees of their mean: v = -1/sqrt(2) each
-    np.testing.assert_allclose(
-        ficoco.vision_redundancy(logits, None, keys, 0.25), [0.15 + 0.75 * 0.5**0.5, 0.2 + 0.75 * 0.5**0.5]
-    )
+    # Without CLS v = -1/sqrt(2) each, and a row's attention sums to one.
+    alone = LayerAttention(keys[:, 1:], keys[:, 1:], logits[:, 1:, 1:], np.array([[[0.3, 0.7], [0.9, 0.1]]]))
+    s, _ = ficoco.vision_redundancy(alone, cls=False, lambda_=0.25)
+    np.testing.assert_allclose(s, [0.25 / 2 + 0.75 * 0.5**0.5] * 2)
+    s, _ = ficoco.vision_redundancy(alone, cls=False, lambda_=0.25, score="logits")
+    np.testing.assert_allclose(s, [0.15 + 0.75 * 0.5**0.5, 0.2 + 0.75 * 0.5**0.5])
+    with pytest.raises(CutRefused, match="no score 'keys'"):
+        ficoco.vision_redundancy(look, cls=True, score="keys")
+
+
+def test_where_dropped_patches_go() -> None:
+    attention = np.array([[[0.5, 0.2, 0.3], [0.6, 0.1, 0.3], [0.2, 0.4, 0.4]]])
+    look = LayerAttention(attention, attention, np.log(attention), attention)
+    assert ficoco.vision_correlation(look, kept=[1], gone=[0], cls=True) == {0: {1: 0.3}}
+    both = ficoco.vision_correlation(look, kept=[0, 2], gone=[1], cls=False, score="logits")
+    assert both == {1: {0: pytest.approx(0.6 / 0.9), 2: pytest.approx(0.3 / 0.9)}}
+    # One target each up to 501 kept tokens.
+    assert [ficoco.drops("auto", keep, 0.998) for keep in (501, 502)] == [True, False]
+    assert [ficoco.drops(targets, 576, 0.998) for targets in (0, "0", "quantile")] == [True, True, False]
+    with pytest.raises(CutRefused, match="no targets 3, only 0, quantile, auto"):
+        ficoco.drops(3, 9, 0.998)
 
 
 def test_redundancy_and_correlation_of_the_decoder_by_hand() -> None:
@@ -115,11 +150,11 @@ def test_redundancy_and_correlation_of_the_decoder_by_hand() -> None:
 def test_prumerge_order() -> None:
     a = dict(enumerate([0.1, 0.3, 0.05, 0.2, 0.15, 0.02, 0.01, 0.03]))
     assert choose(Chooser(), a, 4, None) == [1, 3, 4]
-    # Half of 4 by attention (1, 3); the grid of 2 in 8 are places 2 and 6, chosen before 4.
-    assert uniform_places(8, 2) == [2, 6]
-    assert choose(Chooser(), a, 5, 0.5) == [1, 3, 2, 6]
-    # The grid of 3 in 8 (1, 4, 6) has one that is important already: the best of the others takes its place.
-    assert choose(Chooser(), a, 5, 0.25) == [1, 4, 6, 3]
+    # Half of 4 by attention (1, 3); the grid of 2 in 8 are places 0 and 4.
+    assert choose(Chooser(), a, 5, 0.5) == [1, 3, 0, 4]
+    assert choose(Chooser(), a, 5, 0.25) == [1, 0, 2, 5]
+    # The grid of 3 in 8 (0, 2, 5) has one that is important already: the best of the others takes its place.
+    assert choose(Chooser(), {**a, 2: 0.9}, 5, 0.25) == [2, 0, 5, 1]
 
 
 @pytest.mark.parametrize(
@@ -136,14 +171,17 @@ def angles(*degrees: float) -> np.ndarray:
 def test_tome_pairs_and_sizes() -> None:
     keys = angles(0, 50, 90, 4)
     # With CLS the odd places look for a partner: 3 finds 0 at 4 degrees, 1 finds 2 at 40.
-    assert bipartite.tome_edges(Chooser(), keys, 3, has_cls=True) == {3: 0}
-    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=True) == {3: 0, 1: 2}
-    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=False) == {0: 3, 2: 1}
+    assert bipartite.tome_edges(Chooser(), keys, 3, has_cls=True) == ({3: 0}, [1, 0, 2])
+    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=True) == ({3: 0, 1: 2}, [0, 2])
+    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=False) == ({0: 3, 2: 1}, [1, 3])
+    # 0 finds 3 at 3 degrees; of those that stay, 4 (4 degrees from 1) comes before 2 (40 degrees).
+    assert bipartite.tome_edges(Chooser(), angles(0, 50, 90, 3, 46), 4, has_cls=False) == ({0: 3}, [4, 2, 1, 3])
     with pytest.raises(ValueError, match="3 edges wanted"):
         bipartite.tome_edges(Chooser(), keys, 1, has_cls=True)
     rows, sizes = np.array([[1.0], [2.0], [6.0], [9.0]]), [1.0, 2.0, 3.0, 1.0]
-    np.testing.assert_allclose(bipartite.merge_into(rows, sizes, {0: 1, 2: 1})[:, 0], [(1 + 4 + 18) / 6, 9])
-    assert bipartite.merge_sizes(sizes, {0: 1, 2: 1}) == [6.0, 1.0]
+    merged = bipartite.merge_into(rows, sizes, {0: 1, 2: 1}, [3, 1])
+    np.testing.assert_allclose(merged[:, 0], [9, (1 + 4 + 18) / 6])
+    assert bipartite.merge_sizes(sizes, {0: 1, 2: 1}, [3, 1]) == [1.0, 6.0]
 
 
 def test_aim_merges_in_rounds() -> None:
@@ -152,10 +190,10 @@ def test_aim_merges_in_rounds() -> None:
     merged, places = bipartite.aim_rounds(Chooser(), features, keys, 3)
     assert places == [1, 3, 4]
     np.testing.assert_allclose(merged[:, 0], [2, 15, 5])
-    # Keys now at 1, 85 and 45 degrees: 4 (45) is nearer to 3 (85) than 1 (1) is.
+    # The list is 4, 1, 3 now, with keys at 45, 1 and 85 degrees: 4 and 3 look for a partner, and 4 is nearer to 1.
     merged, places = bipartite.aim_rounds(Chooser(), features, keys, 2)
     assert places == [1, 3]
-    np.testing.assert_allclose(merged[:, 0], [2, 35 / 3])
+    np.testing.assert_allclose(merged[:, 0], [3, 15])
 
 
 def test_divprune_spreads() -> None:
@@ -167,6 +205,7 @@ def test_divprune_spreads() -> None:
 
 def test_knee() -> None:
     assert knee_count([0.1, 1.0, 0.0, 0.2], Chooser()) == 2
+    assert knee_count([1.0, 0.9, 0.8, 0.1, 0.0], Chooser()) == 4  # 0.15 below; above the chord it was 0.3
     assert knee_count([3.0, 2.0, 1.0], Chooser()) == 1  # a straight line: the lower index
 
 
@@ -192,7 +231,7 @@ def encoded(x: np.ndarray, attention: np.ndarray, keys: np.ndarray) -> Encoded:
     cls = np.zeros((1, x.shape[1]))
     k = np.concatenate([np.zeros((1, keys.shape[1])), keys])[None]
     tile = Tile(y=np.concatenate([cls, x]), looks=[LayerAttention(k, k, attention[None], attention[None])], behind=None)
-    return Encoded(tiles=[tile], has_cls=True, squares=[[(0, patch)] for patch in range(len(x))])
+    return Encoded(tiles=[tile], has_cls=True, squares=[[(0, patch)] for patch in range(len(x))], columns=len(x))
 
 
 def cls_looks_at(*weights: float) -> np.ndarray:
@@ -213,12 +252,25 @@ def test_visionzip_by_hand() -> None:
 
 
 def test_vispruner_by_hand() -> None:
-    e = encoded(angles(0, 12, 45, 90, 85, 20), cls_looks_at(0.1, 0.2, 0.9, 0.3, 0.1, 0.1), angles(*[0] * 6))
-    # Patch 2 is important. Rest 0 1 3 4 5: of a = 0 3 5, 3 (5 degrees) and 5 (8) are nearer to b = 1 4 than 0 (12).
-    assert sorted(vispruner(e, 4, Chooser(), important_fraction=0.25)) == [0, 1, 2, 4]
-    # One left to find: all of a goes, then of 1 4 the first.
-    assert sorted(vispruner(e, 2, Chooser(), important_fraction=0.5)) == [2, 4]
-    assert sorted(vispruner(e, 2, Chooser(), important_fraction=1.0)) == [2, 3]
+    e = encoded(angles(0, 12, 45, 90, 85, 20), cls_looks_at(0.12, 0.2, 0.9, 0.3, 0.1, 0.11), angles(*[0] * 6))
+    # Patch 2 is important. Of the others 3 1 0 5 4, a = 3 0 4 and b = 1 5: 0 is 12 degrees from b, 4 is 65, 3 is 70.
+    assert vispruner(e, 4, Chooser(), important_fraction=0.25) == [2, 3, 1, 5]
+    assert vispruner(e, 3, Chooser(), important_fraction=0.6) == [2, 1, 5]
+    # One left to find: all of a goes, then of 1 5 the first.
+    assert vispruner(e, 2, Chooser(), important_fraction=0.5) == [2, 5]
+    assert vispruner(e, 2, Chooser(), important_fraction=1.0) == [2, 3]
+    # None is important; of a = 2 1 5 and b = 3 0 4, 1 (12 degrees) and 5 (20) go.
+    assert vispruner(e, 4, Chooser(), important_fraction=0.2) == [2, 3, 0, 4]
+
+
+def test_vispruner_keeps_the_order_of_similarity() -> None:
+    # Patches j at j^2 / 5 degrees, of which CLS looks most at the first ones: each is nearest to the one before.
+    # Round one of 21: a = 0 2 4 .. 20, nearest first 0 2 .. 14 go, and 16 18 20 are left before b = 1 3 .. 19.
+    e = encoded(angles(*(j * j / 5 for j in range(21))), cls_looks_at(*range(21, 0, -1)), angles(*[0] * 21))
+    assert vispruner(e, 13, Chooser(), important_fraction=0) == [16, 18, 20, *range(1, 20, 2)]
+    # Round two of 13: a = 16 20 3 7 11 15 19 and b = 18 1 5 9 13 17. Degrees to the nearest of b: 1.6 of 3, which goes,
+    # then 4.8 of 7, 6.6 of 16, 7.4 of 19, 8 of 11, 11.2 of 15 and 15.2 of 20.
+    assert vispruner(e, 12, Chooser(), important_fraction=0) == [7, 16, 19, 11, 15, 20, 18, 1, 5, 9, 13, 17]
 
 
 def test_freepruner_doesnt_count_what_a_patch_sees_of_itself() -> None:

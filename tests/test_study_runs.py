@@ -128,9 +128,10 @@ def test_answers_are_those_of_eval() -> None:
 
     folder, *_ = study()
     runtime = Runtime(Bundle.open(folder / "bundles" / "freepruner-0.5"), threads=1)
-    correct = [one.correct for one in evaluate(runtime, load_questions("tiny-llava")[:20]).predictions]
+    predictions = evaluate(runtime, load_questions("tiny-llava")[:20]).predictions
     result = json.loads((folder / "cells" / "freepruner-0.5" / "result.json").read_text())
-    assert result["correct"] == "".join(str(int(one)) for one in correct)
+    assert result["correct"] == "".join(str(int(one.correct)) for one in predictions)
+    assert result["first_word"] == "".join(str(int(one.first_word)) for one in predictions)
 
 
 def test_the_real_report_in_a_browser(tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ class Builder:
         self._about = about
         self._count = 0
 
+    def aside(self, part: str) -> Builder:
+        """Return a tape for nodes of the same origin that stand elsewhere in the graph and move tokens, no scores."""
+        return Builder(f"{self._prefix}/{part}", score=False, about=self._about)
+
     def op(self, op_type: str, *inputs: ir.Value | Any, **attributes: Any) -> ir.Value:
         """Append a node with one output."""
         return self.ops(op_type, 1, *inputs, **attributes)[0]
@@ -88,6 +92,11 @@ class Builder:
         self._register(graph)
         graph.insert_after(node, self._tape.nodes)
         return self._tape.nodes[-1]
+
+    def insert_before(self, graph: ir.Graph, node: ir.Node) -> None:
+        """Put what was written in front of a node."""
+        self._register(graph)
+        graph.insert_before(node, self._tape.nodes)
 
     def prepend_to(self, graph: ir.Graph) -> None:
         """Put what was written, constants alone or nodes too, at the beginning of the graph."""

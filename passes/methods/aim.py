@@ -27,7 +27,9 @@ from lmmprune.passes.reduce.stage import Stage
 class Aim(Method):
     """Merge pairs at the vision output until n0 are left; before layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
 
-    With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all.
+    With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all. The released code walks over the
+    whole sequence under the causal mask, scores by layers 13..20 and masks behind them, the last time everything, and
+    merges by the keys of the layer behind the features with plain means.
 
     Reference: Zhong et al., AIM, 2024, arXiv 2412.03248 (released code).
     """
@@ -39,7 +41,10 @@ class Aim(Method):
 
     name = "aim"
     reference = "arXiv 2412.03248"
-    exactness = "our reading: the walk stays within the visual tokens and ignores the causal mask; one token is left"
+    exactness = (
+        "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers"
+        " 13..20 and one token is left; merging uses the keys of the features' layer and weighs by size"
+    )
     published_positions = "original"
     sites = "vision_output, llm_input_13..20"
     schedule = "n0 by merging, then 1 - i/8 of it"
@@ -92,7 +97,7 @@ class Aim(Method):
 
 
 def merge_rounds(at: SiteContext, keep: int) -> Outcome:
-    """Merge pairs of similar tokens, round by round, until ``keep`` are left."""
+    """Merge pairs of similar tokens of a list, round by round, until ``keep`` are left; then restore the raster."""
     b = at.b
     keys, x = at.mean_keys(), b.op("Cast", at.visual, to=FLOAT)
     sizes: ir.Value | None = None
@@ -100,7 +105,8 @@ def merge_rounds(at: SiteContext, keep: int) -> Outcome:
     while at.tokens > keep:
         n = at.tokens
         left = max(keep, n - n // 2)
-        outcome = pair_up(at, keys, left, first=0, sizes=sizes)
+        raster = places if left == keep else None
+        outcome = pair_up(at, keys, left, behind_cls=False, sizes=sizes, places=raster)
         assert outcome.merge is not None
         merge = outcome.merge
         x, keys = (

@@ -1,4 +1,4 @@
-"""Sparsity Meets Similarity: similarity to CLS before the decoder, correlation with the text inside it."""
+"""Sparsity Meets Similarity: attention of CLS before the decoder, correlation with the text inside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
 from lmmprune.passes.methods.in_decoder import PAPER_DEPTH, behind_layers
 from lmmprune.passes.methods.method import Method, fraction
-from lmmprune.passes.reduce.filters import similarity_to_cls, text_attention
+from lmmprune.passes.reduce.filters import cls_attention, text_attention
 from lmmprune.passes.reduce.rules import Reduce, ReductionRule
 from lmmprune.passes.reduce.schedule import Counts, average, round_half_up, solve
 from lmmprune.passes.reduce.site_context import INT64, SiteContext
@@ -23,10 +23,10 @@ from lmmprune.passes.reduce.stage import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Inflection(Method):
-    """Keep the patches most similar to CLS; inside the decoder, the share of them that the text attends to most.
+    """Keep the patches that CLS attends to most; inside the decoder, the share of them that the text attends to most.
 
-    Stage 1 ``s_j = cos(y_j, y_CLS)``; its own count for a picture is the knee of the sorted curve (``--ratio auto``,
-    ``--buckets``). Stage 2, behind layer ``llm_layer`` of 32: ``r_j = mean_h mean_{t text} A[h,t,j]``; the
+    Stage 1 ``s_j = mean_h A^lp[h,CLS,j]``; its own count for a picture is the knee of the sorted curve (``--ratio
+    auto``, ``--buckets``). Stage 2, behind layer ``llm_layer`` of 32: ``r_j = mean_h mean_{t text} A[h,t,j]``; the
     share ``llm_keep`` of what arrives stays; ``prune_text`` tokens of the question go too.
 
     Reference: arXiv 2409.01162 (abstract; the formulas are our reading of it).
@@ -98,10 +98,10 @@ class Inflection(Method):
 
     def rule_at_output(self) -> ReductionRule:
         """Return the first stage's rule."""
-        return Reduce(filter=similarity_to_cls)
+        return Reduce(filter=cls_attention)
 
     def count(self, at: SiteContext) -> ir.Value:
-        """Return the knee of the sorted similarities."""
+        """Return the knee of the sorted attention."""
         return knee(at)
 
     def _staged(self, counts: Counts) -> tuple[Stage, ...]:
@@ -117,11 +117,14 @@ def _text_correlation(at: SiteContext) -> ir.Value:
 
 
 def knee(at: SiteContext) -> ir.Value:
-    """Return ``k(x) = knee + 1``, ``[B]`` int64: where the sorted curve of similarities is farthest from its chord."""
+    """Return ``k(x) = knee + 1``, ``[B]`` int64: where the sorted curve of CLS's attention is farthest below its chord.
+
+    Below, not on either side: a long tail hangs under its chord, and what rises above it is its head's own scatter.
+    """
     b, n = at.b, at.tokens
-    curve = b.ops("TopK", 2, similarity_to_cls(at), [n], axis=-1)[0]
+    curve = b.ops("TopK", 2, cls_attention(at), [n], axis=-1)[0]
     first, last = b.op("Slice", curve, [0], [1], [1]), b.op("Slice", curve, [n - 1], [n], [1])
     along = (np.arange(n, dtype=np.float32) / max(n - 1, 1))[None]
     chord = b.op("Add", first, b.op("Mul", b.op("Sub", last, first), along))
-    place = b.op("ArgMax", b.op("Abs", b.op("Sub", chord, curve)), axis=1, keepdims=0)
+    place = b.op("ArgMax", b.op("Sub", chord, curve), axis=1, keepdims=0)
     return b.op("Cast", b.op("Add", place, np.int64(1)), to=INT64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from lmmprune.errors import InputError
 from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, Site
 from lmmprune.passes.graph.refusals import Refused
-from lmmprune.passes.methods.options import parse_options
+from lmmprune.passes.methods.options import field_type, kind_name, parse_options
 from lmmprune.passes.reduce.rules import Correlate, Reduce, ReductionRule
 from lmmprune.passes.reduce.schedule import Counts
 from lmmprune.passes.reduce.site_context import SiteContext
@@ -216,6 +217,18 @@ def fraction(name: str, value: float, *, zero: bool = False) -> None:
     """
     if not (0 <= value <= 1 if zero else 0 < value <= 1):
         raise InputError(f"{name}={value:g}: expected {'0 <=' if zero else '0 <'} value <= 1")
+
+
+def one_of(method: type[Method], name: str, value: Any) -> None:
+    """Check a hyper-parameter that is one of some words.
+
+    Raises:
+        InputError: It is another one.
+    """
+    field = next(field for field in dataclasses.fields(method) if field.name == name)
+    kind = field_type(method, field)
+    if value not in typing.get_args(kind):
+        raise InputError(f"{name}={value}: expected {kind_name(kind)}")
 
 
 def in_paper(name: str, layer: int, depth: int, *, least: int = 0) -> None:

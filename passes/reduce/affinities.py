@@ -9,10 +9,25 @@ from lmmprune.passes.reduce.filters import normalized, visual_and_text_attention
 from lmmprune.passes.reduce.site_context import SiteContext
 
 
-def encoder_affinity(at: SiteContext, dropped: ir.Value, kept: ir.Value, keep: int) -> ir.Value:
-    """Return the row-softmax of the head-mean logits of dropped queries on kept keys.
+def attention_affinity(at: SiteContext, dropped: ir.Value, kept: ir.Value, keep: int) -> ir.Value:
+    """Return ``A_ij``, the head mean of an encoder layer's attention.
 
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
+    """
+    b, (heads, _, width), count = at.b, at.layer.heads, at.tokens - keep
+    # Only the rows of the dropped ones are computed.
+    rows = b.op("Reshape", b.op("Transpose", at.queries("visual"), perm=[0, 2, 1, 3]), [0, 0, heads * width])
+    chosen = b.op("Reshape", at.gather(rows, dropped, count), [at.batch, count, heads, width])
+    attention = at.attention_of(b.op("Transpose", chosen, perm=[0, 2, 1, 3]))
+    columns = b.op("Transpose", b.op("ReduceMean", attention, at.head_axes, keepdims=0), perm=[0, 2, 1])
+    # Columns are picked as rows of the transpose, then turned back: [B,T,S] -> [B,K,S] -> [B,S,K].
+    return b.op("Transpose", at.gather(at.rows(columns, "visual", 1), kept, keep), perm=[0, 2, 1])
+
+
+def logit_affinity(at: SiteContext, dropped: ir.Value, kept: ir.Value, keep: int) -> ir.Value:
+    """Return the row-softmax of the head-mean logits of dropped queries on kept keys.
+
+    Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686 (beside ``logit_redundancy``).
     """
     b = at.b
     queries = at.gather(at.flat_queries("visual"), dropped, at.tokens - keep)

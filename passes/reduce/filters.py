@@ -157,74 +157,12 @@ def random_walk(at: SiteContext, *, temperature: float, steps: int) -> ir.Value:
     return b.op("Sqrt", squares)
 
 
-def similarity_to_cls(at: SiteContext) -> ir.Value:
-    """Return ``cos(y_j, y_CLS)`` of the encoder's output, CLS that of the patch's own tile.
-
-    Reference: arXiv 2409.01162 (abstract; our reading).
-    """
-    b = at.b
-    unit = normalized(at, at.stream)
-    cosine = b.op("MatMul", unit, b.op("Transpose", at.rows(unit, "cls", 1), perm=[0, 2, 1]))
-    return at.visual_scores(b.op("Squeeze", cosine, [2]))
-
-
 def normalized(at: SiteContext, value: ir.Value) -> ir.Value:
     """Return ``value [..., C]`` in float32 with rows of length one."""
     b = at.b
     value = b.op("Cast", value, to=FLOAT)
     length = b.op("ReduceL2", value, [-1], keepdims=1)
     return b.op("Div", value, b.op("Max", length, np.float32(1e-12)))
-
-
-def encoder_redundancy(at: SiteContext, *, share: float, window: int, coefficient: float) -> ir.Value:
-    """Return FiCoCo's redundancy in an encoder, with the local penalty.
-
-    ``s_i = share * u_i - (1 - share) * v_i``, u the mean of the head-mean logits of i on the patches, v what CLS gives
-    to i (without CLS: ``-cos(mean key, key_i)``), both divided by their L2 norm; then the most redundant token of each
-    window of the grid becomes more so.
-
-    Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
-    """
-    b = at.b
-    keys = at.flat_keys("visual")
-    # The mean of products is the product with the mean: n products of width Hk*D instead of n*n.
-    mean = b.op("Transpose", b.op("ReduceMean", keys, [1], keepdims=1), perm=[0, 2, 1])
-    within = b.op("Squeeze", b.op("MatMul", at.flat_queries("visual"), mean), [2])
-    if at.has_cls:
-        given = b.op("MatMul", at.flat_queries("cls"), b.op("Transpose", keys, perm=[0, 2, 1]))
-        task = b.op("Squeeze", given, [1])
-    else:
-        means = at.mean_keys()
-        centre = normalized(at, b.op("ReduceMean", means, [1], keepdims=1))
-        cosine = b.op("MatMul", normalized(at, means), b.op("Transpose", centre, perm=[0, 2, 1]))
-        task = b.op("Neg", b.op("Squeeze", cosine, [2]))
-    score = b.op(
-        "Sub",
-        b.op("Mul", _unit_length(at, within), np.float32(share)),
-        b.op("Mul", _unit_length(at, task), np.float32(1 - share)),
-    )
-    return _local_penalty(at, score, window, coefficient)
-
-
-def _unit_length(at: SiteContext, scores: ir.Value) -> ir.Value:
-    return at.b.op("Div", scores, at.b.op("ReduceL2", scores, [1], keepdims=1))
-
-
-def _local_penalty(at: SiteContext, score: ir.Value, window: int, coefficient: float) -> ir.Value:
-    """Make the most redundant token of each window of the original grid more redundant."""
-    b = at.b
-    rows, columns = at.grid
-    windows = (np.arange(rows)[:, None] // window) * columns + np.arange(columns)[None] // window
-    place = b.op("Gather", windows.astype(np.int64).reshape(-1), at.origin, axis=0)
-    mine, others = b.op("Unsqueeze", place, [2]), b.op("Unsqueeze", place, [1])
-    s_mine, s_others = b.op("Unsqueeze", score, [2]), b.op("Unsqueeze", score, [1])
-    higher = b.op("Greater", s_others, s_mine)
-    earlier = np.tri(at.tokens, k=-1, dtype=bool)[None]
-    tied = b.op("And", b.op("Equal", s_others, s_mine), b.constant(earlier))
-    beaten = b.op("And", b.op("Equal", mine, others), b.op("Or", higher, tied))
-    lost = b.op("ReduceMax", b.op("Cast", beaten, to=FLOAT), [2], keepdims=0)
-    factor = b.op("Where", b.op("Greater", score, np.float32(0)), np.float32(coefficient), np.float32(1 / coefficient))
-    return b.op("Where", b.op("Greater", lost, np.float32(0.5)), score, b.op("Mul", score, factor))
 
 
 def decoder_redundancy(at: SiteContext, *, share: float) -> ir.Value:
@@ -254,7 +192,8 @@ def visual_and_text_attention(at: SiteContext) -> tuple[ir.Value, ir.Value]:
         last = b.op("Sub", b.op("Shape", both, start=1, end=2), b.constant([1]))
         text = b.op("Slice", both, b.op("Min", b.constant([at.tokens]), last), [END], [1])
         at.shared["attention"] = b.op("Slice", both, [0], [at.tokens], [1]), text
-    return at.shared["attention"]
+    visual, text = at.shared["attention"]
+    return visual, text
 
 
 def exclude(at: SiteContext, scores: ir.Value, indices: ir.Value) -> ir.Value:

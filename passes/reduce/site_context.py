@@ -37,6 +37,8 @@ class SiteContext:
         b: Tape for new nodes.
         name: The site.
         layer: The layer whose attention is scored (at the vision output the last one before the features).
+        attended: Whether an attention lies before the site; else scores are of what is cut, and reading the layer is
+            refused.
         layers: All layers of the graph.
         depth: Layers that count (those before the features; all of them in a decoder).
         stream: ``[B,T,C]``, what is cut.
@@ -78,6 +80,7 @@ class SiteContext:
     carried: Mapping[ir.Value, int] = field(default_factory=dict)
     alive: ir.Value | None = None
     tiles: int = 1
+    attended: bool = True
     shared: dict[str, tuple[ir.Value, ...]] = field(default_factory=dict, compare=False)
 
     @property
@@ -178,13 +181,20 @@ class SiteContext:
 
     def queries(self, which: Rows) -> ir.Value:
         """Return ``[images,H,rows,D]`` float32, the scale applied to them."""
-        rows = self.rows(self.layer.q, which, 2)
+        rows = self.rows(self._scored().q, which, 2)
         # The scale goes to the queries: rows*D products instead of rows*T, and the order that TensorRT fuses.
         return self.b.op("Mul", self.b.op("Cast", rows, to=FLOAT), np.float32(self.layer.scale))
 
     def keys(self, which: Rows) -> ir.Value:
         """Return ``[images,Hk,rows,D]`` float32."""
-        return self.b.op("Cast", self.rows(self.layer.k, which, 2), to=FLOAT)
+        return self.b.op("Cast", self.rows(self._scored().k, which, 2), to=FLOAT)
+
+    def _scored(self) -> Layer:
+        if not self.attended:
+            raise Refused(
+                f"{self.name}: no attention lies before it: score the tokens themselves, or cut at llm_input_1"
+            )
+        return self.layer
 
     @property
     def head_axes(self) -> list[int]:

@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Mapping
 
+Scale = float | Mapping[int, float] | None
+
 
 def round_half_up(value: float) -> int:
     """2.5 -> 3."""
@@ -16,7 +18,8 @@ class Chooser:
     """Choose by score, the lower index on ties, and remember the smallest relative gap that decided anything.
 
     ``scale`` is what a gap is divided by. Without it, that is the larger of the two magnitudes compared, which suits
-    probabilities; scores that are differences or cosines carry errors of their terms' size and name a scale.
+    probabilities; scores that are differences or cosines carry errors of their terms' size and name a scale, for all
+    or, as a mapping, for each.
     """
 
     def __init__(self) -> None:
@@ -27,20 +30,31 @@ class Chooser:
         size = max(abs(one), abs(other)) if scale is None else scale
         self.margin = min(self.margin, abs(one - other) / size if size > 0 else 0.0)
 
-    def largest(self, scores: Mapping[int, float], count: int, scale: float | None = None) -> list[int]:
+    def largest(self, scores: Mapping[int, float], count: int, scale: Scale = None) -> list[int]:
         """Return the ``count`` keys of largest score, descending."""
         order = sorted(scores, key=lambda j: (-scores[j], j))
         if 0 < count < len(order):
-            self.note(scores[order[count - 1]], scores[order[count]], scale)
+            self._note(scores, order[count - 1], order[count], scale)
         return order[:count]
 
-    def smallest(self, scores: Mapping[int, float], count: int, scale: float | None = None) -> list[int]:
+    def best(self, scores: Mapping[int, float], scale: Scale = None) -> int:
+        """Return the key of the largest score of a greedy step; where all are equal by construction, the lowest."""
+        if len(set(scores.values())) == 1:
+            return min(scores)
+        (best,) = self.largest(scores, 1, scale)
+        return best
+
+    def smallest(self, scores: Mapping[int, float], count: int, scale: Scale = None) -> list[int]:
         """Return the ``count`` keys of smallest score, ascending."""
         return self.largest({j: -score for j, score in scores.items()}, count, scale)
 
-    def ranked(self, scores: Mapping[int, float], scale: float | None = None) -> list[int]:
+    def ranked(self, scores: Mapping[int, float], scale: Scale = None) -> list[int]:
         """Return all keys, descending: here every neighbouring pair decides something."""
         order = self.largest(scores, len(scores))
         for one, other in itertools.pairwise(order):
-            self.note(scores[one], scores[other], scale)
+            self._note(scores, one, other, scale)
         return order
+
+    def _note(self, scores: Mapping[int, float], one: int, other: int, scale: Scale) -> None:
+        size = max(scale[one], scale[other]) if isinstance(scale, Mapping) else scale
+        self.note(scores[one], scores[other], size)

@@ -9,8 +9,8 @@ import torch
 
 from lmmprune.compiler.verify.reference.chooser import Chooser
 from lmmprune.compiler.verify.reference.cut import Cut, CutRefused, Said, check
-from lmmprune.compiler.verify.reference.decoder_cut import Cutter
-from lmmprune.compiler.verify.reference.layer_attention import llama_attention, rms_norm
+from lmmprune.compiler.verify.reference.decoder_cut import Cutter, Passed
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention, llama_attention, rms_norm
 from lmmprune.compiler.verify.reference.sequence import Token, places, sequence
 from lmmprune.compiler.verify.reference.threads import one_thread
 
@@ -106,18 +106,23 @@ def run(model: Any, tokens: list[Token], features: torch.Tensor, cutter: Cutter,
     # What DeepStack adds behind each of the first layers, [K,C'] each.
     _, *deeper = torch.split(features.to(x.dtype), x.shape[1], dim=1)
     cutter.enter(tokens, x)
-    look = None
+    passed = None
+
+    def attend(layer: Any, tokens: list[Token], x: torch.Tensor) -> tuple[torch.Tensor, LayerAttention]:
+        normed = rms_norm(layer.input_layernorm, x)
+        return llama_attention(layer.self_attn, language.rotary_emb, normed, [token.position for token in tokens])
+
     for number, layer in enumerate(language.layers):
-        tokens, x = cutter.cut(f"llm_input_{number}", tokens, x, look)
-        mixed, look = llama_attention(
-            layer.self_attn,
-            language.rotary_emb,
-            rms_norm(layer.input_layernorm, x),
-            [token.position for token in tokens],
-        )
+        site = f"llm_input_{number}"
+        if cutter.looks_ahead and site in cutter.sites:
+            passed = Passed(attend(layer, tokens, x)[1], x, x)
+        tokens, x = cutter.cut(site, tokens, x, passed)
+        entered = x
+        mixed, look = attend(layer, tokens, x)
         x = x + mixed
-        tokens, x = cutter.cut(f"llm_layer_{number}", tokens, x, look)
+        tokens, x = cutter.cut(f"llm_layer_{number}", tokens, x, Passed(look, entered, x))
         x = x + layer.mlp(rms_norm(layer.post_attention_layernorm, x))
+        passed = Passed(look, entered, x)
         if number < len(deeper):
             x = torch.stack(
                 [row + deeper[number][t.index] if t.kind == "image" else row for row, t in zip(x, tokens, strict=True)]

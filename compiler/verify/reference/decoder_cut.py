@@ -11,9 +11,24 @@ import torch
 from lmmprune.compiler.verify.reference import ficoco
 from lmmprune.compiler.verify.reference.chooser import Chooser
 from lmmprune.compiler.verify.reference.cut import CutRefused, check_keep
-from lmmprune.compiler.verify.reference.decoder_scores import page_rank, raters, row_score
+from lmmprune.compiler.verify.reference.dart import dart
+from lmmprune.compiler.verify.reference.decoder_scores import page_rank, prior_score, raters, row_score
+from lmmprune.compiler.verify.reference.greedy import cdpruner, mmtok
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.sequence import Token, renumber
+
+
+@dataclass
+class Passed:
+    """What the layer before a cut did with T tokens."""
+
+    attention: LayerAttention
+    entered: torch.Tensor  # [T,C]
+    made: torch.Tensor  # [T,C], of them; what DeepStack adds behind it is no part
+
+    def of(self, tokens: int) -> Passed:
+        """Return what it did with the first tokens."""
+        return Passed(self.attention.of(tokens), self.entered[:tokens], self.made[:tokens])
 
 
 @dataclass
@@ -29,8 +44,18 @@ class Cutter:
     kept: dict[str, np.ndarray] = field(default_factory=dict)  # site -> [K] image tokens left, as they entered
     raters: list[int] = field(default_factory=list)  # places in the tail
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the method cuts what enters layer 0, with no attention to look at."""
+        return self.method in ("cdpruner", "mmtok") or self.options.get("form") == "embedding"
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a cut is scored by the layer that it is in front of."""
+        return self.method == "pyramiddrop"
+
     def enter(self, tokens: list[Token], x: torch.Tensor) -> None:
-        """LayerAttention at what enters layer 0, x [T,C]."""
+        """Look at what enters layer 0, x [T,C]."""
         if self.method == "sparsevlm":
             rows = x.numpy()
             image, tail = (rows[_rows(tokens, kind)] for kind in ("image", "tail"))
@@ -46,7 +71,7 @@ class Cutter:
             raise CutRefused(f"the decoder has no {sorted(missing)}")
 
     def cut(
-        self, site: str, tokens: list[Token], x: torch.Tensor, attention: LayerAttention | None
+        self, site: str, tokens: list[Token], x: torch.Tensor, passed: Passed | None
     ) -> tuple[list[Token], torch.Tensor]:
         """Cut at a site, if it is one.
 
@@ -54,36 +79,61 @@ class Cutter:
             site: Where the sequence is.
             tokens: T of them.
             x: [T,C].
-            attention: What the site is scored by.
+            passed: What the site is scored by; None before layer 0.
 
         Returns:
             The tokens and rows left.
 
         Raises:
-            CutRefused: No layer lies before the site, or the count makes no sense.
+            CutRefused: The method needs a layer before the site, or none, or the count makes no sense.
         """
         if site not in self.sites:
             return tokens, x
-        if attention is None:
+        if (passed is None) != self.embedded:
             raise CutRefused(f"nothing to score {site} by")
         keep, visual, text = self.sites[site], _rows(tokens, "image"), _rows(tokens, "tail")
         check_keep(keep, len(visual), site)
-        prompt = attention.of(sum(token.kind != "generated" for token in tokens))
+        prompt = passed and passed.of(sum(token.kind != "generated" for token in tokens))
         gone: set[int] = set()
         if keep < len(visual):
             if site.startswith("llm_layer"):
-                x, places = self._ficoco(prompt, x, visual, text, keep)
+                assert prompt is not None
+                x, places = self._ficoco(prompt.attention, x, visual, text, keep)
             else:
-                score = dict(enumerate(self._score(prompt, visual, text)))
-                places = sorted(self.chooser.largest(score, keep))
+                places = self._choose(prompt, x.numpy(), visual, text, keep)
             gone |= {row for place, row in enumerate(visual) if place not in places}
-        gone |= self._text_to_drop(prompt, tokens, text)
+        if prompt is not None:
+            gone |= self._text_to_drop(prompt.attention, tokens, text)
         self.kept[site] = np.array([tokens[row].index for row in visual if row not in gone], dtype=np.int64)
         if not gone:
             return tokens, x
         left = [row for row in range(len(tokens)) if row not in gone]
         tokens, x = [tokens[row] for row in left], x[left]
         return (renumber(tokens) if self.policy == "contiguous" else tokens), x
+
+    def _choose(self, prompt: Passed | None, x: np.ndarray, visual: list[int], text: list[int], keep: int) -> list[int]:
+        """Return the places kept among the visual rows of x [T,C], ascending."""
+        options = {name: value for name, value in self.options.items() if name != "form"}
+        if self.method == "cdpruner":
+            return cdpruner(x[visual], x[text], keep, self.chooser, **options)
+        if self.method == "mmtok":
+            return mmtok(x[visual], x[text], keep, self.chooser, **options)
+        if self.method == "dart":
+            # Of the layer form the keys of all heads, of the other the embeddings.
+            long = x if prompt is None else np.concatenate(list(prompt.attention.k), axis=1)
+            norms = np.abs(long.astype(np.float64)).sum(axis=1)
+            return dart(x, visual, text, norms, keep, self.chooser, **options)
+        assert prompt is not None
+        if self.method == "v2drop":
+            moved = np.linalg.norm((prompt.made - prompt.entered).numpy()[visual], axis=1)
+            return sorted(self.chooser.largest(dict(enumerate(map(float, moved))), keep))
+        if self.method == "priortr":
+            if len(text) == 1:
+                # The text is its own prior.
+                return list(range(keep))
+            score, scale = prior_score(prompt.attention, visual, text)
+            return sorted(self.chooser.largest(score, keep, scale))
+        return sorted(self.chooser.largest(dict(enumerate(self._score(prompt.attention, visual, text))), keep))
 
     def _score(self, prompt: LayerAttention, visual: list[int], text: list[int]) -> list[float]:
         if self.method == "aim":
@@ -112,7 +162,7 @@ class Cutter:
         """Merge the redundant visual rows of x [T,C] into the others; return x and the places kept."""
         attention = prompt.mean_attention
         s = ficoco.decoder_redundancy(attention, visual, text, self.options.get("beta", 0.6))
-        gone = ficoco.dropped(self.chooser, s, keep)
+        gone = ficoco.dropped(self.chooser, s, dict.fromkeys(range(len(s)), max(abs(value) for value in s)), keep)
         kept = [place for place in range(len(visual)) if place not in gone]
         correlation = ficoco.decoder_correlation(attention, visual, text, kept, gone, self.options.get("gamma", 0.6))
         w = ficoco.weights(self.chooser, correlation, self.options.get("eps", 0.998))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from lmmprune.compiler.verify.reference.chooser import Chooser
+from lmmprune.compiler.verify.reference.greedy import softmax
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 
 
@@ -14,6 +15,22 @@ def row_score(layer: LayerAttention, rows: list[int], columns: list[int]) -> lis
     """Mean over the heads and the query rows of the attention on each of the columns; rows of the prompt."""
     attention = layer.mean_attention
     return [sum(float(attention[t, j]) for t in rows) / len(rows) for j in columns]
+
+
+def prior_score(layer: LayerAttention, visual: list[int], text: list[int]) -> tuple[dict[int, float], dict[int, float]]:
+    """Return PriorTR's score of each place among the visual rows, and the size of its error.
+
+    How much more the text looks at a token than its first word does, which hasn't read the question yet.
+    """
+
+    def share(rows: list[int]) -> list[float]:
+        given = row_score(layer, rows, visual)
+        return [value / max(sum(given), 1e-12) for value in given]
+
+    asked, prior = share(text), share(text[:1])
+    pairs = dict(enumerate(zip(asked, prior, strict=True)))
+    score = {j: p * (math.log(max(p, 1e-12)) - math.log(max(q, 1e-12))) for j, (p, q) in pairs.items()}
+    return score, dict(enumerate(asked))
 
 
 def raters(chooser: Chooser, image: np.ndarray, text: np.ndarray) -> list[int]:
@@ -41,16 +58,11 @@ def page_rank(attention: LayerAttention, visual: list[int], *, temperature: floa
         steps: How often importance flows.
     """
     n = len(visual)
-    squares = [0.0] * n
+    squares = np.zeros(n)
     for logits in attention.logits:
-        flow = []
-        for i in visual:
-            row = [float(logits[i, j]) / temperature for j in visual]
-            raised = [math.exp(value - max(row)) for value in row]
-            flow.append([value / sum(raised) for value in raised])
-        p = [1 / n] * n
+        flow = softmax(logits[np.ix_(visual, visual)].astype(np.float64) / temperature)
+        p = np.full(n, 1 / n)
         for _ in range(steps):
-            p = [sum(p[i] * flow[i][j] for i in range(n)) for j in range(n)]
-        for j in range(n):
-            squares[j] += p[j] ** 2 / len(attention.logits)
+            p = p @ flow
+        squares += p**2 / len(attention.logits)
     return [math.sqrt(value) for value in squares]

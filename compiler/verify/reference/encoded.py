@@ -26,6 +26,7 @@ class Encoded:
     tiles: list[Tile]
     has_cls: bool
     squares: Sequence[Sequence[tuple[int, int]]]  # [N], the tile and the patch of each patch of a token
+    columns: int  # tokens in a row of a tile
 
     @property
     def layers(self) -> int:
@@ -67,6 +68,11 @@ class Encoded:
     def attention(self, layer: int = -1) -> list[np.ndarray]:
         """Head-mean attention within each tile, [T,T]; none reaches into another tile."""
         return [tile.looks[layer].mean_attention for tile in self.tiles]
+
+    def received(self) -> dict[int, float]:
+        """Head-mean attention at lp that each token receives from all other rows of its tile."""
+        attention = [one.astype(np.float64) for one in self.attention()]
+        return self.scores([one.sum(axis=0) - one.diagonal() for one in attention])
 
     def cls_score(self, layer: int = -1) -> dict[int, float]:
         """Head-mean attention of the tile's CLS."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from lmmprune.compiler.verify.reference.bipartite import cosine
 from lmmprune.compiler.verify.reference.chooser import Chooser
+from lmmprune.compiler.verify.reference.cut import CutRefused
+from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -15,32 +17,55 @@ def unit(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / np.sqrt((values * values).sum()))
 
 
-def vision_redundancy(logits: np.ndarray, cls_row: np.ndarray | None, keys: np.ndarray, lambda_: float) -> list[float]:
-    """Return the redundancy of n patches.
+def vision_redundancy(
+    look: LayerAttention, *, cls: bool, lambda_: float = 0.35, score: str = "attention"
+) -> tuple[list[float], dict[int, float]]:
+    """Return the redundancy of n patches, and the size of the terms of each, which is that of its error.
 
     Args:
-        logits: [n,n], head mean.
-        cls_row: [n], the CLS query's logits on them, head mean; None without CLS.
-        keys: [n,D], head mean.
+        look: The layer's attention, of CLS and the patches.
+        cls: Whether row 0 is CLS.
         lambda_: Share of what a patch says of the others.
+        score: 'attention' is the paper's; 'logits' are those before the softmax, both terms of length 1.
+
+    Raises:
+        CutRefused: There is no such score.
     """
-    u = logits.mean(axis=1)
-    if cls_row is None:
-        mean = keys.mean(axis=0)
-        v = np.array([-cosine(mean, key) for key in keys], dtype=keys.dtype)
+    if score not in ("attention", "logits"):
+        raise CutRefused(f"no score {score!r}")
+    seen = look.mean_attention if score == "attention" else look.mean_logits
+    u = seen[cls:, cls:].mean(axis=1)
+    if cls:
+        v = seen[0, 1:]
     else:
-        v = cls_row
-    return [float(value) for value in lambda_ * unit(u) - (1 - lambda_) * unit(v)]
+        mean = look.mean_keys.mean(axis=0)
+        v = np.array([-cosine(mean, key) for key in look.mean_keys], dtype=u.dtype)
+    if score == "logits":
+        u, v = unit(u), unit(v)
+    terms = lambda_ * abs(u) + (1 - lambda_) * abs(v)
+    if score == "logits":
+        # Sums over all logits: their error is of the largest one's size.
+        terms = np.full_like(terms, terms.max())
+    s = lambda_ * u - (1 - lambda_) * v
+    return [float(value) for value in s], {i: float(value) for i, value in enumerate(terms)}
 
 
 def penalize(
-    chooser: Chooser, s: list[float], patches: list[int], columns: int, *, window: int = 2, coefficient: float = 2.0
+    chooser: Chooser,
+    s: list[float],
+    scale: dict[int, float],
+    patches: list[int],
+    columns: int,
+    *,
+    window: int = 2,
+    coefficient: float = 2.0,
 ) -> list[float]:
     """Make the most redundant patch of every window of the original grid more so.
 
     Args:
         chooser: Takes the choices.
         s: Redundancy of n patches.
+        scale: Size of the terms of each.
         patches: Which of the N patches they are.
         columns: Of the original grid.
         window: Rows and columns of a window.
@@ -51,16 +76,14 @@ def penalize(
         row, column = divmod(patch, columns)
         windows.setdefault((row // window, column // window), []).append(place)
     result = list(s)
-    scale = max(abs(value) for value in s)
     for places in windows.values():
         (worst,) = chooser.largest({place: s[place] for place in places}, 1, scale)
         result[worst] = s[worst] * coefficient if s[worst] > 0 else s[worst] / coefficient
     return result
 
 
-def dropped(chooser: Chooser, s: list[float], keep: int) -> list[int]:
-    """Return S, ascending: the len(s) - keep most redundant."""
-    scale = max(abs(value) for value in s)
+def dropped(chooser: Chooser, s: list[float], scale: dict[int, float], keep: int) -> list[int]:
+    """Return S, ascending: the len(s) - keep most redundant, of terms of that size."""
     return sorted(chooser.largest(dict(enumerate(s)), len(s) - keep, scale))
 
 
@@ -92,9 +115,26 @@ def merge(x: np.ndarray, kept: list[int], w: dict[int, dict[int, float]]) -> np.
     return np.stack(result).astype(x.dtype)
 
 
-def vision_correlation(logits: np.ndarray, kept: list[int], gone: list[int]) -> dict[int, dict[int, float]]:
-    """Softmax of a dropped patch's head-mean logits over the kept patches; logits [n,n]."""
-    result = {}
+def drops(targets: int | str, keep: int, eps: float) -> bool:
+    """Return whether the redundant patches are dropped: 0; 'quantile' merges; 'auto' where each has one target.
+
+    Raises:
+        CutRefused: There are no such targets.
+    """
+    choices = {"0": True, "quantile": False, "auto": target_count(keep, eps) == 1}
+    if str(targets) not in choices:
+        raise CutRefused(f"no targets {targets!r}, only {', '.join(choices)}")
+    return choices[str(targets)]
+
+
+def vision_correlation(
+    look: LayerAttention, kept: list[int], gone: list[int], *, cls: bool, score: str = "attention"
+) -> dict[int, dict[int, float]]:
+    """Attention of a dropped patch on the kept ones; of logits their softmax over the kept ones."""
+    if score == "attention":
+        attention = look.mean_attention[cls:, cls:]
+        return {i: {j: float(attention[i, j]) for j in kept} for i in gone}
+    logits, result = look.mean_logits[cls:, cls:], {}
     for i in gone:
         top = max(float(logits[i, j]) for j in kept)
         raised = {j: math.exp(float(logits[i, j]) - top) for j in kept}

@@ -8,7 +8,7 @@ from typing import Any
 from lmmprune.compiler.verify.reference.chooser import round_half_up
 from lmmprune.compiler.verify.reference.cut import CutRefused
 
-_VISION, _DECODER = ("lambda_", "eps"), ("beta", "gamma", "eps")
+_VISION, _DECODER = ("lambda_", "eps", "score", "targets"), ("beta", "gamma", "eps")
 RULES: dict[str, tuple[str, ...]] = {
     "random": ("seed",),
     "vtc-cls": ("first_layer",),
@@ -18,7 +18,11 @@ RULES: dict[str, tuple[str, ...]] = {
     "prumerge+": ("neighbours", "important_fraction"),
     "visionzip": ("dominant_fraction",),
     "vispruner": ("important_fraction",),
+    "scope": ("alpha",),
     "aim": ("temperature", "steps"),
+    "cdpruner": ("theta",),
+    "mmtok": ("alpha", "text_temperature", "vision_temperature"),
+    "dart": ("form", "image_pivots", "text_pivots"),
     "ficoco-v": (*_VISION, "window", "coefficient"),
     "ficoco-l": _DECODER,
     "ficoco-vl": (*_VISION, *_DECODER),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from lmmprune.compiler.verify.reference.bipartite import cosine
-from lmmprune.compiler.verify.reference.chooser import Chooser, round_half_up
+from lmmprune.compiler.verify.reference.chooser import Chooser
 from lmmprune.compiler.verify.reference.encoded import Encoded
+from lmmprune.compiler.verify.reference.greedy import scope
 
 
 def uniform_places(n: int, count: int) -> list[int]:
@@ -30,23 +32,22 @@ def select(method: str, options: dict[str, Any], e: Encoded, keep: int, chooser:
         return sorted(np.random.default_rng(options.get("seed", 0)).permutation(e.n)[:keep].tolist())
     if method == "uniform":
         return uniform_places(e.n, keep)
-    if method == "cls":
+    if method in ("cls", "inflection"):
         return sorted(chooser.largest(e.cls_score(), keep))
     if method == "vtc-cls":
         layers = [e.cls_score(layer) for layer in range(options["first_layer"], e.layers)]
         return sorted(chooser.largest({j: sum(score[j] for score in layers) for j in range(e.n)}, keep))
     if method == "freepruner":
         return sorted(freepruner(e, keep, chooser, **options))
-    if method == "inflection":
-        return sorted(chooser.largest(cls_similarity(e), keep, scale=1.0))
+    if method == "scope":
+        return scope(e, keep, chooser, **options)
     assert method == "vispruner"
     return sorted(vispruner(e, keep, chooser, **options))
 
 
 def freepruner(e: Encoded, keep: int, chooser: Chooser, *, pivot_fraction: float, shallow_layer: int) -> list[int]:
     """Pivots by attention received at lp, complements by the pivots' attention at a shallow layer."""
-    received = e.scores([_columns(last) for last in e.attention()])
-    pivots = chooser.largest(received, max(1, round(pivot_fraction * keep)))
+    pivots = chooser.largest(e.received(), max(1, round(pivot_fraction * keep)))
     looking = [row for pivot in pivots for row in e.rows(pivot)]
     given = []
     for tile, shallow in enumerate(e.attention(shallow_layer)):
@@ -56,38 +57,30 @@ def freepruner(e: Encoded, keep: int, chooser: Chooser, *, pivot_fraction: float
     return pivots + chooser.largest({j: u for j, u in looked_at.items() if j not in pivots}, keep - len(pivots))
 
 
-def _columns(attention: np.ndarray) -> np.ndarray:
-    """[T,T] -> [T], what each token receives from the others."""
-    rows = range(len(attention))
-    return np.array([sum(float(attention[i, j]) for i in rows if i != j) for j in rows])
-
-
-def cls_similarity(e: Encoded) -> dict[int, float]:
-    """Cosine of each row's feature with its tile's CLS token's, mean over the patches of each token."""
-    return e.scores([np.array([cosine(row, tile.y[0]) for row in tile.y]) for tile in e.tiles])
-
-
 def knee_count(scores: list[float], chooser: Chooser) -> int:
-    """Return k(x): one more than the place where the sorted curve is farthest from its chord."""
+    """Return k(x): one more than the place where the sorted curve is farthest below its chord."""
     s = sorted(scores, reverse=True)
     n = len(s)
-    distance = {i: abs(s[0] + (s[n - 1] - s[0]) * i / (n - 1) - s[i]) for i in range(n)}
-    return chooser.largest(distance, 1, scale=1.0)[0] + 1
+    below = {i: s[0] + (s[n - 1] - s[0]) * i / (n - 1) - s[i] for i in range(n)}
+    return chooser.largest(below, 1, scale=s[0])[0] + 1
 
 
 def vispruner(e: Encoded, keep: int, chooser: Chooser, *, important_fraction: float = 0.5) -> list[int]:
-    """Important patches by CLS attention; of the rest, near duplicates go until enough are left."""
-    important = chooser.largest(e.cls_score(), max(1, round_half_up(important_fraction * keep)))
+    """Important patches by CLS attention; of the list of the others near duplicates go until enough are left."""
+    score = e.cls_score()
+    important = chooser.largest(score, math.floor(important_fraction * keep))
     wanted = keep - len(important)
-    left = [j for j in range(e.n) if j not in important]
     if wanted == 0:
         return important
+    left = chooser.ranked({j: value for j, value in score.items() if j not in important})
     x = e.x
     while len(left) > wanted:
         a, b = left[0::2], left[1::2]
-        nearest = {i: max(cosine(x[i], x[j]) for j in b) for i in a}
+        # By place in the list: on a tie its first entry goes first.
+        nearest = {place: max(cosine(x[i], x[j]) for j in b) for place, i in enumerate(a)}
         gone = chooser.largest(nearest, min(8, len(left) - wanted, len(a)), scale=1.0)
-        left = [j for j in left if j not in gone]
+        others = chooser.ranked({place: value for place, value in nearest.items() if place not in gone}, scale=1.0)
+        left = [a[place] for place in others] + b
     return important + left
 
 

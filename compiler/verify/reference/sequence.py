@@ -43,7 +43,7 @@ def sequence(
         patches: N.
 
     Raises:
-        CutRefused: A token that is no patch would need an original number.
+        CutRefused: There are not so many features, or a patch is not of the picture.
     """
     if kept is not None and len(kept) != image:
         raise CutRefused(f"{image} features, {len(kept)} places")
@@ -51,8 +51,10 @@ def sequence(
         numbers, room = list(range(image)), image
     else:
         numbers, room = list(range(image)) if kept is None else [int(patch) for patch in kept], patches
-        if min(numbers) < 0 or max(numbers) >= patches or (kept is None and image != patches):
-            raise CutRefused("a token that is no patch has no original number")
+        if max(numbers) >= patches or (kept is None and image != patches):
+            raise CutRefused(f"{image} features, the last one's place is {max(numbers)}, {patches} patches")
+        # One that is no patch has the first image place's.
+        numbers = [max(number, 0) for number in numbers]
     start = len(prefix)
     tokens = [Token("prefix", i, i, word) for i, word in enumerate(prefix)]
     tokens += [Token("image", i, start + number) for i, number in enumerate(numbers)]
@@ -82,12 +84,14 @@ def places(
         grid: Rows and columns of the whole picture.
 
     Raises:
-        CutRefused: A token has no place in the picture.
+        CutRefused: There are not so many features, or a place is not of the picture.
     """
     rows, columns = grid
     spots = list(range(image)) if kept is None else [int(place) for place in kept]
-    if len(spots) != image or min(spots) < 0 or max(spots) >= rows * columns:
-        raise CutRefused("a token that is no patch has no row and column")
+    if len(spots) != image or max(spots) >= rows * columns:
+        raise CutRefused(f"{image} features, the last one's place is {max(spots)} of {rows} x {columns}")
+    # One that is no patch has the first row and column.
+    spots = [max(spot, 0) for spot in spots]
     start = len(prefix)
     tokens = [Token("prefix", i, (i, i, i), word) for i, word in enumerate(prefix)]
     tokens += [Token("image", i, (start, start + s // columns, start + s % columns)) for i, s in enumerate(spots)]

@@ -10,10 +10,12 @@ import torch
 from lmmprune.compiler.verify.reference import bipartite, ficoco
 from lmmprune.compiler.verify.reference.chooser import Chooser
 from lmmprune.compiler.verify.reference.cut import Cut, CutRefused, Seen, check, check_keep
+from lmmprune.compiler.verify.reference.downsample import downsample
 from lmmprune.compiler.verify.reference.encoded import Encoded, Tile
+from lmmprune.compiler.verify.reference.greedy import dpp
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.prumerge import prumerge
-from lmmprune.compiler.verify.reference.select import cls_similarity, divprune, knee_count, select
+from lmmprune.compiler.verify.reference.select import divprune, knee_count, select
 from lmmprune.compiler.verify.reference.threads import one_thread
 from lmmprune.compiler.verify.reference.tower import Tower
 from lmmprune.compiler.verify.reference.towers import tower_of
@@ -58,7 +60,7 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
     with one_thread(model):
         pictures = [encode(tower, "inflection", {}, {}, one, Chooser())[0] for one in _pictures(tower, pixel_values)]
     chooser = chooser or Chooser()
-    counts = [tower.newlines + knee_count(list(cls_similarity(e).values()), chooser) for e in pictures]
+    counts = [tower.newlines + knee_count(list(e.cls_score().values()), chooser) for e in pictures]
     return np.array(counts, dtype=np.int64)
 
 
@@ -84,7 +86,8 @@ def _see_one(
     if (keep := sites.get("projector_output")) is not None:
         keep -= tower.newlines
         check_keep(keep, e.n, "projector_output")
-        places = divprune(projected[:, : tower.compared], keep, chooser) if keep < e.n else places
+        choose = {"divprune": divprune, "dpp": dpp}[method]
+        places = choose(projected[:, : tower.compared], keep, chooser) if keep < e.n else places
         projected, kept["projector_output"] = projected[places], places
     if tower.packing is None or tower.newline is None:
         return projected, kept
@@ -105,6 +108,8 @@ def cut_output(
         return e.x, list(range(e.n))
     if method == "aim":
         return bipartite.aim_rounds(chooser, e.x, e.keys(), keep)
+    if method == "downsample":
+        return downsample(e, keep)
     if method == "visionzip":
         return visionzip(e, keep, chooser, **options)
     if method == "prumerge":
@@ -144,7 +149,8 @@ def encode(
     found = [encode_tile(tower, method, options, sites, tile, chooser) for tile in picture]
     tiles, kept = [tile for tile, _ in found], found[0][1]
     squares = tower.squares(len(tiles[0].y) - tower.has_cls)
-    return Encoded(tiles=tiles, has_cls=tower.has_cls, squares=squares), kept
+    columns = tower.columns // tower.merge
+    return Encoded(tiles=tiles, has_cls=tower.has_cls, squares=squares, columns=columns), kept
 
 
 def encode_tile(
@@ -170,8 +176,11 @@ def encode_tile(
                 )
                 patches = [patches[place] for place in places]
                 x = torch.cat([x[:cls], torch.from_numpy(visual)])
-            kept[site] = list(patches)
+            kept[site] = sorted(patches)
         x = x + tower.feed(layer, x)
+    # A method may have its own order inside the encoder; behind it is the picture's.
+    raster = sorted(range(len(patches)), key=patches.__getitem__)
+    x = torch.cat([x[:cls], x[cls:][raster]])
     for number in reversed(range(len(looks))):
         if number in tower.windowed:
             looks[number] = looks[number + 1]
@@ -214,15 +223,18 @@ def cut_layer(
     cls = int(tower.has_cls)
     keys, n = look.mean_keys[cls:], len(patches)
     if method == "tome":
-        edges = bipartite.tome_edges(chooser, keys, keep, has_cls=bool(cls))
-        merged = bipartite.merge_into(x, sizes, edges).astype(x.dtype)
-        return merged, [place for place in range(n) if place not in edges], bipartite.merge_sizes(sizes, edges)
-    logits = look.mean_logits[cls:, cls:]
-    cls_row = look.mean_logits[0, cls:] if cls else None
-    s = ficoco.vision_redundancy(logits, cls_row, keys, options.get("lambda_", 0.35))
+        edges, order = bipartite.tome_edges(chooser, keys, keep, has_cls=bool(cls))
+        merged = bipartite.merge_into(x, sizes, edges, order).astype(x.dtype)
+        return merged, order, bipartite.merge_sizes(sizes, edges, order)
+    score = {name: options[name] for name in ("score",) if name in options}
+    shares = {name: options[name] for name in ("lambda_",) if name in options}
+    s, scale = ficoco.vision_redundancy(look, cls=tower.has_cls, **score, **shares)
     penalty = {name: options[name] for name in ("window", "coefficient") if name in options}
-    s = ficoco.penalize(chooser, s, patches, tower.columns, **penalty)
-    gone = ficoco.dropped(chooser, s, keep)
+    s = ficoco.penalize(chooser, s, scale, patches, tower.columns, **penalty)
+    gone = ficoco.dropped(chooser, s, scale, keep)
     kept = [place for place in range(n) if place not in gone]
-    w = ficoco.weights(chooser, ficoco.vision_correlation(logits, kept, gone), options.get("eps", 0.998))
-    return ficoco.merge(x, kept, w), kept, [sizes[place] for place in kept]
+    left, eps = [sizes[place] for place in kept], options.get("eps", 0.998)
+    if ficoco.drops(options.get("targets", "auto"), keep, eps):
+        return x[kept], kept, left
+    correlation = ficoco.vision_correlation(look, kept, gone, cls=tower.has_cls, **score)
+    return ficoco.merge(x, kept, ficoco.weights(chooser, correlation, eps)), kept, left
