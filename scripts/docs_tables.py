@@ -27,9 +27,11 @@ _CAUSAL = {"mask": "explicit mask", "upper_left": "upper left", "lower_right": "
 
 
 def methods() -> str:
-    """Return the methods, for a reader who looks for one."""
-    rows = [[f"`{name}`", method.sites, _paper(method.reference)] for name, method in METHODS.items()]
-    return _table(["method", "cuts at (LLaVA-1.5-7B)", "paper"], rows)
+    """Return the methods by where they cut, each with its paper, for a reader who looks for one."""
+    at: dict[str, list[str]] = {}
+    for name, method in METHODS.items():
+        at.setdefault(method.sites, []).append(_paper(method.reference, f"`{name}`"))
+    return _table(["cuts at (LLaVA-1.5-7B)", "methods"], [[sites, ", ".join(at[sites])] for sites in sorted(at)])
 
 
 def methods_in_full() -> str:
@@ -41,7 +43,7 @@ def methods_in_full() -> str:
             f"### `{name}`",
             "",
             f"* Cuts at: {method.sites}{'; needs CLS' if method.needs_cls else ''}",
-            f"* Tokens left: {method.schedule}; {method.positions} positions",
+            f"* Tokens left: {method.schedule}; positions {method.numbering()}",
             *([f"* Parameters: {parameters}"] if parameters else []),
             f"* What is exact: {method.exactness}",
             f"* Paper: {_paper(method.reference)}",
@@ -142,9 +144,10 @@ def _builds(target: Target) -> str:
     return " ".join(target.architectures) or ("the GPU present" if target.compiled else "no build")
 
 
-def _paper(reference: str) -> str:
-    """Return a reference with its arXiv page."""
-    return re.sub(r"arXiv (\d{4}\.\d{5})(v\d+)?", r"[\1\2](https://arxiv.org/abs/\1\2)", reference)
+def _paper(reference: str, text: str = r"\1") -> str:
+    """Return a reference, or a text in its place, with its arXiv page; a baseline has none."""
+    page, papers = re.subn(r"arXiv (\d{4}\.\d{5}(?:v\d+)?)", rf"[{text}](https://arxiv.org/abs/\1)", reference)
+    return page if papers or text == r"\1" else text
 
 
 def _text(value: Any) -> str:

@@ -16,10 +16,13 @@ from lmmprune.compiler.rewrite.rewrite import prune_tower
 from lmmprune.compiler.verify.reference import Cut, rule_options, see
 from lmmprune.facts import Facts
 from lmmprune.passes.foreign.find_features import find_features, find_grid
-from lmmprune.passes.methods import METHODS, get_method
+from lmmprune.passes.methods import METHODS, Method, get_method
 
 KEEP = 11
-IN_DECODER = ["fastv", "ficoco-l", "ficoco-vl", "pyramiddrop", "sparsevlm"]
+# A method that leaves its stages in the decoder out on request serves a tower alone, too.
+IN_DECODER = [
+    name for name, method in METHODS.items() if "llm" in method.sites and method.at_output_only is Method.at_output_only
+]
 IN_TOWER = [name for name in METHODS if name not in IN_DECODER]
 
 

@@ -61,6 +61,8 @@ def result(cell: Cell, correct: tuple[int, ...]) -> CellResult:
         prefill_flops=1e9,
         checks=(Check(name="checksums", passed=True, found="6 files"),),
         correct=correct,
+        # Every fourth question's first word is right in any case.
+        first_word=tuple(max(one, int(number % 4 == 0)) for number, one in enumerate(correct)),
         worker="here:1",
     )
 

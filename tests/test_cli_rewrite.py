@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from pruned_towers import IN_DECODER
 
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.onnx_files.write_graph import write_graph
@@ -142,7 +143,6 @@ def refusal(refusal: Refusal, tmp_path: Path) -> Refusal:
             "looked for tokens in 'pooler_output', [B,25,C] or [B,26,C], behind the attention; found: last_hidden",
         ),
         ((*SIZE, "--keep", 9, "--method", "prumerge"), "is what the last one (of 3) makes: give --layer -2"),
-        ((*SIZE, "--keep", 9, "--method", "fastv"), "method 'fastv' cuts inside the decoder (llm_input_"),
         ((*SIZE, "--keep", 9, "--grid", "5"), "--grid 5: expected two numbers such as 24x24"),
         (
             (*SIZE, "--keep", 9, "--grid", "4x4"),
@@ -155,6 +155,15 @@ def refusal(refusal: Refusal, tmp_path: Path) -> Refusal:
 )
 def test_requests_that_dont_fit(arguments: tuple[object, ...], message: str, clip: Path, refusal: Refusal) -> None:
     assert message in refusal(clip, *arguments)
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_methods_that_need_a_decoder(name: str, clip: Path, refusal: Refusal) -> None:
+    # At nearly every ratio: a schedule that no decoder could have is no other message.
+    for ratio in (0.1, 0.9):
+        said = refusal(clip, *SIZE, "--ratio", ratio, "--method", name)
+        assert f"method '{name}' cuts in the decoder (llm_" in said
+        assert "where the question is, and this graph is a vision tower alone: use a method that" in said
 
 
 def test_a_picture_of_another_size_than_the_towers(clip: Path, refusal: Refusal) -> None:

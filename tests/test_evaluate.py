@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,43 @@ def test_normalization() -> None:
     assert normalized(" Seven. ") == normalized("seven") == "seven"
     assert normalized("7.5") == "7.5"
     assert normalized("a b") != normalized("ab")
+
+
+# said, expected, whether the whole answer is right, whether its first word is; by hand.
+SAID = [
+    ("seven", ("seven",), True, True),
+    (" Seven.", ("seven",), True, True),
+    ("seven seven seven", ("seven",), False, True),
+    ("seven, top left", ("Seven",), False, True),
+    ("seven", ("seven red digits",), False, True),
+    ("seventeen", ("seven",), False, False),
+    ("the seven", ("seven",), False, False),
+    ("", ("seven",), False, False),
+    ("no", ("yes", "no way"), False, True),
+    ("7.5", ("7",), False, False),
+    ("-5", ("5",), False, False),
+]
+
+
+def test_whole_answers_and_first_words() -> None:
+    told = iter([said for said, *_ in SAID])
+    model = SimpleNamespace(
+        encode_image=lambda picture: picture, answer=lambda picture, prompt, limit: SimpleNamespace(text=next(told))
+    )
+    questions = [
+        Question(picture="a", load=fx.picture, prompt="x", answers=answers, kind="right" if whole else "wrong")
+        for _, answers, whole, _ in SAID
+    ]
+    result = evaluate(model, questions)  # type: ignore[arg-type]  # what evaluate takes of a run-time
+    assert [(one.correct, one.first_word) for one in result.predictions] == [
+        (whole, first) for *_, whole, first in SAID
+    ]
+    assert (result.overall, result.first_word) == (Accuracy(correct=2, total=11), Accuracy(correct=6, total=11))
+    assert result.kinds == {"right": Accuracy(correct=2, total=2), "wrong": Accuracy(correct=0, total=9)}
+    assert result.kinds_first_word == {"right": Accuracy(correct=2, total=2), "wrong": Accuracy(correct=4, total=9)}
+    told_as = result.as_dict()
+    assert (told_as["correct"], told_as["first_word"]["correct"]) == (2, 6)
+    assert told_as["kinds"]["wrong"]["first_word"]["accuracy"] == 4 / 9
 
 
 def test_exact_match_kinds_and_shared_pictures(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

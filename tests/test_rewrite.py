@@ -11,11 +11,11 @@ import onnx
 import pytest
 import torch
 from optimum_cli import exported_by_optimum
-from pruned_towers import IN_DECODER, IN_TOWER, KEEP, agree, allowed
+from pruned_towers import IN_TOWER, KEEP, agree, allowed
 
 from lmmprune.compiler.rewrite.rewrite import Request, rewrite
 from lmmprune.compiler.verify.reference import Cut, see
-from lmmprune.errors import GraphRefusal, InputError
+from lmmprune.errors import GraphRefusal
 from lmmprune.passes.methods import METHODS
 
 MATRIX = [(k, a, o) for k in ("clip", "siglip") for a in ("eager", "sdpa") for o in (17, 18)]
@@ -177,11 +177,3 @@ def test_a_projector_in_the_graph_sees_fewer_tokens(tmp_path: Path) -> None:
         np.testing.assert_allclose(said["image_features"], seen.features, atol=1e-4)
     with pytest.raises(GraphRefusal, match=r"--layer 1: more than a norm lies between the tower and 'image_features'"):
         rewrite(Request(source=path, output=out, keep=KEEP, layer=1, force=True))
-
-
-@pytest.mark.parametrize("name", IN_DECODER)
-def test_methods_that_cut_in_the_decoder_are_refused(name: str, tmp_path: Path) -> None:
-    source = ft.saved(tmp_path, ft.exported("clip"))
-    request = Request(source=source, output=tmp_path / "o.onnx", method=name, ratio=0.9, image_size=(ft.SIDE, ft.SIDE))
-    with pytest.raises(InputError, match=f"method '{name}' cuts inside the decoder"):
-        rewrite(request)

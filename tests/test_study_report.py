@@ -14,10 +14,10 @@ import pytest
 import study_fixtures as fx
 from PIL import Image
 
+from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.findings import Findings
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
 from lmmprune.compiler.study.report import write_report
-from lmmprune.compiler.study.statistics import Estimate
 from lmmprune.compiler.study.summary import best_at_focus, points, shares, summary, verdict
 from lmmprune.compiler.study.write_csv import csv_text
 from lmmprune.compiler.verify.verify import Check
@@ -112,6 +112,14 @@ def test_no_negative_zero() -> None:
 def test_csv_has_every_cell_and_its_interactions(findings: Findings) -> None:
     rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(csv_text(findings)))}
     assert set(rows) == {row.cell.name for row in findings.rows}
+    answers = findings.measured[2].result
+    told = rows[answers.name]
+    assert int(told["correct"]) == sum(answers.correct) < int(told["correct_first_words"]) == sum(answers.first_word)
+    assert float(told["accuracy"]) == np.mean(answers.correct)
+    assert float(told["first_word_accuracy"]) == np.mean(answers.first_word)
+    assert (
+        float(told["first_word_accuracy_low"]) < np.mean(answers.first_word) < float(told["first_word_accuracy_high"])
+    )
     assert rows["ficoco-v-0.75"]["refused"]
     assert rows["ficoco-v-0.75"]["accuracy"] == ""
     pair = findings.pruned_pairs[0]
@@ -151,6 +159,12 @@ def test_page_in_a_browser(findings: Findings, tmp_path: Path) -> None:
     overlaps = sum(max(len(pair.overlaps), 1) for pair in findings.pruned_pairs)
     expected = {"accuracy": 12, "times": 12, "interaction": len(findings.pairs), "overlap": overlaps, "refused": 2}
     assert rows == expected
+    row = findings.measured[2]
+    assert row.accuracy is not None
+    assert row.first_word is not None
+    cells = re.search(rf">{re.escape(row.cell.label)}</th><td>float32</td>(.*?)</tr>", bodies["accuracy"])
+    assert cells is not None
+    assert re.findall("<td>(.*?)</td>", cells[1])[1:3] == [shares(row.accuracy), shares(row.first_word)]
     assert "the method can't: &lt;ask&gt; for less &amp; more" in dom
     assert escaping.unescape(dom).replace("\u00a0", " ").count(summary(findings)) == 1
 

@@ -114,7 +114,7 @@ def test_what_a_study_says() -> None:
     # A constant selection keeps the same in both precisions.
     assert cells["random-0.5-int8"]["iou_vision_output_mean"] == 1
     assert 0 < cells["freepruner-0.5-int8"]["iou_vision_output_mean"] <= 1
-    assert "iou_llm_input_1_mean" in cells["fastv-0.5-int8"]
+    assert "iou_llm_input_2_mean" in cells["fastv-0.5-int8"]
     record = json.loads((folder / "study.json").read_text())
     assert record["identity"] == said["study"]
     assert record["request"]["methods"] == ["random", "freepruner", "fastv"]
@@ -128,9 +128,10 @@ def test_answers_are_those_of_eval() -> None:
 
     folder, *_ = study()
     runtime = Runtime(Bundle.open(folder / "bundles" / "freepruner-0.5"), threads=1)
-    correct = [one.correct for one in evaluate(runtime, load_questions("tiny-llava")[:20]).predictions]
+    predictions = evaluate(runtime, load_questions("tiny-llava")[:20]).predictions
     result = json.loads((folder / "cells" / "freepruner-0.5" / "result.json").read_text())
-    assert result["correct"] == "".join(str(int(one)) for one in correct)
+    assert result["correct"] == "".join(str(int(one.correct)) for one in predictions)
+    assert result["first_word"] == "".join(str(int(one.first_word)) for one in predictions)
 
 
 def test_the_real_report_in_a_browser(tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "visionzip": {},
     "vispruner": {},
     "divprune": {},
+    "scope": {},
+    "downsample": {},
     "aim": {"positions": "original"},
     "fastv": {},
     "sparsevlm": {},
@@ -154,7 +156,7 @@ def places_of_newlines(rows: int, columns: int) -> list[int]:
     return [GRID**2 + row * (columns * GRID + 1) + columns * GRID for row in range(rows * GRID)]
 
 
-@pytest.mark.parametrize("method", ["freepruner", "visionzip", "divprune"])
+@pytest.mark.parametrize("method", ["freepruner", "visionzip", "divprune", "downsample"])
 def test_newlines_always_stay(method: str) -> None:
     """Of 88 tokens 8 are newlines: whatever a method keeps of the others, they are there, in the picture's order."""
     path, report = exported("llava_next", method=method, keep=20)

@@ -94,6 +94,9 @@ def measure(bundle: Path) -> None:
     assert_type(lmmprune.read_result("result.json").report, lmmprune.BenchReport)
     lmmprune.draw_chart(lmmprune.bench([bundle], "p.png", "hi?"), "bench.png", force=True)
     assert_type(lmmprune.explain([bundle], "p.png", "hi?"), lmmprune.Explanation)
+    comparison: lmmprune.Comparison = lmmprune.compare(bundle, [bundle], "photos", prompts=["What is it?"], rounds=0)
+    agreement: float = comparison.others[0].measures.exact.value
+    print(agreement)
     evaluation = lmmprune.evaluate(bundle, "tiny-llava", limit=3)
     assert_type(evaluation, lmmprune.Evaluation)
     questions: list[lmmprune.Question] = []

@@ -26,6 +26,7 @@ COMMANDS = {
     "run": "Answer a question about a picture.",
     "bench": "Time bundles side by side.",
     "eval": "Measure a bundle's accuracy on a set of questions.",
+    "compare": "Say how faithful bundles are to the unpruned one, without right answers.",
     "study": "Measure a grid of methods, ratios and precisions; write one report.",
     "verify": "Check a bundle against its checksums and the PyTorch model.",
     "inspect": "Show sites, anchors and shapes of a bundle or a graph.",

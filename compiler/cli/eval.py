@@ -39,7 +39,10 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Ask questions with known answers; print the share of exact matches with its 95 % interval."""
+    """Ask questions with known answers; print the share of right ones, and of right first words, with 95 % intervals.
+
+    An answer is right when all of it is an expected one, apart from case, white space around it and a final full stop.
+    """
     from lmmprune.compiler.bundle.bundle import Bundle
     from lmmprune.compiler.bundle.replace import check_file
     from lmmprune.compiler.data.questions import load_questions
@@ -75,11 +78,15 @@ def command(
         }
         print_json({**about, **tokens, "int8": manifest.precision.int8, **result.as_dict()})
         return
-    rows_shown = [_cells(kind, accuracy) for kind, accuracy in result.kinds.items()]
-    show(table(("questions", "asked", "correct", "95 % interval"), [*rows_shown, _cells("all", result.overall)]))
+    rows = [_cells(kind, whole, result.kinds_first_word[kind]) for kind, whole in result.kinds.items()]
+    columns = ("questions", "asked", "correct", "95 % interval", "first word", "95 % interval")
+    show(table(columns, [*rows, _cells("all", result.overall, result.first_word)]))
     note(f"{manifest.tokens_before} -> {manifest.average_tokens:.4g} image tokens; {result.seconds:.1f} s")
 
 
-def _cells(name: str, accuracy: Accuracy) -> list[str]:
-    low, high = accuracy.interval
-    return [name, str(accuracy.total), f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}"]
+def _cells(name: str, whole: Accuracy, first: Accuracy) -> list[str]:
+    cells = [name, str(whole.total)]
+    for accuracy in (whole, first):
+        low, high = accuracy.interval
+        cells += [f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}"]
+    return cells

@@ -1,9 +1,9 @@
-"""Questions with known answers: the held-out set of tiny-llava, or a JSON Lines file."""
+"""Questions about pictures: the held-out set of tiny-llava, a JSON Lines file, or a folder of pictures with prompts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.errors import InputError, require
 
 TINY_LLAVA = "tiny-llava"
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Suffixes of the files of a folder that count as pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Question:
         picture: what tells its picture from others; questions about one picture share the vision pass.
         load: reads the picture.
         prompt: the bare question.
-        answers: any of them is right.
+        answers: any of them is right; none where nobody knows.
         kind: for the breakdown; None if there are no kinds.
     """
 
@@ -50,11 +52,58 @@ def load_questions(spec: str) -> list[Question]:
     path = Path(spec)
     if not path.is_file():
         raise InputError(f"'{spec}' isn't a file: give '{TINY_LLAVA}' or a JSON Lines file with image, prompt, answer")
+    return _lines(path, answered=True)
+
+
+def load_examples(spec: str, prompts: Sequence[str] = ()) -> list[Question]:
+    """Return pictures with prompts, whose answers may be unknown.
+
+    Args:
+        spec: As for ``load_questions``, where ``answer`` may be left out; or a folder of pictures.
+        prompts: Asked about each picture of a folder.
+
+    Raises:
+        InputError: Neither, nothing in it, prompts for a file that has its own or none for a folder.
+        MissingExtraError: As ``load_questions``.
+    """
+    path = Path(spec)
+    if spec != TINY_LLAVA and path.is_dir():
+        return _folder(path, prompts)
+    if prompts:
+        raise InputError(f"--prompt is for a folder of pictures; '{spec}' has its own: leave it out")
+    if spec == TINY_LLAVA:
+        return _tiny_llava()
+    if not path.is_file():
+        raise InputError(
+            f"there is no '{spec}': give '{TINY_LLAVA}', a JSON Lines file with image and prompt, or a folder of"
+            " pictures with --prompt"
+        )
+    return _lines(path, answered=False)
+
+
+def _folder(path: Path, prompts: Sequence[str]) -> list[Question]:
+    if not prompts:
+        raise InputError(f"'{path}' is a folder of pictures: say with --prompt what to ask about each")
+    pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    if not pictures:
+        raise InputError(f"'{path}' holds no pictures ({', '.join(sorted(PICTURES))})")
+
+    def picture(file: Path) -> Callable[[], Image.Image]:
+        return lambda: load_image(file)
+
+    return [
+        Question(picture=str(file), load=picture(file), prompt=check_text(prompt, "--prompt"), answers=())
+        for file in pictures
+        for prompt in prompts
+    ]
+
+
+def _lines(path: Path, *, answered: bool) -> list[Question]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' can't be read as text ({error})") from error
-    questions = [_question(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [_question(line, path, number, answered) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise InputError(f"'{path}' holds no questions")
     return questions
@@ -79,7 +128,7 @@ def _tiny_llava() -> list[Question]:
     ]
 
 
-def _question(line: str, path: Path, number: int) -> Question:
+def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     where = f"line {number} of '{path}'"
     try:
         row: Any = json.loads(line)
@@ -87,8 +136,10 @@ def _question(line: str, path: Path, number: int) -> Question:
         raise InputError(f"{where} isn't JSON ({error})") from error
     if not isinstance(row, Mapping):
         raise InputError(f"{where} isn't an object with image, prompt and answer")
+    known = "answer" in row or "answers" in row
     answers = row.get("answers", [row["answer"]] if "answer" in row else [])
-    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+    texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
+    if not texts or ((answered or known) and not answers):
         raise InputError(f"{where} needs 'answer' (a text) or 'answers' (a list of texts)")
     if not isinstance(row.get("prompt"), str) or not isinstance(row.get("image"), str):
         raise InputError(f"{where} needs 'image' (a path) and 'prompt' (a text)")

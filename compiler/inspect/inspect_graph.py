@@ -114,13 +114,12 @@ def _decoder_anchors(model: Any) -> dict[str, Any]:
 
     layers = find_decoder_anchors(model).layers
     heads, kv_heads, head_dim = layers[0].heads
-    between = [_range("llm_input", 1, len(layers))] if len(layers) > 1 else []
     return {
         "layers": len(layers),
         "heads": heads,
         "kv_heads": kv_heads,
         "head_dim": head_dim,
-        "sites": [*between, _range("llm_layer", 0, len(layers))],
+        "sites": [_range("llm_input", 0, len(layers)), _range("llm_layer", 0, len(layers))],
     }
 
 

@@ -55,7 +55,7 @@ def bench(
     """
     picture = load_image(image)
     bundles = [Bundle.open(path) for path in paths]
-    names = _names(bundles)
+    names = short_names(bundles)
     memories: list[Memory | None] = []
     runtimes = []
     for bundle in bundles:
@@ -89,7 +89,7 @@ def bench(
         "new_tokens": new_tokens,
         "threads": threads,
     }
-    return BenchReport(settings=settings, machine=_machine(bundles), rows=rows, products=find_products(rows))
+    return BenchReport(settings=settings, machine=describe_machine(bundles), rows=rows, products=find_products(rows))
 
 
 def steps(variants: int, rounds: int, *, memory: bool = True) -> int:
@@ -97,7 +97,12 @@ def steps(variants: int, rounds: int, *, memory: bool = True) -> int:
     return variants * (rounds + WARM_UP_ROUNDS + memory)
 
 
-def _names(bundles: Sequence[Bundle]) -> list[str]:
+def short_names(bundles: Sequence[Bundle]) -> list[str]:
+    """Return a name for each bundle: its folder's, or its path where two are called alike.
+
+    Raises:
+        InputError: One was given twice.
+    """
     paths = [bundle.path.resolve() for bundle in bundles]
     if len(set(paths)) < len(paths):
         raise InputError("the same bundle was given twice: give each one once")
@@ -127,6 +132,7 @@ def _row(
     )
 
 
-def _machine(bundles: Sequence[Bundle]) -> dict[str, Any]:
+def describe_machine(bundles: Sequence[Bundle]) -> dict[str, Any]:
+    """Return what the bundles run on: the machine, and the back ends with their versions."""
     backends = dict(import_backend(bundle.manifest.target) for bundle in bundles)
     return {**dataclasses.asdict(machine.detect_machine()), "backends": backends}

@@ -1,4 +1,4 @@
-"""Measure the accuracy of a bundle: exact match on questions with known answers, with a confidence interval."""
+"""Measure the accuracy of a bundle on questions with known answers: whole answers and first words, with intervals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model said to one question."""
+    """What the model said to one question; ``correct``: the whole answer, ``first_word``: its first word at least."""
 
     picture: str
     prompt: str
@@ -54,21 +54,37 @@ class Prediction:
     kind: str | None
     predicted: str
     correct: bool
+    first_word: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The accuracy over all questions and per kind, every prediction, and the seconds it took."""
+    """The accuracy over all questions and per kind, every prediction, and the seconds it took.
+
+    Attributes:
+        overall: By the whole answer.
+        first_word: By its first word.
+        kinds: Kind of question -> accuracy by the whole answer.
+        kinds_first_word: Kind of question -> accuracy by the first word.
+        predictions: One per question, in order.
+        seconds: For all of them.
+    """
 
     overall: Accuracy
+    first_word: Accuracy
     kinds: dict[str, Accuracy]
+    kinds_first_word: dict[str, Accuracy]
     predictions: tuple[Prediction, ...]
     seconds: float
 
     def as_dict(self, *, predictions: bool = False) -> dict[str, Any]:
         """Return the result for JSON, on request with every prediction."""
-        kinds = {kind: accuracy.as_dict() for kind, accuracy in self.kinds.items()}
-        result = {**self.overall.as_dict(), "kinds": kinds, "seconds": self.seconds}
+        kinds = {
+            kind: {**accuracy.as_dict(), "first_word": self.kinds_first_word[kind].as_dict()}
+            for kind, accuracy in self.kinds.items()
+        }
+        first = self.first_word.as_dict()
+        result = {**self.overall.as_dict(), "first_word": first, "kinds": kinds, "seconds": self.seconds}
         if predictions:
             result["predictions"] = [dataclasses.asdict(prediction) for prediction in self.predictions]
         return result
@@ -84,7 +100,8 @@ def evaluate(
     """Ask every question, greedily; questions about one picture share its vision pass.
 
     An answer is right when it equals one of the expected ones, apart from case, surrounding white space and a final
-    full stop.
+    full stop. Its first word is right when it equals the first word of one of the expected ones (``first_word``): a
+    model that goes on where it should stop has the word and misses the answer.
 
     Args:
         runtime: A loaded bundle.
@@ -111,13 +128,17 @@ def evaluate(
             kind=question.kind,
             predicted=said,
             correct=any(normalized(said) == normalized(answer) for answer in question.answers),
+            first_word=any(first_word(said) == first_word(answer) for answer in question.answers),
         )
         on_answer()
     done = tuple(prediction for prediction in predictions if prediction is not None)
-    kinds = sorted({prediction.kind for prediction in done if prediction.kind is not None})
+    names = sorted({prediction.kind for prediction in done if prediction.kind is not None})
+    kinds = {name: [prediction for prediction in done if prediction.kind == name] for name in names}
     return Evaluation(
-        overall=_accuracy(done),
-        kinds={kind: _accuracy([prediction for prediction in done if prediction.kind == kind]) for kind in kinds},
+        overall=_whole(done),
+        first_word=_first(done),
+        kinds={kind: _whole(asked) for kind, asked in kinds.items()},
+        kinds_first_word={kind: _first(asked) for kind, asked in kinds.items()},
         predictions=done,
         seconds=time.perf_counter() - start,
     )
@@ -128,5 +149,14 @@ def normalized(answer: str) -> str:
     return answer.strip().removesuffix(".").rstrip().casefold()
 
 
-def _accuracy(predictions: Sequence[Prediction]) -> Accuracy:
+def first_word(answer: str) -> str:
+    """Return the first word of a normalized answer, up to white space, without the punctuation behind it."""
+    return next(iter(normalized(answer).split()), "").rstrip(".,;:!?")
+
+
+def _whole(predictions: Sequence[Prediction]) -> Accuracy:
     return Accuracy(correct=sum(prediction.correct for prediction in predictions), total=len(predictions))
+
+
+def _first(predictions: Sequence[Prediction]) -> Accuracy:
+    return Accuracy(correct=sum(prediction.first_word for prediction in predictions), total=len(predictions))

@@ -212,7 +212,7 @@ def _plan(method: Method, facts: Facts, keep: int) -> tuple[Stage, ...]:
     """Return the stages of a method in a tower that has no decoder behind it.
 
     Raises:
-        InputError: It cuts inside the decoder.
+        InputError: It cuts in the decoder.
     """
     if keep == facts.tokens:
         return ()
@@ -223,7 +223,7 @@ def _plan(method: Method, facts: Facts, keep: int) -> tuple[Stage, ...]:
         if not inside:
             continue
         raise InputError(
-            f"method '{method.name}' cuts inside the decoder ({inside[0].site}), and this graph is a tower alone:"
-            " use a method that cuts in the encoder or at its output, or 'lmmprune export'"
+            f"method '{method.name}' cuts in the decoder ({inside[0].site}), where the question is, and this graph is a"
+            " vision tower alone: use a method that cuts in the encoder or at its output, or 'lmmprune export'"
         )
     return stages

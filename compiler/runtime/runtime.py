@@ -20,7 +20,7 @@ from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Encoded, Prompter
-from lmmprune.compiler.runtime.sampling import GREEDY, Sampling
+from lmmprune.compiler.runtime.sampling import GREEDY, Picks, Sampling
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import BundleError, InputError
@@ -200,7 +200,7 @@ class Runtime:
         return {name: dataclasses.replace(site, kept=visual.kept[site.kept]) for name, site in found.items()}
 
     def generate(
-        self, visual: ImageFeatures, prompt: Encoded, limit: int, sampling: Sampling = GREEDY
+        self, visual: ImageFeatures, prompt: Encoded, limit: int, sampling: Picks = GREEDY
     ) -> Generator[tuple[int, float], None, None]:
         """Yield token ids, each with the milliseconds it took; the first is the prefill.
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from lmmprune.errors import InputError
 
 Pick = Callable[[NDArray[Any]], int]
+
+
+class Picks(Protocol):
+    """Chooses the tokens of answers."""
+
+    def start(self) -> Pick:
+        """Return what chooses the tokens of one answer from their scores ``[V]``, one call after the other."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

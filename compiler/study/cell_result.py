@@ -10,7 +10,8 @@ from typing import Any
 from lmmprune.compiler.verify.verify import Check
 from lmmprune.errors import BundleError
 
-_FORMAT = 1
+_FORMAT = 2
+_DIGITS = ("correct", "first_word")  # one digit per question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class CellResult:
         bytes: The graphs with their weights on disk.
         prefill_flops: Of the prefill.
         checks: What ``verify`` said.
-        correct: For every question in order, 1 or 0.
+        correct: For every question in order, whether the whole answer is right, 1 or 0.
+        first_word: The same of its first word.
         seconds: Step -> how long it took.
         worker: The process that did it.
     """
@@ -42,6 +44,7 @@ class CellResult:
     prefill_flops: float = 0.0
     checks: tuple[Check, ...] = ()
     correct: tuple[int, ...] = ()
+    first_word: tuple[int, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     worker: str = ""
 
@@ -52,7 +55,8 @@ class CellResult:
 
     def to_json(self) -> str:
         """Return the text of ``result.json``; the answers are one string of digits."""
-        row = {"format": _FORMAT, **dataclasses.asdict(self), "correct": "".join(map(str, self.correct))}
+        row = {"format": _FORMAT, **dataclasses.asdict(self)}
+        row |= {name: "".join(map(str, row[name])) for name in _DIGITS}
         return json.dumps(row, indent=1, allow_nan=False) + "\n"
 
     @classmethod
@@ -67,7 +71,7 @@ class CellResult:
             if row.pop("format") != _FORMAT:
                 raise ValueError("another format")
             row["checks"] = tuple(Check(**check) for check in row["checks"])
-            row["correct"] = tuple(int(digit) for digit in row["correct"])
+            row |= {name: tuple(int(digit) for digit in row[name]) for name in _DIGITS}
             return cls(**row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(

@@ -6,9 +6,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.chart_style import Style, Theme, label, legend, paper, styles
 from lmmprune.compiler.study.findings import Findings, Pair, Row
-from lmmprune.compiler.study.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from lmmprune.compiler.study.cell_result import CellResult
-from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
-from lmmprune.compiler.study.kept_sets import Overlap
-from lmmprune.compiler.study.statistics import (
+from lmmprune.compiler.measure.statistics import (
     Estimate,
     Floats,
     estimate,
-    resample_accuracies,
+    resample_means,
     retention,
     speed_interaction,
     speedup,
 )
+from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.study.kept_sets import Overlap
 from lmmprune.compiler.study.timing import Group, find_group
 
 TIMES = {"ttft_ms": "time to first token", "ms_per_token": "time per further token"}
@@ -42,7 +42,8 @@ class Row:
     Attributes:
         cell: Which.
         result: What was measured.
-        accuracy: 0..1.
+        accuracy: Of whole answers, 0..1.
+        first_word: Of first words, 0..1.
         retention: Of the unpruned float model's accuracy; None where that is 0.
         times: Metric of ``TIMES`` -> times.
         on_front: Whether no other cell is both as fast and as accurate, and better in one of them.
@@ -51,6 +52,7 @@ class Row:
     cell: Cell
     result: CellResult
     accuracy: Estimate | None = None
+    first_word: Estimate | None = None
     retention: Estimate | None = None
     times: Mapping[str, Timed]
     on_front: bool = False
@@ -144,16 +146,18 @@ def find(
     """
     measured = [cell for cell, result in results.items() if result.refused is None]
     correct = np.array([results[cell].correct for cell in measured], bool)
-    resampled = resample_accuracies(correct, pictures)
+    first = np.array([results[cell].first_word for cell in measured], bool)
+    resampled, first_resampled = (resample_means(answers, pictures) for answers in (correct, first))
     value = dict(zip(measured, correct.mean(axis=1).tolist(), strict=True))
     draws: dict[Cell, Floats] = {cell: resampled[:, index] for index, cell in enumerate(measured)}
     baselines = [cell for cell in (UNPRUNED, UNPRUNED_INT8) if cell in results]
     rows = {cell: Row(cell=cell, result=results[cell], times={}) for cell in results}
-    for cell in measured:
+    for index, cell in enumerate(measured):
         rows[cell] = Row(
             cell=cell,
             result=results[cell],
             accuracy=estimate(value[cell], draws[cell]),
+            first_word=estimate(float(first[index].mean()), first_resampled[:, index]),
             retention=retention(value[cell], value[UNPRUNED], draws[cell], draws[UNPRUNED]),
             times=_times(groups, cell, baselines),
         )

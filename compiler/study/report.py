@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
+from lmmprune.compiler.measure.page import page_environment, page_style, png_uri
+from lmmprune.compiler.measure.statistics import RESAMPLES
 from lmmprune.compiler.study.chart_style import DARK, LIGHT
 from lmmprune.compiler.study.charts import CHARTS, charts_for
 from lmmprune.compiler.study.findings import Findings
 from lmmprune.compiler.study.folder import write_bytes, write_text
 from lmmprune.compiler.study.grid import percent
-from lmmprune.compiler.study.statistics import RESAMPLES
 from lmmprune.compiler.study.summary import points, shares, summary, times, verdict
 from lmmprune.compiler.study.write_csv import csv_text
 from lmmprune.errors import require
@@ -35,7 +34,7 @@ def write_report(findings: Findings, folder: Path) -> tuple[Path, ...]:
         light = draw(findings, LIGHT)
         pictures.append(folder / f"{name}.png")
         write_bytes(pictures[-1], light)
-        charts.append({"title": title, "light": _uri(light), "dark": _uri(draw(findings, DARK))})
+        charts.append({"title": title, "light": png_uri(light), "dark": png_uri(draw(findings, DARK))})
     # A chart of an earlier, larger request would contradict the page.
     for name in CHARTS:
         if folder / f"{name}.png" not in pictures:
@@ -52,10 +51,7 @@ def html(findings: Findings, charts: list[dict[str, str]]) -> str:
         findings: What it says.
         charts: Title, and ``data:`` URIs of the picture on light and on dark paper.
     """
-    jinja2: Any = require("jinja2", "export")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters |= {
         "bytes": human_bytes,
         "percent": percent,
@@ -66,10 +62,6 @@ def html(findings: Findings, charts: list[dict[str, str]]) -> str:
     }
     text = (resources.files(__package__) / _TEMPLATE).read_text(encoding="utf-8")
     page: str = environment.from_string(text).render(
-        findings=findings, charts=charts, summary=summary(findings), resamples=RESAMPLES
+        findings=findings, charts=charts, style=page_style(), summary=summary(findings), resamples=RESAMPLES
     )
     return page
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

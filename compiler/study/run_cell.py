@@ -126,6 +126,7 @@ def _measure(job: Job) -> CellResult:
         prefill_flops=manifest.flops["prefill"]["after"],
         checks=tuple(checks),
         correct=tuple(int(prediction.correct) for prediction in evaluation.predictions),
+        first_word=tuple(int(prediction.first_word) for prediction in evaluation.predictions),
         seconds=clock.seconds,
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
 from lmmprune.compiler.study.grid import UNPRUNED, percent
-from lmmprune.compiler.study.statistics import Estimate
 
 _FOCUS = 0.5
 

@@ -6,8 +6,8 @@ import csv
 import io
 from typing import Any
 
+from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
-from lmmprune.compiler.study.statistics import Estimate
 
 
 def csv_text(findings: Findings) -> str:
@@ -45,8 +45,10 @@ def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
         "prefill_flops": result.prefill_flops,
         "questions": len(result.correct),
         "correct": sum(result.correct),
+        "correct_first_words": sum(result.first_word),
         "checks_failed": "; ".join(check.name for check in result.failures),
         **_columns("accuracy", row.accuracy),
+        **_columns("first_word_accuracy", row.first_word),
         **_columns("retention", row.retention),
     }
     for metric in TIMES:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, POSITION_IDS
 from lmmprune.names import past as past_names
 from lmmprune.passes.find.groups import trace_groups
-from lmmprune.passes.find.layers import Layer, find_layers
+from lmmprune.passes.find.layers import Layer, find_layers, stream_into
 from lmmprune.passes.find.tokenwise import begin_of_tokenwise, streams
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import reached, static_shape
@@ -159,13 +159,10 @@ def find_decoder_anchors(model: ir.Model) -> DecoderAnchors:
     for index in range(len(layers)):
         key, value = (_named(inputs, name, "decoder") for name in past_names(index))
         past.append((key, value))
-    first = layers[0].mid.producer()
-    assert first is not None
     attended = set(reached([layers[0].node.outputs[0]]))
-    embeds = [value for value in first.inputs if value is not None and value not in attended]
     return DecoderAnchors(
         layers=layers,
-        embeds=embeds[0],
+        embeds=stream_into(layers[0]),
         input_ids=_named(inputs, INPUT_IDS, "decoder"),
         position_ids=_named(inputs, POSITION_IDS, "decoder"),
         image_features=_named(inputs, IMAGE_FEATURES, "decoder"),

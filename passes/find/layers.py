@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from lmmprune.passes.find.tokenwise import streams
 from lmmprune.passes.graph.refusals import Refused
+from lmmprune.passes.graph.shapes import reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,18 @@ def _layer(node: ir.Node) -> Layer:
         mid=mid,
         out=out if mid is total else _behind_norm(out),
     )
+
+
+def stream_into(layer: Layer) -> ir.Value:
+    """Return the stream that enters a layer: what its attention's output is added to."""
+    total = layer.mid.producer()
+    assert total is not None
+    if total.op_type != "Add":
+        assert total.inputs[0] is not None
+        total = total.inputs[0].producer()
+        assert total is not None
+    attended = set(reached([layer.node.outputs[0]]))
+    return next(value for value in streams(total) if value not in attended)
 
 
 def _number(value: ir.Value, axis: int) -> int:

@@ -21,6 +21,7 @@ class Site:
     ``vision_layer_l``        in encoder layer l, between attention + residual and the MLP
     ``vision_output``         between encoder and projector
     ``projector_output``      behind the projector
+    ``llm_input_0``           in front of the decoder's first layer, behind the merge of image and text: no attention
     ``llm_input_l``           before decoder layer l >= 1; scored by the attention of layer l - 1
     ``llm_layer_l``           in decoder layer l, between attention + residual and the MLP
     ========================  ==========================================================================
@@ -44,7 +45,7 @@ class Site:
 
     @property
     def scored_layer(self) -> int:
-        """The decoder layer whose attention is scored at a site in the decoder."""
+        """The decoder layer whose attention is scored at a site in the decoder; -1: there is none before the site."""
         return self.layer - 1 if self.kind == "llm_input" else self.layer
 
 

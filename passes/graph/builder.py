@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape
 
+from lmmprune.names import PASS
+
 # Marks the nodes that must stay in floating point: a quantized score flips near-tie picks.
 SCORE = "lmmprune.score"
 
@@ -28,6 +30,10 @@ class Builder:
         self._score = score
         self._about = about
         self._count = 0
+
+    def aside(self, part: str) -> Builder:
+        """Return a tape for nodes of the same origin that stand elsewhere in the graph and move tokens, no scores."""
+        return Builder(f"{self._prefix}/{part}", score=False, about=self._about)
 
     def op(self, op_type: str, *inputs: ir.Value | Any, **attributes: Any) -> ir.Value:
         """Append a node with one output."""
@@ -55,6 +61,21 @@ class Builder:
             node.metadata_props[SCORE] = "1"
         return made
 
+    def again(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+        """Append a node like another, on other inputs: it takes the graph's own type, and is no score itself."""
+        name = self._name(node.op_type)
+        made = self._tape.op_multi_out(
+            node.op_type, inputs, node.attributes, num_outputs=len(node.outputs), domain=node.domain, name=name
+        )
+        for index, (value, like) in enumerate(zip(made, node.outputs, strict=True)):
+            value.name, value.type = f"{name}_{index}", like.type
+        copy = made[0].producer()
+        assert copy is not None
+        # It is this tape's now, whoever wrote the original.
+        copy.metadata_props.update({key: text for key, text in node.metadata_props.items() if key != PASS})
+        copy.metadata_props.update(self._about)
+        return made
+
     def constant(self, data: Any, dtype: Any = None) -> ir.Value:
         """Append an initializer; integers are int64 and floats float32 unless a dtype is given."""
         array = np.asarray(data, dtype)
@@ -71,6 +92,11 @@ class Builder:
         self._register(graph)
         graph.insert_after(node, self._tape.nodes)
         return self._tape.nodes[-1]
+
+    def insert_before(self, graph: ir.Graph, node: ir.Node) -> None:
+        """Put what was written in front of a node."""
+        self._register(graph)
+        graph.insert_before(node, self._tape.nodes)
 
     def prepend_to(self, graph: ir.Graph) -> None:
         """Put what was written, constants alone or nodes too, at the beginning of the graph."""

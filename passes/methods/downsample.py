@@ -93,8 +93,8 @@ def _overlaps(length: int, parts: int) -> np.ndarray:
     """Return the share of each unit of a line in each of its equal parts, ``[parts,length]``; rows sum to one."""
     ends = np.arange(parts + 1)[:, None] * (length / parts)
     units = np.arange(length)[None]
-    overlap = np.minimum(ends[1:], units + 1) - np.maximum(ends[:-1], units)
-    return np.maximum(overlap, 0) * (parts / length)
+    shares: np.ndarray = np.maximum(np.minimum(ends[1:], units + 1) - np.maximum(ends[:-1], units), 0)
+    return shares * (parts / length)
 
 
 def _middles(length: int, parts: int) -> np.ndarray:

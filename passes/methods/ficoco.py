@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import llm_layer, vision_layer
-from lmmprune.passes.methods.method import Method, fraction, in_paper
+from lmmprune.passes.methods.method import Method, fraction, in_paper, one_of
 from lmmprune.passes.methods.tome import even_removal
-from lmmprune.passes.reduce.affinities import decoder_affinity, encoder_affinity
-from lmmprune.passes.reduce.filters import decoder_redundancy, encoder_redundancy
-from lmmprune.passes.reduce.rules import Reduce, ReductionRule
+from lmmprune.passes.reduce.affinities import attention_affinity, decoder_affinity, logit_affinity
+from lmmprune.passes.reduce.encoder_redundancy import attention_redundancy, local_penalty, logit_redundancy
+from lmmprune.passes.reduce.filters import decoder_redundancy
+from lmmprune.passes.reduce.rules import Outcome, Reduce, ReductionRule, targets
 from lmmprune.passes.reduce.schedule import Counts, average, round_half_up, scaled, solve, unreachable
+from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
 _REFERENCE = "arXiv 2411.17686"
@@ -22,24 +27,31 @@ _REFERENCE = "arXiv 2411.17686"
 
 @dataclass(frozen=True, kw_only=True)
 class FiCoCoV(Method):
-    """Merge redundant patches into related ones, layer by layer, in the encoder.
+    """Drop redundant patches, or merge them into related ones, layer by layer, in the encoder.
 
-    ``s_i = lambda * mean_j L_ij - (1 - lambda) * L[CLS,i]`` on head-mean logits, both of unit length, with a local
-    penalty on a 2x2 grid; affinity: softmax of the logits on the kept ones; each dropped token gives itself to those
-    above the ``eps`` quantile. ``first_layer`` counts on an encoder of 23 layers.
+    ``s_i = lambda * mean_{j patch} A_ij - (1 - lambda) * A[CLS,i]``, A the head mean of the layer's attention, with a
+    local penalty on a 2x2 grid. ``targets``: ``quantile`` merges each redundant patch into the kept ones whose affinity
+    ``A_ij`` reaches the ``eps`` quantile, ``0`` drops it, ``auto`` drops where the quantile leaves one target.
+    ``score=logits`` takes head-mean logits of unit length instead of A, as the released code does. ``first_layer``
+    counts on an encoder of 23 layers.
 
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686 (paper; slips of the released code not copied).
     """
 
     lambda_: float = 0.35
     eps: float = 0.998
+    targets: Literal["auto", "0", "quantile"] = "auto"
+    score: Literal["attention", "logits"] = "attention"
     window: int = 2
     coefficient: float = 2.0
     first_layer: int = 12
 
     name = "ficoco-v"
     reference = _REFERENCE
-    exactness = "exact to the paper; removals spread evenly over its layers"
+    exactness = (
+        "the paper's score, and with targets=quantile its merging, exactly; by default tokens are dropped where merging"
+        " would leave one target [ours]; removals spread evenly over its layers"
+    )
     sites = "vision_layer_12..22"
     schedule = "N - T removed evenly"
 
@@ -48,20 +60,26 @@ class FiCoCoV(Method):
         super().check(model)
         for name in ("lambda_", "eps"):
             fraction(name, getattr(self, name), zero=True)
+        for name in ("targets", "score"):
+            one_of(type(self), name, getattr(self, name))
         in_paper("first_layer", self.first_layer, 23)
         if self.window < 1 or not 0 < self.coefficient < math.inf:
             raise InputError(f"window={self.window}, coefficient={self.coefficient:g}: expected positive numbers")
 
+    def filter(self, at: SiteContext) -> ir.Value:
+        """Return the redundancy with the local penalty."""
+        redundancy = attention_redundancy if self.score == "attention" else logit_redundancy
+        return local_penalty(at, redundancy(at, share=self.lambda_), window=self.window, coefficient=self.coefficient)
+
     def rule(self) -> ReductionRule:
-        """Filter, correlate, compress."""
-        return Reduce(
-            filter=functools.partial(
-                encoder_redundancy, share=self.lambda_, window=self.window, coefficient=self.coefficient
-            ),
-            redundancy=True,
-            correlate=encoder_affinity,
-            epsilon=self.eps,
-        )
+        """Filter, and correlate and compress where dropped patches go into others."""
+        return self._reduce
+
+    def _reduce(self, at: SiteContext, keep: int) -> Outcome:
+        merges = self.targets == "quantile" or (self.targets == "auto" and targets(keep, self.eps) > 1)
+        affinity = attention_affinity if self.score == "attention" else logit_affinity
+        rule = Reduce(filter=self.filter, redundancy=True, correlate=affinity if merges else None, epsilon=self.eps)
+        return rule(at, keep)
 
     def counts(self, model: Facts, target: int) -> Counts:
         """An even share per layer."""
@@ -83,12 +101,13 @@ class FiCoCoL(Method):
     beta: float = 0.6
     gamma: float = 0.6
     eps: float = 0.998
-    first_layer: int = 4
+    first_layer: int = 5
 
     name = "ficoco-l"
     reference = _REFERENCE
     exactness = "exact to the paper but for the text terms, which use text queries on visual keys [ours]"
-    sites = "llm_layer_4..31"
+    published_positions = "contiguous"
+    sites = "llm_layer_5..31"
     schedule = "an even number per layer, at least 1 left"
 
     def check(self, model: Facts) -> None:
@@ -96,7 +115,12 @@ class FiCoCoL(Method):
         super().check(model)
         for name in ("beta", "gamma", "eps"):
             fraction(name, getattr(self, name), zero=True)
-        in_paper("first_layer", self.first_layer, 32)
+        in_paper("first_layer", self.first_layer, 32, least=1)
+        if model.decoder_layers < 2:
+            raise InputError(
+                f"method '{self.name}' scores decoder layers behind the first one, and this decoder has one layer: use"
+                " a method that cuts at the vision output or in the encoder"
+            )
         if self.gamma == 1:
             raise InputError(
                 "gamma=1 gives tokens that see no kept one before them no affinity at all: give less than 1"
@@ -117,7 +141,7 @@ class FiCoCoL(Method):
 
     def slope(self, name: str, model: Facts, target: int, tokens: int, before: Counts) -> Counts:
         """Return counts that fall from ``tokens`` by a slope, behind those of the encoder."""
-        first = scaled([self.first_layer], depth=model.decoder_layers, of=32)[0]
+        first = scaled([self.first_layer], depth=model.decoder_layers, of=32, first=1)[0]
 
         def fall(knob: float) -> Counts:
             step = (1 - knob) * tokens
@@ -131,6 +155,8 @@ class FiCoCoL(Method):
 class FiCoCoVL(Method):
     """FiCoCo-V in the encoder, then FiCoCo-L in the decoder; ``split`` is the encoder's share of what is removed.
 
+    ``targets`` and ``score`` are FiCoCo-V's.
+
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686 (paper).
     """
 
@@ -139,15 +165,21 @@ class FiCoCoVL(Method):
     beta: float = 0.6
     gamma: float = 0.6
     eps: float = 0.998
+    targets: Literal["auto", "0", "quantile"] = "auto"
+    score: Literal["attention", "logits"] = "attention"
 
     name = "ficoco-vl"
     reference = _REFERENCE
     exactness = "as its parts; the split of the budget is ours"
-    sites = "vision_layer_12..22, llm_layer_4..31"
+    published_positions = "contiguous"
+    sites = "vision_layer_12..22, llm_layer_5..31"
     schedule = "split * (N - T) in the encoder, the rest in the decoder"
 
     def _parts(self) -> tuple[FiCoCoV, FiCoCoL]:
-        return FiCoCoV(lambda_=self.lambda_, eps=self.eps), FiCoCoL(beta=self.beta, gamma=self.gamma, eps=self.eps)
+        return (
+            FiCoCoV(lambda_=self.lambda_, eps=self.eps, targets=self.targets, score=self.score),
+            FiCoCoL(beta=self.beta, gamma=self.gamma, eps=self.eps),
+        )
 
     def check(self, model: Facts) -> None:
         """Check the constants."""

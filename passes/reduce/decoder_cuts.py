@@ -103,8 +103,7 @@ class DecoderCuts:
         graph = self._model.graph
         assert self._alive is not None
         assert self._length is not None
-        layer = self._anchors.layers[stage.site.scored_layer]
-        old = layer.mid if stage.site.kind == "llm_layer" else layer.out
+        old = self._boundary(stage.site)
         users = list(old.uses())
         about = {METHOD: self._method, SITE: str(stage.site)}
         b = Builder(f"lmmprune/{self._method}/{stage.site}", about=about)
@@ -139,6 +138,13 @@ class DecoderCuts:
         self._tokens, self._length = keep, shorter
         self.changed = True
 
+    def _boundary(self, site: Site) -> ir.Value:
+        """Return the stream that is cut at a site."""
+        if site.scored_layer < 0:
+            return self._anchors.embeds
+        layer = self._anchors.layers[site.scored_layer]
+        return layer.mid if site.kind == "llm_layer" else layer.out
+
     def _at(self, b: Builder, stage: Stage, old: ir.Value) -> SiteContext:
         anchors = self._anchors
         if self._origin is None:
@@ -146,8 +152,9 @@ class DecoderCuts:
         at = SiteContext(
             b=b,
             name=str(stage.site),
-            layer=anchors.layers[stage.site.scored_layer],
+            layer=anchors.layers[max(stage.site.scored_layer, 0)],
             layers=anchors.layers,
+            attended=stage.site.scored_layer >= 0,
             depth=len(anchors.layers),
             stream=old,
             visual=old,
@@ -156,10 +163,18 @@ class DecoderCuts:
             first=self._prefix,
             grid=(1, self._tokens),
             origin=self._origin,
+            ahead=anchors.layers[stage.site.layer] if stage.site.kind == "llm_input" else None,
+            carried=self._carried(stage, old),
             embeds=(anchors.embeds, self._prefix, self._prefix + self._image_tokens),
             alive=self._alive,
         )
         return dataclasses.replace(at, visual=at.rows(old, "visual", 1, stream=True))
+
+    def _carried(self, stage: Stage, old: ir.Value) -> dict[ir.Value, int]:
+        """Return what brings tokens into the layer behind a site, as it is in front of the cut, with its token axis."""
+        deeper = self._deeper.get(stage.site.scored_layer)
+        found = {old: 1, self._ids: 1, self._positions: token_axis(self._anchors.position_ids)}
+        return found if deeper is None else {**found, deeper: 1}
 
     def _merge(self, b: Builder, at: SiteContext, new: ir.Value, merge: Merge, keep: int) -> ir.Value:
         """Give what was dropped to the kept rows; in a decode step all weights are zero, which changes nothing."""
@@ -231,7 +246,8 @@ class DecoderCuts:
             self._model.graph.outputs.append(named)
         self._streams[stage.site] = new
         behind = stage.site.scored_layer + 1
-        for pair in self._anchors.past[behind:]:
+        # At the first layer all caches go on having one length, and its name.
+        for pair in self._anchors.past[behind:] if behind else ():
             for value in pair:
                 assert value.shape is not None
                 value.shape = ir.Shape([value.shape[0], value.shape[1], f"past_{behind}", value.shape[3]])

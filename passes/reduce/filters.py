@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.reduce.site_context import FLOAT, Rows, SiteContext
+from lmmprune.passes.reduce.site_context import END, FLOAT, SiteContext
 
 
 def cls_attention(at: SiteContext) -> ir.Value:
@@ -165,57 +165,6 @@ def normalized(at: SiteContext, value: ir.Value) -> ir.Value:
     return b.op("Div", value, b.op("Max", length, np.float32(1e-12)))
 
 
-def encoder_redundancy(at: SiteContext, *, share: float, window: int, coefficient: float) -> ir.Value:
-    """Return FiCoCo's redundancy in an encoder, with the local penalty.
-
-    ``s_i = share * u_i - (1 - share) * v_i``, u the mean of the head-mean logits of i on the patches, v what CLS gives
-    to i (without CLS: ``-cos(mean key, key_i)``), both divided by their L2 norm; then the most redundant token of each
-    window of the grid becomes more so.
-
-    Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
-    """
-    b = at.b
-    keys = at.flat_keys("visual")
-    # The mean of products is the product with the mean: n products of width Hk*D instead of n*n.
-    mean = b.op("Transpose", b.op("ReduceMean", keys, [1], keepdims=1), perm=[0, 2, 1])
-    within = b.op("Squeeze", b.op("MatMul", at.flat_queries("visual"), mean), [2])
-    if at.has_cls:
-        given = b.op("MatMul", at.flat_queries("cls"), b.op("Transpose", keys, perm=[0, 2, 1]))
-        task = b.op("Squeeze", given, [1])
-    else:
-        means = at.mean_keys()
-        centre = normalized(at, b.op("ReduceMean", means, [1], keepdims=1))
-        cosine = b.op("MatMul", normalized(at, means), b.op("Transpose", centre, perm=[0, 2, 1]))
-        task = b.op("Neg", b.op("Squeeze", cosine, [2]))
-    score = b.op(
-        "Sub",
-        b.op("Mul", _unit_length(at, within), np.float32(share)),
-        b.op("Mul", _unit_length(at, task), np.float32(1 - share)),
-    )
-    return _local_penalty(at, score, window, coefficient)
-
-
-def _unit_length(at: SiteContext, scores: ir.Value) -> ir.Value:
-    return at.b.op("Div", scores, at.b.op("ReduceL2", scores, [1], keepdims=1))
-
-
-def _local_penalty(at: SiteContext, score: ir.Value, window: int, coefficient: float) -> ir.Value:
-    """Make the most redundant token of each window of the original grid more redundant."""
-    b = at.b
-    rows, columns = at.grid
-    windows = (np.arange(rows)[:, None] // window) * columns + np.arange(columns)[None] // window
-    place = b.op("Gather", windows.astype(np.int64).reshape(-1), at.origin, axis=0)
-    mine, others = b.op("Unsqueeze", place, [2]), b.op("Unsqueeze", place, [1])
-    s_mine, s_others = b.op("Unsqueeze", score, [2]), b.op("Unsqueeze", score, [1])
-    higher = b.op("Greater", s_others, s_mine)
-    earlier = np.tri(at.tokens, k=-1, dtype=bool)[None]
-    tied = b.op("And", b.op("Equal", s_others, s_mine), b.constant(earlier))
-    beaten = b.op("And", b.op("Equal", mine, others), b.op("Or", higher, tied))
-    lost = b.op("ReduceMax", b.op("Cast", beaten, to=FLOAT), [2], keepdims=0)
-    factor = b.op("Where", b.op("Greater", score, np.float32(0)), np.float32(coefficient), np.float32(1 / coefficient))
-    return b.op("Where", b.op("Greater", lost, np.float32(0.5)), score, b.op("Mul", score, factor))
-
-
 def decoder_redundancy(at: SiteContext, *, share: float) -> ir.Value:
     """Return FiCoCo's redundancy in a decoder.
 
@@ -224,14 +173,27 @@ def decoder_redundancy(at: SiteContext, *, share: float) -> ir.Value:
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
     """
     b = at.b
-    within = b.op("ReduceMean", at.rows(mean_attention(at, "visual"), "visual", 2), [2], keepdims=0)
-    asked = b.op("ReduceMean", at.rows(mean_attention(at, "text"), "visual", 2), [1], keepdims=0)
+    visual, text = visual_and_text_attention(at)
+    within = b.op("ReduceMean", visual, [2], keepdims=0)
+    asked = b.op("ReduceMean", text, [1], keepdims=0)
     return b.op("Sub", b.op("Mul", within, np.float32(share)), b.op("Mul", asked, np.float32(1 - share)))
 
 
-def mean_attention(at: SiteContext, which: Rows) -> ir.Value:
-    """Return ``mean_h A`` of some queries, ``[B,rows,T]``."""
-    return at.b.op("ReduceMean", at.attention(which), at.head_axes, keepdims=0)
+def visual_and_text_attention(at: SiteContext) -> tuple[ir.Value, ir.Value]:
+    """Return ``mean_h A`` on the visual tokens, of the visual queries ``[1,n,n]`` and of the text's ``[1,t,n]``.
+
+    Both are rows of one product and one softmax, which is written once for a site, however many ask for it.
+    """
+    b = at.b
+    if "attention" not in at.shared:
+        mean = b.op("ReduceMean", at.attention("onward"), at.head_axes, keepdims=0)
+        both = at.rows(mean, "visual", 2)
+        # A decode step has one row, which stands for either.
+        last = b.op("Sub", b.op("Shape", both, start=1, end=2), b.constant([1]))
+        text = b.op("Slice", both, b.op("Min", b.constant([at.tokens]), last), [END], [1])
+        at.shared["attention"] = b.op("Slice", both, [0], [at.tokens], [1]), text
+    visual, text = at.shared["attention"]
+    return visual, text
 
 
 def exclude(at: SiteContext, scores: ir.Value, indices: ir.Value) -> ir.Value:

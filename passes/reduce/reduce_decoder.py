@@ -42,7 +42,7 @@ class ReduceDecoder(GraphPass):
     stages: Sequence[Stage]
     image_tokens: int
     prefix: int
-    positions: str = "contiguous"
+    positions: str = "original"
     special_ids: Sequence[int] = ()
 
     @property
@@ -57,11 +57,9 @@ class ReduceDecoder(GraphPass):
         check_counts(self._mine, self.image_tokens)
         last = None
         for stage in self._mine:
-            if not 0 <= stage.site.scored_layer < len(anchors.layers) or stage.site.layer >= len(anchors.layers):
-                first = 1 if stage.site.kind == "llm_input" else 0
+            if stage.site.layer >= len(anchors.layers):
                 raise Refused(
-                    f"no site '{stage.site}': the decoder has layers 0..{len(anchors.layers) - 1},"
-                    f" give {first}..{len(anchors.layers) - 1}"
+                    f"no site '{stage.site}': the decoder has layers 0..{len(anchors.layers) - 1}, give one of them"
                 )
             if last is not None and stage.site.scored_layer == last and stage.keep < self.image_tokens:
                 raise Refused(f"{stage.site}: layer {last} is already cut, and its scores are of the longer sequence")

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
         verify,
     )
     from lmmprune.api.make import export, rewrite
-    from lmmprune.api.measure import bench, draw_chart, evaluate, explain, flops, flops_of_model, read_result
+    from lmmprune.api.measure import bench, compare, draw_chart, evaluate, explain, flops, flops_of_model, read_result
     from lmmprune.api.model import Model, load
     from lmmprune.api.study import study
     from lmmprune.compiler.build.build import Built
     from lmmprune.compiler.build.options import BuildOptions
     from lmmprune.compiler.bundle.bundle import Bundle
     from lmmprune.compiler.bundle.manifest import Manifest
+    from lmmprune.compiler.compare.comparison import Comparison
     from lmmprune.compiler.data.questions import Question
     from lmmprune.compiler.deploy.deploy import Deployed
     from lmmprune.compiler.deploy.write_plan import Plan
@@ -99,6 +100,8 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "read_result",
     "explain",
     "Explanation",
+    "compare",
+    "Comparison",
     "evaluate",
     "Evaluation",
     "Question",
@@ -145,13 +148,14 @@ _HOMES = {
     "api.deploy": "build deploy plan triton_repository",
     "api.look": "doctor inspect list_families list_methods list_models list_targets show verify",
     "api.make": "export rewrite",
-    "api.measure": "bench draw_chart evaluate explain flops flops_of_model read_result",
+    "api.measure": "bench compare draw_chart evaluate explain flops flops_of_model read_result",
     "api.model": "Model load",
     "api.study": "study",
     "compiler.build.build": "Built",
     "compiler.build.options": "BuildOptions",
     "compiler.bundle.bundle": "Bundle",
     "compiler.bundle.manifest": "Manifest",
+    "compiler.compare.comparison": "Comparison",
     "compiler.data.questions": "Question",
     "compiler.deploy.deploy": "Deployed",
     "compiler.deploy.write_plan": "Plan",

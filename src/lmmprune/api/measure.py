@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmmprune.api.model import Model
-from lmmprune.compiler.data.questions import Question, load_questions
+from lmmprune.compiler.data.questions import Question, load_examples, load_questions
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.measure.evaluate import Evaluation
 from lmmprune.compiler.measure.report import BenchReport
 from lmmprune.progress import Progress, counting, silent
 
 if TYPE_CHECKING:
+    from lmmprune.compiler.compare.comparison import Comparison
     from lmmprune.compiler.explain.rows import Explanation
     from lmmprune.compiler.export.values import Keep, Ratio
     from lmmprune.compiler.measure.read_result import Imported
@@ -62,6 +63,55 @@ def bench(
         memory=memory,
         on_step=step,
     )
+
+
+def compare(
+    base: File,
+    others: Sequence[File],
+    data: File | Sequence[Question],
+    *,
+    prompts: Sequence[str] = (),
+    limit: int | None = None,
+    max_new_tokens: int = 32,
+    rounds: int = 10,
+    threads: int | None = None,
+    keep_answers: bool = True,
+    drawings: bool = False,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare bundles with another one, the unpruned one as a rule, on pictures and prompts; no answers need be known.
+
+    The base answers greedily; every other bundle is led through its answers.
+
+    Args:
+        base: Directory of the bundle that the others are compared with.
+        others: Those of the others.
+        data: A folder of pictures, a JSON Lines file with ``image`` and ``prompt`` (``answer`` and ``kind`` where they
+            are known), ``tiny-llava``, or the examples themselves.
+        prompts: What to ask about each picture of a folder.
+        limit: Use only the first so many examples.
+        max_new_tokens: Answers are cut there.
+        rounds: Timed rounds that count, at least 2; 0 takes no times, and loads one bundle at a time.
+        threads: Threads within an operator; None leaves it to the back end.
+        keep_answers: Whether to keep the base's answers on disk for the next time.
+        drawings: Whether to draw what each bundle keeps for its least faithful examples.
+        progress: Called while it runs.
+
+    Raises:
+        LmmpruneError: A bundle, a picture or a prompt can't be used here.
+    """
+    from lmmprune.caches import cache_directory
+    from lmmprune.compiler.compare import compare as room
+
+    examples = load_examples(str(data), prompts) if isinstance(data, (str, PathLike)) else list(data)
+    how = room.How(
+        max_new_tokens=max_new_tokens,
+        rounds=rounds,
+        threads=threads,
+        kept_answers=cache_directory("answers") if keep_answers else None,
+        drawings=drawings,
+    )
+    return room.compare(Path(base), [Path(other) for other in others], examples[:limit], how, progress)
 
 
 def read_result(file: File) -> Imported:
@@ -131,7 +181,7 @@ def evaluate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Ask questions with known answers; say the share of exact matches with its 95 % interval.
+    """Ask questions with known answers; say the share of right answers and of right first words, with intervals.
 
     Args:
         bundle: Its directory, or a model that is loaded.

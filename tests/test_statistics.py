@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lmmprune.compiler.study import statistics as ours
-from lmmprune.compiler.study.statistics import (
+from lmmprune.compiler.measure import statistics as ours
+from lmmprune.compiler.measure.statistics import (
     Estimate,
     estimate,
-    resample_accuracies,
+    resample_means,
     retention,
     speed_interaction,
     speedup,
@@ -39,7 +39,7 @@ def accuracies(generator: np.random.Generator) -> list[float]:
 
 
 def test_intervals_equal_a_bootstrap_written_out() -> None:
-    draws = resample_accuracies(CORRECT, PICTURES)
+    draws = resample_means(CORRECT, PICTURES)
     base, prune, int8, both = draws.T
     interaction = estimate(0.0, (both - prune) - (int8 - base))
     low, high = clustered(lambda g: (lambda b, p, q, c: (c - p) - (q - b))(*accuracies(g)))
@@ -55,7 +55,7 @@ def test_every_resample_of_two_pictures() -> None:
     # Two pictures can be drawn in four ways: (a,a), (a,b), (b,a), (b,b), each as likely.
     correct = np.array([[1, 1, 0], [0, 1, 1]], bool)
     pictures = ["a", "a", "b"]
-    draws = resample_accuracies(correct, pictures)
+    draws = resample_means(correct, pictures)
     expected = {"aa": (1.0, 0.5), "ab": (2 / 3, 2 / 3), "bb": (0.0, 1.0)}
     shares = {"aa": 0.25, "ab": 0.5, "bb": 0.25}
     for way, pair in expected.items():
@@ -63,24 +63,24 @@ def test_every_resample_of_two_pictures() -> None:
 
 
 def test_resamples_are_the_same_every_time_and_whatever_the_other_cells() -> None:
-    both = resample_accuracies(CORRECT, PICTURES)
-    assert (both == resample_accuracies(CORRECT, PICTURES)).all()
-    assert both[:, :1] == pytest.approx(resample_accuracies(CORRECT[:1], PICTURES))
+    both = resample_means(CORRECT, PICTURES)
+    assert (both == resample_means(CORRECT, PICTURES)).all()
+    assert both[:, :1] == pytest.approx(resample_means(CORRECT[:1], PICTURES))
 
 
 def test_clusters_widen_the_interval() -> None:
     # Answers that are equal within a picture: 12 pictures know no more than 12 questions.
     alike = np.repeat(np.random.default_rng(1).random((1, 12)) < 0.5, 5, axis=1)
     pictures = [str(index // 5) for index in range(60)]
-    together = estimate(0.5, resample_accuracies(alike, pictures)[:, 0])
-    apart = estimate(0.5, resample_accuracies(alike, [str(index) for index in range(60)])[:, 0])
+    together = estimate(0.5, resample_means(alike, pictures)[:, 0])
+    apart = estimate(0.5, resample_means(alike, [str(index) for index in range(60)])[:, 0])
     ratio = (together.high - together.low) / (apart.high - apart.low)
     assert ratio == pytest.approx(5**0.5, rel=0.15)
 
 
 def test_pairing_narrows_the_interval() -> None:
     # The same model twice: nothing is uncertain about the difference, much about each.
-    draws = resample_accuracies(np.stack([CORRECT[1], CORRECT[1]]), PICTURES)
+    draws = resample_means(np.stack([CORRECT[1], CORRECT[1]]), PICTURES)
     assert estimate(0.0, draws[:, 0] - draws[:, 1]) == Estimate(value=0.0, low=0.0, high=0.0)
 
 
@@ -99,13 +99,13 @@ def test_coverage_of_the_truth() -> None:
 def _few(correct: np.ndarray, pictures: list[str]) -> np.ndarray:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "RESAMPLES", 500)
-        return resample_accuracies(correct, pictures)[:, 0]
+        return resample_means(correct, pictures)[:, 0]
 
 
 @pytest.mark.parametrize("base", [[0, 0, 0, 0], [1, 0, 0, 0]])
 def test_no_retention_of_nothing(base: list[int]) -> None:
     correct = np.array([base, [1, 1, 1, 1]], bool)
-    draws = resample_accuracies(correct, list("abcd"))
+    draws = resample_means(correct, list("abcd"))
     assert retention(1.0, sum(base) / 4, draws[:, 1], draws[:, 0]) is None
 
 

@@ -1,9 +1,10 @@
-"""Estimates with intervals: paired bootstraps over pictures for accuracies, over rounds for times."""
+"""Estimates with intervals: paired bootstraps over pictures for accuracies and the like, over rounds for times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,32 +40,32 @@ class Estimate:
         return self.high < value - _ROUNDING
 
 
-def resample_accuracies(correct: NDArray[np.bool_], pictures: Sequence[str]) -> Floats:
-    """Return the accuracies of all cells when pictures are drawn again, with replacement.
+def resample_means(values: NDArray[Any], pictures: Sequence[str]) -> Floats:
+    """Return the means over questions when pictures are drawn again, with replacement.
 
     Questions about one picture are drawn together, because they aren't independent; all cells see the same draws, so
     that differences between columns are paired.
 
     Args:
-        correct: ``[cells, questions]``.
+        values: ``[cells, questions]``, numbers or whether an answer is right.
         pictures: For every question, what its picture is.
 
     Returns:
-        ``[RESAMPLES, cells]``, 0..1.
+        ``[RESAMPLES, cells]``.
 
     Reference:
         Field and Welsh, 2007, Bootstrapping clustered data.
     """
     names, cluster = np.unique(np.asarray(pictures), return_inverse=True)
-    right = np.zeros((len(names), len(correct)))
-    np.add.at(right, cluster, correct.T.astype(np.float64))
+    sums = np.zeros((len(names), len(values)))
+    np.add.at(sums, cluster, values.T.astype(np.float64))
     asked = np.bincount(cluster, minlength=len(names)).astype(np.float64)
     generator = np.random.default_rng(_SEED)
     chunks = []
     for start in range(0, RESAMPLES, _CHUNK):
         size = min(_CHUNK, RESAMPLES - start)
         drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size).astype(np.float64)
-        chunks.append((drawn @ right) / (drawn @ asked)[:, None])
+        chunks.append((drawn @ sums) / (drawn @ asked)[:, None])
     return np.concatenate(chunks)
 
 

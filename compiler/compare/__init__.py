@@ -1,0 +1,1 @@
+"""How faithful bundles are to another one, without knowing any right answer."""

@@ -1,0 +1,88 @@
+"""Keep what a bundle answered on disk, so that comparing the next bundle with it costs only the next one's answers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lmmprune.compiler.bundle.atomic import replace_file
+from lmmprune.compiler.bundle.bundle import Bundle, file_sha256
+from lmmprune.compiler.bundle.manifest import FILENAME
+from lmmprune.compiler.compare.record import LIKELIEST, Recorded
+from lmmprune.compiler.runtime.open_picture import to_rgb
+from lmmprune.errors import LmmpruneWarning
+
+_FIELDS = ("tokens", "ids", "log_probabilities")
+
+
+class KeptAnswers:
+    """The answers of one bundle at one length, by picture and prompt; in memory, and on disk if there is a folder."""
+
+    def __init__(self, folder: Path | None, bundle: Bundle, limit: int) -> None:
+        """Read what is there.
+
+        Args:
+            folder: Where such answers are kept; None: nowhere.
+            bundle: Whose answers.
+            limit: Tokens at most of each.
+        """
+        about = f"{file_sha256(bundle.path / FILENAME)} {limit} {LIKELIEST}"
+        self._file = None if folder is None else folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.npz"
+        self._answers: dict[str, Recorded] = {}
+        self._new = False
+        if self._file is not None and self._file.is_file():
+            self._answers = _read(self._file)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._answers
+
+    def __getitem__(self, key: str) -> Recorded:
+        return self._answers[key]
+
+    def __setitem__(self, key: str, answer: Recorded) -> None:
+        self._answers[key] = answer
+        self._new = True
+
+    def save(self) -> None:
+        """Write them, if any are new: the file is whole or as it was.
+
+        Raises:
+            OSError: The folder can't be written.
+        """
+        if self._file is None or not self._new:
+            return
+        arrays = {
+            f"{key}/{field}": getattr(answer, field) for key, answer in self._answers.items() for field in _FIELDS
+        }
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)
+        with replace_file(self._file) as stream:
+            stream.write(packed.getbuffer())
+        self._new = False
+
+
+def _read(file: Path) -> dict[str, Recorded]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            whole = {name: arrays[name] for name in arrays.files}
+        keys = {name.split("/")[0] for name in whole}
+        return {key: Recorded(**{field: whole[f"{key}/{field}"] for field in _FIELDS}) for key in keys}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(
+            f"the kept answers in '{file}' can't be read ({error}): they are made again", LmmpruneWarning, stacklevel=3
+        )
+        return {}
+
+
+def example_key(picture: Image.Image, prompt: str) -> str:
+    """Return what tells a picture with a prompt from others: a digest of its pixels and the text."""
+    rgb = to_rgb(picture)
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}\n{prompt}\n".encode())
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()[:32]
