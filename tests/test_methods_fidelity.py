@@ -107,7 +107,7 @@ def compare(name: str, shape: Shape, seed: int) -> bool:
     chosen = options(name, rng)
     method = METHODS[name](**chosen)
     stages = plan(method, shape, rng)
-    policy = str(rng.choice(["contiguous", "original"])) if method.has_places(shape.facts) else "contiguous"
+    policy = str(rng.choice(["contiguous", "original"]))
     cuts = [Cut(str(stage.site), stage.keep) for stage in stages]
     inside = [cut for cut in cuts if cut.site.startswith("llm")]
     before = [cut for cut in cuts if not cut.site.startswith("llm")]
