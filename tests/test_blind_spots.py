@@ -1,8 +1,8 @@
 """What a model is blind to must not choose tokens: a vector added to all keys of a layer changes no attention.
 
 ``q_i . (k_j + c) = q_i . k_j + q_i . c``, the same number for all j, which a softmax over j takes away. So features and
-logits stay, and so must what a score keeps that is made of attention. In front of a decoder's rotation that isn't so (it
-turns c for each j by another angle, and the model sees it): there c is added behind it.
+logits stay, and so must what a score keeps that is made of attention. In front of a decoder's rotation that isn't so:
+it turns c for each j by another angle, and the model sees it; there c is added behind it.
 """
 
 from __future__ import annotations
