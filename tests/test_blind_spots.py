@@ -33,7 +33,9 @@ LOOKS_AT_KEYS = {
 """Methods whose kept tokens may move in the encoder. Others use keys only for what the kept tokens take in: prumerge's
 neighbours, what joins visionzip's targets."""
 
-IN_DECODER_BY_KEYS: dict[str, str] = {}
+IN_DECODER_BY_KEYS = {
+    "dart": "its pivots are the longest keys, and it keeps the keys farthest from them, by the paper's design"
+}
 """The same in the decoder."""
 
 
