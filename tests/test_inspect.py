@@ -158,7 +158,7 @@ def test_methods_as_data(cli: Cli) -> None:
     assert not rows["ficoco-v"]["needs_cls"]
     assert rows["fastv"]["published_positions"] == "original"
     assert rows["cls"]["published_positions"] == "contiguous"
-    assert rows["aim"]["sites"] == "vision_output, llm_input_13..20"
+    assert rows["aim"]["sites"] == "vision_output, llm_input_14..21"
 
 
 def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
