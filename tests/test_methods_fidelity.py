@@ -119,11 +119,11 @@ def compare(name: str, shape: Shape, seed: int) -> bool:
 
     pixels = torch.from_numpy(rng.standard_normal((shape.batch, 3, shape.grid * 4, shape.grid * 4)).astype(np.float32))
     expected = see(torch_model(shape), name, parameters, before, pixels)
-    vision = canonical(shape)[0].clone()
-    ReduceVision(method=name, stages=stages, grid=shape.facts.grid)(vision)
-    found = session(vision)({"pixel_values": pixels.numpy()})
     if expected.margin < NEAR_TIE:
         return False
+    reduce_vision = ReduceVision(method=name, stages=stages, grid=shape.facts.grid)
+    call = reduced(shape, 0, reduce_vision, cut=bool(before))
+    found = call({"pixel_values": pixels.numpy()})
     # One stage needs no output of its own: it is the last one.
     kept = {cut.site: found.get(f"kept_indices.{cut.site}", found.get("kept_indices")) for cut in before}
     for site, places in expected.kept.items():
@@ -140,7 +140,7 @@ def compare(name: str, shape: Shape, seed: int) -> bool:
         positions=policy,
         special_ids=(0, 1, 2, IMAGE_TOKEN),
     )
-    call = decoder_session(shape, run if inside else None)
+    call = reduced(shape, 1, run, cut=bool(inside))
     places = found.get("kept_indices", np.arange(len(features))[None])[0]
     logits, places_inside, words = generate(call, shape, features, places, prefix, tail, policy, run)
     said = say(
@@ -177,18 +177,25 @@ def prompt(rng: np.random.Generator, shortest_tail: int) -> tuple[list[int], lis
     return first, second
 
 
+def reduced(shape: Shape, side: int, cuts: ReduceVision | ReduceDecoder, *, cut: bool) -> Run:
+    """Return the vision graph (0) or the decoder (1) after a pass; one that cuts nothing there leaves what it was."""
+    graph = canonical(shape)[side].clone()
+    cuts(graph)
+    if cut:
+        return session(graph)
+    call, nodes = untouched(shape, side)
+    assert [node.name for node in graph.graph] == nodes
+    return call
+
+
 @functools.cache
-def _uncut(shape: Shape) -> Run:
-    return session(canonical(shape)[1])
-
-
-def decoder_session(shape: Shape, cuts: ReduceDecoder | None) -> Run:
-    """Return the decoder with cuts; without any it is the same one for all methods."""
-    if cuts is None:
-        return _uncut(shape)
-    decoder = canonical(shape)[1].clone()
-    cuts(decoder)
-    return session(decoder)
+def untouched(shape: Shape, side: int) -> tuple[Run, list[str | None]]:
+    """Return the session that all methods share which don't cut on a side, and its nodes."""
+    graph = canonical(shape)[side].clone()
+    if side == 0:
+        # The traced layer beyond the features goes.
+        ReduceVision(method="uniform", stages=(), grid=shape.facts.grid)(graph)
+    return session(graph), [node.name for node in graph.graph]
 
 
 def generate(
