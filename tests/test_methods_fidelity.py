@@ -32,12 +32,16 @@ TOLERANCE = 1e-4
 NEAR_TIE = 1e-5
 
 
+# They cut behind a layer that isn't the first, and so need a third.
+BEHIND_A_LAYER = {"aim", "dart", "fastv", "inflection", "priortr", "sparsevlm", "v2drop"}
+
 Draw = Callable[[np.random.Generator], Any]
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def shapes_for(method: type[Method]) -> list[Shape]:
-    return [shape for shape in SHAPES if shape.has_cls or not method.needs_cls]
+    deep = 3 if method.name in BEHIND_A_LAYER else 2
+    return [shape for shape in SHAPES if (shape.has_cls or not method.needs_cls) and shape.llm_layers >= deep]
 
 
 def _share(rng: np.random.Generator) -> float:
@@ -115,11 +119,11 @@ def compare(name: str, shape: Shape, seed: int) -> bool:
 
     pixels = torch.from_numpy(rng.standard_normal((shape.batch, 3, shape.grid * 4, shape.grid * 4)).astype(np.float32))
     expected = see(torch_model(shape), name, parameters, before, pixels)
-    vision = canonical(shape)[0].clone()
-    ReduceVision(method=name, stages=stages, grid=shape.facts.grid)(vision)
-    found = session(vision)({"pixel_values": pixels.numpy()})
     if expected.margin < NEAR_TIE:
         return False
+    reduce_vision = ReduceVision(method=name, stages=stages, grid=shape.facts.grid)
+    call = reduced(shape, 0, reduce_vision, cut=bool(before))
+    found = call({"pixel_values": pixels.numpy()})
     # One stage needs no output of its own: it is the last one.
     kept = {cut.site: found.get(f"kept_indices.{cut.site}", found.get("kept_indices")) for cut in before}
     for site, places in expected.kept.items():
@@ -136,7 +140,7 @@ def compare(name: str, shape: Shape, seed: int) -> bool:
         positions=policy,
         special_ids=(0, 1, 2, IMAGE_TOKEN),
     )
-    call = decoder_session(shape, run if inside else None)
+    call = reduced(shape, 1, run, cut=bool(inside))
     places = found.get("kept_indices", np.arange(len(features))[None])[0]
     logits, places_inside, words = generate(call, shape, features, places, prefix, tail, policy, run)
     said = say(
@@ -173,18 +177,25 @@ def prompt(rng: np.random.Generator, shortest_tail: int) -> tuple[list[int], lis
     return first, second
 
 
+def reduced(shape: Shape, side: int, cuts: ReduceVision | ReduceDecoder, *, cut: bool) -> Run:
+    """Return the vision graph (0) or the decoder (1) after a pass; one that cuts nothing there leaves what it was."""
+    graph = canonical(shape)[side].clone()
+    cuts(graph)
+    if cut:
+        return session(graph)
+    call, nodes = untouched(shape, side)
+    assert [node.name for node in graph.graph] == nodes
+    return call
+
+
 @functools.cache
-def _uncut(shape: Shape) -> Run:
-    return session(canonical(shape)[1])
-
-
-def decoder_session(shape: Shape, cuts: ReduceDecoder | None) -> Run:
-    """Return the decoder with cuts; without any it is the same one for all methods."""
-    if cuts is None:
-        return _uncut(shape)
-    decoder = canonical(shape)[1].clone()
-    cuts(decoder)
-    return session(decoder)
+def untouched(shape: Shape, side: int) -> tuple[Run, list[str | None]]:
+    """Return the session that all methods share which don't cut on a side, and its nodes."""
+    graph = canonical(shape)[side].clone()
+    if side == 0:
+        # The traced layer beyond the features goes.
+        ReduceVision(method="uniform", stages=(), grid=shape.facts.grid)(graph)
+    return session(graph), [node.name for node in graph.graph]
 
 
 def generate(
@@ -202,7 +213,8 @@ def generate(
     positions = np.arange(ids.shape[1])
     if policy == "original":
         start, stop = len(prefix), len(prefix) + len(features)
-        positions[start:stop] = start + places
+        # A token that is no patch has the first image place's number.
+        positions[start:stop] = start + np.maximum(places, 0)
         positions[stop:] += shape.facts.tokens - len(features)
     past, present = cache_names(shape.llm_layers)
     cache = {name: np.zeros((1, shape.kv_heads, 0, shape.head_dim), np.float32) for pair in past for name in pair}

@@ -36,6 +36,7 @@ class MmTok(Method):
     reference = "arXiv 2508.18264"
     exactness = "exact but for the picture's cosines, which are of projected features [ours]"
     published_positions = "contiguous"
+    published_positions = "contiguous"
     site = llm_input(0)
     sites = "llm_input_0"
 
