@@ -43,7 +43,7 @@ def methods_in_full() -> str:
             f"### `{name}`",
             "",
             f"* Cuts at: {method.sites}{'; needs CLS' if method.needs_cls else ''}",
-            f"* Tokens left: {method.schedule}; {method.positions} positions",
+            f"* Tokens left: {method.schedule}; positions {method.numbering()}",
             *([f"* Parameters: {parameters}"] if parameters else []),
             f"* What is exact: {method.exactness}",
             f"* Paper: {_paper(method.reference)}",

@@ -175,22 +175,35 @@ class SmallDecoder:
         for i in range(self.layers):
             length = len(x)
             at = positions - (shift[i] if shift else 0)
-            q, k, v = ((x @ w[f"{n}{i}"]).reshape(length, -1, self.width).transpose(1, 0, 2) for n in "qkv")
-            k = np.concatenate([past[i][0], self._turned(k, at)], axis=1)
-            v = np.concatenate([past[i][1], v], axis=1)
+            a, k = self.attention(i, x, at, past[i][0])
+            v = np.concatenate([past[i][1], self._heads(x @ w[f"v{i}"])], axis=1)
             present.append((k, v))
-            group = self.heads // self.kv_heads
-            logits = self._turned(q, at) @ np.repeat(k, group, axis=0).transpose(0, 2, 1) / np.sqrt(self.width)
-            seen = np.arange(k.shape[1])[None] <= (np.arange(length) + k.shape[1] - length)[:, None]
-            a = np.exp(np.where(seen, logits, -np.inf))
-            a /= a.sum(-1, keepdims=True)
-            x = x + (a @ np.repeat(v, group, axis=0)).transpose(1, 0, 2).reshape(length, -1) @ w[f"o{i}"]
+            x = (
+                x
+                + (a @ np.repeat(v, self.heads // self.kv_heads, axis=0)).transpose(1, 0, 2).reshape(length, -1)
+                @ w[f"o{i}"]
+            )
             if cut is not None:
                 x, positions = cut(f"llm_layer_{i}", x, positions, Layer(a))
             x = x + x @ w[f"fc{i}"]
             if cut is not None:
                 x, positions = cut(f"llm_input_{i + 1}", x, positions, Layer(a))
         return x[-1] @ w["head"], present
+
+    def attention(
+        self, layer: int, x: np.ndarray, positions: np.ndarray, past: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a layer's queries give to its keys ``[H,S,P+S]``, and these keys ``[Hk,P+S,D]``."""
+        w = {name: self.weights()[f"{name}{layer}"].astype(np.float64) for name in "qk"}
+        q, k = (self._turned(self._heads(x @ w[name]), positions) for name in "qk")
+        k = k if past is None else np.concatenate([past, k], axis=1)
+        logits = q @ np.repeat(k, self.heads // self.kv_heads, axis=0).transpose(0, 2, 1) / np.sqrt(self.width)
+        seen = np.arange(k.shape[1])[None] <= (np.arange(len(x)) + k.shape[1] - len(x))[:, None]
+        a = np.exp(np.where(seen, logits, -np.inf))
+        return a / a.sum(-1, keepdims=True), k
+
+    def _heads(self, rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(len(rows), -1, self.width).transpose(1, 0, 2)
 
     def _turned(self, heads: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Rotate ``[H,S,D]`` by its positions, the two halves of D against each other."""

@@ -52,7 +52,7 @@ def test_a_method_that_needs_cls_on_a_tower_without(method: str, siglip: Path, r
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        # Four layers: the first one sees all 144 tokens.
+        # Four layers: the first two see all 144 tokens.
         (
             ("--method", "fastv", "--keep", 30),
             "can't bring this model to 30 visual tokens per decoder layer on average",
@@ -63,8 +63,8 @@ def test_a_method_that_needs_cls_on_a_tower_without(method: str, siglip: Path, r
         (("--method", "fastv", "--ratio", 0.5, "--set", "layr=3"), "method 'fastv' has no option 'layr'; did you mean"),
         (("--method", "tome", "--ratio", 0.5, "--set", "r=8"), "method 'tome' has no option 'r'; it has none"),
         (("--method", "fastv", "--set", "layer"), "--set layer: expected name=value"),
-        (("--method", "fastv", "--ratio", 0.5, "--set", "layer=32"), "layers 32: expected ascending numbers in 1..31"),
-        (("--method", "fastv", "--ratio", 0.5, "--set", "layer=0"), "layers 0: expected ascending numbers in 1..31"),
+        (("--method", "fastv", "--ratio", 0.5, "--set", "layer=32"), "layers 32: expected ascending numbers in 2..31"),
+        (("--method", "fastv", "--ratio", 0.5, "--set", "layer=1"), "layers 1: expected ascending numbers in 2..31"),
         (("--method", "sparsevlm", "--ratio", 0.5, "--set", "layers=2,6,x"), "expected a list such as 2,6,15"),
         (("--method", "sparsevlm", "--ratio", 0.5, "--set", "layers=6,2"), "layers 6,2: expected ascending numbers"),
         (("--method", "vtc-cls", "--ratio", 0.5, "--set", "first_layer=23"), "first_layer=23: expected 0..22"),
@@ -80,12 +80,15 @@ def test_what_the_method_cant_do(arguments: tuple[object, ...], message: str, re
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("fastv", "method 'fastv' cuts between decoder layers, and this decoder has one"),
-        ("inflection", "the decoder has one layer and no site between layers: give --set llm_keep=1"),
+        (
+            "fastv",
+            "scores a decoder layer behind the first one, and needs 3 layers for a cut: this decoder has 2",
+        ),
+        ("inflection", "this decoder has 2 layers: give --set llm_keep=1"),
     ],
 )
-def test_a_decoder_of_one_layer_has_no_place_between_layers(method: str, message: str, refusal: Refusal) -> None:
-    arguments = ("--weights", "dummy", "--layers", 1, "--method", method, "--ratio", 0.5)
+def test_a_decoder_of_two_layers_has_only_the_first_to_score(method: str, message: str, refusal: Refusal) -> None:
+    arguments = ("--weights", "dummy", "--layers", 2, "--method", method, "--ratio", 0.5)
     assert message in refusal(*arguments, model="llava-1.5-7b")
 
 

@@ -15,11 +15,13 @@ from short_request import short_request
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
+from lmmprune.compiler.export.choices import positions_of
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError, LmmpruneError, ModelError, TargetError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import resolve
+from lmmprune.passes.methods import METHODS
 
 
 def test_unpruned_answers_equal_transformers_generate_token_for_token() -> None:
@@ -102,40 +104,46 @@ def test_the_report_counts_tokens_and_flops() -> None:
 
 
 def test_the_report_counts_what_layers_see_behind_cuts() -> None:
-    """FastV cuts before layer 1 of 4, as before layer 2 of 32: (144 + 3 K) / 4 = 72."""
-    _, report = exported_again(method="fastv", ratio=0.5)
+    """FastV cuts before layer 2 of 4, as layer 0 is never scored: (2 * 144 + 2 K) / 4 = 96."""
+    _, report = exported_again(method="fastv", keep=96)
     manifest = report.manifest
     assert [(s.site, s.tokens_in, s.tokens_out, s.text_removed) for s in manifest.schedule] == [
-        ("llm_input_1", 144, 48, 0)
+        ("llm_input_2", 144, 48, 0)
     ]
-    assert (manifest.image_tokens, manifest.requested_tokens, manifest.average_tokens) == (144, 72, 72.0)
-    assert (manifest.positions, manifest.llm_positions) == ("contiguous", "original")
+    assert (manifest.image_tokens, manifest.requested_tokens, manifest.average_tokens) == (144, 96, 96.0)
+    assert (manifest.positions, manifest.llm_positions) == ("original", "original")
     # "<s> USER: " before the image.
     assert manifest.prefix == 3
-    assert manifest.cache.length_offsets == (0, -96, -96, -96)
+    assert manifest.cache.length_offsets == (0, 0, -96, -96)
 
     def layer(n: int) -> float:
         return 6 * n * 128**2 + 4 * n * n * 128 + 6 * n * 128 * 384
 
     # The score: the last of 204 queries on all keys, by four heads of width 32.
     score = 2 * 204 * 128
-    expected = layer(204) + 3 * layer(108) + score + 2 * 128 * _vocabulary()
+    expected = 2 * layer(204) + 2 * layer(108) + score + 2 * 128 * _vocabulary()
     assert manifest.flops["prefill"] == {"before": 4 * layer(204) + 2 * 128 * _vocabulary(), "after": expected}
 
 
 @pytest.mark.parametrize(
     ("method", "asked", "expected"),
     [
-        ("fastv", None, ("contiguous", "original")),
-        ("fastv", "contiguous", ("contiguous", "contiguous")),
-        ("aim", None, ("contiguous", "original")),
-        ("ficoco-l", None, ("contiguous", "contiguous")),
-        ("ficoco-l", "original", ("original", "original")),
+        ("fastv", None, "original"),
+        ("fastv", "contiguous", "contiguous"),
+        ("visionzip", None, "original"),
+        ("ficoco-l", None, "original"),
+        ("ficoco-l", "contiguous", "contiguous"),
     ],
 )
-def test_position_policies(method: str, asked: str | None, expected: tuple[str, str]) -> None:
+def test_position_policies(method: str, asked: str | None, expected: str) -> None:
     manifest = exported_again(method=method, ratio=0.5, positions=asked)[1].manifest
-    assert (manifest.positions, manifest.llm_positions) == expected
+    assert (manifest.positions, manifest.llm_positions) == (expected, expected)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_original_positions_are_the_default_of_every_method(name: str) -> None:
+    assert positions_of(None, METHODS[name]()) == "original"
+    assert positions_of("contiguous", METHODS[name]()) == "contiguous"
 
 
 def _vocabulary() -> int:
@@ -193,16 +201,6 @@ def test_dummy_7b_layers_export(tmp_path: Path) -> None:
         ({"layers": 1}, ModelError, "needs --weights dummy"),
         ({"int8": True, "calibration": Path("nowhere")}, InputError, "doesn't exist"),
         ({"positions": "other"}, InputError, "expected 'contiguous' or 'original'"),
-        (
-            {"method": "visionzip", "ratio": 0.5, "positions": "original"},
-            InputError,
-            "the place of no patch",
-        ),
-        (
-            {"method": "prumerge", "ratio": 0.5, "positions": "original"},
-            InputError,
-            "the place of no patch",
-        ),
     ],
 )
 def test_bad_requests_leave_nothing(

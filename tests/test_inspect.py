@@ -86,9 +86,9 @@ def test_cuts_in_both_graphs_are_listed(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ("fastv", "positions original behind cuts in the decoder, target"),
-        ("ficoco-vl", "ficoco-vl, positions contiguous, target"),
-        ("freepruner", "freepruner, positions contiguous, target"),
+        ("fastv", "fastv, positions original, target"),
+        ("ficoco-vl", "ficoco-vl, positions original, target"),
+        ("freepruner", "freepruner, positions original, target"),
     ],
 )
 def test_positions_are_those_of_the_manifest(method: str, said: str, cli: Cli) -> None:
@@ -140,10 +140,15 @@ def test_methods_as_data(cli: Cli) -> None:
     assert set(METHODS) <= set(rows)
     for name, row in rows.items():
         assert set(row) == {
-            *("name", "sites", "schedule", "positions", "needs_cls", "parameters", "reference", "exactness")
+            *("name", "sites", "schedule", "positions", "needs_cls", "parameters", "reference", "exactness"),
+            "published_positions",
         }
-        assert all(isinstance(row[key], str) and row[key] for key in set(row) - {"needs_cls", "parameters"}), name
-        assert row["positions"] in ("contiguous", "original")
+        assert all(
+            isinstance(row[key], str) and row[key]
+            for key in set(row) - {"needs_cls", "parameters", "published_positions"}
+        ), name
+        assert row["positions"] == "original"
+        assert row["published_positions"] in ("contiguous", "original", None)
         assert row["reference"] == "baseline" or re.fullmatch(r"arXiv \d{4}\.\d{5}(v\d)?", row["reference"])
         # What is printed can be given back with --set.
         options = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in row["parameters"].items()}
@@ -151,7 +156,8 @@ def test_methods_as_data(cli: Cli) -> None:
     assert rows["sparsevlm"]["parameters"] == {"layers": [2, 6, 15]}
     assert rows["cls"]["needs_cls"]
     assert not rows["ficoco-v"]["needs_cls"]
-    assert rows["fastv"]["positions"] == "original"
+    assert rows["fastv"]["published_positions"] == "original"
+    assert rows["cls"]["published_positions"] == "contiguous"
     assert rows["aim"]["sites"] == "vision_output, llm_input_13..20"
 
 
@@ -163,7 +169,14 @@ def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
     for name in METHODS:
         assert any(line.split()[:1] == [name] for line in lines), name
     text = " ".join(out.split())
-    for part in ("layers=2,6,15", "needs CLS", "original positions", "arXiv 2411.17686", "llm_layer_4..31"):
+    for part in (
+        "layers=2,6,15",
+        "needs CLS",
+        "positions original",
+        "(as published: contiguous)",
+        "arXiv 2411.17686",
+        "llm_layer_5..31",
+    ):
         assert part in text
 
 

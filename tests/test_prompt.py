@@ -81,6 +81,9 @@ def test_original_positions(bundle: Bundle, prompter: Prompter) -> None:
     expected = [*range(7), 7 + 1, 7 + 5, 7 + 6, 7 + 15, *range(7 + 16, 7 + 16 + tail)]
     assert original.positions(encoded, np.array([1, 5, 6, 15])).tolist() == [expected]
     assert original.positions(encoded, None).tolist() == [list(range(encoded.length))]
+    # CLS in front and a sum behind have no place: they share the picture's first with the patch that stands there.
+    expected[7:11] = [7, 7 + 0, 7 + 6, 7]
+    assert original.positions(encoded, np.array([-1, 0, 6, -1])).tolist() == [expected]
 
 
 def test_prompt_too_long(prompter: Prompter) -> None:

@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from towers import run, session
 
-from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input, llm_layer
+from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input, llm_layer, parse_site
 from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce.filters import text_attention
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
@@ -32,6 +32,7 @@ def longest(at: SiteContext) -> ir.Value:
 
 RULES: dict[str, ReductionRule] = {
     "last": FASTV,
+    "own": get_method("pyramiddrop").rule(),
     "text": Reduce(filter=asked_for),
     "ficoco": get_method("ficoco-l", {"eps": "0.6"}).rule(),
     "longest": Reduce(filter=longest),
@@ -42,6 +43,7 @@ RULES: dict[str, ReductionRule] = {
 class Oracle:
     """What the stages do in a prefill, over single entries."""
 
+    decoder: SmallDecoder
     stages: dict[str, tuple[str, int, int]]  # site -> rule, keep, prune_text
     ids: list[int]
     tokens: int
@@ -64,6 +66,10 @@ class Oracle:
         asked = {j: np.mean([a[t, j] for t in text]) for j in visual + text}
         if rule == "longest":
             stay = sorted(visual, key=lambda j: (-np.linalg.norm(x[j]), j))[:keep]
+        elif rule == "own":
+            # Of the layer that the cut is in front of, on what enters it, under the numbers that it has there.
+            own = self.decoder.attention(parse_site(site).layer, x, positions)[0].mean(axis=0)
+            stay = sorted(visual, key=lambda j: (-own[-1, j], j))[:keep]
         elif rule == "last":
             stay = sorted(visual, key=lambda j: (-a[-1, j], j))[:keep]
         elif rule == "text":
@@ -131,7 +137,8 @@ def test_any_chain_of_cuts_equals_numpy(
         # Once in a while a stage keeps all the visual tokens; the first one only if words go there.
         if (index == 0 and not pruned) or rng.random() < 0.8:
             keep = int(rng.integers(1, max(keep, 2)))
-        stages.append((site, keep, "longest" if layer < 0 else str(rng.choice(list(RULES))), pruned))
+        rules = [name for name in RULES if name != "own" or before_next]
+        stages.append((site, keep, "longest" if layer < 0 else str(rng.choice(rules)), pruned))
 
     model, reduce = cut_decoder(
         decoder,
@@ -146,7 +153,7 @@ def test_any_chain_of_cuts_equals_numpy(
         if keep < n or prune:
             active[str(site)] = (rule if keep < n else "last", keep, prune)
         n = keep
-    oracle = Oracle(active, ids, tokens, prefix, positions)
+    oracle = Oracle(decoder, active, ids, tokens, prefix, positions)
     features, at = decoder.features(tokens), np.arange(len(ids))
     call = session(model)
     found = call(feeds(decoder, ids, at, features, decoder.no_cache()))
@@ -171,6 +178,7 @@ def test_any_chain_of_cuts_equals_numpy(
 CHAIN = [
     stage(llm_layer(0), 7, RULES["ficoco"]),
     stage(llm_input(2), 5, RULES["text"], prune_text=2),
+    stage(llm_input(3), 4, RULES["own"]),
     stage(llm_layer(3), 2, RULES["ficoco"]),
 ]
 
@@ -221,10 +229,11 @@ def test_lengths_are_those_of_the_schedule() -> None:
     assert {str(site): length for site, length in reduce.lengths(20).items()} == {
         "llm_layer_0": 19,  # 8 -> 7
         "llm_input_2": 15,  # 7 -> 5 and two words
-        "llm_layer_3": 12,  # 5 -> 2
+        "llm_input_3": 14,  # 5 -> 4
+        "llm_layer_3": 12,  # 4 -> 2
     }
     # A cut in a layer, or before it, shortens the next cache; nothing comes behind the last layer's cut.
-    assert reduce.removed_before(4) == [0, 1, 5, 5]
+    assert reduce.removed_before(4) == [0, 1, 5, 6]
 
 
 def test_nothing_to_cut_is_the_same_graph() -> None:

@@ -77,7 +77,10 @@ def test_the_average_is_what_was_asked_for(name: str, model: Facts, ratio: float
     for site, _ in stages:
         limit = model.decoder_layers if site.in_decoder else model.encoder_layers
         assert 0 <= site.layer < limit
+        # Layer 0 is never what is scored: pyramiddrop scores the layer behind the cut, others the one before it.
+        assert site.kind != "llm_input" or site.layer != 1 or name in ("pyramiddrop", "v2drop")
         assert site.kind != "llm_input" or site.layer >= (0 if name in ("cdpruner", "mmtok") else 1)
+        assert site.kind != "llm_layer" or site.layer >= 1
     inside = any(site.in_decoder for site, _ in stages)
     assert handed_on(stages, model) == average(stages, model)
     assert abs(average(stages, model) - target) <= (1 if inside else 0)
@@ -148,12 +151,46 @@ def test_layers_of_7b_are_the_papers() -> None:
     }
     assert layers["ficoco-v"] == [f"vision_layer_{i}" for i in range(12, 23)]
     assert layers["tome"] == [f"vision_layer_{i}" for i in range(23)]
-    assert layers["sparsevlm"] == ["llm_input_2", "llm_input_6", "llm_input_15"]
+    assert layers["sparsevlm"] == ["llm_input_3", "llm_input_7", "llm_input_16"]
     assert layers["aim"] == ["vision_output", *(f"llm_input_{i}" for i in range(13, 21))]
     assert layers["inflection"] == ["vision_output", "llm_input_3"]
-    assert layers["ficoco-l"][0] == "llm_layer_4"
+    assert layers["ficoco-l"][0] == "llm_layer_5"
     assert layers["ficoco-vl"][0] == "vision_layer_12"
-    assert "llm_layer_4" in layers["ficoco-vl"]
+    assert "llm_layer_5" in layers["ficoco-vl"]
+    assert "llm_layer_4" not in layers["ficoco-vl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "expected"),
+    [
+        # Scored layers 2, 6, 15 of 32 become 1, 1, 2 of 4: cuts one behind them.
+        ("sparsevlm", 100, ["llm_input_2", "llm_input_3"]),
+        ("pyramiddrop", 100, ["llm_input_1", "llm_input_2", "llm_input_3"]),
+        ("fastv", 100, ["llm_input_2"]),
+        ("aim", 100, ["llm_input_2", "llm_input_3"]),
+        ("inflection", 100, ["vision_output", "llm_input_2"]),
+        ("ficoco-l", 100, ["llm_layer_1", "llm_layer_2", "llm_layer_3"]),
+    ],
+)
+def test_layer_0_is_never_scored_on_four_layers(name: str, target: int, expected: list[str]) -> None:
+    found = [str(stage.site) for stage in get_method(name).plan(facts(12, 6, 4), target)]
+    assert found == expected or ["vision_output", *found] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("fastv", {"layer": "1"}, r"layers 1: expected ascending numbers in 2\.\.31"),
+        ("sparsevlm", {"layers": "0,6"}, r"layers 0,6: expected ascending numbers in 1\.\.30"),
+        ("pyramiddrop", {"layers": "0"}, r"layers 0: expected ascending numbers in 1\.\.31"),
+        ("aim", {"first_layer": "1"}, r"expected ascending numbers in 2\.\.31"),
+        ("inflection", {"llm_layer": "0"}, r"llm_layer=0: expected 1\.\.30"),
+        ("ficoco-l", {"first_layer": "0"}, r"first_layer=0: expected 1\.\.31"),
+    ],
+)
+def test_layer_0_cannot_be_asked_for(name: str, option: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        get_method(name, option).plan(LLAVA_7B, 288)
 
 
 def test_half_of_the_tokens_per_layer_at_most() -> None:
@@ -177,8 +214,12 @@ def test_half_of_the_tokens_per_layer_at_most() -> None:
         ("fastv", 20, LLAVA_7B, "can't bring this model to 20 visual tokens per decoder layer on average"),
         ("ficoco-l", 60, LLAVA_7B, "method 'ficoco-l' can't bring this model to 60"),
         ("ficoco-vl", 1, LLAVA_7B, "method 'ficoco-vl' can't bring this model to 1 "),
-        ("fastv", 20, facts(6, 3, 1), "method 'fastv' cuts between decoder layers, and this decoder has one"),
-        ("inflection", 20, facts(6, 3, 1), "the decoder has one layer and no site between layers"),
+        *[
+            (name, 20, facts(6, 3, layers), rf"method '{name}' scores a decoder layer .* this decoder has {layers};")
+            for name, layers in (("fastv", 2), ("sparsevlm", 2), ("aim", 2), ("pyramiddrop", 1))
+        ],
+        ("ficoco-l", 20, facts(6, 3, 1), "scores decoder layers behind the first one, and this decoder has one layer"),
+        ("inflection", 20, facts(6, 3, 2), "this decoder has 2 layers: give --set llm_keep=1"),
         ("prumerge", 1, LLAVA_7B, "adds a token to those that it keeps: keep 2 or more"),
     ],
 )

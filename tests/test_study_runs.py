@@ -114,7 +114,7 @@ def test_what_a_study_says() -> None:
     # A constant selection keeps the same in both precisions.
     assert cells["random-0.5-int8"]["iou_vision_output_mean"] == 1
     assert 0 < cells["freepruner-0.5-int8"]["iou_vision_output_mean"] <= 1
-    assert "iou_llm_input_1_mean" in cells["fastv-0.5-int8"]
+    assert "iou_llm_input_2_mean" in cells["fastv-0.5-int8"]
     record = json.loads((folder / "study.json").read_text())
     assert record["identity"] == said["study"]
     assert record["request"]["methods"] == ["random", "freepruner", "fastv"]

@@ -120,7 +120,7 @@ def stage(manifest: dict[str, Any], index: int) -> dict[str, Any]:
         ("ficoco-vl", lambda m: m["parameters"].update(lambda_=0.9), {"kept indices", "image features"}),
         ("ficoco-vl", lambda m: m["parameters"].update(beta=0.0), {"kept in the decoder", "logits"}),
         ("ficoco-vl", lambda m: m["parameters"].update(eps=0.5), {"kept indices", "image features", "logits"}),
-        ("ficoco-vl", lambda m: m.update(llm_positions="original"), {"logits"}),
+        ("ficoco-vl", lambda m: m.update(llm_positions="contiguous"), {"logits"}),
         ("ficoco-vl", lambda m: m["cache"]["length_offsets"].__setitem__(3, 0), {"cache lengths"}),
         ("ficoco-vl", lambda m: stage(m, 1).update(tokens_out=107), {"kept counts"}),
         ("ficoco-vl", lambda m: stage(m, 3).update(tokens_out=59), {"kept counts"}),

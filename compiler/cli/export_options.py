@@ -82,8 +82,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     method_options(),
     option(
         "--positions",
-        type=click.Choice(["contiguous", "original"]),
-        help="How the tokens that stay are numbered.  [default: the method's]",
+        type=click.Choice(["original", "contiguous"]),
+        help="Kept tokens keep their numbers, or are numbered anew (as most released codes do).  [default: original]",
         group=PRUNING,
     ),
     option("--int8", is_flag=True, help="Quantize to INT8, calibrated on the pruned graph.", group=_INT8),

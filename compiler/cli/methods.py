@@ -39,7 +39,7 @@ def command(name: str | None, method_file: Path | None, as_json: bool) -> None:
         if as_json:
             print_json(rows)
         else:
-            show(_table(rows))
+            show(_table(rows, methods))
         return
     if name not in methods:
         raise InputError(f"no method '{name}'{suggestion(name, methods)}")
@@ -54,7 +54,7 @@ def command(name: str | None, method_file: Path | None, as_json: bool) -> None:
                 "what it does": found["summary"],
                 "cut at": found["sites"],
                 "tokens left": found["schedule"],
-                "positions": found["positions"],
+                "positions": methods[name].numbering(),
                 "needs CLS": "yes" if found["needs_cls"] else "no",
                 "reference": found["reference"],
                 "what is exact": found["exactness"],
@@ -75,6 +75,7 @@ def _describe(name: str, method: type[Method]) -> dict[str, Any]:
         "sites": method.sites,
         "schedule": method.schedule,
         "positions": method.positions,
+        "published_positions": method.published_positions,
         "needs_cls": method.needs_cls,
         "parameters": method().parameters,
         "reference": method.reference,
@@ -100,7 +101,7 @@ def _options(method: type[Method]) -> list[dict[str, Any]]:
     ]
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], methods: dict[str, type[Method]]) -> Table:
     """Return a table that fits into 100 columns: cells of several lines, a gap between methods."""
     cells = []
     for row in rows:
@@ -109,7 +110,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         lines = (
             [row["name"]],
             [row["sites"], row["schedule"]],
-            [*filter(None, [parameters]), *cls, f"{row['positions']} positions"],
+            [*filter(None, [parameters]), *cls, f"positions {methods[row['name']].numbering()}"],
             [row["reference"], row["exactness"]],
         )
         cells.append(["\n".join(each) for each in lines])

@@ -95,14 +95,12 @@ def check_cache(capacity: int, target: Target, entering: int, positions: int) ->
         )
 
 
-def positions_of(asked: str | None, method: Method, facts: Facts, in_vision: bool, *, rows: int = 1) -> tuple[str, str]:
-    """Return the policy of the sequence that enters the decoder, and of the cuts inside it.
+def positions_of(asked: str | None, method: Method, *, rows: int = 1) -> str:
+    """Return how tokens are numbered that enter the decoder, and those behind cuts inside it.
 
     Args:
         asked: ``--positions``.
         method: The method.
-        facts: The model.
-        in_vision: Whether it removes tokens before the decoder.
         rows: Numbers that say where a token stands.
     """
     if asked not in (None, "contiguous", "original"):
@@ -114,15 +112,5 @@ def positions_of(asked: str | None, method: Method, facts: Facts, in_vision: boo
                 "--positions contiguous: this model numbers visual tokens by their row and column in the picture, which"
                 " stay what they are; leave it out"
             )
-        if in_vision and not method.has_places(facts):
-            raise InputError(
-                f"method '{method.name}' makes tokens that have the place of no patch, and this model needs each"
-                " token's row and column; choose another"
-            )
-        return "original", "original"
-    if asked == "original" and in_vision and not method.has_places(facts):
-        raise InputError(
-            f"--positions original: method '{method.name}' makes tokens that have the place of no patch; leave it out"
-        )
-    # Before the decoder, methods number what is left anew; inside it each has its own way.
-    return asked or "contiguous", asked or method.positions
+        return "original"
+    return asked or method.positions

@@ -37,8 +37,7 @@ class Decision:
         data: Pictures with questions; None where nothing is measured.
         counts: Visual tokens that were asked for, ascending; none where the pictures decide.
         stages: Of the largest count; none where nothing is removed, or the pictures decide.
-        positions: Policy of the sequence that enters the decoder.
-        llm_positions: Policy behind cuts inside it.
+        positions: How tokens are numbered that enter the decoder, and those behind cuts inside it.
     """
 
     request: Request
@@ -52,7 +51,6 @@ class Decision:
     counts: tuple[int, ...]
     stages: tuple[Stage, ...]
     positions: str
-    llm_positions: str
 
     @property
     def auto(self) -> Auto | None:
@@ -109,13 +107,7 @@ def decide(request: Request) -> Decision:
     # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
     counts = counts_of(request, method, facts)
     stages = method.plan(facts, max(counts)) if counts else ()
-    positions, llm_positions = positions_of(
-        request.positions,
-        method,
-        facts,
-        not stages or not stages[0].site.in_decoder,
-        rows=source.decoder.position_rows,
-    )
+    positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
     if request.static_cache is not None:
         check_cache(request.static_cache, target, image_tokens_of(stages, facts), source.decoder.max_positions)
         target = with_scatter(target)
@@ -131,7 +123,6 @@ def decide(request: Request) -> Decision:
         counts=counts,
         stages=tuple(stages),
         positions=positions,
-        llm_positions=llm_positions,
     )
 
 

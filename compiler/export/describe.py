@@ -39,7 +39,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
     return Interface(
         prompt=reduced.prompt,
         positions=decision.positions,
-        llm_positions=decision.llm_positions,
+        llm_positions=decision.positions,
         max_positions=decision.source.decoder.max_positions,
         schedule=_schedule(decision, reduced),
         image_tokens=reduced.image_tokens,

@@ -97,7 +97,7 @@ def reduce(
             stages=stages,
             image_tokens=image_tokens,
             prefix=text.prefix,
-            positions=decision.llm_positions,
+            positions=decision.positions,
             special_ids=text.special_ids,
         )
         cut(graphs.decoder)

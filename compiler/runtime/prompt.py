@@ -127,7 +127,8 @@ class Prompter:
 
         Args:
             encoded: The prompt.
-            kept: int64 ``[K]``, ascending indices of the kept patches; None when nothing was dropped.
+            kept: int64 ``[K]``, the places of the kept patches in the unpruned picture, -1 for a token that is none;
+                None when nothing was dropped.
 
         Raises:
             InputError: The prompt leaves no position for an answer.
@@ -153,7 +154,8 @@ class Prompter:
         positions = np.arange(encoded.length, dtype=np.int64)
         if self._interface.positions == "original" and kept is not None:
             image = slice(encoded.image_start, encoded.image_start + encoded.image_tokens)
-            positions[image] = encoded.image_start + kept
+            # A token that is no patch (-1) shares the picture's first place.
+            positions[image] = encoded.image_start + np.maximum(kept, 0)
             positions[image.stop :] += self._interface.tokens_before - encoded.image_tokens
         return positions[None]
 
@@ -164,7 +166,7 @@ class Prompter:
         """
         rows, columns = self._interface.grid
         start, stop = encoded.image_start, encoded.image_start + encoded.image_tokens
-        places = np.arange(encoded.image_tokens) if kept is None else kept
+        places = np.arange(encoded.image_tokens) if kept is None else np.maximum(kept, 0)
         positions = np.tile(np.arange(encoded.length, dtype=np.int64), (3, 1))
         positions[:, start:stop] = start + np.stack([np.zeros_like(places), *np.divmod(places, columns)])
         positions[:, stop:] += start + max(rows, columns) - stop

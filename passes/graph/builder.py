@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape
 
+from lmmprune.names import PASS
+
 # Marks the nodes that must stay in floating point: a quantized score flips near-tie picks.
 SCORE = "lmmprune.score"
 
@@ -57,6 +59,21 @@ class Builder:
         node.metadata_props.update(self._about)
         if self._score:
             node.metadata_props[SCORE] = "1"
+        return made
+
+    def again(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+        """Append a node like another, on other inputs: it takes the graph's own type, and is no score itself."""
+        name = self._name(node.op_type)
+        made = self._tape.op_multi_out(
+            node.op_type, inputs, node.attributes, num_outputs=len(node.outputs), domain=node.domain, name=name
+        )
+        for index, (value, like) in enumerate(zip(made, node.outputs, strict=True)):
+            value.name, value.type = f"{name}_{index}", like.type
+        copy = made[0].producer()
+        assert copy is not None
+        # It is this tape's now, whoever wrote the original.
+        copy.metadata_props.update({key: text for key, text in node.metadata_props.items() if key != PASS})
+        copy.metadata_props.update(self._about)
         return made
 
     def constant(self, data: Any, dtype: Any = None) -> ir.Value:

@@ -45,7 +45,7 @@ class Aim(Method):
         "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers"
         " 13..20 and one token is left; merging uses the keys of the features' layer and weighs by size"
     )
-    positions = "original"
+    published_positions = "original"
     sites = "vision_output, llm_input_13..20"
     schedule = "n0 by merging, then 1 - i/8 of it"
 
@@ -97,7 +97,7 @@ class Aim(Method):
 
 
 def merge_rounds(at: SiteContext, keep: int) -> Outcome:
-    """Merge pairs of similar tokens, round by round, until ``keep`` are left."""
+    """Merge pairs of similar tokens of a list, round by round, until ``keep`` are left; then restore the raster."""
     b = at.b
     keys, x = at.mean_keys(), b.op("Cast", at.visual, to=FLOAT)
     sizes: ir.Value | None = None
@@ -105,7 +105,8 @@ def merge_rounds(at: SiteContext, keep: int) -> Outcome:
     while at.tokens > keep:
         n = at.tokens
         left = max(keep, n - n // 2)
-        outcome = pair_up(at, keys, left, first=0, sizes=sizes)
+        raster = places if left == keep else None
+        outcome = pair_up(at, keys, left, behind_cls=False, sizes=sizes, places=raster)
         assert outcome.merge is not None
         merge = outcome.merge
         x, keys = (

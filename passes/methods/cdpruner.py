@@ -32,6 +32,7 @@ class CdPruner(Method):
     name = "cdpruner"
     reference = "arXiv 2506.10967"
     exactness = "exact but for the relevance, which is OpenVINO GenAI's: checkpoints lack the text tower of CLIP"
+    published_positions = "contiguous"
     site = llm_input(0)
     sites = "llm_input_0"
 

@@ -21,6 +21,7 @@ class Cls(Method):
     name = "cls"
     reference = "arXiv 2412.01818"
     exactness = "exact"
+    published_positions = "contiguous"
     needs_cls = True
 
     def filter(self, at: SiteContext) -> ir.Value:

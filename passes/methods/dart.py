@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import llm_input
-from lmmprune.passes.methods.in_decoder import stepwise
+from lmmprune.passes.methods.in_decoder import input_layers, stepwise
 from lmmprune.passes.methods.method import Method
 from lmmprune.passes.reduce.embedded import products, text_rows
 from lmmprune.passes.reduce.filters import exclude, normalized
@@ -38,6 +38,7 @@ class Dart(Method):
     name = "dart"
     reference = "arXiv 2502.11494"
     exactness = "exactly K stay, pivots in the order of their norms, cosines without the decoder's last norm [ours]"
+    published_positions = "original"
     sites = "llm_input_2, or llm_input_0"
     schedule = "K behind its one site"
 
@@ -53,7 +54,7 @@ class Dart(Method):
         """One count."""
         if self.form == "embedding":
             return [(llm_input(0), target)]
-        return stepwise(self.name, model, target, (self.layer,))
+        return stepwise(self.name, model, target, input_layers(model, (self.layer,), self.name))
 
     def rule(self) -> ReductionRule:
         """Pivots, then what is least like each of them."""

@@ -26,6 +26,7 @@ class DivPrune(Method):
     name = "divprune"
     reference = "arXiv 2503.02175"
     exactness = "exact"
+    published_positions = "contiguous"
     site = PROJECTOR_OUTPUT
     sites = "projector_output"
 

@@ -101,12 +101,13 @@ class FiCoCoL(Method):
     beta: float = 0.6
     gamma: float = 0.6
     eps: float = 0.998
-    first_layer: int = 4
+    first_layer: int = 5
 
     name = "ficoco-l"
     reference = _REFERENCE
     exactness = "exact to the paper but for the text terms, which use text queries on visual keys [ours]"
-    sites = "llm_layer_4..31"
+    published_positions = "contiguous"
+    sites = "llm_layer_5..31"
     schedule = "an even number per layer, at least 1 left"
 
     def check(self, model: Facts) -> None:
@@ -114,7 +115,12 @@ class FiCoCoL(Method):
         super().check(model)
         for name in ("beta", "gamma", "eps"):
             fraction(name, getattr(self, name), zero=True)
-        in_paper("first_layer", self.first_layer, 32)
+        in_paper("first_layer", self.first_layer, 32, least=1)
+        if model.decoder_layers < 2:
+            raise InputError(
+                f"method '{self.name}' scores decoder layers behind the first one, and this decoder has one layer: use"
+                " a method that cuts at the vision output or in the encoder"
+            )
         if self.gamma == 1:
             raise InputError(
                 "gamma=1 gives tokens that see no kept one before them no affinity at all: give less than 1"
@@ -135,7 +141,7 @@ class FiCoCoL(Method):
 
     def slope(self, name: str, model: Facts, target: int, tokens: int, before: Counts) -> Counts:
         """Return counts that fall from ``tokens`` by a slope, behind those of the encoder."""
-        first = scaled([self.first_layer], depth=model.decoder_layers, of=32)[0]
+        first = scaled([self.first_layer], depth=model.decoder_layers, of=32, first=1)[0]
 
         def fall(knob: float) -> Counts:
             step = (1 - knob) * tokens
@@ -165,7 +171,8 @@ class FiCoCoVL(Method):
     name = "ficoco-vl"
     reference = _REFERENCE
     exactness = "as its parts; the split of the budget is ours"
-    sites = "vision_layer_12..22, llm_layer_4..31"
+    published_positions = "contiguous"
+    sites = "vision_layer_12..22, llm_layer_5..31"
     schedule = "split * (N - T) in the encoder, the rest in the decoder"
 
     def _parts(self) -> tuple[FiCoCoV, FiCoCoL]:

@@ -11,6 +11,7 @@ from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import llm_input
 from lmmprune.passes.methods.method import Method
 from lmmprune.passes.reduce.filters import last_query, rated_attention
+from lmmprune.passes.reduce.own_layer import by_next_layer
 from lmmprune.passes.reduce.schedule import Counts, round_half_up, scaled, solve
 from lmmprune.passes.reduce.site_context import SiteContext
 
@@ -30,7 +31,7 @@ class FastV(Method):
     name = "fastv"
     reference = "arXiv 2403.06764"
     exactness = "exact"
-    positions = "original"
+    published_positions = "original"
     sites = "llm_input_2"
     schedule = "K behind its one site"
 
@@ -40,22 +41,28 @@ class FastV(Method):
 
     def counts(self, model: Facts, target: int) -> Counts:
         """One count."""
-        return stepwise(self.name, model, target, (self.layer,))
+        return stepwise(self.name, model, target, input_layers(model, (self.layer,), self.name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVlm(Method):
-    """Before layers 2, 6 and 15, keep what text tokens that resemble the picture attend to.
+    """Behind layers 2, 6 and 15, keep what text tokens that resemble the picture attend to there.
 
-    Reference: Zhang et al., SparseVLM, 2024, arXiv 2410.04417 (released code, v1; without its recycling of tokens).
+    The paper's recycling, which merges the dropped tokens into a few new ones, is left out.
+
+    Reference: Zhang et al., SparseVLM, 2024, arXiv 2410.04417 (released code, v1).
     """
 
     layers: tuple[int, ...] = (2, 6, 15)
 
     name = "sparsevlm"
     reference = "arXiv 2410.04417"
-    exactness = "selection exact at a fixed prompt length; counts fall by one factor per stage [ours]"
-    sites = "llm_input_2, 6, 15"
+    exactness = (
+        "selection exact at a fixed prompt length; dropped tokens are not recycled; counts fall by one factor per stage"
+        " [ours]"
+    )
+    published_positions = "contiguous"
+    sites = "llm_input_3, 7, 16"
     schedule = "a factor per stage"
 
     def filter(self, at: SiteContext) -> ir.Value:
@@ -64,12 +71,14 @@ class SparseVlm(Method):
 
     def counts(self, model: Facts, target: int) -> Counts:
         """A factor."""
-        return stepwise(self.name, model, target, self.layers)
+        return stepwise(self.name, model, target, behind_layers(model, self.layers, self.name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidDrop(Method):
-    """Before layers 8, 16 and 24, keep what the prompt's last token attends to; the paper's factor is one half.
+    """Before layers 8, 16 and 24, keep what the prompt's last token would attend to in that very layer.
+
+    Its q of that token and its k of all tokens are computed in front of the cut; the paper's factor is one half.
 
     Reference: Xing et al., PyramidDrop, 2024, arXiv 2410.17247 (released code).
     """
@@ -78,36 +87,67 @@ class PyramidDrop(Method):
 
     name = "pyramiddrop"
     reference = "arXiv 2410.17247"
-    exactness = "exact but for the layer that is scored, the one before the cut [ours]"
+    exactness = "selection exact; counts fall by one factor per stage, the paper's halves at --ratio 0.53 [ours]"
+    published_positions = "contiguous"
     sites = "llm_input_8, 16, 24"
     schedule = "a factor per stage"
 
     def filter(self, at: SiteContext) -> ir.Value:
-        """Return what the last token gives."""
-        return last_query(at)
+        """Return what the last token gives in the layer behind the cut."""
+        return last_query(by_next_layer(at))
 
     def counts(self, model: Facts, target: int) -> Counts:
         """A factor."""
-        return stepwise(self.name, model, target, self.layers)
+        return stepwise(self.name, model, target, input_layers(model, self.layers, self.name, own=True))
 
 
-def input_layers(model: Facts, layers: tuple[int, ...], name: str) -> tuple[int, ...]:
-    """Return a paper's cuts on a model.
+def input_layers(model: Facts, layers: tuple[int, ...], name: str, *, own: bool = False) -> tuple[int, ...]:
+    """Return a paper's cuts on a model; the layer that is scored is never layer 0.
+
+    Args:
+        model: The model.
+        layers: Layers of the paper's decoder that the cuts are in front of.
+        name: Of the method, for refusals.
+        own: Whether a cut is scored by the layer that it is in front of, and not by the one before.
 
     Raises:
-        InputError: The decoder has one layer, and so no place between layers; or the layers make no sense.
+        InputError: The decoder has too few layers for such a cut, or the layers make no sense.
     """
-    if model.decoder_layers < 2:
-        raise InputError(f"method '{name}' cuts between decoder layers, and this decoder has one")
-    if not layers or any(not 1 <= layer < PAPER_DEPTH for layer in layers) or list(layers) != sorted(set(layers)):
+    first = 1 if own else 2
+    _check(model, layers, name, first, PAPER_DEPTH - 1, least=first + 1)
+    return scaled(layers, depth=model.decoder_layers, of=PAPER_DEPTH, first=first)
+
+
+def behind_layers(model: Facts, layers: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """Return the layers that the cuts are in front of if they are behind those layers of a paper that are scored.
+
+    Args:
+        model: The model.
+        layers: Layers of the paper's decoder, never layer 0.
+        name: Of the method, for refusals.
+
+    Raises:
+        InputError: The decoder has too few layers for such a cut, or the layers make no sense.
+    """
+    _check(model, layers, name, 1, PAPER_DEPTH - 2, least=3)
+    depth = model.decoder_layers
+    return tuple(layer + 1 for layer in scaled(layers, depth=depth, of=PAPER_DEPTH, first=1, last=depth - 2))
+
+
+def _check(model: Facts, layers: tuple[int, ...], name: str, first: int, last: int, *, least: int) -> None:
+    if model.decoder_layers < least:
+        raise InputError(
+            f"method '{name}' scores a decoder layer behind the first one, and needs {least} layers for a cut: this"
+            f" decoder has {model.decoder_layers}; use a method that cuts at the vision output"
+        )
+    if not layers or any(not first <= layer <= last for layer in layers) or list(layers) != sorted(set(layers)):
         listed = ",".join(map(str, layers))
-        raise InputError(f"layers {listed}: expected ascending numbers in 1..{PAPER_DEPTH - 1}, on the paper's decoder")
-    return scaled(layers, depth=model.decoder_layers, of=PAPER_DEPTH, first=1)
+        raise InputError(f"layers {listed}: expected ascending numbers in {first}..{last}, on the paper's decoder")
 
 
 def stepwise(name: str, model: Facts, target: int, layers: tuple[int, ...]) -> Counts:
-    """Return counts that fall by the same factor at every cut."""
-    sites = [llm_input(layer) for layer in input_layers(model, layers, name)]
+    """Return counts that fall by the same factor at every cut, in front of these layers of the model."""
+    sites = [llm_input(layer) for layer in layers]
 
     def fall(factor: float) -> Counts:
         return [(site, max(1, round_half_up(model.tokens * factor ** (i + 1)))) for i, site in enumerate(sites)]

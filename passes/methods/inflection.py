@@ -12,10 +12,11 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
-from lmmprune.passes.methods.method import Method, fraction, in_paper
+from lmmprune.passes.methods.in_decoder import PAPER_DEPTH, behind_layers
+from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.filters import cls_attention, text_attention
 from lmmprune.passes.reduce.rules import Reduce, ReductionRule
-from lmmprune.passes.reduce.schedule import Counts, average, round_half_up, scaled, solve
+from lmmprune.passes.reduce.schedule import Counts, average, round_half_up, solve
 from lmmprune.passes.reduce.site_context import INT64, SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
@@ -46,13 +47,20 @@ class Inflection(Method):
         """Check shares and counts."""
         super().check(model)
         fraction("llm_keep", self.llm_keep)
-        in_paper("llm_layer", self.llm_layer, 32)
+        if not 1 <= self.llm_layer <= PAPER_DEPTH - 2:
+            raise InputError(
+                f"llm_layer={self.llm_layer}: expected 1..{PAPER_DEPTH - 2}, on the paper's decoder: layer 0 is never"
+                " scored, and a cut behind the last one saves nothing"
+            )
         if self.prune_text < 0:
             raise InputError(f"prune_text={self.prune_text}: expected a number of tokens, 0 or more")
         if self.llm_keep == 1 and self.prune_text:
             raise InputError("prune_text works in the second stage, which llm_keep=1 switches off")
-        if model.decoder_layers < 2 and self.llm_keep < 1:
-            raise InputError("the decoder has one layer and no site between layers: give --set llm_keep=1")
+        if model.decoder_layers < 3 and self.llm_keep < 1:
+            raise InputError(
+                "the second stage is scored by a decoder layer behind the first one and cuts behind it, and this"
+                f" decoder has {model.decoder_layers} layers: give --set llm_keep=1"
+            )
 
     def counts(self, model: Facts, target: int) -> Counts:
         """Return the counts of both stages."""
@@ -69,8 +77,7 @@ class Inflection(Method):
     def _both(self, model: Facts, n0: int, share: float) -> Counts:
         if self.llm_keep == 1:
             return [(VISION_OUTPUT, n0)]
-        behind = scaled([self.llm_layer], depth=model.decoder_layers, of=32)[0] + 1
-        site = llm_input(min(behind, model.decoder_layers - 1))
+        site = llm_input(behind_layers(model, (self.llm_layer,), self.name)[0])
         return [(VISION_OUTPUT, n0), (site, max(1, round_half_up(share * n0)))]
 
     def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:

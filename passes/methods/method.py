@@ -44,7 +44,8 @@ class Method:
         name: Name on the command line.
         reference: The paper.
         exactness: What is exact and what is our reading of the paper.
-        positions: Position policy inside the decoder, ``contiguous`` or ``original``.
+        positions: How tokens are numbered behind its cuts unless asked otherwise, ``original`` or ``contiguous``.
+        published_positions: How its released code numbers them; None: there is none, or no decoder.
         site: Where a method of one site cuts.
         sites: Where it cuts, in words.
         schedule: How a wanted average becomes counts, in words.
@@ -57,7 +58,8 @@ class Method:
     name: ClassVar[str]
     reference: ClassVar[str]
     exactness: ClassVar[str]
-    positions: ClassVar[str] = "contiguous"
+    positions: ClassVar[str] = "original"
+    published_positions: ClassVar[str | None] = None
     site: ClassVar[Site] = VISION_OUTPUT
     sites: ClassVar[str] = "vision_output"
     schedule: ClassVar[str] = "K at its one site"
@@ -75,9 +77,11 @@ class Method:
         """Return how many patches of each picture the method itself would keep, ``[B]`` int64, at the vision output."""
         raise NotImplementedError(f"method '{self.name}' has no count of its own")
 
-    def has_places(self, model: Facts) -> bool:
-        """Return whether every token that it leaves at the vision output has a place of its own in the picture."""
-        return True
+    @classmethod
+    def numbering(cls) -> str:
+        """Say how tokens are numbered, and how the released code numbers them where that is another way."""
+        other = cls.published_positions not in (None, cls.positions)
+        return f"{cls.positions} (as published: {cls.published_positions})" if other else cls.positions
 
     @property
     def counts_itself(self) -> bool:
@@ -224,14 +228,14 @@ def one_of(method: type[Method], name: str, value: Any) -> None:
         raise InputError(f"{name}={value}: expected {kind_name(kind)}")
 
 
-def in_paper(name: str, layer: int, depth: int) -> None:
+def in_paper(name: str, layer: int, depth: int, *, least: int = 0) -> None:
     """Check a layer number that counts on the paper's model.
 
     Raises:
         InputError: That model has no such layer.
     """
-    if not 0 <= layer < depth:
-        raise InputError(f"{name}={layer}: expected 0..{depth - 1}, on the paper's model of {depth} layers")
+    if not least <= layer < depth:
+        raise InputError(f"{name}={layer}: expected {least}..{depth - 1}, on the paper's model of {depth} layers")
 
 
 def keep_count(tokens: int, *, ratio: float | None = None, keep: int | None = None) -> int:

@@ -35,6 +35,7 @@ class MmTok(Method):
     name = "mmtok"
     reference = "arXiv 2508.18264"
     exactness = "exact but for the picture's cosines, which are of projected features [ours]"
+    published_positions = "contiguous"
     site = llm_input(0)
     sites = "llm_input_0"
 

@@ -8,9 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lmmprune.facts import Facts
-from lmmprune.passes.methods.in_decoder import stepwise
+from lmmprune.passes.methods.in_decoder import input_layers, stepwise
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.filters import mean_attention
 from lmmprune.passes.reduce.schedule import Counts
 from lmmprune.passes.reduce.site_context import SiteContext
 
@@ -32,13 +31,14 @@ class PriorTr(Method):
     name = "priortr"
     reference = "arXiv 2606.24156"
     exactness = "exact; the logarithms are bounded below [ours]"
+    published_positions = "original"
     sites = "llm_input_3"
     schedule = "K behind its one site"
 
     def filter(self, at: SiteContext) -> ir.Value:
         """Return each token's part of the divergence."""
         b = at.b
-        given = at.rows(mean_attention(at, "text"), "visual", 2)
+        given = at.rows(b.op("ReduceMean", at.attention("text"), at.head_axes, keepdims=0), "visual", 2)
         asked = _shares(at, b.op("ReduceMean", given, [1], keepdims=0))
         prior = _shares(at, b.op("Squeeze", b.op("Slice", given, [0], [1], [1]), [1]))
         logs = [b.op("Log", b.op("Max", part, _TINY)) for part in (asked, prior)]
@@ -46,7 +46,7 @@ class PriorTr(Method):
 
     def counts(self, model: Facts, target: int) -> Counts:
         """One count."""
-        return stepwise(self.name, model, target, (self.layer,))
+        return stepwise(self.name, model, target, input_layers(model, (self.layer,), self.name))
 
 
 def _shares(at: SiteContext, attention: ir.Value) -> ir.Value:

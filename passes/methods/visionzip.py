@@ -34,15 +34,12 @@ class VisionZip(Method):
     name = "visionzip"
     reference = "arXiv 2412.04467"
     exactness = "exact; dominant and contextual in the ratio of the paper's 54:10"
+    published_positions = "contiguous"
 
     def check(self, model: Facts) -> None:
         """Check the share."""
         super().check(model)
         fraction("dominant_fraction", self.dominant_fraction)
-
-    def has_places(self, model: Facts) -> bool:
-        """CLS has none."""
-        return not (model.has_cls and model.merge == 1)
 
     def counts(self, model: Facts, target: int) -> Counts:
         """K, the CLS tokens of all tiles among them."""

@@ -32,6 +32,7 @@ class VisPruner(Method):
     name = "vispruner"
     reference = "arXiv 2412.01818v2"
     exactness = "exact; on ties the lower place, and lists of odd length are allowed [ours]"
+    published_positions = "contiguous"
     needs_cls = True
 
     def check(self, model: Facts) -> None:

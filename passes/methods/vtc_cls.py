@@ -27,6 +27,7 @@ class VtcCls(Method):
     name = "vtc-cls"
     reference = "arXiv 2412.05819"
     exactness = "exact; layers of other encoders by their depth [ours]"
+    published_positions = "contiguous"
     needs_cls = True
 
     def check(self, model: Facts) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.reduce.filters import mean_attention, normalized
+from lmmprune.passes.reduce.filters import normalized, visual_and_text_attention
 from lmmprune.passes.reduce.site_context import SiteContext
 
 
@@ -41,8 +41,8 @@ def decoder_affinity(at: SiteContext, dropped: ir.Value, kept: ir.Value, keep: i
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
     """
     b = at.b
-    visual = at.rows(mean_attention(at, "visual"), "visual", 2)
-    text = b.op("Transpose", at.rows(mean_attention(at, "text"), "visual", 2), perm=[0, 2, 1])
+    visual, asked = visual_and_text_attention(at)
+    text = b.op("Transpose", asked, perm=[0, 2, 1])
     text_dropped = at.gather(text, dropped, at.tokens - keep)
     text_kept = at.gather(text, kept, keep)
     count = b.op("Cast", b.op("Shape", text, start=2, end=3), to=int(ir.DataType.FLOAT))

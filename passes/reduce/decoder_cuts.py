@@ -163,10 +163,18 @@ class DecoderCuts:
             first=self._prefix,
             grid=(1, self._tokens),
             origin=self._origin,
+            ahead=anchors.layers[stage.site.layer] if stage.site.kind == "llm_input" else None,
+            carried=self._carried(stage, old),
             embeds=(anchors.embeds, self._prefix, self._prefix + self._image_tokens),
             alive=self._alive,
         )
         return dataclasses.replace(at, visual=at.rows(old, "visual", 1, stream=True))
+
+    def _carried(self, stage: Stage, old: ir.Value) -> dict[ir.Value, int]:
+        """Return what brings tokens into the layer behind a site, as it is in front of the cut, with its token axis."""
+        deeper = self._deeper.get(stage.site.scored_layer)
+        found = {old: 1, self._ids: 1, self._positions: token_axis(self._anchors.position_ids)}
+        return found if deeper is None else {**found, deeper: 1}
 
     def _merge(self, b: Builder, at: SiteContext, new: ir.Value, merge: Merge, keep: int) -> ir.Value:
         """Give what was dropped to the kept rows; in a decode step all weights are zero, which changes nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.reduce.site_context import FLOAT, Rows, SiteContext
+from lmmprune.passes.reduce.site_context import END, FLOAT, SiteContext
 
 
 def cls_attention(at: SiteContext) -> ir.Value:
@@ -173,14 +173,27 @@ def decoder_redundancy(at: SiteContext, *, share: float) -> ir.Value:
     Reference: Han et al., FiCoCo, 2024, arXiv 2411.17686.
     """
     b = at.b
-    within = b.op("ReduceMean", at.rows(mean_attention(at, "visual"), "visual", 2), [2], keepdims=0)
-    asked = b.op("ReduceMean", at.rows(mean_attention(at, "text"), "visual", 2), [1], keepdims=0)
+    visual, text = visual_and_text_attention(at)
+    within = b.op("ReduceMean", visual, [2], keepdims=0)
+    asked = b.op("ReduceMean", text, [1], keepdims=0)
     return b.op("Sub", b.op("Mul", within, np.float32(share)), b.op("Mul", asked, np.float32(1 - share)))
 
 
-def mean_attention(at: SiteContext, which: Rows) -> ir.Value:
-    """Return ``mean_h A`` of some queries, ``[B,rows,T]``."""
-    return at.b.op("ReduceMean", at.attention(which), at.head_axes, keepdims=0)
+def visual_and_text_attention(at: SiteContext) -> tuple[ir.Value, ir.Value]:
+    """Return ``mean_h A`` on the visual tokens, of the visual queries ``[1,n,n]`` and of the text's ``[1,t,n]``.
+
+    Both are rows of one product and one softmax, which is written once for a site, however many ask for it.
+    """
+    b = at.b
+    if "attention" not in at.shared:
+        mean = b.op("ReduceMean", at.attention("onward"), at.head_axes, keepdims=0)
+        both = at.rows(mean, "visual", 2)
+        # A decode step has one row, which stands for either.
+        last = b.op("Sub", b.op("Shape", both, start=1, end=2), b.constant([1]))
+        text = b.op("Slice", both, b.op("Min", b.constant([at.tokens]), last), [END], [1])
+        at.shared["attention"] = b.op("Slice", both, [0], [at.tokens], [1]), text
+    visual, text = at.shared["attention"]
+    return visual, text
 
 
 def exclude(at: SiteContext, scores: ir.Value, indices: ir.Value) -> ir.Value:

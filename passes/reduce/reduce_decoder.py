@@ -42,7 +42,7 @@ class ReduceDecoder(GraphPass):
     stages: Sequence[Stage]
     image_tokens: int
     prefix: int
-    positions: str = "contiguous"
+    positions: str = "original"
     special_ids: Sequence[int] = ()
 
     @property

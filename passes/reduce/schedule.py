@@ -17,16 +17,18 @@ def round_half_up(value: float) -> int:
     return math.floor(value + 0.5)
 
 
-def scaled(layers: Sequence[int], *, depth: int, of: int, first: int = 0) -> tuple[int, ...]:
-    """Return a paper's layer numbers on a model of another depth: clipped to ``first..depth-1``, each once.
+def scaled(layers: Sequence[int], *, depth: int, of: int, first: int = 0, last: int | None = None) -> tuple[int, ...]:
+    """Return a paper's layer numbers on a model of another depth: clipped to ``first..last``, each once.
 
     Args:
         layers: Layer numbers of the paper.
         depth: Layers of the model.
         of: Layers of the paper's model.
         first: The lowest layer that the site allows.
+        last: The highest; None: the model's last.
     """
-    found = (min(max(round_half_up(layer * depth / of), first), depth - 1) for layer in layers)
+    last = depth - 1 if last is None else last
+    found = (min(max(round_half_up(layer * depth / of), first), last) for layer in layers)
     return tuple(dict.fromkeys(found))
 
 

@@ -10,8 +10,8 @@ that a step computes one row instead of n (what it computes is not used; see ``c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ FLOAT = int(ir.DataType.FLOAT)
 INT64 = int(ir.DataType.INT64)
 END = np.iinfo(np.int64).max
 
-Rows = Literal["all", "cls", "visual", "patches", "text", "last"]
+Rows = Literal["all", "cls", "visual", "patches", "text", "onward", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,9 @@ class SiteContext:
         origin: ``[B,n]`` int64: the place in the grid (in the decoder: the image token) that a token has.
         sizes: ``[B,n]`` float32, how many patches a token stands for; None: one each.
         embeds: In the decoder: the stream into layer 0 and the row of its first and behind its last visual token.
+        ahead: In the decoder, between layers: the layer behind the cut.
+        carried: In the decoder: what brings tokens into that layer in front of the cut -> the axis that counts them.
+        shared: What a rule's parts wrote for each other, by name.
         alive: In the decoder: scalar bool, whether this is the prefill; None: always.
     """
 
@@ -73,9 +76,12 @@ class SiteContext:
     origin: ir.Value
     sizes: ir.Value | None = None
     embeds: tuple[ir.Value, int, int] | None = None
+    ahead: Layer | None = None
+    carried: Mapping[ir.Value, int] = field(default_factory=dict)
     alive: ir.Value | None = None
     tiles: int = 1
     attended: bool = True
+    shared: dict[str, tuple[ir.Value, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def images(self) -> int:
@@ -118,7 +124,8 @@ class SiteContext:
     def rows(self, value: ir.Value, which: Rows, axis: int, *, stream: bool = False) -> ir.Value:
         """Return some tokens of a value whose ``axis`` counts the sequence's tokens.
 
-        Visual tokens of several patches each are the means over them, in float32; ``patches`` returns the patches.
+        Visual tokens of several patches each are the means over them, in float32; ``patches`` returns the patches,
+        ``onward`` the picture and the text behind it.
 
         Raises:
             Refused: No such rows, or visual tokens of several images (see ``visual_scores`` and ``visual_rows``).
@@ -135,7 +142,7 @@ class SiteContext:
             return self.b.op("ReduceMean", self.b.op("Cast", groups, to=FLOAT), [axis + 1], keepdims=0)
         begin, end = self._span(which)
         move = self.b.stream if stream else self.b.op
-        if self.in_decoder and which in ("visual", "text"):
+        if self.in_decoder and which in ("visual", "text", "onward"):
             # A decode step has fewer tokens than the span's place: give it its last one.
             b = self.b
             length = b.op("Shape", value, start=axis, end=axis + 1)
@@ -152,7 +159,7 @@ class SiteContext:
             return self.first, self.first + self.per_image
         if not self.in_decoder:
             raise Refused(f"{self.name}: there is no text in the encoder")
-        return (self.first + self.tokens, END) if which == "text" else (-1, END)
+        return {"text": (self.first + self.tokens, END), "onward": (self.first, END)}.get(which, (-1, END))
 
     def visual_scores(self, value: ir.Value) -> ir.Value:
         """Return the visual tokens' entries ``[B,n]`` of scores of whole sequences ``[images,T]``."""
