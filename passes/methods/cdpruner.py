@@ -32,8 +32,8 @@ class CdPruner(Method):
     name = "cdpruner"
     reference = "arXiv 2506.10967"
     exactness = (
-        "the choice is exact; relevance by the text's embeddings, as checkpoints lack CLIP's text tower, with the paper's"
-        " trade-off for weights [ours]"
+        "the choice is exact; relevance by the text's embeddings, as checkpoints lack CLIP's text tower,"
+        " with the paper's trade-off for weights [ours]"
     )
     published_positions = "contiguous"
     site = llm_input(0)
