@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from small_llava import text, tower
 from small_llava.heldout import calibration, heldout, write_questions
 from small_llava.language import language_step, stored_features
 from small_llava.loop import Log, run_stage
-from small_llava.model import build_model, deepen, load_directory, save_directory
+from small_llava.model import build_model, centre_projector, deepen, load_directory, save_directory
 from small_llava.pools import Pool, open_pool
 from small_llava.pruning_table import look, score
 from small_llava.scenes import GRID
@@ -40,7 +42,8 @@ SCENES, ANSWERED, UNSEEN = 48_000, 24_000, 1_500
 
 WINDOWS = Stage(name="windows", steps=2500, learning_rate=2e-3, final=0.3, warm_up=60)
 WHOLE = Stage(name="scenes", steps=1500, learning_rate=1.5e-3, warm_up=60)
-FIND = Stage(name="find", steps=4000, learning_rate=2e-3, final=0.5, warm_up=60)
+GLANCE = Stage(name="glance", steps=2000, learning_rate=2e-3, final=0.6, warm_up=60)
+FIND = Stage(name="find", steps=3000, learning_rate=2e-3, final=0.5, warm_up=60)
 ANSWER = Stage(name="answer", steps=6000, learning_rate=1.5e-3, warm_up=60)
 RATIOS = (0.5, 0.75, 0.9)
 
@@ -104,17 +107,24 @@ class Training:
                 return None
         return wrapped.tower
 
-    def decoder(self, model: LlavaForConditionalGeneration, stage: Stage) -> bool:
-        """Train projector and decoder on the frozen tower."""
+    def features(self, model: LlavaForConditionalGeneration) -> list[NDArray[np.float16]]:
+        """Return the features of the scenes that are asked about and of scenes held back."""
         read = self.fast(WindowTower(model.model.vision_tower))
-        features = [
+        return [
             stored_features(read, pool, min(count, len(pool)), self.work / f"features-{name}.npy")
             for name, pool, count in (("train", self.pool, ANSWERED), ("unseen", self.unseen, 500))
         ]
+
+    def decoder(self, model: LlavaForConditionalGeneration, stage: Stage) -> bool:
+        """Train projector and decoder on the frozen tower."""
+        trained, unseen = self.features(model)
         decoder = Decoder(model)
         fast = self.fast(decoder)
-        step = language_step(fast, self.pool, features[0], pictures=16, seed=self.seed + 1)
-        look = language_step(fast, self.unseen, features[1], pictures=16, seed=self.seed, detailed=True)
+        options: dict[str, Any] = {"pictures": 16}
+        if stage is GLANCE:
+            options = {"pictures": 32, "side": 6, "tower": self.fast(WindowTower(model.model.vision_tower))}
+        step = language_step(fast, self.pool, trained, seed=self.seed + 1, captions=1, **options)
+        look = language_step(fast, self.unseen, unseen, seed=self.seed, captions=0, detailed=True, **options)
         return self.run(stage, {"decoder": decoder}, step, averaged(look, 16))
 
     def model(self, start: Path | None) -> LlavaForConditionalGeneration | None:
@@ -124,7 +134,8 @@ class Training:
             if trained is None:
                 return None
             model = build_model(trained, text.SHALLOW, self.seed)
-            done = self.decoder(model, FIND)
+            centre_projector(model, self.features(model)[0][:200])
+            done = self.decoder(model, GLANCE) and self.decoder(model, FIND)
             model = deepen(model)
             if not done:
                 return model

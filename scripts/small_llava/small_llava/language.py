@@ -14,8 +14,9 @@ from training.vision import to_input
 
 from small_llava.packing import answer_loss, block_mask, hits, pack, per_kind, positions
 from small_llava.pools import Pool
-from small_llava.questions import ask
-from small_llava.scenes import GRID
+from small_llava.questions import ask, describe
+from small_llava.scenes import GRID, Thing
+from small_llava.windows import draw_uncut
 
 TOKENS = 160
 """Tokens of questions and answers per picture and step."""
@@ -48,7 +49,16 @@ def stored_features(tower: nn.Module, pool: Pool, count: int, path: Path) -> NDA
 
 
 def language_step(
-    decoder: nn.Module, pool: Pool, features: NDArray[np.float16], *, pictures: int, seed: int, detailed: bool = False
+    decoder: nn.Module,
+    pool: Pool,
+    features: NDArray[np.float16],
+    *,
+    pictures: int,
+    seed: int,
+    captions: int,
+    detailed: bool = False,
+    tower: nn.Module | None = None,
+    side: int = GRID,
 ) -> Callable[[int], tuple[Tensor, Metrics]]:
     """Return the loss of a step on `pictures` scenes with fresh questions; deterministic per step.
 
@@ -61,23 +71,39 @@ def language_step(
         features: of the first scenes of the pool.
         pictures: scenes per step.
         seed: of the drawing.
+        captions: descriptions per scene beside the questions.
         detailed: report the accuracy per kind as well.
+        tower: the frozen tower, where pictures are smaller than a scene.
+        side: of a picture in patches; smaller ones are cut in pixels, before the tower.
     """
+    visual = side * side
+
+    def draw(rng: np.random.Generator) -> tuple[Tensor, list[list[Thing]]]:
+        if side == GRID or tower is None:
+            rows = rng.integers(0, len(features), pictures)
+            return torch.from_numpy(np.asarray(features[rows])).float(), [pool.things(int(row)) for row in rows]
+        pixels, places, things = draw_uncut(pool, rng, pictures, side)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            hidden, _ = tower(to_input(pixels, torch.device("cpu")), torch.from_numpy(places))
+        return hidden[:, 1:].float(), things
 
     def loss_of(step: int) -> tuple[Tensor, Metrics]:
         rng = np.random.default_rng([seed, step])
-        rows = rng.integers(0, len(features), pictures)
-        batch = pack([ask(rng, pool.things(int(row)), _ASKED) for row in rows], TOKENS)
-        later = torch.from_numpy(rng.integers(0, TOKENS, (pictures, _ASKED)) * rng.integers(0, 2, (pictures, _ASKED)))
-        seen = torch.from_numpy(np.asarray(features[rows])).float()
-        mask = block_mask(batch.owners, HEAD + VISUAL)
+        seen, shown = draw(rng)
+        asked = [[describe(rng, things) for _ in range(captions)] + ask(rng, things, _ASKED) for things in shown]
+        batch = pack(asked, TOKENS)
+        most = captions + _ASKED
+        later = torch.from_numpy(rng.integers(0, TOKENS, (pictures, most)) * rng.integers(0, 2, (pictures, most)))
+        mask = block_mask(batch.owners, HEAD + visual)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = decoder(seen, batch.ids, positions(batch, VISUAL, later), mask)
+            logits = decoder(seen, batch.ids, positions(batch, visual, later), mask)
         loss = answer_loss(logits, batch.labels)
         right, _ = hits(logits, batch)
-        metrics = {"loss": loss.item(), "right": right.float().mean().item()}
-        groups = per_kind(batch, right)
-        names = sorted(groups) if detailed else ("number", "word", "where", "count", "exists")
+        groups = dict(per_kind(batch, right))
+        groups.pop("caption", None)  # which objects it names is a matter of taste
+        share = float(np.mean([good for mine in groups.values() for good in mine]))
+        metrics = {"loss": loss.item(), "right": share}
+        names = sorted(groups) if detailed else ("number", "word", "colour", "where", "count", "exists")
         return loss, metrics | {name: float(np.mean(groups[name])) for name in names if name in groups}
 
     return loss_of

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from training.architecture import BOS, EOS, PAD
 from transformers import CLIPVisionModel, GenerationConfig, LlavaForConditionalGeneration
@@ -25,6 +27,24 @@ def build_model(tower: CLIPVisionModel, layers: int, seed: int) -> LlavaForCondi
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.set_attn_implementation("plain")
     return model
+
+
+@torch.no_grad()
+def centre_projector(model: LlavaForConditionalGeneration, features: NDArray[np.float16]) -> None:
+    """Start the projector so that visual tokens are as large as words, and differ as much.
+
+    Raw features are dominated by what all patches share, and ten times as large as the embeddings
+    of words: a decoder of random weights hardly sees the rest.
+
+    Args:
+        model: a fresh model.
+        features: of some scenes `[S, N, C]`.
+    """
+    flat = torch.from_numpy(features.astype(np.float32)).flatten(0, 1)
+    first = model.model.multi_modal_projector.linear_1
+    nn.init.normal_(first.weight, std=first.in_features**-0.5)
+    first.weight /= flat.std(0)
+    first.bias.copy_(-first.weight @ flat.mean(0))
 
 
 def deepen(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:

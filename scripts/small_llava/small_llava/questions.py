@@ -58,12 +58,32 @@ def _references(things: Things) -> list[tuple[str, Thing]]:
     return named + [(_name(thing), thing) for thing in _unique(things, _name)]
 
 
+def _cell(thing: Thing) -> str:
+    side = IMAGE_SIZE / CELLS
+    return f"{COLUMNS[int(thing.x // side)]}{int(thing.y // side) + 1}"
+
+
 def cell(thing: Thing) -> str | None:
     """Return the cell of an object's middle, None if it lies too near an edge."""
     side = IMAGE_SIZE / CELLS
     if any(not _EDGE <= place % side <= side - _EDGE for place in (thing.x, thing.y)):
         return None
-    return f"{COLUMNS[int(thing.x // side)]}{int(thing.y // side) + 1}"
+    return _cell(thing)
+
+
+def describe(rng: np.random.Generator, things: Things, count: int = 3) -> Question:
+    """Ask for a description of a scene; the answer names some objects by colour, content and place.
+
+    Captions come before questions, as in LLaVA's own training: each word of one is looked up by the
+    word before it, while a question has to bring together several of its words first.
+    """
+    order = rng.permutation(3)
+    said = []
+    for index in rng.permutation(len(things))[:count]:
+        thing = things[int(index)]
+        parts = (thing.colour, _name(thing), _cell(thing))
+        said.append(" ".join(parts[int(place)] for place in order))
+    return Question(kind="caption", text="what is there?", answer=" ".join(said))
 
 
 def _read(kind: str) -> Callable[[np.random.Generator, Things], Pair | None]:

@@ -88,6 +88,8 @@ def build_config(vocabulary: int, layers: int) -> LlavaConfig:
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=1024,
+        # As Llama 3: with heads of 32 the usual 10,000 leaves few pairs that turn slowly enough to match contents.
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         bos_token_id=BOS,
         eos_token_id=EOS,
         pad_token_id=PAD,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from training.loop import plain_attention
+from transformers import AttentionInterface, CLIPVisionConfig, CLIPVisionModel
 
 from small_llava.scenes import IMAGE_SIZE, PATCH_SIZE
 
@@ -34,6 +35,7 @@ def build_tower(layers: int, seed: int) -> CLIPVisionModel:
     """Initialise an untrained tower; larger weights than the defaults learn faster this small."""
     torch.manual_seed(seed)
     config = vision_config(layers)
+    AttentionInterface.register("plain", plain_attention)
     config._attn_implementation = "plain"
     tower = CLIPVisionModel(config)
     for name, weight in tower.named_parameters():

@@ -10,12 +10,13 @@ from torch import Tensor
 from lmmprune.models.tiny_llava.scenes import COLOUR_NAMES
 from small_llava.glyphs import WORDS
 from small_llava.pools import Pool
-from small_llava.scenes import GRID, KINDS, MAX_OBJECTS, PATCH_SIZE, SHAPES
+from small_llava.scenes import GRID, KINDS, MAX_OBJECTS, PATCH_SIZE, SHAPES, Thing
 
 CELLS = 7
 """Rows and columns of the grid in which places are named: a cell is two patches wide."""
 
 IGNORE = -100
+_CANDIDATES = 512
 
 PRESENT = {
     "pair": len(KINDS) * len(COLOUR_NAMES),
@@ -138,3 +139,32 @@ def draw_windows(
         present=torch.from_numpy(present),
         counts=torch.from_numpy(counts),
     )
+
+
+def draw_uncut(
+    pool: Pool, rng: np.random.Generator, batch: int, side: int, least: int = 2
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[list[Thing]]]:
+    """Draw windows of `side` patches that cut no object and show at least `least` of them.
+
+    Returns:
+        Pixels `[B, 8 * side, 8 * side, 3]`, raster indices of the patches `[B, N]`, objects shown.
+    """
+    found: list[tuple[int, int, int, NDArray[np.bool_]]] = []
+    slots = np.arange(MAX_OBJECTS)
+    while len(found) < batch:
+        rows = rng.integers(0, len(pool), _CANDIDATES)
+        corners = rng.integers(0, GRID - side + 1, (_CANDIDATES, 2))
+        x, y = (corners[:, axis, None] + np.arange(side) for axis in (0, 1))
+        owners = pool.owners[rows]
+        seen = owners[np.arange(_CANDIDATES)[:, None, None], y[:, :, None], x[:, None, :]]
+        inside, total = ((part[..., None] == slots).sum((1, 2)) for part in (seen, owners))
+        shown = (inside == total) & (total > 0)
+        for index in np.flatnonzero(((inside == 0) | shown).all(1) & (shown.sum(1) >= least)):
+            found.append((int(rows[index]), *corners[index].tolist(), shown[index]))
+    pixel = side * PATCH_SIZE
+    pixels, places, things = [], [], []
+    for row, left, top, shown in found[:batch]:
+        pixels.append(pool.pixels[row, top * PATCH_SIZE :, left * PATCH_SIZE :][:pixel, :pixel])
+        places.append(((top + np.arange(side))[:, None] * GRID + left + np.arange(side)).flatten())
+        things.append([thing for thing, seen in zip(pool.things(row), shown, strict=False) if seen])
+    return np.stack(pixels), np.stack(places), things
