@@ -206,9 +206,9 @@ def prumerge(p: Picture, keep: int, method: Method) -> Choice:
     chosen = top(a, count)
     if method.name == "prumerge+":
         chosen = top(a, max(1, half_up(method.parameters["important_fraction"] * count)))
-        grid = {int(np.floor((i + 0.5) * n / (count - len(chosen)))) for i in range(count - len(chosen))}
-        bonus = np.array([-np.inf if j in chosen else a[j] + 2 * (j in grid) for j in range(n)])
-        chosen = sorted(chosen + top(bonus, count - len(chosen)), key=lambda j: (-a[j], j))
+        size = count - len(chosen)
+        chosen += [j for j in (int(np.floor(i * n / size)) for i in range(size)) if j not in chosen]
+        chosen += top(np.where(np.isin(range(n), chosen), -np.inf, a), count - len(chosen))
     similarity = cosines(keys, keys)
     np.fill_diagonal(similarity, -np.inf)
     near = [top(similarity[i], min(method.parameters["neighbours"], n - 1)) for i in chosen]

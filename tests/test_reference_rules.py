@@ -17,7 +17,7 @@ from lmmprune.compiler.verify.reference.encoded import Encoded, Tile
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.options import SCHEDULE
 from lmmprune.compiler.verify.reference.prumerge import choose
-from lmmprune.compiler.verify.reference.select import divprune, freepruner, knee_count, uniform_places, vispruner
+from lmmprune.compiler.verify.reference.select import divprune, freepruner, knee_count, vispruner
 from lmmprune.compiler.verify.reference.sequence import Position, Token, places, sequence
 from lmmprune.passes.methods import METHODS
 
@@ -53,7 +53,7 @@ def test_options_of_a_rule() -> None:
 
 
 def test_every_option_of_a_method_is_known() -> None:
-    assert METHODS.keys() <= SITES.keys()
+    assert METHODS.keys() == SITES.keys()
     for name, method in METHODS.items():
         options = rule_options(name, method().parameters, 23)
         # What isn't passed on says where is cut, or how many stay.
@@ -150,11 +150,11 @@ def test_redundancy_and_correlation_of_the_decoder_by_hand() -> None:
 def test_prumerge_order() -> None:
     a = dict(enumerate([0.1, 0.3, 0.05, 0.2, 0.15, 0.02, 0.01, 0.03]))
     assert choose(Chooser(), a, 4, None) == [1, 3, 4]
-    # Half of 4 by attention (1, 3); the grid of 2 in 8 are places 2 and 6, chosen before 4.
-    assert uniform_places(8, 2) == [2, 6]
-    assert choose(Chooser(), a, 5, 0.5) == [1, 3, 2, 6]
-    # The grid of 3 in 8 (1, 4, 6) has one that is important already: the best of the others takes its place.
-    assert choose(Chooser(), a, 5, 0.25) == [1, 4, 6, 3]
+    # Half of 4 by attention (1, 3); the grid of 2 in 8 are places 0 and 4.
+    assert choose(Chooser(), a, 5, 0.5) == [1, 3, 0, 4]
+    assert choose(Chooser(), a, 5, 0.25) == [1, 0, 2, 5]
+    # The grid of 3 in 8 (0, 2, 5) has one that is important already: the best of the others takes its place.
+    assert choose(Chooser(), {**a, 2: 0.9}, 5, 0.25) == [2, 0, 5, 1]
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,17 @@ def angles(*degrees: float) -> np.ndarray:
 def test_tome_pairs_and_sizes() -> None:
     keys = angles(0, 50, 90, 4)
     # With CLS the odd places look for a partner: 3 finds 0 at 4 degrees, 1 finds 2 at 40.
-    assert bipartite.tome_edges(Chooser(), keys, 3, has_cls=True) == {3: 0}
-    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=True) == {3: 0, 1: 2}
-    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=False) == {0: 3, 2: 1}
+    assert bipartite.tome_edges(Chooser(), keys, 3, has_cls=True) == ({3: 0}, [1, 0, 2])
+    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=True) == ({3: 0, 1: 2}, [0, 2])
+    assert bipartite.tome_edges(Chooser(), keys, 2, has_cls=False) == ({0: 3, 2: 1}, [1, 3])
+    # 0 finds 3 at 3 degrees; of those that stay, 4 (4 degrees from 1) comes before 2 (40 degrees).
+    assert bipartite.tome_edges(Chooser(), angles(0, 50, 90, 3, 46), 4, has_cls=False) == ({0: 3}, [4, 2, 1, 3])
     with pytest.raises(ValueError, match="3 edges wanted"):
         bipartite.tome_edges(Chooser(), keys, 1, has_cls=True)
     rows, sizes = np.array([[1.0], [2.0], [6.0], [9.0]]), [1.0, 2.0, 3.0, 1.0]
-    np.testing.assert_allclose(bipartite.merge_into(rows, sizes, {0: 1, 2: 1})[:, 0], [(1 + 4 + 18) / 6, 9])
-    assert bipartite.merge_sizes(sizes, {0: 1, 2: 1}) == [6.0, 1.0]
+    merged = bipartite.merge_into(rows, sizes, {0: 1, 2: 1}, [3, 1])
+    np.testing.assert_allclose(merged[:, 0], [9, (1 + 4 + 18) / 6])
+    assert bipartite.merge_sizes(sizes, {0: 1, 2: 1}, [3, 1]) == [1.0, 6.0]
 
 
 def test_aim_merges_in_rounds() -> None:
@@ -187,10 +190,10 @@ def test_aim_merges_in_rounds() -> None:
     merged, places = bipartite.aim_rounds(Chooser(), features, keys, 3)
     assert places == [1, 3, 4]
     np.testing.assert_allclose(merged[:, 0], [2, 15, 5])
-    # Keys now at 1, 85 and 45 degrees: 4 (45) is nearer to 3 (85) than 1 (1) is.
+    # The list is 4, 1, 3 now, with keys at 45, 1 and 85 degrees: 4 and 3 look for a partner, and 4 is nearer to 1.
     merged, places = bipartite.aim_rounds(Chooser(), features, keys, 2)
     assert places == [1, 3]
-    np.testing.assert_allclose(merged[:, 0], [2, 35 / 3])
+    np.testing.assert_allclose(merged[:, 0], [3, 15])
 
 
 def test_divprune_spreads() -> None:

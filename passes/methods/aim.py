@@ -13,7 +13,7 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
-from lmmprune.passes.methods.in_decoder import input_layers
+from lmmprune.passes.methods.in_decoder import behind_layers
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
 from lmmprune.passes.reduce.filters import random_walk
@@ -25,7 +25,7 @@ from lmmprune.passes.reduce.stage import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Aim(Method):
-    """Merge pairs at the vision output until n0 are left; before layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
+    """Merge pairs at the vision output until n0 are left; behind layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
 
     With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all. The released code walks over the
     whole sequence under the causal mask, scores by layers 13..20 and masks behind them, the last time everything, and
@@ -42,11 +42,11 @@ class Aim(Method):
     name = "aim"
     reference = "arXiv 2412.03248"
     exactness = (
-        "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers"
-        " 13..20 and one token is left; merging uses the keys of the features' layer and weighs by size"
+        "our reading: the walk stays within the visual tokens and ignores the causal mask, and one token is left;"
+        " merging uses the keys of the features' layer and weighs by size"
     )
     published_positions = "original"
-    sites = "vision_output, llm_input_13..20"
+    sites = "vision_output, llm_input_14..21"
     schedule = "n0 by merging, then 1 - i/8 of it"
 
     def check(self, model: Facts) -> None:
@@ -64,7 +64,7 @@ class Aim(Method):
         if self.steps == 0:
             return [(VISION_OUTPUT, target)]
         layers = tuple(range(self.first_layer, self.last_layer + 1))
-        sites = [llm_input(layer) for layer in input_layers(model, layers, self.name)]
+        sites = [llm_input(layer) for layer in behind_layers(model, layers, self.name)]
         m = len(sites)
 
         def fall(n0: int, strength: float) -> Counts:
@@ -97,7 +97,7 @@ class Aim(Method):
 
 
 def merge_rounds(at: SiteContext, keep: int) -> Outcome:
-    """Merge pairs of similar tokens, round by round, until ``keep`` are left."""
+    """Merge pairs of similar tokens of a list, round by round, until ``keep`` are left; then restore the raster."""
     b = at.b
     keys, x = at.mean_keys(), b.op("Cast", at.visual, to=FLOAT)
     sizes: ir.Value | None = None
@@ -105,7 +105,8 @@ def merge_rounds(at: SiteContext, keep: int) -> Outcome:
     while at.tokens > keep:
         n = at.tokens
         left = max(keep, n - n // 2)
-        outcome = pair_up(at, keys, left, first=0, sizes=sizes)
+        raster = places if left == keep else None
+        outcome = pair_up(at, keys, left, behind_cls=False, sizes=sizes, places=raster)
         assert outcome.merge is not None
         merge = outcome.merge
         x, keys = (

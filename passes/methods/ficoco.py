@@ -101,13 +101,13 @@ class FiCoCoL(Method):
     beta: float = 0.6
     gamma: float = 0.6
     eps: float = 0.998
-    first_layer: int = 4
+    first_layer: int = 5
 
     name = "ficoco-l"
     reference = _REFERENCE
     exactness = "exact to the paper but for the text terms, which use text queries on visual keys [ours]"
     published_positions = "contiguous"
-    sites = "llm_layer_4..31"
+    sites = "llm_layer_5..31"
     schedule = "an even number per layer, at least 1 left"
 
     def check(self, model: Facts) -> None:
@@ -172,7 +172,7 @@ class FiCoCoVL(Method):
     reference = _REFERENCE
     exactness = "as its parts; the split of the budget is ours"
     published_positions = "contiguous"
-    sites = "vision_layer_12..22, llm_layer_4..31"
+    sites = "vision_layer_12..22, llm_layer_5..31"
     schedule = "split * (N - T) in the encoder, the rest in the decoder"
 
     def _parts(self) -> tuple[FiCoCoV, FiCoCoL]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
-from lmmprune.passes.methods.baselines import even_places
 from lmmprune.passes.methods.method import Method, fraction
 from lmmprune.passes.reduce.filters import exclude, normalized
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
@@ -23,7 +21,7 @@ class PruMerge(Method):
     """Keep K - 1 patches by ``a = softmax(q_CLS . k_j / sqrt(C))`` of the layer behind the features; add one token.
 
     ``y_i = x_i + sum_{j in NN(i)} a_j x_j`` over the 32 patches with the nearest keys; last ``sum_dropped a_j x_j``;
-    in order of descending a.
+    in order of falling a.
 
     Reference: Shang et al., LLaVA-PruMerge, 2024, arXiv 2403.15388 (released code).
     """
@@ -97,10 +95,10 @@ class PruMerge(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class PruMergePlus(PruMerge):
-    """PruMerge with a uniform grid of patches beside the important ones.
+    """PruMerge with a uniform grid of patches behind the important ones.
 
-    ``important_fraction`` of the K - 1 patches are important, the others are grid places, or the next important
-    patches where the grid falls on chosen ones.
+    ``important_fraction`` of the K - 1 patches are important, g are places of a grid, ``floor(i N / g)``, in ascending
+    order; where the grid falls on important ones, the next important patches follow it in their place.
 
     Reference: Shang et al., LLaVA-PruMerge, 2024, arXiv 2403.15388 (released code).
     """
@@ -108,7 +106,10 @@ class PruMergePlus(PruMerge):
     important_fraction: float = 0.25
 
     name = "prumerge+"
-    exactness = "fixed counts in place of the paper's outlier count; the rest as released"
+    exactness = (
+        "fixed counts in place of the paper's outlier count; a centred grid, and further important patches in place"
+        " of those that are important already; the rest as released"
+    )
 
     def check(self, model: Facts) -> None:
         """Check the share."""
@@ -119,11 +120,12 @@ class PruMergePlus(PruMerge):
         b = at.b
         important = min(count, max(1, round_half_up(self.important_fraction * count)))
         chosen = top(b, a, important)
-        if important < count:
-            grid: Any = np.zeros((1, at.tokens), np.float32)
-            grid[0, even_places(at.tokens, count - important)] = 2
-            others = top(b, exclude(at, b.op("Add", a, grid), chosen), count - important)
-            chosen = b.op("Concat", chosen, others, axis=1)
-        # In order of descending a: sort the chosen by it, the lower place first on ties.
-        only = b.op("Where", b.op("Less", exclude(at, a, chosen), np.float32(0)), a, np.float32(-1))
-        return top(b, only, count)
+        if important == count:
+            return chosen
+        size = count - important
+        places = np.arange(size) * at.tokens // size
+        # The grid comes before all others, whose a is at most 1, and its lower places first.
+        ranks = np.full((1, at.tokens), -1, np.float32)
+        ranks[0, places] = 2 + at.tokens - places
+        others = top(b, exclude(at, b.op("Max", a, ranks), chosen), size)
+        return b.op("Concat", chosen, others, axis=1)

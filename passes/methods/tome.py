@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,27 +19,35 @@ from lmmprune.passes.reduce.filters import normalized
 from lmmprune.passes.reduce.rules import Merge, Outcome, ReductionRule, ascending, top
 from lmmprune.passes.reduce.schedule import Counts
 from lmmprune.passes.reduce.site_context import FLOAT, SiteContext
+from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToMe(Method):
-    """Merge, in every encoder layer, the most similar pairs of tokens at even and odd places.
+    """Merge, in every encoder layer, the most similar pairs of tokens at even and odd places of a list.
 
     Similarity is the cosine of head-mean keys; tokens are averaged by how many patches they stand for, and the
-    attention of later layers adds ``log(size)``. CLS is never merged.
+    attention of later layers adds ``log(size)``. The next layer's list is the rest of the half that gave, then the half
+    that received; behind the last layer tokens are in raster order again. CLS is never merged.
 
     Reference: Bolya et al., Token Merging, 2022, arXiv 2210.09461 (released code).
     """
 
     name = "tome"
     reference = "arXiv 2210.09461"
-    exactness = "exact; removals spread evenly over the layers before the features"
+    exactness = "exact; removals spread evenly over the layers before the features, behind which the raster is restored"
     sites = "vision_layer_0..V-1"
     schedule = "N - T removed evenly, at most half per layer"
 
     def rule(self) -> ReductionRule:
         """Bipartite."""
         return bipartite
+
+    def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
+        """Return a stage per layer; the last one, which always removes something, restores the raster."""
+        stages = super().stages(model, target)
+        last = (dataclasses.replace(stage, rule=functools.partial(bipartite, raster=True)) for stage in stages[-1:])
+        return (*stages[:-1], *last)
 
     def counts(self, model: Facts, target: int) -> Counts:
         """An even share per layer; where that is more than half of what is left, earlier layers take more."""
@@ -60,22 +70,33 @@ def even_removal(sites: Sequence[Site], tokens: int, target: int) -> list[tuple[
     return [(site, tokens - (i + 1) * (tokens - target) // m) for i, site in enumerate(sites)]
 
 
-def bipartite(at: SiteContext, keep: int) -> Outcome:
-    """Merge the ``n - keep`` strongest edges between two halves of the tokens."""
-    return pair_up(at, at.mean_keys(), keep, first=int(at.has_cls), sizes=at.sizes)
+def bipartite(at: SiteContext, keep: int, *, raster: bool = False) -> Outcome:
+    """Merge the ``n - keep`` strongest edges between two halves of the tokens; ``raster``: restore their order."""
+    places = at.origin if raster else None
+    return pair_up(at, at.mean_keys(), keep, behind_cls=at.has_cls, sizes=at.sizes, places=places)
 
 
-def pair_up(at: SiteContext, keys: ir.Value, keep: int, *, first: int, sizes: ir.Value | None) -> Outcome:
+def pair_up(
+    at: SiteContext,
+    keys: ir.Value,
+    keep: int,
+    *,
+    behind_cls: bool,
+    sizes: ir.Value | None,
+    places: ir.Value | None,
+) -> Outcome:
     """Write one round of bipartite merging.
 
     Args:
         at: The site.
         keys: ``[B,n,D]``, compared by cosine.
         keep: Tokens that stay.
-        first: Place of the first token of the half that gives; every second one belongs to it.
+        behind_cls: Whether CLS stands before the tokens: then those at odd places give, not those at even ones, and
+            what stays of them keeps its order, where else it falls by strength.
         sizes: ``[B,n]``, patches that each token stands for; None: one each.
+        places: ``[B,n]``, to leave the tokens in ascending order of them; None: in that of the next round's list.
     """
-    b, n = at.b, at.tokens
+    b, n, first = at.b, at.tokens, int(behind_cls)
     a, others = (np.arange(start, n, 2, dtype=np.int64) for start in (first, 1 - first))
     going = n - keep
     unit = normalized(at, keys)
@@ -84,12 +105,15 @@ def pair_up(at: SiteContext, keys: ir.Value, keep: int, *, first: int, sizes: ir
     strength, edge = b.ops("TopK", 2, similarity, [1], axis=-1)
     order = top(b, b.op("Reshape", strength, [at.batch, len(a)]), len(a))
     out = b.op("Slice", order, [0], [going], [1])
-    stay = b.op("Slice", order, [going], [len(a)], [1])
     dropped = _places(b, out, first)
     targets = _places(b, b.op("Reshape", at.gather_rows(edge, out, len(a), going), [at.batch, going]), 1 - first)
-    rest = b.constant(np.broadcast_to(others, (at.batch, len(others))).copy())
-    kept = b.op("Concat", _places(b, stay, first), rest, axis=1) if len(a) > going else rest
-    kept = ascending(b, kept, keep)
+    kept = b.constant(np.broadcast_to(others, (at.batch, len(others))).copy())
+    if len(a) > going:
+        stay = b.op("Slice", order, [going], [len(a)], [1])
+        stay = ascending(b, stay, len(a) - going) if behind_cls else stay
+        kept = b.op("Concat", _places(b, stay, first), kept, axis=1)
+    if places is not None:
+        kept = _sorted_by(at, places, kept, keep)
     hit = b.op("Equal", b.op("Unsqueeze", kept, [2]), b.op("Unsqueeze", targets, [1]))
     weights = b.op("Cast", hit, to=FLOAT)
     if sizes is None:
@@ -108,3 +132,11 @@ def pair_up(at: SiteContext, keys: ir.Value, keep: int, *, first: int, sizes: ir
 def _places(b: Builder, halves: ir.Value, first: int) -> ir.Value:
     """Turn places within a half into places among all."""
     return b.op("Add", b.op("Mul", halves, b.constant([2])), b.constant([first]))
+
+
+def _sorted_by(at: SiteContext, places: ir.Value, kept: ir.Value, keep: int) -> ir.Value:
+    """Return ``kept [B,K]`` in ascending order of ``places [B,n]``; float32 is exact for them (see ``ascending``)."""
+    b = at.b
+    wanted = b.op("Cast", at.gather_entries(places, kept, keep), to=FLOAT)
+    order = b.ops("TopK", 2, wanted, [keep], axis=-1, largest=0)[1]
+    return b.op("Reshape", at.gather_rows(b.op("Unsqueeze", kept, [2]), order, keep, keep), [at.batch, keep])

@@ -36,7 +36,7 @@ class Outcome:
 
     Attributes:
         kept: R, ``[B,K]`` int64 places among the n tokens; -1 for a token that is none of them (with ``tokens`` only).
-        merge: What the dropped ones give to the kept ones; then ``kept`` is in ascending order.
+        merge: What the dropped ones give to the kept ones.
         tokens: ``[B,K,C]``, the new tokens themselves, in the order of ``kept`` (sites in the encoder only).
         sizes: ``[B,K]`` float32, patches that a token stands for from now on.
         received: ``[B,K]`` float32, 0 where no other token went into a token; told by ``merge`` where there is one.

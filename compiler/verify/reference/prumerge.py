@@ -11,7 +11,6 @@ from lmmprune.compiler.verify.reference.chooser import Chooser, round_half_up
 from lmmprune.compiler.verify.reference.cut import CutRefused
 from lmmprune.compiler.verify.reference.encoded import Encoded
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
-from lmmprune.compiler.verify.reference.select import uniform_places
 
 
 def one_head_attention(attention: LayerAttention) -> tuple[np.ndarray, np.ndarray]:
@@ -23,15 +22,19 @@ def one_head_attention(attention: LayerAttention) -> tuple[np.ndarray, np.ndarra
 
 
 def choose(chooser: Chooser, a: dict[int, float], keep: int, important_fraction: float | None) -> list[int]:
-    """Return the keep - 1 patches that stay; important_fraction is None for prumerge, a number for prumerge+."""
+    """Return the keep - 1 patches that stay, in order; important_fraction is None for prumerge."""
+
+    def falling(places: list[int], count: int) -> list[int]:
+        largest = chooser.largest({j: a[j] for j in places}, count)
+        return chooser.ranked({j: a[j] for j in largest})
+
     if important_fraction is None:
-        return chooser.largest(a, keep - 1)
+        return falling(list(a), keep - 1)
     m = max(1, round_half_up(important_fraction * (keep - 1)))
-    important = chooser.largest(a, m)
-    spread = keep - 1 - m
-    grid = uniform_places(len(a), spread)
-    u = {j: a[j] + 2 * (j in grid) for j in a if j not in important}
-    return important + chooser.largest(u, spread)
+    important, places = falling(list(a), m), keep - 1 - m
+    grid = [i * len(a) // places for i in range(places)]
+    chosen = important + [j for j in grid if j not in important]
+    return chosen + falling([j for j in a if j not in chosen], keep - 1 - len(chosen))
 
 
 def prumerge(
@@ -57,13 +60,12 @@ def prumerge(
     # CLS and softmax are the tile's own.
     attention, all_keys = zip(*(one_head_attention(attention) for attention in looks), strict=True)
     a, keys, x = e.scores(attention), e.pooled(all_keys), e.x
-    chosen = choose(chooser, a, keep, important_fraction)
-    order = chooser.ranked({j: a[j] for j in chosen})
+    order = choose(chooser, a, keep, important_fraction)
     rows = []
     for i in order:
         near = {j: cosine(keys[i], keys[j]) for j in a if j != i}
         gathered = chooser.largest(near, min(neighbours, e.n - 1), scale=1.0)
         rows.append(x[i] + sum(a[j] * x[j] for j in gathered))
     # Zeros first: with every patch kept the sum is empty.
-    rows.append(np.zeros_like(x[0]) + sum(a[j] * x[j] for j in a if j not in chosen))
+    rows.append(np.zeros_like(x[0]) + sum(a[j] * x[j] for j in a if j not in order))
     return np.stack(rows).astype(x.dtype), [*order, -1]

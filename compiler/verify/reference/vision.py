@@ -176,8 +176,11 @@ def encode_tile(
                 )
                 patches = [patches[place] for place in places]
                 x = torch.cat([x[:cls], torch.from_numpy(visual)])
-            kept[site] = list(patches)
+            kept[site] = sorted(patches)
         x = x + tower.feed(layer, x)
+    # A method may have its own order inside the encoder; behind it is the picture's.
+    raster = sorted(range(len(patches)), key=patches.__getitem__)
+    x = torch.cat([x[:cls], x[cls:][raster]])
     for number in reversed(range(len(looks))):
         if number in tower.windowed:
             looks[number] = looks[number + 1]
@@ -220,9 +223,9 @@ def cut_layer(
     cls = int(tower.has_cls)
     keys, n = look.mean_keys[cls:], len(patches)
     if method == "tome":
-        edges = bipartite.tome_edges(chooser, keys, keep, has_cls=bool(cls))
-        merged = bipartite.merge_into(x, sizes, edges).astype(x.dtype)
-        return merged, [place for place in range(n) if place not in edges], bipartite.merge_sizes(sizes, edges)
+        edges, order = bipartite.tome_edges(chooser, keys, keep, has_cls=bool(cls))
+        merged = bipartite.merge_into(x, sizes, edges, order).astype(x.dtype)
+        return merged, order, bipartite.merge_sizes(sizes, edges, order)
     score = {name: options[name] for name in ("score",) if name in options}
     shares = {name: options[name] for name in ("lambda_",) if name in options}
     s, scale = ficoco.vision_redundancy(look, cls=tower.has_cls, **score, **shares)

@@ -44,6 +44,11 @@ _CHAT_TEMPLATE = (
 )
 
 
+def chat_template() -> str:
+    """Return the chat format of LLaVA-1.5."""
+    return _CHAT_TEMPLATE
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Build the lower-casing word-level tokenizer over the closed vocabulary of the task."""
     words = re.findall(r"\w+|[^\w\s]", " ".join(_SENTENCES).lower())
