@@ -83,7 +83,12 @@ def test_rows_that_are_torn_apart_are_refused(shape: list[int]) -> None:
 
 
 @settings(deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate], max_examples=110)
-@given(tower=towers, ratio=st.floats(0.05, 0.9), name=st.sampled_from(sorted(FORMULAS)), fraction=st.floats(0.1, 1))
+@given(
+    tower=towers,
+    ratio=st.floats(0.05, 0.9),
+    name=st.sampled_from(sorted(FORMULAS)),
+    fraction=st.floats(0.1, 1),
+)
 def test_places_and_features_equal_the_formula(tower: Tower, ratio: float, name: str, fraction: float) -> None:
     method = METHODS[name]
     keep = min(tower.visual - 1, max(1 + method.next_layer, tower.visual - round(ratio * tower.visual)))

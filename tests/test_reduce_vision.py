@@ -40,7 +40,12 @@ COSINES = {"divprune", "dpp", "scope", "visionzip", "vispruner", "prumerge", "pr
 
 
 @settings(deterministic, max_examples=240)
-@given(tower=towers, ratio=st.floats(0.05, 0.95), name=st.sampled_from(sorted(FORMULAS)), fraction=st.floats(0.1, 1))
+@given(
+    tower=towers,
+    ratio=st.floats(0.05, 0.95),
+    name=st.sampled_from(sorted(FORMULAS)),
+    fraction=st.floats(0.1, 1),
+)
 def test_places_and_features_equal_the_formula(tower: Tower, ratio: float, name: str, fraction: float) -> None:
     method = METHODS[name]
     keep = max(1, tower.patches - round(ratio * tower.patches))

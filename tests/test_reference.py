@@ -261,10 +261,19 @@ def test_decoder_choices_equal_those_by_the_models_own_attention() -> None:
     words = llava.model.language_model.embed_tokens.weight
     x = torch.cat([words[PREFIX], torch.from_numpy(features[0]), words[TAIL]])[None]
     attention = llava.model.language_model(inputs_embeds=x, output_attentions=True).attentions[1][0].mean(dim=0)
-    rows = {"fastv": attention[-1:], "inflection": attention[-len(TAIL) :]}
+    states = llava.model.language_model(inputs_embeds=x, output_attentions=True, output_hidden_states=True)
+    ahead = states.attentions[2][0].mean(dim=0)
+    rows = {"fastv": attention[-1:], "inflection": attention[-len(TAIL) :], "pyramiddrop": ahead[-1:]}
     for method, row in rows.items():
         said = spoken(llava, method, [Cut("llm_input_2", 12)], features[0])
         score = row[:, 3 : 3 + N].mean(dim=0)
+        assert said.kept["llm_input_2"].tolist() == score.topk(12).indices.sort().values.tolist()
+    image_rows = slice(3, 3 + N)
+    moved = (states.hidden_states[2] - states.hidden_states[1])[0, image_rows].norm(dim=-1)
+    p, q = (attention[row, image_rows] for row in (slice(-len(TAIL), None), slice(3 + N, 4 + N)))
+    p, q = (one.mean(dim=0) / one.mean(dim=0).sum() for one in (p, q))
+    for method, score in {"v2drop": moved, "priortr": p * (p / q).log()}.items():
+        said = spoken(llava, method, [Cut("llm_input_2", 12)], features[0])
         assert said.kept["llm_input_2"].tolist() == score.topk(12).indices.sort().values.tolist()
     said = spoken(llava, "ficoco-l", [Cut("llm_layer_1", 12)], features[0], options={"beta": 0.3})
     image = attention[3 : 3 + N, 3 : 3 + N]
