@@ -159,7 +159,7 @@ def test_methods_as_data(cli: Cli) -> None:
     assert not rows["ficoco-v"]["needs_cls"]
     assert rows["fastv"]["published_positions"] == "original"
     assert rows["cls"]["published_positions"] == "contiguous"
-    assert rows["aim"]["sites"] == "vision_output, llm_input_13..20"
+    assert rows["aim"]["sites"] == "vision_output, llm_input_14..21"
 
 
 def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
@@ -174,7 +174,7 @@ def test_methods_as_a_table_of_100_columns(cli: Cli) -> None:
         "layers=2,6,15",
         "needs CLS",
         "positions original",
-        "(as published: contiguous)",
+        "published:",
         "arXiv 2411.17686",
         "llm_layer_5..31",
     ):

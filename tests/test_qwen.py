@@ -261,7 +261,7 @@ def test_what_cant_be_done_is_refused(family: str, change: dict[str, Any], messa
 
 def test_visual_tokens_inside_the_decoder_arent_renumbered() -> None:
     decoder = TRACED(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))).decoder
-    stages = METHODS["fastv"]().plan(facts_of(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))), 12)
+    stages = METHODS["fastv"]().plan(facts_of(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))), 18)
     cut = ReduceDecoder(method="fastv", stages=stages, image_tokens=24, prefix=3, positions="contiguous")
     with pytest.raises(LmmpruneError, match="a token keeps the place that it has in the picture"):
         cut(decoder)

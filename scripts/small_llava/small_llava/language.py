@@ -34,7 +34,9 @@ def stored_features(tower: nn.Module, pool: Pool, count: int, path: Path) -> NDA
         places = torch.arange(VISUAL).expand(_BATCH, -1)
         for start in range(0, count, _BATCH):
             with torch.autocast("cpu", torch.bfloat16):
-                hidden, _ = tower(to_input(np.asarray(pool.pixels[start : start + _BATCH]), torch.device("cpu")), places)
+                hidden, _ = tower(
+                    to_input(np.asarray(pool.pixels[start : start + _BATCH]), torch.device("cpu")), places
+                )
             part = hidden[:, 1:].half().numpy()
             if file is None:
                 file = np.lib.format.open_memmap(fresh, "w+", dtype=np.float16, shape=(count, *part.shape[1:]))

@@ -149,7 +149,12 @@ def _relation(rng: np.random.Generator, things: Things) -> Pair | None:
         return None
     first, second = rng.permutation(len(options))[:2]
     (one_name, one), (two_name, two) = options[int(first)], options[int(second)]
-    words = [("left of", two.x - one.x), ("right of", one.x - two.x), ("above", two.y - one.y), ("below", one.y - two.y)]
+    words = [
+        ("left of", two.x - one.x),
+        ("right of", one.x - two.x),
+        ("above", two.y - one.y),
+        ("below", one.y - two.y),
+    ]
     word, gap = _pick(rng, words)
     if one is two or abs(gap) < _MARGIN:
         return None
