@@ -33,6 +33,7 @@ VARIANTS = {
     "unpruned": {},
     "before the decoder": {"ratio": 0.5},
     "one cut in the decoder": {"ratio": 0.5, "method": "fastv"},
+    "before the first layer": {"ratio": 0.5, "method": "cdpruner"},
     "many cuts": {"ratio": 0.5, "method": "ficoco-l"},
     "merged, then cuts": {"ratio": 0.5, "method": "aim"},
     "int8": {"ratio": 0.5, "method": "fastv", "int8": True, "calibration_samples": 2},

@@ -39,6 +39,7 @@ class Dart(Method):
     reference = "arXiv 2502.11494"
     exactness = "exactly K stay, pivots in the order of their norms, cosines without the decoder's last norm [ours]"
     published_positions = "original"
+    published_positions = "original"
     sites = "llm_input_2, or llm_input_0"
     schedule = "K behind its one site"
 

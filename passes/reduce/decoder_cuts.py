@@ -135,6 +135,9 @@ class DecoderCuts:
         self._expose(b, at, stage, kept, new, None if outcome is None else merge_targets(b, outcome))
         after = b.insert_after(graph, old.producer())
         rewire(graph, old, new, users, rebind, after=after, prefix=str(stage.site))
+        if self._deeper:
+            # What DeepStack adds may be written behind a cut that it is now cut with.
+            graph.sort()
         self._tokens, self._length = keep, shorter
         self.changed = True
 
