@@ -149,7 +149,8 @@ def test_every_method_runs_and_float64_agrees(method: str, has_cls: bool) -> Non
             assert kept.shape == (2, cut.keep)
             places = kept[kept >= 0]
             assert len(places) == kept.size - 2 * (method.startswith("prumerge") or (method == "visionzip" and has_cls))
-            if not method.startswith("prumerge") and method != "visionzip":
+            # ToMe's list is in raster order again behind its last cut.
+            if not method.startswith("prumerge") and method != "visionzip" and (method, cut) != ("tome", ENCODER[0]):
                 assert (np.diff(kept) > 0).all()
         cuts, own = DECODER_CUTS.get(method, []), OPTIONS.get(method, {})
         said = spoken(llava, method, cuts, seen.features[1], options=own if method == "dart" else {})
