@@ -15,7 +15,7 @@ import torch
 from small_llava.loop import Log, run_stage
 from small_llava.pools import open_pool
 from small_llava.scenes import GRID
-from small_llava.tower import DEEP, GROWTH, SHALLOW, WIDTH, build_tower, grow
+from small_llava.tower import GROWTH, SHALLOW, WIDTH, build_tower, grow
 from small_llava.vision import Heads, vision_step
 from training.loop import Stage
 from training.vision import WindowTower
