@@ -15,7 +15,7 @@ SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
 TEXT = {
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,

@@ -71,6 +71,7 @@ def test_a_method_that_needs_cls_on_a_tower_without(method: str, siglip: Path, r
         (("--ratio", 0.5, "--set", "shallow_layer=5"), "shallow_layer=5: the tower has layers 0..4"),
         (("--method", "fast-v", "--ratio", 0.5), "no method 'fast-v'; did you mean 'fastv'?"),
         (("--method", "ficoco-v", "--ratio", 0.5, "--set", "eps=2"), "eps=2: expected 0 <= value <= 1"),
+        (("--method", "ficoco-v", "--ratio", 0.5, "--set", "targets=3"), "targets=3: expected auto or 0 or quantile"),
     ],
 )
 def test_what_the_method_cant_do(arguments: tuple[object, ...], message: str, refusal: Refusal) -> None:

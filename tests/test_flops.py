@@ -11,14 +11,21 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 import pytest
-from exports import exported
+from exports import TRACED, exported, exported_again
 
 from lmmprune.compiler.flops import report as flops_report
 from lmmprune.compiler.flops.formula import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
 from lmmprune.compiler.flops.graph import count_layers, trace_decoder_layers
+from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.errors import InputError, MissingExtraError
+from lmmprune.models.facts import facts_of
 from lmmprune.models.family import DecoderSpec
 from lmmprune.models.source import resolve
+from lmmprune.passes.graph.builder import SCORE
+from lmmprune.passes.graph.count_flops import count_flops
+from lmmprune.passes.graph.specialize import specialize
+from lmmprune.passes.methods import METHODS
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -119,6 +126,41 @@ def test_a_cut_between_attention_and_mlp_leaves_attention_its_tokens() -> None:
     assert cost.kv_bytes == 4 * d * (entered + left * (spec.layers - 1))
 
 
+# One method for each kind of site, and those that cut at two.
+CHARGED = ["uniform", "divprune", "ficoco-v", "fastv", "pyramiddrop", "ficoco-l", "ficoco-vl", "inflection"]
+
+
+@pytest.mark.parametrize("name", CHARGED)
+def test_a_pruned_graph_costs_what_the_formula_says(name: str) -> None:
+    """To the last FLOP: what isn't marked as a score adds up to the formula and ``lm_head``."""
+    source = resolve("tiny-llava")
+    facts, text = facts_of(source), 20
+    stages = METHODS[name]().plan(facts, 100)
+    image = min((stage.keep for stage in stages if not stage.site.in_decoder), default=facts.tokens)
+    model = TRACED(source).decoder.clone()
+    ReduceDecoder(method=name, stages=stages, image_tokens=image, prefix=3)(model)
+    nodes = list(specialize(model, seq=image + text).graph)
+    charged = count_nodes([node for node in nodes if SCORE not in node.metadata_props])
+    said = flops_report.model_report("tiny-llava", keep=100, text_tokens=text, method=name)
+    head = 2 * source.decoder.width * source.decoder.vocabulary
+    assert charged == said["prefill_flops"]["after"] + head
+    # Scores cost something exactly where a method looks into the decoder.
+    assert (count_nodes(nodes) > charged) == any(stage.site.in_decoder for stage in stages)
+
+
+def count_nodes(nodes: list[ir.Node]) -> int:
+    view = ir.GraphView([], [], nodes=nodes)
+    return count_flops(ir.Model(view, ir_version=11))  # type: ignore[arg-type]  # onnx-ir documents this use of a view
+
+
+def test_pyramiddrop_is_charged_for_what_it_computes_twice() -> None:
+    spec = resolve("llava-1.5-7b", weights="dummy").decoder
+    d = spec.width
+    cost = prefill(spec, uniform(spec, 100), scoring={8: 200})
+    assert cost.flops_per_layer[8] - layer_flops(spec, 100) == 2 * 200 * d**2 + 2 * d**2
+    assert cost.flops_per_layer[7] == layer_flops(spec, 100)
+
+
 def test_ficoco_l_is_charged_for_the_attention_that_it_needs(cli: Cli) -> None:
     found = json.loads(cli("flops", "--model", "llava-1.5-7b", "--method", "ficoco-l", "--ratio", 0.5, "--json")[1])
     # Layers 5.. let 25.07 tokens fewer go on each, down to one; a layer's attention still has what enters it.
@@ -187,6 +229,18 @@ def test_a_bundle_is_counted_in_its_files(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert code == 0
     assert "equal" not in out
     assert err == "not counted in the files: this needs the package 'onnx_ir'\n"
+
+
+@pytest.mark.parametrize("method", ["pyramiddrop", "ficoco-l"])
+def test_the_files_of_a_bundle_hold_what_the_formula_charges(method: str, cli: Cli) -> None:
+    path, report = exported_again(method=method, ratio=0.5)
+    counted = json.loads(cli("flops", path, "--json")[1])["counted"]["prefill"]
+    assert counted == report.manifest.flops["prefill"]["after"]
+    graph = specialize(load_onnx(path / "decoder.onnx", weights=False), seq=144 + TEXT_TOKENS).graph
+    scores = count_nodes([node for node in graph if SCORE in node.metadata_props])
+    said = json.loads(cli("flops", "--model", "tiny-llava", "--method", method, "--ratio", 0.5, "--json")[1])
+    spec = resolve("tiny-llava").decoder
+    assert counted == said["prefill_flops"]["after"] + 2 * spec.width * spec.vocabulary + scores
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_pruned_bundles_keep_what_the_reference_keeps(saved: Saved, method: str,
 def test_a_text_model_that_normalizes_queries_and_keys(tmp_path: Path) -> None:
     """InternVL3.5 has Qwen3's decoder."""
     save_internvl(tmp_path / "model", "qwen3")
-    export(short_request(model=str(tmp_path / "model"), output=tmp_path / "out", method="fastv", keep=5))
+    export(short_request(model=str(tmp_path / "model"), output=tmp_path / "out", method="fastv", keep=7))
     checks = verify(tmp_path / "out", samples=1, model=str(tmp_path / "model"))
     assert not_held(checks) == {}
     assert "kept in the decoder" in [check.name for check in checks]

@@ -152,6 +152,9 @@ def test_kept_tokens_and_the_text_behind_them_keep_their_numbers() -> None:
         ("qwen2_5_vl", "visionzip", 0.5, (), ["kept indices", "image features"]),
         # Merges before the decoder, then cuts inside it.
         ("qwen2_5_vl", "aim", 0.5, (), ["kept indices", "image features", "kept in the decoder"]),
+        # In front of the first layer, where what DeepStack adds isn't written yet.
+        ("qwen3_vl", "cdpruner", 0.5, (), ["image features", "kept in the decoder"]),
+        ("qwen2_5_vl", "mmtok", 0.5, (), ["image features", "kept in the decoder"]),
         # Cuts between the layers behind which DeepStack adds, and merges there.
         ("qwen3_vl", "pyramiddrop", 0.4, (), ["image features", "kept in the decoder"]),
         ("qwen3_vl", "ficoco-l", 0.3, (), ["image features", "kept in the decoder"]),
@@ -261,7 +264,7 @@ def test_what_cant_be_done_is_refused(family: str, change: dict[str, Any], messa
 
 def test_visual_tokens_inside_the_decoder_arent_renumbered() -> None:
     decoder = TRACED(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))).decoder
-    stages = METHODS["fastv"]().plan(facts_of(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))), 12)
+    stages = METHODS["fastv"]().plan(facts_of(resolve(str(random_qwen.checkpoint("qwen2_5_vl")))), 18)
     cut = ReduceDecoder(method="fastv", stages=stages, image_tokens=24, prefix=3, positions="contiguous")
     with pytest.raises(LmmpruneError, match="a token keeps the place that it has in the picture"):
         cut(decoder)

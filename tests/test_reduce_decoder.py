@@ -236,6 +236,18 @@ def test_lengths_are_those_of_the_schedule() -> None:
     assert reduce.removed_before(4) == [0, 1, 5, 6]
 
 
+def test_a_score_and_its_merging_share_one_attention() -> None:
+    """FiCoCo reads visual and text rows, for redundancy and for affinity: one product and one softmax per site."""
+    rule = RULES["ficoco"]
+    model, _ = cut_decoder(DECODER, [stage(llm_layer(1), 5, rule), stage(llm_layer(2), 3, rule)], tokens=8, prefix=2)
+    assert not any(node.op_type == "Softmax" for node in DECODER.graph().graph)
+    for site in ("llm_layer_1", "llm_layer_2"):
+        mine = [node.op_type for node in model.graph if f"/{site}/" in str(node.name)]
+        assert mine.count("Softmax") == 1
+        # q k^T, then what goes through the text, and the merge itself.
+        assert mine.count("MatMul") == 3
+
+
 def test_nothing_to_cut_is_the_same_graph() -> None:
     before = ir.serde.serialize_model(DECODER.graph()).SerializeToString()
     idle = [stage(llm_layer(1), TOKENS), Stage(site=VISION_OUTPUT, keep=3, rule=FASTV)]

@@ -123,10 +123,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "scope": {},
     "downsample": {},
     "aim": {"positions": "original"},
-    "fastv": {},
-    "sparsevlm": {},
+    # The first two of three layers see all tokens.
+    "fastv": {"ratio": 0.3},
+    "sparsevlm": {"ratio": 0.3},
     "pyramiddrop": {},
     "ficoco-l": {},
+    "cdpruner": {},
+    "dart": {"options": (("form", "embedding"),)},
 }
 
 
@@ -138,7 +141,7 @@ PRUNED = [("llava_next", method) for method in METHODS] + [
 
 @pytest.mark.parametrize(("family", "method"), PRUNED)
 def test_pruned_bundles_equal_the_reference(family: str, method: str) -> None:
-    path, report = exported(family, method=method, ratio=0.5, **METHODS[method])
+    path, report = exported(family, **{"ratio": 0.5, "method": method, **METHODS[method]})
     checks = {check.name: check for check in verify(path, samples=2, model=str(checkpoint(family)))}
     assert not_held(checks.values()) == {}
     assert report.manifest.tokens_before == 5 * GRID**2 + 2 * GRID

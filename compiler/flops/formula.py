@@ -9,7 +9,13 @@ Per layer, with n tokens (visual and text), width d, MLP width m, H query heads 
     4 n d HD  (q, o)  +  4 n d GD  (k, v)  +  4 n^2 HD  (logits, weighted sum)  +  6 n d m  (gate, up, down)
 
 A cut inside a layer, between attention and MLP, leaves the MLP fewer tokens than attention had: n_in of them in the
-first three terms, n_out in the last.
+first three terms, n_out in the last. A cut that the layer behind it scores (PyramidDrop) has that layer compute k of
+the n_in tokens in front of the cut, and q of one, beside what it does for those that stay::
+
+    2 n_in d GD + 2 d HD
+
+Scores and merging themselves aren't charged, as in the literature: a few rows of products. The graphs' own count has
+them (``lmmprune flops BUNDLE``), in nodes that are marked as scores; all others add up to this formula.
 
 Where H = G and HD = d, as in LLaVA-1.5, that is ``8 n d^2 + 4 n^2 d + 6 n d m``, and the cache in half precision is
 ``4 n d`` bytes per layer. Summed over the layers both give the literature's figures within rounding: 8.45 T and
@@ -20,8 +26,9 @@ table. Papers that count multiply-accumulates, or two matrices instead of three 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lmmprune.errors import InputError
 from lmmprune.models.family import DecoderSpec
@@ -53,7 +60,12 @@ class Prefill:
         return sum(self.flops_per_layer)
 
 
-def prefill(spec: DecoderSpec, tokens_per_layer: Sequence[float], attending: Sequence[float] | None = None) -> Prefill:
+def prefill(
+    spec: DecoderSpec,
+    tokens_per_layer: Sequence[float],
+    attending: Sequence[float] | None = None,
+    scoring: Mapping[int, float] = MappingProxyType({}),
+) -> Prefill:
     """Return what the prefill of a sequence costs.
 
     Args:
@@ -62,6 +74,7 @@ def prefill(spec: DecoderSpec, tokens_per_layer: Sequence[float], attending: Seq
             is cut inside the decoder.
         attending: Tokens that each layer's attention has, and leaves in its cache: more than it hands on where a cut
             lies between attention and MLP. None: the same.
+        scoring: Layer -> tokens in front of a cut that it scores itself.
 
     Raises:
         InputError: Another number of entries than layers, or a negative one.
@@ -74,7 +87,8 @@ def prefill(spec: DecoderSpec, tokens_per_layer: Sequence[float], attending: Seq
     return Prefill(
         tokens_per_layer=tuple(tokens_per_layer),
         flops_per_layer=tuple(
-            layer_flops(spec, tokens, entered) for tokens, entered in zip(tokens_per_layer, attending, strict=True)
+            layer_flops(spec, tokens, entered) + (own_score_flops(spec, scoring[layer]) if layer in scoring else 0)
+            for layer, (tokens, entered) in enumerate(zip(tokens_per_layer, attending, strict=True))
         ),
         kv_bytes=kv_bytes(attending, kv_heads=spec.kv_heads, head_dim=spec.head_dim),
     )
@@ -99,6 +113,16 @@ def layer_flops(spec: DecoderSpec, tokens: float, attending: float | None = None
     attention = 4 * entered * entered * queries
     mlp = 6 * tokens * spec.width * spec.mlp_width
     return projections + attention + mlp
+
+
+def own_score_flops(spec: DecoderSpec, tokens: float) -> float:
+    """Return what a layer computes a second time to score a cut in front of it: k of all tokens there, and q of one.
+
+    Args:
+        spec: Sizes of the decoder.
+        tokens: Tokens in front of the cut.
+    """
+    return 2 * spec.width * spec.head_dim * (tokens * spec.kv_heads + spec.heads)
 
 
 def kv_bytes(lengths: Sequence[float], *, kv_heads: int, head_dim: int, bytes_per_value: int = HALF) -> float:

@@ -50,14 +50,22 @@ def model_report(
     spec, tokens = source.decoder, source.vision.tokens
     wanted = keep_count(tokens, ratio=ratio, keep=keep)
     facts = facts_of(source)
-    plan = get_method(method or "uniform", options).plan(facts, wanted)
+    chosen = get_method(method or "uniform", options)
+    plan = chosen.plan(facts, wanted)
     counts = [(stage.site, stage.keep) for stage in plan]
     visual = {"before": tokens, "after": average(counts, facts)}
     handed_on, attending = (
         [count + text_tokens for count in found(counts, tokens=tokens, layers=spec.layers)]
         for found in (layer_tokens, cached_tokens)
     )
-    costs = {"before": prefill(spec, uniform(spec, tokens + text_tokens)), "after": prefill(spec, handed_on, attending)}
+    scoring = {}
+    if chosen.scores_ahead:
+        inside = [site.layer for site, _ in counts if site.kind == "llm_input"]
+        scoring = {layer: handed_on[layer - 1] for layer in inside}
+    costs = {
+        "before": prefill(spec, uniform(spec, tokens + text_tokens)),
+        "after": prefill(spec, handed_on, attending, scoring),
+    }
     flops = {side: cost.flops for side, cost in costs.items()}
     return {
         "model": model,

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
 from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
-from lmmprune.passes.methods.in_decoder import input_layers
+from lmmprune.passes.methods.in_decoder import behind_layers
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
 from lmmprune.passes.reduce.filters import random_walk
@@ -25,7 +25,7 @@ from lmmprune.passes.reduce.stage import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Aim(Method):
-    """Merge pairs at the vision output until n0 are left; before layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
+    """Merge pairs at the vision output until n0 are left; behind layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
 
     With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all. The released code walks over the
     whole sequence under the causal mask, scores by layers 13..20 and masks behind them, the last time everything, and
@@ -42,11 +42,11 @@ class Aim(Method):
     name = "aim"
     reference = "arXiv 2412.03248"
     exactness = (
-        "our reading: the walk stays within the visual tokens and ignores the causal mask, cuts lie before layers"
-        " 13..20 and one token is left; merging uses the keys of the features' layer and weighs by size"
+        "our reading: the walk stays within the visual tokens and ignores the causal mask, and one token is left;"
+        " merging uses the keys of the features' layer and weighs by size"
     )
     published_positions = "original"
-    sites = "vision_output, llm_input_13..20"
+    sites = "vision_output, llm_input_14..21"
     schedule = "n0 by merging, then 1 - i/8 of it"
 
     def check(self, model: Facts) -> None:
@@ -64,7 +64,7 @@ class Aim(Method):
         if self.steps == 0:
             return [(VISION_OUTPUT, target)]
         layers = tuple(range(self.first_layer, self.last_layer + 1))
-        sites = [llm_input(layer) for layer in input_layers(model, layers, self.name)]
+        sites = [llm_input(layer) for layer in behind_layers(model, layers, self.name)]
         m = len(sites)
 
         def fall(n0: int, strength: float) -> Counts:

@@ -31,7 +31,10 @@ class CdPruner(Method):
 
     name = "cdpruner"
     reference = "arXiv 2506.10967"
-    exactness = "exact but for the relevance, which is OpenVINO GenAI's: checkpoints lack the text tower of CLIP"
+    exactness = (
+        "the choice is exact; relevance by the text's embeddings, as checkpoints lack CLIP's text tower,"
+        " with the paper's trade-off for weights [ours]"
+    )
     published_positions = "contiguous"
     published_positions = "contiguous"
     site = llm_input(0)

@@ -20,7 +20,7 @@ class Cls(Method):
 
     name = "cls"
     reference = "arXiv 2412.01818"
-    exactness = "exact"
+    exactness = "exact; tiles compete for K [ours]"
     published_positions = "contiguous"
     needs_cls = True
 

@@ -25,7 +25,7 @@ class DivPrune(Method):
 
     name = "divprune"
     reference = "arXiv 2503.02175"
-    exactness = "exact"
+    exactness = "exact, but no patch is chosen twice, as a duplicate can be in the released code"
     published_positions = "contiguous"
     site = PROJECTOR_OUTPUT
     sites = "projector_output"

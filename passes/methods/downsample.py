@@ -27,7 +27,7 @@ class Downsample(Method):
 
     name = "downsample"
     reference = "baseline"
-    exactness = "exact; pooling the encoder's output in place of a smaller picture is ours"
+    exactness = "averages of the encoder's output in place of the paper's smaller picture [ours]"
 
     def counts(self, model: Facts, target: int) -> Counts:
         """K, at least one of each tile."""

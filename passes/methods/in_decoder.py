@@ -91,6 +91,7 @@ class PyramidDrop(Method):
     published_positions = "contiguous"
     sites = "llm_input_8, 16, 24"
     schedule = "a factor per stage"
+    scores_ahead = True
 
     def filter(self, at: SiteContext) -> ir.Value:
         """Return what the last token gives in the layer behind the cut."""
@@ -98,7 +99,7 @@ class PyramidDrop(Method):
 
     def counts(self, model: Facts, target: int) -> Counts:
         """A factor."""
-        return stepwise(self.name, model, target, input_layers(model, self.layers, self.name, own=True))
+        return stepwise(self.name, model, target, input_layers(model, self.layers, self.name, own=self.scores_ahead))
 
 
 def input_layers(model: Facts, layers: tuple[int, ...], name: str, *, own: bool = False) -> tuple[int, ...]:

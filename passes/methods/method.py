@@ -53,6 +53,8 @@ class Method:
         epsilon: With ``correlate``: quantile of the affinities that a dropped token gives itself to.
         needs_cls: Whether the encoder must have a CLS token.
         next_layer: Whether it reads the encoder layer behind the features.
+        scores_ahead: Whether its cuts between decoder layers are scored by the layer behind the cut (see
+            ``own_layer.by_next_layer``) and not by the one before.
     """
 
     name: ClassVar[str]
@@ -68,6 +70,7 @@ class Method:
     epsilon: ClassVar[float] = 1.0
     needs_cls: ClassVar[bool] = False
     next_layer: ClassVar[bool] = False
+    scores_ahead: ClassVar[bool] = False
 
     def filter(self, at: SiteContext) -> ir.Value:
         """Return the score of each visual token, ``[B,n]`` float32."""

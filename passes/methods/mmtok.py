@@ -34,7 +34,10 @@ class MmTok(Method):
 
     name = "mmtok"
     reference = "arXiv 2508.18264"
-    exactness = "exact but for the picture's cosines, which are of projected features [ours]"
+    exactness = (
+        "exact but for what is compared: projected features with each other, and the whole text behind the picture in"
+        " place of the question's key words [ours]"
+    )
     published_positions = "contiguous"
     published_positions = "contiguous"
     site = llm_input(0)

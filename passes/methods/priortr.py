@@ -30,7 +30,9 @@ class PriorTr(Method):
 
     name = "priortr"
     reference = "arXiv 2606.24156"
-    exactness = "exact; the logarithms are bounded below [ours]"
+    exactness = (
+        "exact in the prefill, as for LLaVA-1.5; logarithms are bounded, caches before the cut stay whole [ours]"
+    )
     published_positions = "original"
     sites = "llm_input_3"
     schedule = "K behind its one site"

@@ -107,8 +107,8 @@ class PruMergePlus(PruMerge):
 
     name = "prumerge+"
     exactness = (
-        "fixed counts in place of the paper's outlier count, so further important patches in place of those of the grid"
-        " that are important already; the rest as released"
+        "fixed counts in place of the paper's outlier count; a centred grid, and further important patches in place"
+        " of those that are important already; the rest as released"
     )
 
     def check(self, model: Facts) -> None:

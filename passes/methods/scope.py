@@ -29,7 +29,7 @@ class Scope(Method):
 
     name = "scope"
     reference = "arXiv 2510.24214"
-    exactness = "exact; without CLS by the attention received, and tiles compete for K [ours]"
+    exactness = "exact, in float32; without CLS by the attention received, and tiles compete for K [ours]"
     published_positions = "contiguous"
 
     def check(self, model: Facts) -> None:

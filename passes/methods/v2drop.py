@@ -28,7 +28,7 @@ class V2Drop(Method):
 
     name = "v2drop"
     reference = "arXiv 2509.01552"
-    exactness = "exact; a factor in place of the paper's halves, and for small ratios the last cut alone [ours]"
+    exactness = "scores exact; a factor in place of the paper's halves, and for small ratios the last cut alone [ours]"
     published_positions = "original"
     published_positions = "original"
     sites = "llm_input_3, 17, 22"

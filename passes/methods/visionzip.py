@@ -33,7 +33,7 @@ class VisionZip(Method):
 
     name = "visionzip"
     reference = "arXiv 2412.04467"
-    exactness = "exact; dominant and contextual in the ratio of the paper's 54:10"
+    exactness = "exact; dominant and contextual in the ratio of the paper's 54:10; tiles compete for K [ours]"
     published_positions = "contiguous"
 
     def check(self, model: Facts) -> None:

@@ -26,7 +26,7 @@ class VtcCls(Method):
 
     name = "vtc-cls"
     reference = "arXiv 2412.05819"
-    exactness = "exact; layers of other encoders by their depth [ours]"
+    exactness = "exact from layer 16, which the released code leaves to its caller; other encoders by depth [ours]"
     published_positions = "contiguous"
     needs_cls = True
 
