@@ -1,5 +1,6 @@
 """One optimisation loop for all stages: Muon for the matrices of the layers, AdamW for the rest."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -61,8 +62,9 @@ def run_stage(
     log: Log,
     check: Callable[[], Metrics] | None = None,
     check_steps: int = 300,
-) -> None:
-    """Run a stage to its end, from its checkpoint if there is one.
+    deadline: float = math.inf,
+) -> bool:
+    """Run a stage, from its checkpoint if there is one; say whether it came to its end.
 
     Args:
         stage: what to run.
@@ -72,6 +74,7 @@ def run_stage(
         log: takes the progress.
         check: measures on scenes that aren't trained.
         check_steps: how often to do so.
+        deadline: when to stop, by the monotonic clock.
     """
     optimizers = make_optimizers(modules)
     first, before = 0, 0.0
@@ -81,16 +84,17 @@ def run_stage(
             module.load_state_dict(stored[name])
         first, before = stored["step"], stored["seconds"]
         if first >= stage.steps:
-            return
+            return True
         for optimizer, state in zip(optimizers, stored["optimizers"], strict=True):
             optimizer.load_state_dict(state)
     started = saved = time.monotonic()
+    processor = time.process_time()
 
     def save(step: int) -> None:
         fresh = checkpoint.with_suffix(".tmp")
         states = {name: module.state_dict() for name, module in modules.items()}
         kept = [optimizer.state_dict() for optimizer in optimizers]
-        seconds = before + time.monotonic() - started
+        seconds = before + time.process_time() - processor
         torch.save({**states, "optimizers": kept, "step": step, "seconds": seconds}, fresh)
         os.replace(fresh, checkpoint)
 
@@ -112,9 +116,14 @@ def run_stage(
         done = step + 1
         now = time.monotonic()
         if done % SHOW_STEPS == 0:
-            log(f"{stage.name} {done}/{stage.steps} {before + now - started:.0f} s: {_text(shown)}")
+            log(
+                f"{stage.name} {done}/{stage.steps} {before + time.process_time() - processor:.0f} s of CPU: {_text(shown)}"
+            )
         if check and (done % check_steps == 0 or done == stage.steps):
             log(f"{stage.name} {done} held back: {_text(check())}")
-        if now - saved > SAVE_SECONDS or done == stage.steps:
+        if now - saved > SAVE_SECONDS or done == stage.steps or now > deadline:
             save(done)
             saved = now
+        if now > deadline:
+            return done == stage.steps
+    return True
