@@ -34,15 +34,11 @@ TOLERANCE = 1e-4
 NEAR_TIE = 1e-5
 
 
-# They cut behind a layer that isn't the first, and so need a third.
-BEHIND_A_LAYER = {"aim", "dart", "fastv", "inflection", "priortr", "sparsevlm", "v2drop"}
-
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def shapes_for(method: type[Method]) -> list[Shape]:
-    deep = 3 if method.name in BEHIND_A_LAYER else 2
-    return [shape for shape in SHAPES if (shape.has_cls or not method.needs_cls) and shape.llm_layers >= deep]
+    return [shape for shape in SHAPES if shape.has_cls or not method.needs_cls]
 
 
 def plan(method: Method, shape: Shape, rng: np.random.Generator) -> tuple[Stage, ...]:
