@@ -60,7 +60,7 @@ def test_auto_keeps_the_percentile_and_saves_the_histogram() -> None:
     assert np.mean(np.array(row["counts"]) <= report.manifest.image_tokens) >= 0.75
     assert report.manifest.image_tokens in row["counts"]
     assert (path / "token_counts.png").stat().st_size > 5000
-    assert [stage.site for stage in report.manifest.schedule] == ["vision_output", "llm_input_1"]
+    assert [stage.site for stage in report.manifest.schedule] == ["vision_output", "llm_input_2"]
 
 
 def test_the_run_time_takes_the_smallest_bucket_that_is_large_enough() -> None:
