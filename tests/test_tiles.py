@@ -130,6 +130,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "sparsevlm": {"ratio": 0.3},
     "pyramiddrop": {},
     "ficoco-l": {},
+    "cdpruner": {},
+    "dart": {"options": (("form", "embedding"),)},
 }
 
 
