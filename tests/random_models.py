@@ -49,7 +49,7 @@ class Shape:
 
 SHAPES = (
     Shape(0, True, 4, 3, 2, 4, 3, 2, 2, 4, 1),
-    Shape(1, True, 3, 4, 1, 5, 2, 4, 2, 6, 2),
+    Shape(1, True, 3, 4, 1, 5, 3, 4, 2, 6, 2),
     Shape(2, False, 4, 3, 3, 3, 3, 3, 1, 4, 1),
     Shape(3, True, 5, 5, 2, 7, 4, 6, 3, 2, 3),
     Shape(4, True, 6, 4, 3, 4, 5, 4, 1, 8, 1),

@@ -213,7 +213,7 @@ def test_one_method(cli: Cli) -> None:
     assert re.search(r"layers +a list such as 2,6,15 +2,6,15", out)
     found = json.loads(cli("methods", "sparsevlm", "--json")[1])
     assert found["options"] == [{"name": "layers", "takes": "a list such as 2,6,15", "default": [2, 6, 15]}]
-    assert found["summary"].startswith("Before layers 2, 6 and 15")
+    assert found["summary"].startswith("Behind layers 2, 6 and 15")
     assert "Reference" not in found["summary"]
     assert "It has no parameters." in cli("methods", "tome")[1]
 

@@ -99,6 +99,34 @@ def test_eval(cli: Cli, made: Path, tmp_path: Path) -> None:
     assert (parsed["total"], parsed["correct"], parsed["image_tokens"]) == (1, 0, 4)
 
 
+def test_eval_of_several_bundles(cli: Cli, made: Path, tmp_path: Path) -> None:
+    written = tmp_path / "predictions.jsonl"
+    both = ("eval", made / "base", made / "pruned", "--data", made / "q.jsonl")
+    code, out, err = cli(*both, "--predictions", written)
+    assert code == 0, err
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    assert [(Path(row["bundle"]).name, row["prompt"]) for row in rows] == [
+        (name, prompt) for name in ("base", "pruned") for prompt in ("hi", "ho")
+    ]
+    assert "points beside" in " ".join(out.split())
+    # One is right about what it said itself, the other only where it says the same.
+    said = {(Path(row["bundle"]).name, row["prompt"]): row["predicted"] for row in rows}
+    lines = [
+        {"image": str(made / "p.png"), "prompt": prompt, "answer": said["base", prompt]} for prompt in ("hi", "ho")
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    both = ("eval", made / "base", made / "pruned", "--data", tmp_path / "own.jsonl")
+    code, out, _ = cli(*both, "--json", "--min-accuracy", 0)
+    base, pruned = json.loads(out)["bundles"]
+    same = sum(said["base", prompt] == said["pruned", prompt] for prompt in ("hi", "ho"))
+    assert (code, base["accuracy"], pruned["accuracy"]) == (0, 1, same / 2)
+    assert base["difference"]["value"] == 0
+    assert pruned["difference"]["value"] == same / 2 - 1
+    code, out, err = cli(*both, "--min-accuracy", 0.99)
+    assert (code, "pruned has" in err, "base has" in err) == (1, True, False)
+    assert cli("eval", made / "base", made / "base", "--data", made / "q.jsonl")[0] == 2
+
+
 def test_show(cli: Cli, made: Path, tmp_path: Path) -> None:
     code, out, _ = cli("show", made / "pruned", "--image", made / "p.png", "-o", tmp_path / "x.png")
     assert code == 0

@@ -5,6 +5,7 @@ Prefill and two cached steps of small decoders: what is kept, the logits, and ho
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ def dart(
     pivots = [*x[chosen], *text[largest]]
     left = keep - len(chosen)
     for p, pivot in enumerate(pivots):
-        for _ in range((p + 1) * left // len(pivots) - p * left // len(pivots)):
+        share = math.ceil((left - (len(chosen) - min(image, keep))) / (len(pivots) - p))
+        for _ in range(share):
             likeness = cosines(pivot[None], x)[0]
             chosen.append(best({j: -likeness[j] for j in range(len(x)) if j not in chosen}))
     return chosen
@@ -118,7 +120,11 @@ class Oracle:
                 heads = (before @ self.decoder.weights()[f"k{layer - 1}"]).reshape(len(x), -1, self.decoder.width)
                 sizes = np.abs(self.decoder._turned(heads.transpose(1, 0, 2), at)).sum((0, 2))
             pivots = self.options.get("image_pivots", 4), self.options.get("text_pivots", 4)
-            return dart(visual, text, sizes[begin:end], sizes[end:], keep, *pivots)
+            if self.options.get("form", "layer") == "layer":
+                gain = self.decoder.weights().get("norm", np.ones(x.shape[1], np.float32))
+                return dart(gain * visual, gain * text, sizes[begin:end], sizes[end:], keep, *pivots)
+            others = [*range(begin), *range(end, len(x))]
+            return dart(visual, x[others], sizes[begin:end], sizes[others], keep, *pivots)
         if self.name == "priortr":
             a = seen.attention.mean(0)
             asked, prior = a[end:, begin:end].mean(0), a[end, begin:end]

@@ -9,7 +9,8 @@ import pytest
 import runtime_fixtures as fx
 
 from lmmprune.compiler.data.questions import Question, load_questions
-from lmmprune.compiler.measure.evaluate import Accuracy, evaluate, normalized
+from lmmprune.compiler.measure.evaluate import Accuracy, evaluate
+from lmmprune.compiler.measure.matching import MATCHES, normalized
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError
 
@@ -98,6 +99,56 @@ def test_exact_match_kinds_and_shared_pictures(runtime: Runtime, monkeypatch: py
     exported = json.loads(json.dumps(result.as_dict(predictions=True), allow_nan=False))
     assert exported["accuracy"] == 0.5
     assert exported["predictions"][0]["predicted"] == truth["a", "x"]
+
+
+VQA = [
+    # By the released evaluation's rules: thirds of the others who agree, averaged over leaving each one out.
+    ("yes", ["yes"] * 10, 1.0),
+    ("yes", ["yes"] * 3 + ["no"] * 7, 0.9),
+    ("yes", ["yes"] * 2 + ["no"] * 8, 0.6),
+    ("yes", ["yes"] + ["no"] * 9, 0.3),
+    ("maybe", ["yes"] * 10, 0.0),
+    ("A dog.", ["the dog"], 1.0),
+    ("two", ["2"], 1.0),
+    ("1,000", ["1000"], 1.0),
+    ("7.5", ["75"], 0.0),
+    ("don't", ["dont"], 1.0),
+    ("red/blue", ["red blue"], 1.0),
+]
+
+
+@pytest.mark.parametrize(("said", "answers", "score"), VQA)
+def test_answers_of_many_people(said: str, answers: list[str], score: float) -> None:
+    assert MATCHES["vqa"](said, answers) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "inside"),
+    [("it is Red.", "red", True), ("bored", "red", False), ("a red-hot iron", "red", True), ("red", "red car", False)],
+)
+def test_answers_inside_of_others(said: str, answer: str, inside: bool) -> None:
+    assert MATCHES["contains"](said, [answer, "never"]) == inside
+    assert MATCHES["exact"](said, [answer]) == (said == answer)
+
+
+def test_other_matches_and_differences(runtime: Runtime, tmp_path: Path) -> None:
+    picture = fx.picture(1, 2, 3)
+    said = runtime.answer(picture, "x", 4).text.strip()
+    asked = [
+        Question(picture=str(number), load=lambda: picture, prompt="x", answers=answers)
+        for number, answers in enumerate([(said,) * 4, (said, said, "no", "no")])
+    ]
+    found = evaluate(runtime, asked, max_new_tokens=4, match="vqa")
+    # Two of four agree: left out in turn, one third twice and two thirds twice.
+    assert [one.correct for one in found.predictions] == pytest.approx([1, 0.5])
+    assert found.overall.value == pytest.approx(0.75)
+    exact = evaluate(runtime, asked, max_new_tokens=4)
+    beside = found.difference(exact)
+    assert (beside.value, beside.low, beside.high) == pytest.approx((-0.25, -0.5, 0))
+    with pytest.raises(InputError, match="different questions"):
+        found.difference(evaluate(runtime, asked[:1], max_new_tokens=4))
+    with pytest.raises(InputError, match="did you mean 'exact'"):
+        evaluate(runtime, asked, match="exat")
 
 
 def write(path: Path, *rows: Any) -> Path:

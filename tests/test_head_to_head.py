@@ -35,14 +35,14 @@ def test_cells_are_kept_for_the_same_questions_only(script: Any, tmp_path: Path)
         return {"accuracy": 0.5}
 
     for about in ("one", "one", "other"):
-        found = script.Cells(tmp_path, about).get("dart form=layer-0.5", lambda about=about: answer(about))
+        found = script.Cells(tmp_path, about).get("dart, form=layer-0.5", lambda about=about: answer(about))
         assert found == {"accuracy": 0.5}
     assert asked == ["one", "other"]
 
 
 def test_tables_say_what_was_measured(script: Any) -> None:
     cell = {"accuracy": 0.7, "interval_95": [0.6, 0.8], "first_word": {"accuracy": 0.75}}
-    large = {"sites": ["llm_input_2"], "prefill_flops": {"0.5": 4.567e12, "0.9": None}, "selection": None}
+    large = {"sites": ["llm_input_2"], "prefill_flops": {"0.5": 4.567e12, "0.9": None}, "selection_ms": None}
     rows = [{"name": "m", "run_by": "x", "cells": {"0.5": cell, "0.9": {"refused": "can't"}}, "large": large}]
     accuracies = script.accuracy_table(cell, rows, [0.5, 0.9]).splitlines()
     assert accuracies[-1] == "| m | x | 70.0 (60.0-80.0) | 75.0 | - | - |"

@@ -82,7 +82,7 @@ def test_q_k_and_v_share_one_scale_and_scores_stay_float() -> None:
     assert len(float_matmuls) == scores
 
 
-@pytest.mark.parametrize("name", ["fastv", "ficoco-l"])
+@pytest.mark.parametrize("name", ["fastv", "ficoco-l", "pyramiddrop"])
 def test_a_decoder_with_cuts_is_quantized_but_for_its_scores(name: str) -> None:
     decoder, tokens = SmallDecoder(layers=4, heads=4, kv_heads=2, width=8), 10
     model = decoder.graph()

@@ -65,6 +65,8 @@ def test_the_unpruned_bundle_is_transformers_model(saved: Saved, tmp_path: Path)
         ("vispruner", 5),
         ("inflection", 5),
         ("divprune", 5),
+        ("scope", 4),
+        ("downsample", 5),
         ("aim", 4),
     ],
 )

@@ -149,12 +149,20 @@ def test_kept_tokens_and_the_text_behind_them_keep_their_numbers() -> None:
         ("qwen2_5_vl", "freepruner", 0.5, (("shallow_layer", "0"),), ["kept indices", "image features"]),
         ("qwen3_vl", "freepruner", 0.5, (), ["kept indices", "image features"]),
         ("qwen3_vl", "divprune", 0.5, (), ["kept indices", "image features"]),
+        ("qwen3_vl", "dpp", 0.5, (), ["kept indices", "image features"]),
         ("qwen2_5_vl", "visionzip", 0.5, (), ["kept indices", "image features"]),
+        ("qwen2_5_vl", "downsample", 0.5, (), ["kept indices", "image features"]),
         # Merges before the decoder, then cuts inside it.
         ("qwen2_5_vl", "aim", 0.5, (), ["kept indices", "image features", "kept in the decoder"]),
+        # In front of the first layer, where what DeepStack adds isn't written yet.
+        ("qwen3_vl", "cdpruner", 0.5, (), ["image features", "kept in the decoder"]),
+        ("qwen2_5_vl", "mmtok", 0.5, (), ["image features", "kept in the decoder"]),
         # Cuts between the layers behind which DeepStack adds, and merges there.
         ("qwen3_vl", "pyramiddrop", 0.4, (), ["image features", "kept in the decoder"]),
         ("qwen3_vl", "ficoco-l", 0.3, (), ["image features", "kept in the decoder"]),
+        # In front of all of them, and by what a layer makes before DeepStack adds.
+        ("qwen3_vl", "mmtok", 0.5, (), ["image features", "kept in the decoder"]),
+        ("qwen3_vl", "v2drop", 0.3, (), ["image features", "kept in the decoder"]),
     ],
 )
 def test_pruned_bundles_are_the_references(

@@ -113,7 +113,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "uniform": {},
     "cls": {},
     "vtc-cls": {},
-    "freepruner": {"positions": "original"},
+    "freepruner": {"positions": "contiguous"},
     "inflection": {},
     "prumerge": {},
     "prumerge+": {"options": (("neighbours", "5"),)},
@@ -122,12 +122,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "divprune": {},
     "scope": {},
     "downsample": {},
-    "aim": {"positions": "original"},
+    "dpp": {},
+    "mmtok": {},
+    "aim": {"positions": "contiguous"},
     # The first two of three layers see all tokens.
     "fastv": {"ratio": 0.3},
     "sparsevlm": {"ratio": 0.3},
     "pyramiddrop": {},
     "ficoco-l": {},
+    "cdpruner": {},
+    "dart": {"options": (("form", "embedding"),)},
 }
 
 

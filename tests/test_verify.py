@@ -31,7 +31,7 @@ def checked(path: Path, samples: int = 2) -> dict[str, Check]:
     [
         ({}, ["image features", "logits"]),
         ({"ratio": 0.5}, VISION),
-        ({"ratio": 0.75, "positions": "original"}, VISION),
+        ({"ratio": 0.75, "positions": "contiguous"}, VISION),
         ({"ratio": 0.5, "method": "cls"}, VISION),
         ({"ratio": 0.75, "method": "random"}, VISION),
         ({"keep": 14, "method": "uniform"}, VISION),
@@ -43,9 +43,14 @@ def checked(path: Path, samples: int = 2) -> dict[str, Check]:
         ({"keep": 30, "method": "prumerge+", "options": (("neighbours", "5"),)}, VISION),
         # Tokens of the question go too.
         ({"ratio": 0.5, "method": "inflection", "options": (("prune_text", "2"),)}, BOTH),
-        # Numbers stay inside the decoder, and may or may not before it.
+        # Pooled patches; chosen by the question before the first layer, by keys and by change behind others.
+        ({"keep": 14, "method": "downsample"}, VISION),
+        ({"ratio": 0.5, "method": "mmtok", "options": (("alpha", "2"),)}, DECODER),
+        ({"ratio": 0.5, "method": "dart", "options": (("text_pivots", "2"),)}, DECODER),
+        ({"ratio": 0.5, "method": "v2drop"}, DECODER),
+        # Merged before the decoder, cut inside it.
         ({"ratio": 0.6, "method": "aim"}, BOTH),
-        ({"ratio": 0.5, "method": "sparsevlm", "positions": "original"}, DECODER),
+        ({"ratio": 0.5, "method": "sparsevlm", "positions": "contiguous"}, DECODER),
         ({"ratio": 0.5, "method": "fastv", "target": "tensorrt-rtx"}, DECODER),
         ({"ratio": 0.5, "method": "freepruner", "target": "tensorrt-11", "dtype": "bfloat16"}, VISION),
         ({"ratio": 0.5, "method": "fastv", "target": "tensorrt-10.13", "dtype": "bfloat16", "int8": True}, DECODER),

@@ -22,7 +22,7 @@ from lmmprune.compiler.compare.kept_answers import KeptAnswers, example_key
 from lmmprune.compiler.compare.record import Recorded, record_answer, score_answer
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.bench import WARM_UP_ROUNDS, describe_machine, short_names
-from lmmprune.compiler.measure.evaluate import normalized
+from lmmprune.compiler.measure.matching import exact
 from lmmprune.compiler.measure.statistics import Estimate, estimate, resample_means, speedup
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.prompt import Prompter
@@ -237,17 +237,12 @@ def _accuracies(
     known = [number for number, example in enumerate(examples) if example.answers]
     if not known:
         return [(None, None) for _ in said]
-    right = [[_is_right(examples[number], texts[number]) for number in known] for texts in said]
-    hits = np.array(right, np.float64)
+    hits = np.array([[exact(texts[number], examples[number].answers) for number in known] for texts in said])
     draws, means = resample_means(hits, [examples[number].picture for number in known]), hits.mean(axis=1)
     return [
         (estimate(means[row], draws[:, row]), estimate(means[row] - means[0], draws[:, row] - draws[:, 0]))
         for row in range(len(said))
     ]
-
-
-def _is_right(example: Question, said: str) -> bool:
-    return any(normalized(said) == normalized(answer) for answer in example.answers)
 
 
 def _other(row: Compared, found: Sequence[Example], drawings: tuple[bytes, ...]) -> Other:

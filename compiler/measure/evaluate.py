@@ -9,18 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lmmprune.compiler.data.questions import Question
+from lmmprune.compiler.measure.matching import MATCHES, first_word
+from lmmprune.compiler.measure.statistics import Estimate, estimate, resample_means
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.errors import InputError, suggestion
 
 _Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Share of right answers in 0..1 with its 95 % Wilson interval."""
+    """Share of right answers in 0..1 with its 95 % Wilson interval; where answers are partly right, it is too wide."""
 
-    correct: int
+    correct: float
     total: int
 
     @property
@@ -46,14 +51,19 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model said to one question; ``correct``: the whole answer, ``first_word``: its first word at least."""
+    """What the model said to one question.
+
+    Attributes:
+        correct: How right the whole answer is, 0..1.
+        first_word: Whether its first word is.
+    """
 
     picture: str
     prompt: str
     answers: tuple[str, ...]
     kind: str | None
     predicted: str
-    correct: bool
+    correct: float
     first_word: bool
 
 
@@ -77,6 +87,19 @@ class Evaluation:
     predictions: tuple[Prediction, ...]
     seconds: float
 
+    def difference(self, base: Evaluation) -> Estimate:
+        """Return this accuracy less another one's on the same questions, paired, pictures drawn again.
+
+        Raises:
+            InputError: Other questions were asked.
+        """
+        asked = [[(one.picture, one.prompt) for one in side.predictions] for side in (self, base)]
+        if asked[0] != asked[1]:
+            raise InputError("the two were asked different questions: evaluate both on the same data")
+        right = np.array([[one.correct for one in side.predictions] for side in (self, base)], np.float64)
+        draws = resample_means(right, [picture for picture, _ in asked[0]])
+        return estimate(self.overall.value - base.overall.value, draws[:, 0] - draws[:, 1])
+
     def as_dict(self, *, predictions: bool = False) -> dict[str, Any]:
         """Return the result for JSON, on request with every prediction."""
         kinds = {
@@ -95,23 +118,26 @@ def evaluate(
     questions: Sequence[Question],
     *,
     max_new_tokens: int = 16,
+    match: str = "exact",
     on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Ask every question, greedily; questions about one picture share its vision pass.
 
-    An answer is right when it equals one of the expected ones, apart from case, surrounding white space and a final
-    full stop. Its first word is right when it equals the first word of one of the expected ones (``first_word``): a
+    Its first word is right when it equals the first word of one of the expected ones (``first_word``): a
     model that goes on where it should stop has the word and misses the answer.
 
     Args:
         runtime: A loaded bundle.
         questions: At least one; those of a picture need not be neighbours.
         max_new_tokens: Answers are cut there.
+        match: When an answer is right, a key of ``MATCHES``.
         on_answer: Called after every answer.
 
     Raises:
-        InputError: A picture or a prompt can't be used.
+        InputError: A picture or a prompt can't be used, or there is no such match.
     """
+    if match not in MATCHES:
+        raise InputError(f"no match '{match}'{suggestion(match, MATCHES)}")
     start = time.perf_counter()
     predictions: list[Prediction | None] = [None] * len(questions)
     picture: str | None = None
@@ -127,7 +153,7 @@ def evaluate(
             answers=question.answers,
             kind=question.kind,
             predicted=said,
-            correct=any(normalized(said) == normalized(answer) for answer in question.answers),
+            correct=MATCHES[match](said, question.answers),
             first_word=any(first_word(said) == first_word(answer) for answer in question.answers),
         )
         on_answer()
@@ -142,16 +168,6 @@ def evaluate(
         predictions=done,
         seconds=time.perf_counter() - start,
     )
-
-
-def normalized(answer: str) -> str:
-    """Return an answer in lower case without surrounding white space and without a final full stop."""
-    return answer.strip().removesuffix(".").rstrip().casefold()
-
-
-def first_word(answer: str) -> str:
-    """Return the first word of a normalized answer, up to white space, without the punctuation behind it."""
-    return next(iter(normalized(answer).split()), "").rstrip(".,;:!?")
 
 
 def _whole(predictions: Sequence[Prediction]) -> Accuracy:

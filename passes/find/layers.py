@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -86,6 +87,23 @@ def stream_into(layer: Layer) -> ir.Value:
         assert total is not None
     attended = set(reached([layer.node.outputs[0]]))
     return next(value for value in streams(total) if value not in attended)
+
+
+def last_gain(layers: Sequence[Layer]) -> ir.Value | None:
+    """Return the gain ``[C]`` of the RMS norm behind a decoder's last layer; None if there is no such norm."""
+    last = layers[-1].out.producer()
+    waiting = [last] if last is not None and last.op_type == "RMSNormalization" else _users(layers[-1].out)
+    while waiting:
+        node = waiting.pop()
+        if node.op_type == "RMSNormalization":
+            return node.inputs[1]
+        if node.op_type in ("Cast", "Gather", "Slice"):
+            waiting += _users(node.outputs[0])
+    return None
+
+
+def _users(value: ir.Value) -> list[ir.Node]:
+    return [node for node, _ in value.uses()]
 
 
 def _number(value: ir.Value, axis: int) -> int:

@@ -27,7 +27,10 @@ class QuantizedWeight:
         # Written before its scales, so that these are known by then and the weight is read once.
         once = _Once(axis=axis, dtype=dtype)
         self.values = derive(weight, once.integers, dtype=ir.DataType.INT8, shape=shape, name=f"{prefix}/int8")
-        self.scale = _computed(lambda: once.scales(weight), shape=[shape[axis]], name=f"{prefix}/scale")
+        # The tensor itself: shape inference lends an initializer that others still read to itself, without its values.
+        source = weight.const_value
+        assert source is not None
+        self.scale = _computed(lambda: once.scales(source), shape=[shape[axis]], name=f"{prefix}/scale")
         self.zero = constant(model, np.zeros(shape[axis], np.int8), f"{prefix}/zero_point")
         self._result: ir.Value | None = None
         model.graph.register_initializer(self.values)
@@ -65,11 +68,10 @@ class _Once:
         integers, self.known = quantize_in_blocks(weight, self.axis, self.dtype)
         return integers
 
-    def scales(self, weight: ir.Value) -> Array:
+    def scales(self, weight: ir.TensorProtocol) -> Array:
         """Return its scales; it is read only if it hasn't been."""
         if self.known is None:
-            assert weight.const_value is not None
-            self.known = quantize_in_blocks(weight.const_value.numpy(), self.axis, self.dtype)[1]
+            self.known = quantize_in_blocks(weight.numpy(), self.axis, self.dtype)[1]
         return self.known
 
 

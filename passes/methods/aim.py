@@ -28,8 +28,8 @@ class Aim(Method):
     """Merge pairs at the vision output until n0 are left; behind layers 13..20 keep ``1 - i/8`` of n0 by PageRank.
 
     With ``steps=0`` there is no walk and no cut in the decoder: merging takes it all. The released code walks over the
-    whole sequence under the causal mask, scores by layers 13..20 and masks behind them, the last time everything, and
-    merges by the keys of the layer behind the features with plain means.
+    whole sequence under the causal mask, masks tokens instead of removing them, the last time all, and merges by the
+    keys of the layer behind the features with plain means.
 
     Reference: Zhong et al., AIM, 2024, arXiv 2412.03248 (released code).
     """

@@ -36,7 +36,6 @@ class CdPruner(Method):
         " with the paper's trade-off for weights [ours]"
     )
     published_positions = "contiguous"
-    published_positions = "contiguous"
     site = llm_input(0)
     sites = "llm_input_0"
 

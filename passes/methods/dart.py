@@ -10,10 +10,11 @@ import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
+from lmmprune.passes.find.layers import last_gain
 from lmmprune.passes.find.sites import llm_input
 from lmmprune.passes.methods.in_decoder import input_layers, stepwise
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.embedded import products, text_rows
+from lmmprune.passes.reduce.embedded import other_rows, products, text_rows
 from lmmprune.passes.reduce.filters import exclude, normalized
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, padded, top
 from lmmprune.passes.reduce.schedule import Counts
@@ -24,8 +25,9 @@ from lmmprune.passes.reduce.site_context import FLOAT, Rows, SiteContext
 class Dart(Method):
     """Keep the largest visual tokens, and for each pivot (these, and the largest of the text) the tokens least like it.
 
-    ``form=layer``: large are those with the largest L1 norm of the keys, before layer 2. ``form=embedding``: of the
-    embeddings, in front of the decoder, as TensorRT Edge-LLM runs it.
+    ``form=layer``: large are those with the largest L1 norm of the keys, before layer 2, and likeness is that of tokens
+    behind the decoder's last norm. ``form=embedding``: both by the embeddings, in front of the decoder, the text in
+    front of the picture among the pivots, as TensorRT Edge-LLM runs it.
 
     Reference: Wen et al., DART, 2025, arXiv 2502.11494 (released code).
     """
@@ -37,8 +39,10 @@ class Dart(Method):
 
     name = "dart"
     reference = "arXiv 2502.11494"
-    exactness = "exactly K stay, pivots in the order of their norms, cosines without the decoder's last norm [ours]"
-    published_positions = "original"
+    exactness = (
+        "form=embedding: exact to TensorRT Edge-LLM; form=layer: exact but for the order of pivots and their shares,"
+        " which are Edge-LLM's: exactly K stay"
+    )
     published_positions = "original"
     sites = "llm_input_2, or llm_input_0"
     schedule = "K behind its one site"
@@ -63,7 +67,7 @@ class Dart(Method):
 
     def _select(self, at: SiteContext, keep: int) -> Outcome:
         b = at.b
-        unit = normalized(at, at.visual)
+        unit = self._directions(at, at.visual)
         mine, theirs = min(self.image_pivots, keep), self.text_pivots
         chosen, pivots = [], []
         if mine:
@@ -78,12 +82,10 @@ class Dart(Method):
             if at.in_decoder:
                 room = np.zeros((at.batch, count, at.tokens), np.float32)
                 likeness = b.op("Slice", b.op("Concat", likeness, room, axis=2), [0], [at.tokens], [2])
-            # The p-th takes its share of what the pivots leave: these differ by one at most.
-            ends = [(p + 1) * (keep - mine) // count for p in range(count)]
             free = b.constant(np.zeros((at.batch, at.tokens), np.float32))
             if chosen:
                 free = exclude(at, free, chosen[0])
-            for p, share in enumerate(np.diff([0, *ends]).tolist()):
+            for p, share in enumerate(_shares(keep - mine, count)):
                 if share:
                     row = b.op("Reshape", b.op("Slice", likeness, [p], [p + 1], [1]), [at.batch, at.tokens])
                     chosen.append(top(b, b.op("Add", row, free), share))
@@ -95,14 +97,31 @@ class Dart(Method):
         b = at.b
         if self.form == "layer":
             return b.op("ReduceSum", b.op("Abs", at.keys(which)), [1, 3], keepdims=0)
-        rows = b.op("Cast", at.visual, to=FLOAT) if which == "visual" else text_rows(at)
+        rows = b.op("Cast", at.visual, to=FLOAT) if which == "visual" else other_rows(at)
         return b.op("ReduceSum", b.op("Abs", rows), [2], keepdims=0)
 
+    def _directions(self, at: SiteContext, rows: ir.Value) -> ir.Value:
+        """Return what cosines are taken of, rows of length one: in the layer form behind the decoder's last norm."""
+        b = at.b
+        gain = last_gain(at.layers) if self.form == "layer" else None
+        if gain is not None:  # the norm's own division cancels in a cosine
+            rows = b.op("Mul", b.op("Cast", rows, to=FLOAT), b.op("Cast", gain, to=FLOAT))
+        return normalized(at, rows)
+
     def _pivots_of_text(self, at: SiteContext, count: int) -> ir.Value:
-        """Return the directions of the text's largest tokens, ``[B,count,C]``; the last again where it has fewer."""
+        """Return the directions of the largest other tokens, ``[B,count,C]``; the last again where there are fewer."""
         b = at.b
         norms = self._norms(at, "text")
         last = b.op("Sub", b.op("Shape", norms, start=1, end=2), b.constant([1]))
         more = np.full((at.batch, count), -np.inf, np.float32)
         order = b.op("Min", top(b, b.op("Concat", norms, more, axis=1), count), last)
-        return at.gather_rows(normalized(at, text_rows(at)), order, count, count)
+        others = text_rows(at) if self.form == "layer" else other_rows(at)
+        return at.gather_rows(self._directions(at, others), order, count, count)
+
+
+def _shares(left: int, pivots: int) -> list[int]:
+    """Return how many tokens each pivot takes: what is left over the pivots left, rounded up."""
+    shares: list[int] = []
+    for others in range(pivots, 0, -1):
+        shares.append(-(-(left - sum(shares)) // others))
+    return shares

@@ -31,7 +31,6 @@ class Dpp(Method):
     reference = "arXiv 2506.10967"
     exactness = "exact for weights of 1; the first pick, a tie of all, is the first patch [ours]"
     published_positions = "contiguous"
-    published_positions = "contiguous"
     site = PROJECTOR_OUTPUT
     sites = "projector_output"
 

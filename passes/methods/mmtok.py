@@ -39,7 +39,6 @@ class MmTok(Method):
         " place of the question's key words [ours]"
     )
     published_positions = "contiguous"
-    published_positions = "contiguous"
     site = llm_input(0)
     sites = "llm_input_0"
 

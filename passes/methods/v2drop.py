@@ -30,7 +30,6 @@ class V2Drop(Method):
     reference = "arXiv 2509.01552"
     exactness = "scores exact; a factor in place of the paper's halves, and for small ratios the last cut alone [ours]"
     published_positions = "original"
-    published_positions = "original"
     sites = "llm_input_3, 17, 22"
     schedule = "a factor per stage, one token behind the last"
 

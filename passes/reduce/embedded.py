@@ -17,6 +17,14 @@ def text_rows(at: SiteContext) -> ir.Value:
     return at.b.op("Cast", at.rows(at.stream, "text", 1), to=FLOAT)
 
 
+def other_rows(at: SiteContext) -> ir.Value:
+    """Return all tokens but the visual ones as they arrive at the site, ``[B,M,C]`` float32."""
+    if at.first == 0:
+        return text_rows(at)
+    before = at.b.op("Slice", at.stream, [0], [at.first], [1])
+    return at.b.op("Concat", at.b.op("Cast", before, to=FLOAT), text_rows(at), axis=1)
+
+
 def products(at: SiteContext, some: ir.Value, others: ir.Value) -> ir.Value:
     """Return all products ``[B,R,S]`` of rows ``[B,R,C]`` and ``[B,S,C]``."""
     return at.b.op("MatMul", some, at.b.op("Transpose", others, perm=[0, 2, 1]))

@@ -38,7 +38,7 @@ def vision_methods(facts: Facts, keep: int) -> dict[str, Any]:
     return {name: plan for name, plan in plans.items() if any(not stage.site.in_decoder for stage in plan)}
 
 
-def profile(graph: Path, pixels: np.ndarray[Any, Any], rounds: int) -> list[tuple[float, float]]:
+def profile(graph: Path, feeds: dict[str, Any], rounds: int) -> list[tuple[float, float]]:
     """Return (selection, everything) in ms of every round."""
     options = ort.SessionOptions()
     options.enable_profiling = True
@@ -46,7 +46,7 @@ def profile(graph: Path, pixels: np.ndarray[Any, Any], rounds: int) -> list[tupl
     options.log_severity_level = 3
     session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     for _ in range(rounds + 1):
-        session.run(None, {"pixel_values": pixels})
+        session.run(None, feeds)
     file = Path(session.end_profiling())
     events = json.loads(file.read_text(encoding="utf-8"))
     file.unlink()
@@ -87,7 +87,7 @@ def main(output: Path, model: str, keep: int, rounds: int) -> None:
             graph = stored.clone()
             ReduceVision(method=name, stages=stages, grid=facts.grid)(graph)
             ir.save(graph, path.with_name("pruned.onnx"))
-            times = profile(path.with_name("pruned.onnx"), pixels, rounds)
+            times = profile(path.with_name("pruned.onnx"), {"pixel_values": pixels}, rounds)
             ours = statistics.median(time for time, _ in times)
             whole = statistics.median(total for _, total in times)
             share = statistics.median(time / (total - time) for time, total in times)

@@ -34,8 +34,8 @@ TOKENS = 144
 COMMON: dict[str, Any] = {"model": "tiny-llava", "method": "inflection", "options": {"llm_keep": "1"}}
 VARIANTS: dict[str, Tokens] = {
     "dynamic reference": Buckets((TOKENS - count) / TOKENS for count in range(1, TOKENS + 1)),
-    "buckets 0.5,0.7,0.85": Buckets((0.5, 0.7, 0.85)),
-    "buckets 0,0.3,0.5,0.7,0.85": Buckets((0, 0.3, 0.5, 0.7, 0.85)),
+    "buckets 0.75,0.85": Buckets((0.75, 0.85)),
+    "buckets 0.75,0.8,0.85,0.9": Buckets((0.75, 0.8, 0.85, 0.9)),
     "constant, 50th percentile": Auto(50),
     "constant, 90th percentile": Auto(90),
 }

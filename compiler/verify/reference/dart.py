@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lmmprune.compiler.verify.reference.chooser import Chooser
@@ -24,12 +26,12 @@ def dart(
     Args:
         x: [T,C], compared by cosine.
         visual: Rows of the n visual tokens.
-        text: Rows of the text.
+        text: Rows of the other tokens that may be pivots.
         norms: [T]; the largest are the pivots'.
         keep: K.
         chooser: Takes the choices.
         image_pivots: Visual ones.
-        text_pivots: Of the text.
+        text_pivots: Of the others.
     """
     size = dict(enumerate(float(norm) for norm in norms))
     own = chooser.largest({row: size[row] for row in visual}, min(image_pivots, keep))
@@ -41,7 +43,7 @@ def dart(
         chooser.ranked({row: size[row] for row in own})
         chooser.ranked({row: size[row] for row in asked})
     for p, pivot in enumerate(pivots):
-        share = (p + 1) * left // len(pivots) - p * left // len(pivots)
+        share = math.ceil((keep - len(kept)) / (len(pivots) - p))
         others = [row for row in visual if row not in kept]
         near = dict(zip(others, (float(c) for c in cosines(x[others], x[[pivot]])[:, 0]), strict=True))
         kept += chooser.smallest(near, share, scale=1.0)

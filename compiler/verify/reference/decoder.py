@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ def say(
             tokens = sequence(len(features), kept, prefix, tail, generated, positions["vision"], patches)
         else:
             tokens = places(len(features), kept, prefix, tail, generated, grid)
-        cutter = Cutter(method, options, sites, positions["llm"], special_ids, chooser)
+        last_norm = functools.partial(rms_norm, model.get_decoder().norm)
+        cutter = Cutter(method, options, sites, positions["llm"], special_ids, chooser, last_norm)
         return run(model, tokens, features, cutter, rows).numpy(), cutter.kept
 
     with one_thread(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,7 @@ class Cutter:
     policy: str  # of the numbers behind a cut
     special_ids: set[int] | frozenset[int]
     chooser: Chooser
+    last_norm: Callable[[torch.Tensor], torch.Tensor]  # of the decoder, on rows [T,C]
     kept: dict[str, np.ndarray] = field(default_factory=dict)  # site -> [K] image tokens left, as they entered
     raters: list[int] = field(default_factory=list)  # places in the tail
 
@@ -119,10 +121,12 @@ class Cutter:
         if self.method == "mmtok":
             return mmtok(x[visual], x[text], keep, self.chooser, **options)
         if self.method == "dart":
-            # Of the layer form the keys of all heads, of the other the embeddings.
+            # Of the layer form the keys of all heads and the text, of the other embeddings and all that is no image.
             long = x if prompt is None else np.concatenate(list(prompt.attention.k), axis=1)
             norms = np.abs(long.astype(np.float64)).sum(axis=1)
-            return dart(x, visual, text, norms, keep, self.chooser, **options)
+            others = text if prompt is not None else sorted([*range(visual[0]), *text])
+            compared = x if prompt is None else self.last_norm(torch.from_numpy(x)).numpy()
+            return dart(compared, visual, others, norms, keep, self.chooser, **options)
         assert prompt is not None
         if self.method == "v2drop":
             moved = np.linalg.norm((prompt.made - prompt.entered).numpy()[visual], axis=1)

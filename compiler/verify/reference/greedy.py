@@ -11,6 +11,7 @@ from lmmprune.compiler.verify.reference.encoded import Encoded
 
 SHORTEST = 1e-12  # a vector's length in the denominator of a cosine
 WITHIN_SPAN = 1e-4  # a squared distance to what is chosen that counts as none
+ROUNDING = 0.3  # of one: what the error of such a distance is like, which is a sum of squares below it
 
 
 def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -80,7 +81,7 @@ def determinant(similar: np.ndarray, weights: np.ndarray, keep: int, chooser: Ch
 
     def gains(others: list[int]) -> np.ndarray:
         for j in others:
-            chooser.note(left[j], WITHIN_SPAN, 1.0)
+            chooser.note(left[j], WITHIN_SPAN, ROUNDING)
         return np.array([weights[j] ** 2 * left[j] if left[j] >= WITHIN_SPAN else 0.0 for j in others])
 
     def add(j: int) -> None:
@@ -89,7 +90,7 @@ def determinant(similar: np.ndarray, weights: np.ndarray, keep: int, chooser: Ch
             rows.append(row)
             left[:] -= row**2
 
-    return grow(n, keep, chooser, gains, weights**2, add)
+    return grow(n, keep, chooser, gains, ROUNDING * weights**2, add)
 
 
 def dpp(features: np.ndarray, keep: int, chooser: Chooser) -> list[int]:

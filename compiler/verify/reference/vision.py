@@ -176,11 +176,14 @@ def encode_tile(
                 )
                 patches = [patches[place] for place in places]
                 x = torch.cat([x[:cls], torch.from_numpy(visual)])
-            kept[site] = sorted(patches)
+            kept[site] = list(patches)
         x = x + tower.feed(layer, x)
     # A method may have its own order inside the encoder; behind it is the picture's.
     raster = sorted(range(len(patches)), key=patches.__getitem__)
     x = torch.cat([x[:cls], x[cls:][raster]])
+    if kept:
+        *_, last = kept
+        kept[last] = sorted(patches)
     for number in reversed(range(len(looks))):
         if number in tower.windowed:
             looks[number] = looks[number + 1]

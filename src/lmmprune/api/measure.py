@@ -178,6 +178,7 @@ def evaluate(
     *,
     limit: int | None = None,
     max_new_tokens: int = 16,
+    match: str = "exact",
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -189,6 +190,8 @@ def evaluate(
             ``kind``, or questions.
         limit: Ask only the first so many.
         max_new_tokens: Answers are cut there.
+        match: When an answer is right: ``exact``, ``contains`` (it stands in what was said), or ``vqa`` (by how many
+            of the answers, as in VQA).
         threads: Threads within an operator, where the bundle is loaded here.
         progress: Called while it runs.
 
@@ -201,7 +204,13 @@ def evaluate(
     step = counting(progress, len(asked))
     model = bundle if isinstance(bundle, Model) else Model(bundle, threads=threads)
     try:
-        return run(model.runtime, asked, max_new_tokens=max_new_tokens, on_answer=lambda: step("answering"))
+        return run(
+            model.runtime,
+            asked,
+            max_new_tokens=max_new_tokens,
+            match=match,
+            on_answer=lambda: step("answering"),
+        )
     finally:
         if model is not bundle:
             model.close()
