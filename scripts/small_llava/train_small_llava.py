@@ -2,7 +2,8 @@
 
 Stages: (1) a shallow tower reads small windows of scenes, (2) the deep tower grown from it reads
 whole scenes and matches captions, (3) on the frozen tower, projector and a shallow decoder learn to
-find and read, (4) so does the deep decoder grown from it. No stage drops visual tokens: the pruning
+look up and read, in small windows and then in whole scenes, (4) so does the deep decoder grown from
+it, on pictures of both sizes. No stage drops visual tokens: the pruning
 methods are training-free and the model does not know them.
 
 Usage, from nothing, and again until it is done:
@@ -44,7 +45,7 @@ WINDOWS = Stage(name="windows", steps=2500, learning_rate=2e-3, final=0.3, warm_
 WHOLE = Stage(name="scenes", steps=1500, learning_rate=1.5e-3, warm_up=60)
 GLANCE = Stage(name="glance", steps=1400, learning_rate=2e-3, final=0.68, warm_up=60)
 FIND = Stage(name="find", steps=2300, learning_rate=1.6e-3, final=0.1, warm_up=60)
-ANSWER = Stage(name="answer", steps=6000, learning_rate=1.5e-3, warm_up=60)
+ANSWER = Stage(name="answer", steps=6000, learning_rate=1.2e-3, warm_up=100)
 RATIOS = (0.5, 0.75, 0.9)
 
 Step = Callable[[int], tuple[torch.Tensor, Metrics]]
@@ -63,6 +64,18 @@ def averaged(step: Step, steps: int) -> Callable[[], Metrics]:
         }
 
     return check
+
+
+def alternate(often: Step, seldom: Step) -> Step:
+    """Take every third step from the second of two kinds; its numbers are shown as those of small pictures."""
+
+    def step(index: int) -> tuple[torch.Tensor, Metrics]:
+        if index % 3 != 2:
+            return often(index)
+        loss, metrics = seldom(index)
+        return loss, {"small": metrics["right"]}
+
+    return step
 
 
 class Training:
@@ -119,12 +132,15 @@ class Training:
         """Train projector and decoder on the frozen tower."""
         trained, unseen = self.features(model)
         decoder = Decoder(model)
-        fast = self.fast(decoder)
-        options: dict[str, Any] = {"pictures": 16}
-        if stage is GLANCE:
-            options = {"pictures": 32, "side": 6, "tower": self.fast(WindowTower(model.model.vision_tower))}
+        fast, read = self.fast(decoder), self.fast(WindowTower(model.model.vision_tower))
+        small: dict[str, Any] = {"pictures": 32, "side": 6, "tower": read}
+        whole: dict[str, Any] = {"pictures": 16}
+        options = small if stage is GLANCE else whole
         step = language_step(fast, self.pool, trained, seed=self.seed + 1, captions=1, **options)
         look = language_step(fast, self.unseen, unseen, seed=self.seed, captions=0, detailed=True, **options)
+        if stage is ANSWER:
+            # Several sizes: from scenes alone the decoder counts by the share of ink among all tokens.
+            step = alternate(step, language_step(fast, self.pool, trained, seed=self.seed + 2, captions=0, **small))
         return self.run(stage, {"decoder": decoder}, step, averaged(look, 16))
 
     def model(self, start: Path | None) -> LlavaForConditionalGeneration | None:
