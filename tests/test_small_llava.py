@@ -1,5 +1,6 @@
 """The scenes, questions and training of small-llava (`scripts/small_llava`)."""
 
+import json
 import re
 import sys
 from collections import Counter
@@ -236,3 +237,18 @@ def test_both_trainings_take_a_step(pool: Pool) -> None:
     loss.backward()
     assert decoder.projector.linear_1.weight.grad is not None
     assert 0 <= metrics["right"] <= 1
+
+
+def test_committed_questions_are_the_generators_and_weights_fit_them() -> None:
+    directory = SCRIPTS.parent / "models" / "small_llava"
+    asked = read_questions(directory / "heldout", "heldout.jsonl")
+    assert sum(map(len, asked.values())) == 2000
+    assert {question.kind for mine in asked.values() for question in mine} == {*ASK, "long"}
+    assert list(asked.values())[:2] == [item.questions for item in heldout(2)]
+    assert all((directory / "heldout" / name).is_file() for name in asked)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    assert config["vision_config"]["num_hidden_layers"] >= 10
+    assert config["text_config"]["num_hidden_layers"] >= 12
+    written = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    assert written["model"]["vocab"] == build_tokenizer().get_vocab()
+    assert not (directory / "__init__.py").exists()  # a package would go into the wheel
