@@ -64,7 +64,8 @@ class Row:
 
 ROWS = (
     Row(method="dart", options={"form": "embedding"}, run_by="TensorRT Edge-LLM"),
-    Row(method="cdpruner", run_by="OpenVINO GenAI"),
+    Row(method="cdpruner", options={"kernel": "blend"}, run_by="OpenVINO GenAI"),
+    Row(method="cdpruner"),
     Row(method="dart", run_by="its paper, LightCompress"),
     Row(method="divprune", run_by="LightCompress"),
     Row(method="fastv", run_by="LightCompress"),

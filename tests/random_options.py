@@ -46,7 +46,10 @@ DRAWS: dict[str, dict[str, Draw]] = {
     "ficoco-v": {**_ENCODER, "coefficient": lambda rng: float(rng.choice([2.0, 3.0]))},
     "ficoco-l": _DECODER,
     "ficoco-vl": {**_ENCODER, **_DECODER},
-    "cdpruner": {"theta": lambda rng: float(rng.choice([0, 0.5, 0.8]))},
+    "cdpruner": {
+        "theta": lambda rng: float(rng.choice([0, 0.5, 0.8])),
+        "kernel": lambda rng: str(rng.choice(["exp", "blend"])),
+    },
     "mmtok": {
         "alpha": lambda rng: float(rng.choice([0.5, 2])),
         "text_temperature": lambda rng: float(rng.choice([0.02, 0.1])),

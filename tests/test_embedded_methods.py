@@ -47,9 +47,29 @@ def greedy_volume(x: np.ndarray, weights: np.ndarray, keep: int) -> list[int]:
     return chosen
 
 
-def cdpruner(x: np.ndarray, text: np.ndarray, keep: int, theta: float = 0.5) -> list[int]:
+def greedy_determinant(kernel: np.ndarray, keep: int) -> list[int]:
+    """By what a token multiplies the determinant with; nothing where it adds no direction."""
+    chosen: list[int] = []
+    spanning: list[int] = []
+    while len(chosen) < keep:
+        whole = np.linalg.det(kernel[np.ix_(spanning, spanning)]) if spanning else 1.0
+        gains = {}
+        for j in (j for j in range(len(kernel)) if j not in chosen):
+            some = [*spanning, j]
+            part = np.linalg.det(kernel[np.ix_(some, some)]) / whole
+            gains[j] = part if part >= 1e-4 * kernel[j, j] and part > 0 else 0.0
+        chosen.append(best(gains))
+        if gains[chosen[-1]]:
+            spanning.append(chosen[-1])
+    return chosen
+
+
+def cdpruner(x: np.ndarray, text: np.ndarray, keep: int, theta: float = 0.5, kernel: str = "exp") -> list[int]:
     likeness = cosines(x, text.mean(0, keepdims=True))[:, 0]
     relevance = (likeness - likeness.min()) / (likeness.max() - likeness.min())
+    if kernel == "blend":
+        similar = cosines(x, x).astype(np.float64)
+        return greedy_determinant((1 - theta) * similar + theta * np.outer(relevance, relevance) * similar, keep)
     return greedy_volume(x, np.exp(theta / (2 * (1 - theta)) * relevance), keep)
 
 
@@ -110,7 +130,8 @@ class Oracle:
     ) -> list[int]:
         begin, end = PREFIX, PREFIX + self.tokens
         if self.name == "cdpruner":
-            return cdpruner(visual, text, keep, **self.options)
+            others = x[[*range(begin), *range(end, len(x))]]
+            return cdpruner(visual, others if "kernel" in self.options else text, keep, **self.options)
         if self.name == "mmtok":
             return mmtok(visual, text, keep, **self.options)
         if self.name == "dart":
@@ -138,6 +159,8 @@ class Oracle:
 CASES: list[tuple[str, Options]] = [
     ("cdpruner", {}),
     ("cdpruner", {"theta": 0.8}),
+    ("cdpruner", {"kernel": "blend"}),
+    ("cdpruner", {"kernel": "blend", "theta": 1.0}),
     ("mmtok", {}),
     ("mmtok", {"alpha": 2.0, "text_temperature": 0.3}),
     ("dart", {}),
@@ -215,7 +238,9 @@ def test_tokens_that_add_no_direction_come_last_and_in_their_order(theta: float,
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cdpruner", {"theta": 1.0}, "theta=1: expected 0 <= theta < 1"),
+        ("cdpruner", {"theta": 1.0}, "theta=1 makes weights without end"),
+        ("cdpruner", {"theta": 1.5, "kernel": "blend"}, "theta=1.5"),
+        ("cdpruner", {"kernel": "mix"}, "kernel=mix: expected"),
         ("cdpruner", {"theta": -0.1}, "theta=-0.1"),
         ("mmtok", {"alpha": -1.0}, "alpha=-1: expected a number, 0 or more"),
         ("mmtok", {"vision_temperature": 0.0}, "vision_temperature=0: expected a positive number"),

@@ -38,27 +38,37 @@ class Dpp(Method):
         """Greedy, all weights 1."""
 
         def unweighted(at: SiteContext, keep: int) -> Outcome:
-            return greedy_map(at, at.b.constant(np.ones((at.batch, 1, at.tokens), np.float32)), keep)
+            ones = at.b.constant(np.ones((at.batch, 1, at.tokens), np.float32))
+            return greedy_map(at, likeness(at), ones, keep)
 
         return unweighted
 
 
-def greedy_map(at: SiteContext, weights: ir.Value, keep: int) -> Outcome:
-    """Choose K tokens by greedy MAP inference for the kernel ``L = diag(w) S diag(w)``, S the cosines.
+def likeness(at: SiteContext) -> ir.Value:
+    """Return the cosines S of the visual tokens, ``[B,n,n]`` float32."""
+    unit = normalized(at, at.visual)
+    return products(at, unit, unit)
+
+
+def weighted(at: SiteContext, kernel: ir.Value, weights: ir.Value) -> ir.Value:
+    """Return ``diag(w) S diag(w)`` of S ``[B,n,n]`` and w ``[B,1,n]``."""
+    b = at.b
+    return b.op("Mul", b.op("Mul", kernel, weights), b.op("Transpose", weights, perm=[0, 2, 1]))
+
+
+def greedy_map(at: SiteContext, kernel: ir.Value, diagonal: ir.Value, keep: int) -> Outcome:
+    """Choose K tokens by greedy MAP inference for a kernel.
 
     Args:
-        at: A site; S is of its visual tokens.
-        weights: w, ``[B,1,n]`` float32, above 0.
+        at: A site.
+        kernel: L, ``[B,n,n]`` float32.
+        diagonal: Its diagonal by its definition, ``[B,1,n]`` float32, 0 or more: whatever rounding makes of a length of
+            1 would decide between equal weights.
         keep: K.
 
     Reference: Chen et al., Fast greedy MAP inference for DPPs, 2018, arXiv 1709.05135.
     """
-    b = at.b
-    unit = normalized(at, at.visual)
-    cosine = products(at, unit, unit)
-    kernel = b.op("Mul", b.op("Mul", cosine, weights), b.op("Transpose", weights, perm=[0, 2, 1]))
-    # The diagonal by its definition: whatever rounding makes of a length of 1 would decide between equal weights.
-    outside = b.op("Mul", weights, weights)
+    b, outside = at.b, diagonal
     least = b.op("Mul", outside, _WITHIN)
     floor = b.op("Mul", outside, np.float32(0))
     everyone = places(at)

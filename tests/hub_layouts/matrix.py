@@ -29,7 +29,7 @@ from lmmprune.errors import LmmpruneError
 COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"ratio": 0.0},
     "freepruner": {"ratio": 0.5},
-    "fastv": {"ratio": 0.5, "method": "fastv"},
+    "fastv": {"ratio": 0.25, "method": "fastv"},
     "ficoco-v": {"ratio": 0.5, "method": "ficoco-v"},
     "ficoco-l": {"ratio": 0.5, "method": "ficoco-l"},
     "int8": {"ratio": 0.5, "int8": True, "calibration_samples": 4},

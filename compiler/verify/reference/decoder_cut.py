@@ -117,7 +117,8 @@ class Cutter:
         """Return the places kept among the visual rows of x [T,C], ascending."""
         options = {name: value for name, value in self.options.items() if name != "form"}
         if self.method == "cdpruner":
-            return cdpruner(x[visual], x[text], keep, self.chooser, **options)
+            asked = sorted([*range(visual[0]), *text]) if options.get("kernel") == "blend" else text
+            return cdpruner(x[visual], x[asked], keep, self.chooser, **options)
         if self.method == "mmtok":
             return mmtok(x[visual], x[text], keep, self.chooser, **options)
         if self.method == "dart":

@@ -93,15 +93,39 @@ def determinant(similar: np.ndarray, weights: np.ndarray, keep: int, chooser: Ch
     return grow(n, keep, chooser, gains, ROUNDING * weights**2, add)
 
 
+def volume(kernel: np.ndarray, keep: int, chooser: Chooser) -> list[int]:
+    """Grow the determinant of L [n,n] over the chosen ones; what is within their span counts as none."""
+    whole = np.diag(kernel).copy()
+    rows: list[np.ndarray] = []
+    left = whole.copy()
+
+    def gains(others: list[int]) -> np.ndarray:
+        for j in others:
+            chooser.note(left[j], WITHIN_SPAN * whole[j], ROUNDING * max(whole[j], SHORTEST))
+        return np.array([left[j] if left[j] >= WITHIN_SPAN * whole[j] else 0.0 for j in others])
+
+    def add(j: int) -> None:
+        if left[j] >= WITHIN_SPAN * whole[j] and left[j] > 0:
+            rows.append((kernel[j] - sum(row[j] * row for row in rows)) / np.sqrt(left[j]))
+            left[:] -= rows[-1] ** 2
+
+    return grow(len(kernel), keep, chooser, gains, ROUNDING * np.maximum(whole, SHORTEST), add)
+
+
 def dpp(features: np.ndarray, keep: int, chooser: Chooser) -> list[int]:
     """Return the kept places of projected features [N,C'], ascending."""
     return determinant(cosines(features, features), np.ones(len(features)), keep, chooser)
 
 
-def cdpruner(x: np.ndarray, text: np.ndarray, keep: int, chooser: Chooser, *, theta: float = 0.5) -> list[int]:
+def cdpruner(
+    x: np.ndarray, text: np.ndarray, keep: int, chooser: Chooser, *, theta: float = 0.5, kernel: str = "exp"
+) -> list[int]:
     """Weigh visual tokens [n,C] by their cosine with the mean of the text [M,C]; return the kept places, ascending."""
     near = cosines(x, text.astype(np.float64).mean(axis=0, keepdims=True))[:, 0]
     relevance = (near - near.min()) / max(float(near.max() - near.min()), 1e-6)
+    if kernel == "blend":
+        similar = cosines(x, x)
+        return volume((1 - theta) * similar + theta * np.outer(relevance, relevance) * similar, keep, chooser)
     weights = np.exp(theta / (2 * (1 - theta)) * relevance)
     return determinant(cosines(x, x), weights, keep, chooser)
 

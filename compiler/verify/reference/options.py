@@ -20,7 +20,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "vispruner": ("important_fraction",),
     "scope": ("alpha",),
     "aim": ("temperature", "steps"),
-    "cdpruner": ("theta",),
+    "cdpruner": ("theta", "kernel"),
     "mmtok": ("alpha", "text_temperature", "vision_temperature"),
     "dart": ("form", "image_pivots", "text_pivots"),
     "ficoco-v": (*_VISION, "window", "coefficient"),
