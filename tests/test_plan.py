@@ -266,7 +266,8 @@ def test_real_exports_for_every_jetson(tmp_path, program, alias, name):
     done, result = measure(tmp_path / "plan", program, FAKE_VERSION=BANNERS[name])
     assert done.returncode == 0, done.stderr
     baseline, pruned = import_result(result).report.rows
-    assert (baseline.image_tokens, pruned.image_tokens) == (144, 72)
+    # Two of four layers see everything, one token goes on.
+    assert (baseline.image_tokens, pruned.image_tokens) == (144, 72.5)
 
 
 def test_interrupted_script_says_so(plan, program):

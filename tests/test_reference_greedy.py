@@ -130,10 +130,10 @@ def test_dart_by_hand() -> None:
     # Pivots are the visual tokens 1 (0 degrees) and 3 (92 degrees), by length, then the word at 45 degrees.
     assert kept(1, 2, 1) == [1]
     assert kept(2, 2, 1) == [1, 3]
-    # One more is the last pivot's: 180 degrees (4) are farthest from 45.
+    # One more is the first pivot's: 180 degrees (4) are farthest from 0.
     assert kept(3, 2, 1) == [1, 3, 4]
-    # The second of two more is the middle one's: 180 (4) is farther from 92 than 10 (0); then 100 (6) from 45.
-    assert kept(4, 2, 1) == [1, 3, 4, 6]
+    # The second of two more is the middle one's: 10 degrees (0) are farthest from 92.
+    assert kept(4, 2, 1) == [0, 1, 3, 4]
     # One for each: 180 (4) of 0, then 10 (0) of 92, then 100 (6) of 45.
     assert kept(5, 2, 1) == [0, 1, 3, 4, 6]
     # The words alone, by length.

@@ -214,7 +214,7 @@ def test_a_pipe_is_no_file(sources: Path, cli: Cli) -> None:
 def test_every_command_that_writes_has_force() -> None:
     """An option that names a path and whose help says so writes to it."""
     context = app.make_context("lmmprune", [], resilient_parsing=True)
-    writes = {"output", "triton", "chart", "predictions"}
+    writes = {"output", "triton", "chart", "predictions", "page"}
     commands = {name: app.get_command(context, name) for name in COMMANDS}
     for name, command in commands.items():
         assert command is not None
