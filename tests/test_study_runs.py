@@ -77,7 +77,15 @@ def study() -> tuple[Path, dict[str, int], dict[str, Any]]:
     assert workers
     before = finished(folder)
     again = start(
-        folder, "--workers", "1", "--methods", "random,freepruner,fastv", "--ratios", "0,0.5,0.9", "--int8", "--json"
+        folder,
+        "--workers",
+        "1",
+        "--methods",
+        "random,freepruner,pyramiddrop",
+        "--ratios",
+        "0,0.5,0.9",
+        "--int8",
+        "--json",
     )
     out, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
@@ -100,8 +108,8 @@ def test_what_a_study_says() -> None:
     cells = {cell["cell"]: cell for cell in said["cells"]}
     assert len(cells) == 14
     refused = {name for name, cell in cells.items() if cell["refused"]}
-    assert refused == {"fastv-0.9", "fastv-0.9-int8"}
-    assert "the nearest is" in cells["fastv-0.9"]["refused"]
+    assert refused == {"pyramiddrop-0.9", "pyramiddrop-0.9-int8"}
+    assert "the nearest is" in cells["pyramiddrop-0.9"]["refused"]
     for name in cells.keys() - refused:
         cell = cells[name]
         assert (cell["questions"], cell["checks_failed"]) == (20, "")
@@ -114,10 +122,10 @@ def test_what_a_study_says() -> None:
     # A constant selection keeps the same in both precisions.
     assert cells["random-0.5-int8"]["iou_vision_output_mean"] == 1
     assert 0 < cells["freepruner-0.5-int8"]["iou_vision_output_mean"] <= 1
-    assert "iou_llm_input_2_mean" in cells["fastv-0.5-int8"]
+    assert "iou_llm_input_2_mean" in cells["pyramiddrop-0.5-int8"]
     record = json.loads((folder / "study.json").read_text())
     assert record["identity"] == said["study"]
-    assert record["request"]["methods"] == ["random", "freepruner", "fastv"]
+    assert record["request"]["methods"] == ["random", "freepruner", "pyramiddrop"]
 
 
 def test_answers_are_those_of_eval() -> None:
@@ -146,7 +154,7 @@ def test_the_real_report_in_a_browser(tmp_path: Path) -> None:
 def test_nothing_is_done_twice(cli: Cli) -> None:
     folder, *_ = study()
     before = {path: path.stat().st_mtime_ns for path in (*folder.glob("cells/*/*"), *folder.glob("timing/group*"))}
-    arguments = ("--methods", "random,freepruner,fastv", "--ratios", "0,0.5,0.9", "--int8", "-o", folder, *SHORT)
+    arguments = ("--methods", "random,freepruner,pyramiddrop", "--ratios", "0,0.5,0.9", "--int8", "-o", folder, *SHORT)
     code, out, err = cli(*arguments)
     assert code == 0
     assert "14 of 14 variants had been measured before" in err
