@@ -45,7 +45,7 @@ WINDOWS = Stage(name="windows", steps=2500, learning_rate=2e-3, final=0.3, warm_
 WHOLE = Stage(name="scenes", steps=1500, learning_rate=1.5e-3, warm_up=60)
 GLANCE = Stage(name="glance", steps=1400, learning_rate=2e-3, final=0.68, warm_up=60)
 FIND = Stage(name="find", steps=2300, learning_rate=1.6e-3, final=0.1, warm_up=60)
-ANSWER = Stage(name="answer", steps=6000, learning_rate=1.2e-3, warm_up=100)
+ANSWER = Stage(name="answer", steps=4000, learning_rate=1.2e-3, warm_up=100)
 RATIOS = (0.5, 0.75, 0.9)
 
 Step = Callable[[int], tuple[torch.Tensor, Metrics]]
