@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lmmprune.compiler.bundle.manifest import FILENAME, Manifest
+from lmmprune.compiler.bundle.workplace import is_unfinished, recover
 from lmmprune.errors import BundleError
 
 TOKENIZER = "tokenizer.json"
@@ -38,8 +39,15 @@ class Bundle:
         """
         path = Path(path)
         if not path.is_dir():
+            recover(path.absolute())
+        if not path.is_dir():
             what = "is a file" if path.exists() else "doesn't exist"
             raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
+        if is_unfinished(path):
+            raise BundleError(
+                f"'{path}' is half a bundle: its export still runs, or was interrupted and goes on with --resume; give "
+                "the directory of one that was finished"
+            )
         bundle = cls(path=path, manifest=Manifest.load(path / FILENAME))
         behind = [bucket.graph.file for bucket in bundle.manifest.buckets]
         needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *ASSETS)
