@@ -45,7 +45,9 @@ class Writer:
 def _write_bundle(folder: Path, word: str) -> None:
     with write_bundle(folder / "out", force=True) as writer:
         (writer.path / "sub").mkdir()
-        for name in ("vision.onnx", "decoder.onnx", "tokenizer.json", "preprocessor.json", "sub/word"):
+        for name in ("vision.onnx", "decoder.onnx"):
+            (writer.path / name).write_bytes(b"\x08\x0a")  # no more than a version
+        for name in ("tokenizer.json", "preprocessor.json", "sub/word"):
             (writer.path / name).write_text(word)
         writer.finish(MANIFEST)
 

@@ -17,8 +17,10 @@ from typing import Any
 
 from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle, file_sha256
+from lmmprune.compiler.bundle.convert import structure
 from lmmprune.compiler.bundle.lock import only_writer
-from lmmprune.errors import BundleError, InputError
+from lmmprune.contained import stray
+from lmmprune.errors import BundleError, InputError, said
 
 RECORD = "engine.json"
 # Folder of a bundle with files of the checkpoint that its graphs read (see write_graphs.py).
@@ -104,12 +106,16 @@ def read_records(folder: Path) -> dict[str, EngineRecord]:
         BundleError: ``engine.json`` can't be understood.
     """
     try:
+        if reason := _stray(folder, RECORD):
+            raise ValueError(f"it {reason}")
         raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return {name: EngineRecord(**row) for name, row in raw["components"].items()}
+        return {name: structure(row, EngineRecord) for name, row in raw["components"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"'{folder / RECORD}' can't be read ({error}): delete '{folder}' and build again") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"'{folder / RECORD}' can't be read ({said(error)}): delete '{folder}' and build again"
+        ) from error
 
 
 def open_engine(bundle: Bundle, target: str, arch: str, component: str) -> Path:
@@ -135,6 +141,8 @@ def open_engine(bundle: Bundle, target: str, arch: str, component: str) -> Path:
 def is_whole(folder: Path, record: EngineRecord) -> bool:
     """Return whether the file of an engine is the one that was built, to the bit."""
     path = folder / PurePosixPath(record.file).name
+    if _stray(folder, path.name) is not None:
+        return False
     return path.is_file() and path.stat().st_size == record.bytes and file_sha256(path) == record.sha256
 
 
@@ -148,6 +156,8 @@ def write_engine(folder: Path, plan: bytes | memoryview, record: EngineRecord) -
         InputError: The directory can't be written or the disk is full.
     """
     data = memoryview(plan)
+    if not folder.resolve().is_relative_to(_root(folder).resolve()):
+        raise InputError(f"'{folder}' is a link that leads out of the bundle: remove it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with only_writer(folder / ".lock", None):
@@ -172,3 +182,12 @@ def write_engine(folder: Path, plan: bytes | memoryview, record: EngineRecord) -
             error
         )
     return record
+
+
+def _root(folder: Path) -> Path:
+    """Return the bundle of an engine directory: ``BUNDLE/engines/TARGET-ARCH``."""
+    return folder.parent.parent
+
+
+def _stray(folder: Path, name: str) -> str | None:
+    return stray(_root(folder), f"{folder.parent.name}/{folder.name}/{name}")
