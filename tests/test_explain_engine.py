@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from edit_json import edit
 from exports import exported_again
 from fake_trt import ILogger
 
@@ -122,6 +123,7 @@ def test_record_before_weights_were_counted_is_read(tmp_path: Path) -> None:
     for name in ("weights", "float16_bytes", "layers"):
         del row[name]
     (tmp_path / RECORD).write_text(json.dumps({"components": {"decoder": row}}))
+    edit(tmp_path / RECORD, lambda raw: None)  # sealed
     old = read_records(tmp_path)["decoder"]
     assert (old.weights, old.float16_ratio, old.layers) == ({}, None, None)
     assert record().float16_ratio == 1.25

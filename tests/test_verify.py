@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import edit_json
 import pytest
 from exports import exported_again
 
@@ -106,9 +107,7 @@ def edited(tmp_path: Path) -> Callable[..., Path]:
     def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         copy = tmp_path / "bundle"
         shutil.copytree(path, copy)
-        manifest = json.loads((copy / "manifest.json").read_text())
-        change(manifest)
-        (copy / "manifest.json").write_text(json.dumps(manifest))
+        edit_json.edit(copy / "manifest.json", change)
         return copy
 
     return edit

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.convert import structure, unstructure
 from lmmprune.compiler.bundle.interface import Bucket, Cache, Graph, Interface, Prompt, ScheduledSite, Tensor
+from lmmprune.compiler.bundle.manifest_rules import check_manifest
 from lmmprune.errors import BundleError
+from lmmprune.limits import read_json, shortened
 
 __all__ = [
     "FILENAME",
@@ -28,8 +31,11 @@ __all__ = [
     "Tensor",
 ]
 
-FORMAT = 3
+FORMAT = 4
+_NOT_SEALED = 3
+"""The format before, which is the same without a seal."""
 FILENAME = "manifest.json"
+_MOST_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,26 +99,40 @@ class Manifest(Interface):
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Return the manifest as JSON text."""
-        return json.dumps(unstructure(self), indent=2) + "\n"
+        """Return the manifest as JSON text, sealed."""
+        return json.dumps(seal.sealed(unstructure(self)), indent=2) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read a manifest.
+        """Read a manifest; its seal must be whole, unless ``seal.unsealed`` says that it may be read without.
 
         Raises:
-            BundleError: The file is missing, isn't JSON, or is of another format.
+            BundleError: The file is missing, isn't JSON, is of another format, says what can't be, or was edited.
         """
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+            raw = read_json(path, finite=True, most=_MOST_BYTES)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise BundleError(f"no {FILENAME} in '{path.parent}': not a bundle made by 'lmmprune export'") from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise BundleError(f"'{path}' can't be read ({error}): export again") from error
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-            raise BundleError(f"'{path}' has format {found!r}, this version reads format {FORMAT}: export again")
+        form = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        if form == _NOT_SEALED and not seal.allowed():
+            raise BundleError(
+                f"'{path}' has format {form}, which has no seal to check it by: export again, or read it as it is with"
+                " --unsealed"
+            )
+        if form not in (FORMAT, _NOT_SEALED) or isinstance(form, bool | float):
+            raise BundleError(
+                f"'{path}' has format {shortened(form)}, this version reads format {FORMAT}: export again"
+            )
         try:
-            return structure(raw, cls)
+            manifest = structure({name: value for name, value in raw.items() if name != seal.SEAL}, cls)
+            check_manifest(manifest)
         except ValueError as error:
             raise BundleError(f"'{path}' is not a valid manifest ({error}): export again") from error
+        if not seal.holds(raw):
+            raise BundleError(
+                f"'{path}' was changed after the export (its seal is missing or another): export again, or read it as"
+                " it is with --unsealed"
+            )
+        return manifest
