@@ -113,7 +113,7 @@ def test_weights_on_a_board_without_onnx_ir(monkeypatch: pytest.MonkeyPatch, tmp
 
 def record(**changes: Any) -> EngineRecord:
     fields: dict[str, Any] = {field.name: "x" for field in dataclasses.fields(EngineRecord)}
-    fields |= {"bytes": 100, "source": {}, "seconds": 1.0, "profiles": {}, "decomposed_attention": 0}
+    fields |= {"bytes": 100, "source": {}, "seconds": 1.0, "profiles": {}, "decomposed_attention": 0, "options": {}}
     fields |= {"weights": {"INT8": 40}, "float16_bytes": 80, "layers": None}
     return EngineRecord(**{**fields, **changes})
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lmmprune.compiler.bundle.content import Content
 from lmmprune.compiler.bundle.interface import VALUE_BYTES, Graph, Tensor
 from lmmprune.compiler.bundle.signature_rules import check_signatures
 from lmmprune.limits import bounded, shortened
-
-if TYPE_CHECKING:
-    from lmmprune.compiler.bundle.manifest import Manifest
 
 _COUNT = 2**31 - 1  # of tokens, positions, ids
 _SIZE = 2**50  # bytes of a file
@@ -26,7 +24,7 @@ _FLOPS = {"before", "after"}
 _TEMPLATES = ("template", "image_token")  # the only texts with line breaks
 
 
-def check_manifest(manifest: Manifest) -> None:
+def check_manifest(manifest: Content) -> None:
     """Check what a manifest says.
 
     Raises:
@@ -61,7 +59,7 @@ def one_of(field: str, found: object, known: Any) -> None:
     expect(found in known, field, found, " or ".join(map(repr, known)))
 
 
-def _check_words(manifest: Manifest) -> None:
+def _check_words(manifest: Content) -> None:
     for field in ("model", "family", "target", "created"):
         _check_name(field, getattr(manifest, field))
     one_of("positions", manifest.positions, ("contiguous", "original"))
@@ -88,7 +86,7 @@ def _check_words(manifest: Manifest) -> None:
     _check_texts("precision.calibration", manifest.precision.calibration)
 
 
-def _check_numbers(manifest: Manifest) -> None:
+def _check_numbers(manifest: Content) -> None:
     for field in ("max_positions", "image_tokens", "requested_tokens", "opset"):
         bounded(getattr(manifest, field), field, 1, _COUNT)
     bounded(manifest.prefix, "prefix", 0, _COUNT)
@@ -111,7 +109,7 @@ def _check_numbers(manifest: Manifest) -> None:
         bounded(offset, f"cache.length_offsets[{place}]", 1 - (manifest.cache.capacity or _COUNT), 0)
 
 
-def _check_prompt(manifest: Manifest) -> None:
+def _check_prompt(manifest: Content) -> None:
     prompt = manifest.prompt
     for part in (prompt.image_token, "{prompt}"):
         found = prompt.template.count(part) if part else 0
@@ -125,7 +123,7 @@ def _check_prompt(manifest: Manifest) -> None:
     _check_texts("prompt.origin", prompt.origin)
 
 
-def _check_schedule(manifest: Manifest) -> None:
+def _check_schedule(manifest: Content) -> None:
     tokens = manifest.tokens_before
     for place, stage in enumerate(manifest.schedule):
         field = f"schedule[{place}]"
@@ -167,7 +165,7 @@ def _check_tensor(field: str, tensor: Tensor) -> None:
             bounded(dim, f"{field}.shape", 1, _COUNT)
 
 
-def _check_files(manifest: Manifest) -> None:
+def _check_files(manifest: Content) -> None:
     for name, entry in manifest.files.items():
         _check_name("a name in files", name)
         bounded(entry.bytes, f"files '{name}'.bytes", 0, _SIZE)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 @click.command("build", cls=Command, example="lmmprune build out/ --target tensorrt-rtx --arch sm89")
 @click.argument("directories", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path())
-@build_options
 @unsealed_option
+@build_options
 def command(
     directories: tuple[str, ...],
     target: str | None,
