@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import runtime_fixtures as fx
+from edit_json import edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,12 +38,14 @@ def bundle(made: Path, tmp_path: Path) -> Path:
 
 def seal(bundle: Path) -> None:
     """Let the manifest say that all files are what they should be."""
-    file = bundle / "manifest.json"
-    raw = json.loads(file.read_text())
-    for name in raw["files"]:
-        if (bundle / name).is_file():
-            raw["files"][name] = {"bytes": (bundle / name).stat().st_size, "sha256": file_sha256(bundle / name)}
-    file.write_text(json.dumps(raw))
+
+    def all_of_them(raw: dict[str, Any]) -> None:
+        for name in raw["files"]:
+            if (bundle / name).is_file():
+                size = (bundle / name).stat().st_size
+                raw["files"][name] = {"bytes": size, "sha256": file_sha256(bundle / name)}
+
+    edit(bundle / "manifest.json", all_of_them)
 
 
 def weights_elsewhere(bundle: Path, location: str) -> None:

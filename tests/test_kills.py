@@ -101,7 +101,7 @@ def _read_graph(folder: Path) -> str:
 
 
 RECORD = EngineRecord(
-    **{name: "" for name in ("component", "target", "arch", "file", "sha256", "builder", "version", "dtype")},
+    **{name: "x" for name in ("component", "target", "arch", "file", "sha256", "builder", "version", "dtype")},
     **{"bytes": 0, "source": {}, "seconds": 0.0, "int8": None, "profiles": {}, "decomposed_attention": 0},
 )
 

@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle, file_sha256
 from lmmprune.compiler.bundle.convert import structure
 from lmmprune.compiler.bundle.lock import only_writer
 from lmmprune.contained import stray
-from lmmprune.errors import BundleError, InputError, said
+from lmmprune.errors import BundleError, InputError
+from lmmprune.limits import bounded, read_json, shortened
 
 RECORD = "engine.json"
+_MOST_BYTES = 2**24
+_NAME = 200  # letters
+_SIZE = 2**50  # bytes
 # Folder of a bundle with files of the checkpoint that its graphs read (see write_graphs.py).
 SHARED = "weights"
 
@@ -83,6 +88,44 @@ class EngineRecord:
         return f"{', '.join(changed)} changed after the engine was built" if changed else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Records:
+    """What ``engine.json`` holds beside its seal."""
+
+    components: Mapping[str, EngineRecord]
+
+
+def _check(component: str, record: EngineRecord) -> None:
+    """Check what a record says beyond the types of its fields.
+
+    Raises:
+        ValueError: It can't be; one line that names the field.
+    """
+    field = f"components.{component}"
+    if record.component != component:
+        raise ValueError(f"{field}.component is {shortened(record.component)}: expected '{component}'")
+    for name in ("component", "target", "arch", "file", "builder", "version", "dtype"):
+        value = getattr(record, name)
+        if not (0 < len(value) <= _NAME and value.isprintable()):
+            raise ValueError(f"{field}.{name} is {shortened(value)}: expected 1 to {_NAME} letters")
+    for name in ("bytes", "float16_bytes", "decomposed_attention"):
+        bounded(getattr(record, name), f"{field}.{name}", 0, _SIZE)
+    if not 0 <= record.seconds < _SIZE:
+        raise ValueError(f"{field}.seconds is {record.seconds}: expected a number from 0 on")
+    for name, row in record.profiles.items():
+        for tensor, shapes in row.items():
+            _check_profile(f"{field}.profiles.{name}.{tensor}", shapes)
+
+
+def _check_profile(field: str, shapes: Any) -> None:
+    """Check the smallest, likeliest and largest shape of an input."""
+    rows = shapes if isinstance(shapes, list) else ()
+    if len(rows) != 3 or not all(isinstance(row, list) for row in rows) or len({len(row) for row in rows}) != 1:
+        raise ValueError(f"{field} is {shortened(shapes)}: expected three shapes of one rank")
+    for number in (number for row in rows for number in row):
+        bounded(number, field, 0, _SIZE)
+
+
 def directory(bundle: Bundle, target: str, arch: str) -> Path:
     """Return where the engines of a target and an architecture live."""
     return bundle.path / ENGINES / f"{target}-{arch}"
@@ -108,14 +151,18 @@ def read_records(folder: Path) -> dict[str, EngineRecord]:
     try:
         if reason := _stray(folder, RECORD):
             raise ValueError(f"it {reason}")
-        raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return {name: structure(row, EngineRecord) for name, row in raw["components"].items()}
+        raw = read_json(folder / RECORD, finite=True, most=_MOST_BYTES)
+        rest = {name: value for name, value in raw.items() if name != seal.SEAL} if isinstance(raw, dict) else raw
+        records = structure(rest, _Records).components
+        for name, record in records.items():
+            _check(name, record)
+        if not seal.holds(raw):
+            raise ValueError("it was changed after the build: its seal is missing or another")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(
-            f"'{folder / RECORD}' can't be read ({said(error)}): delete '{folder}' and build again"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"'{folder / RECORD}' can't be read ({error}): delete '{folder}' and build again") from error
+    return dict(records)
 
 
 def open_engine(bundle: Bundle, target: str, arch: str, component: str) -> Path:
@@ -174,7 +221,7 @@ def write_engine(folder: Path, plan: bytes | memoryview, record: EngineRecord) -
             rows[record.component] = record
             described = {name: dataclasses.asdict(row) for name, row in rows.items()}
             with replace_file(folder / RECORD) as stream:
-                stream.write((json.dumps({"components": described}, indent=2) + "\n").encode())
+                stream.write((json.dumps(seal.sealed({"components": described}), indent=2) + "\n").encode())
             if old is not None:
                 (folder / PurePosixPath(old.file).name).unlink(missing_ok=True)
     except OSError as error:
