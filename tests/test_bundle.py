@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import runtime_fixtures as fx
+from edit_json import edit
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
@@ -21,8 +22,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def edit_manifest(bundle: Bundle, change: dict[str, object]) -> None:
-    path = bundle.path / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    edit(bundle.path / "manifest.json", lambda raw: raw.update(change))
 
 
 def test_opens_and_knows_its_files(bundle: Bundle) -> None:
@@ -93,7 +93,7 @@ def test_edited_large_file_is_found_by_verify(bundle: Bundle, monkeypatch: pytes
         opened.verify_checksums()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 3}', '{"format": 3, "cache": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 4}', '{"format": 4, "cache": 3}'])
 def test_damaged_manifest(bundle: Bundle, content: str) -> None:
     (bundle.path / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match="export again"):
@@ -106,7 +106,7 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "expected int @ $.image_tokens": lambda raw: raw.update(image_tokens="9"),
     "expected str @ $.target": lambda raw: raw.update(target=5),
     "expected int | str @ $.vision.inputs[0].shape[1]": lambda raw: raw["vision"]["inputs"][0]["shape"].insert(1, 2.5),
-    "has format 2, this version reads format 3: export again": lambda raw: raw.update(format=2),
+    "has format 2, this version reads format 4: export again": lambda raw: raw.update(format=2),
 }
 
 
@@ -131,7 +131,7 @@ def test_a_manifest_is_read_as_it_was_written(bundle: Bundle) -> None:
 def test_names_that_lead_out_of_the_bundle(bundle: Bundle, name: str) -> None:
     (bundle.path.parent / "secret").touch()
     files = json.loads((bundle.path / "manifest.json").read_text())["files"]
-    edit_manifest(bundle, {"files": {**files, name: {"bytes": 0, "sha256": ""}}})
+    edit_manifest(bundle, {"files": {**files, name: {"bytes": 0, "sha256": "0" * 64}}})
     with pytest.raises(BundleError, match="not a file of the bundle"):
         Bundle.open(bundle.path)
 

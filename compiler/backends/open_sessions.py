@@ -33,6 +33,7 @@ def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Se
             bundle.file(graph.file),
             target=bundle.manifest.target,
             threads=threads,
+            expected=graph,
             in_place=bundle.manifest.cache.in_place if component == "decoder" else {},
         )
         for component, graph in bundle.manifest.graphs.items()

@@ -14,7 +14,7 @@ from lmmprune.compiler.cli.command import general_options
 from lmmprune.compiler.cli.config import set_variables
 from lmmprune.compiler.cli.output import one_line_warnings, warn
 from lmmprune.compiler.cli.verbosity import WANTED, remember_quiet, remember_verbose
-from lmmprune.errors import LmmpruneError, suggestion
+from lmmprune.errors import LmmpruneError, one_line, suggestion
 from lmmprune.version import __version__
 
 # Name -> one-line help; the command lives in the module of the same name as the object ``command``.
@@ -40,6 +40,9 @@ COMMANDS = {
 
 # Old name -> new one; the old one goes with the next release.
 RENAMED = {"bundle": "deploy"}
+
+_LONGEST = 400
+"""Letters of an error's line."""
 
 _EPILOG = """\
 Options may also stand in a file, as in 'lmmprune export --config export.toml'
@@ -139,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except LmmpruneError as error:
         if WANTED.traceback:
             traceback.print_exception(error)
-        _fail(" ".join(str(error).split()), 2)
+        _fail(str(error), 2)
     except (KeyboardInterrupt, click.Abort):
         _fail(f"interrupted; {_left(sys.argv[1:] if argv is None else argv)}", 130)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is shown whole
@@ -171,5 +174,6 @@ def _left(argv: Sequence[str]) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"lmmprune: error: {message}", file=sys.stderr)
+    begin = "lmmprune: error: "
+    print(begin + one_line(message, most=_LONGEST - len(begin)), file=sys.stderr)
     sys.exit(code)

@@ -10,7 +10,7 @@ import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, threads_option
+from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @option("--explain", "explained", is_flag=True, help="Say which kernel computed each layer, and why a float one.")
 @option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this PNG.")
 @force_option("a chart that is there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     bundles: tuple[Path, ...],

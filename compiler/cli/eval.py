@@ -13,7 +13,7 @@ import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, threads_option
+from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, warn
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import table
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @threads_option()
 @option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write every answer, JSON Lines.")
 @force_option("predictions that are there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     bundles: tuple[Path, ...],

@@ -10,7 +10,7 @@ import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import method_options, model_option, ratio_options
+from lmmprune.compiler.cli.options import method_options, model_option, ratio_options, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
@@ -32,6 +32,7 @@ from lmmprune.units import human_si
 @option("--text", type=click.IntRange(min=0), help="Text tokens beside the visual ones.  [default: 60]")
 @option("--graph", is_flag=True, help="Trace a few decoder layers, count in the graph, and compare.")
 @option("--layers", type=int, help="Decoder layers to trace with --graph.  [default: 2]")
+@unsealed_option
 @json_option
 def command(bundle: Path | None, model: str | None, as_json: bool, **options: Any) -> None:
     """Say what pruning saves in the prefill: FLOPs and key/value cache before and after.

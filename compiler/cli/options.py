@@ -162,6 +162,23 @@ def threads_option(help: str = "Threads within an operator.", *, group: str = GE
     return option("--threads", type=click.IntRange(min=1), help=help, group=group)
 
 
+def unsealed_option(function: F) -> F:
+    """Add ``--unsealed`` to a command that reads bundles; it holds until the command ends."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+        from lmmprune.compiler.bundle.seal import unsealed
+
+        return ctx.with_resource(unsealed(value)) or value
+
+    return option(
+        "--unsealed",
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Read bundles with an edited manifest, or one of the format before seals, too.",
+    )(function)
+
+
 def force_option(what: str, *, group: str = OUTPUT) -> Callable[[F], F]:
     """Add ``--force`` to a command that writes; it arrives as the argument ``force``.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.command import Command, option
-from lmmprune.compiler.cli.options import threads_option
+from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 @option("--seed", type=int, help="The same seed gives the same answer.  [default: another each time]", group=_SAMPLING)
 @threads_option()
 @option("--stats", is_flag=True, help="Print times and token counts on stderr.")
+@unsealed_option
 @json_option
 def command(
     *,

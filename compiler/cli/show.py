@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, option
-from lmmprune.compiler.cli.options import force_option, output_option, threads_option
+from lmmprune.compiler.cli.options import force_option, output_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _QUESTION = "What is in the picture?"  # as the run-time's, which --help must no
 @option("--site", help="Draw this site only, such as vision_layer_3.", metavar="NAME")
 @threads_option()
 @force_option("a drawing that is there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     bundle: Path,

@@ -116,7 +116,7 @@ def _vision(
 ) -> tuple[list[KernelRow], dict[str, Times], dict[str, NDArray[Any]]]:
     entry = bundle.manifest.vision.inputs[0]
     feeds = {entry.name: pixels.astype(entry.dtype, copy=False)}
-    with ProfiledSession(bundle.vision, threads=threads) as session:
+    with ProfiledSession(bundle.vision, threads=threads, expected=bundle.manifest.vision) as session:
         for number in range(-WARM_UP_RUNS, rounds):
             outputs = session.run(feeds, None if number < 0 else "vision")
         return *graph_rows("vision", bundle.vision, session), outputs
@@ -137,7 +137,7 @@ def _decoder(
         POSITION_IDS: positions,
         **KvCache[NDArray[Any]](manifest, np.asarray).feeds(),
     }
-    with ProfiledSession(bundle.decoder, threads=threads) as session:
+    with ProfiledSession(bundle.decoder, threads=threads, expected=bundle.manifest.decoder) as session:
         for number in range(-WARM_UP_RUNS, rounds):
             outputs = session.run(prefill, None if number < 0 else "prefill")
             cache = KvCache[NDArray[Any]](manifest, np.asarray)

@@ -81,10 +81,11 @@ def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
         GraphRefusal: A shape is missing in a file.
     """
     tokens = bundle.manifest.image_tokens + text_tokens
+    decoder = load_onnx(bundle.decoder, weights=False, expected=bundle.manifest.decoder)
     return {
-        "vision": count_flops(load_onnx(bundle.vision, weights=False)),
+        "vision": count_flops(load_onnx(bundle.vision, weights=False, expected=bundle.manifest.vision)),
         # Behind a cut inside the decoder, lengths are index arithmetic until the sequence's own is known.
-        "prefill": count_flops(specialize(load_onnx(bundle.decoder, weights=False), seq=tokens)),
+        "prefill": count_flops(specialize(decoder, seq=tokens)),
     }
 
 

@@ -63,6 +63,8 @@ class Runtime:
         self._caches = CacheLender[Value](manifest)
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
+        if self.preprocessor.shape is not None:
+            self._check_pixels(self.preprocessor.shape)
 
     def close(self) -> None:
         """Let go of graphs and caches; answers that are under way end with an ``InputError``."""
@@ -79,6 +81,13 @@ class Runtime:
             raise InputError(f"the model of '{self.bundle.path}' is closed: load it again")
         return self._sessions[component]
 
+    def _check_pixels(self, shape: tuple[int, ...]) -> None:
+        if shape != self._pixels.shape:
+            raise BundleError(
+                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes "
+                f"{list(self._pixels.shape)}: export again"
+            )
+
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture.
 
@@ -89,11 +98,7 @@ class Runtime:
         vision = self._session("vision")
         start = time.perf_counter()
         pixels = self.preprocessor(image)
-        if pixels.shape != self._pixels.shape:
-            raise BundleError(
-                f"preprocessor.json gives pictures of shape {list(pixels.shape)}, the vision graph takes "
-                f"{list(self._pixels.shape)}: export again"
-            )
+        self._check_pixels(pixels.shape)
         uploaded = vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
         return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
 

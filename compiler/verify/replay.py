@@ -14,7 +14,7 @@ from PIL import Image
 from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
-from lmmprune.compiler.bundle.manifest import Bucket, Manifest
+from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
@@ -87,11 +87,12 @@ class Replay:
         """Load both graphs."""
         self._manifest = bundle.manifest
 
-        def load(graph: Path) -> Any:
-            return load_on_cpu(graph, bundle.manifest.target, bundle.manifest.precision.dtype)
+        def load(graph: Graph) -> Any:
+            file, precision = bundle.file(graph.file), bundle.manifest.precision
+            return load_on_cpu(file, bundle.manifest.target, precision.dtype, expected=graph)
 
-        self._vision, self._decoder = load(bundle.vision), load(bundle.decoder)
-        self._buckets = [load(bundle.file(bucket.graph.file)) for bucket in bundle.manifest.buckets]
+        self._vision, self._decoder = load(bundle.manifest.vision), load(bundle.manifest.decoder)
+        self._buckets = [load(bucket.graph) for bucket in bundle.manifest.buckets]
         self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
         self._tokenizer = bundle.file(TOKENIZER)
 
@@ -154,7 +155,7 @@ class Replay:
         return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
 
 
-def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
+def load_on_cpu(graph: Path, target: str, dtype: str, *, expected: Graph | None = None) -> Any:
     """Return a graph that was written for a target in ONNX Runtime's CPU provider.
 
     What is in bfloat16 is emulated: each operator computes in float32 and rounds, inputs and outputs are float32.
@@ -183,14 +184,15 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
         from lmmprune.compiler.onnx_files.load_onnx import load_onnx
         from lmmprune.passes.lower.emulate_bfloat16 import EmulateBfloat16
 
-        model = load_onnx(graph)
+        model = load_onnx(graph, expected=expected)
         EmulateBfloat16()(model)
+        expected = None  # its inputs and outputs are float32 now
         # Weights stay where they are.
         entries = {"session.model_external_initializers_file_folder_path": str(graph.parent)}
         source = ir.to_proto(model).SerializeToString()
     # Folding would widen all of them at once, for good.
     unfolded = None if dtype == "float32" else ["ConstantFolding"]
-    return cpu_session(source, entries=entries, configure=configure, disabled=unfolded)
+    return cpu_session(source, entries=entries, configure=configure, disabled=unfolded, expected=expected)
 
 
 def run_graph(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
