@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, remembered: what C code makes of the exception isn't taken for a mistake, nor is an import cut."""
+"""Ctrl-C and SIGTERM, remembered: what C code makes of them is no mistake of its own, and no import is cut."""
 
 from __future__ import annotations
 
