@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, remembered: what C code makes of the exception isn't taken for a mistake, nor is an import cut."""
+"""Ctrl-C and SIGTERM, remembered: what C code makes of them isn't taken for a mistake, and imports aren't cut."""
 
 from __future__ import annotations
 
