@@ -119,7 +119,7 @@ def record(**changes: Any) -> EngineRecord:
 
 
 def test_record_before_weights_were_counted_is_read(tmp_path: Path) -> None:
-    row = dataclasses.asdict(record())
+    row = dataclasses.asdict(record(component="decoder"))
     for name in ("weights", "float16_bytes", "layers"):
         del row[name]
     (tmp_path / RECORD).write_text(json.dumps({"components": {"decoder": row}}))

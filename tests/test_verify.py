@@ -132,7 +132,6 @@ def leaves(manifest: dict[str, Any], index: int, tokens: int) -> None:
         ("ficoco-vl", lambda m: m["parameters"].update(eps=0.5), {"kept indices", "image features", "logits"}),
         ("ficoco-vl", lambda m: m.update(llm_positions="contiguous"), {"logits"}),
         ("ficoco-vl", lambda m: m["cache"]["length_offsets"].__setitem__(3, 0), {"cache lengths"}),
-        ("ficoco-vl", lambda m: leaves(m, 1, 107), {"kept counts"}),
         ("ficoco-vl", lambda m: leaves(m, 3, 59), {"kept counts"}),
         ("ficoco-vl", lambda m: m["schedule"].pop(), {"kept counts"}),
         ("ficoco-vl", lambda m: m.update(prefix=2), {"kept counts"}),

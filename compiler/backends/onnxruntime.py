@@ -15,7 +15,8 @@ from lmmprune.compiler.backends.session import Value
 from lmmprune.compiler.bundle.interface import Graph
 from lmmprune.compiler.targets.target import Target
 from lmmprune.compiler.targets.targets import TARGETS
-from lmmprune.errors import BundleError, TargetError, require
+from lmmprune.errors import BundleError, InputError, TargetError, require
+from lmmprune.limits import MOST_THREADS, bounded
 
 _ERRORS = 3  # ONNX Runtime's log severity: its warnings are about its own optimizer, not for our users
 
@@ -110,12 +111,19 @@ def session_options(ort: Any, threads: int | None) -> Any:
     Args:
         ort: The module ``onnxruntime``.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
+
+    Raises:
+        InputError: More than any machine has, or none.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS
     # Where only the weights are INT8: products in integer arithmetic inside of the kernel.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
     if threads is not None:
+        try:
+            threads = bounded(threads, "threads", 1, MOST_THREADS)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         options.intra_op_num_threads = threads
     return options
 

@@ -7,7 +7,6 @@ or not: a mistyped ``-o ~`` must not cost a home.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from lmmprune.compiler.bundle.bundle import ENGINES
 from lmmprune.compiler.bundle.manifest import FILENAME
 from lmmprune.errors import InputError
+from lmmprune.limits import read_json
 
 BUNDLE, PLAN, BOARD = "bundle", "plan", "folder for a board"
 REPOSITORY, STUDY = "model repository", "study"
@@ -203,7 +203,7 @@ def _names(path: Path) -> Iterator[str]:
 def _read(path: Path) -> dict[str, Any]:
     """Return a JSON object, an empty one where there is none."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except (OSError, ValueError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(
     "bench", cls=Command, example='lmmprune bench out-full out-pruned --image photo.jpg --prompt "What is this?"'
 )
-@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@argument("bundles", nargs=-1, type=click.Path(path_type=Path))
 @option("--image", type=click.Path(path_type=Path), help="The picture.")
 @option("--prompt", help="The question.")
 @option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")

@@ -11,7 +11,7 @@ import click
 
 from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.cli.build_options import build_options
-from lmmprune.compiler.cli.command import Command
+from lmmprune.compiler.cli.command import Command, argument
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import check_triton, unsealed_option
 from lmmprune.compiler.cli.output import note, print_json, show
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("build", cls=Command, example="lmmprune build out/ --target tensorrt-rtx --arch sm89")
-@click.argument("directories", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path())
+@argument("directories", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path())
 @unsealed_option
 @build_options
 def command(

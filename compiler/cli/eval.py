@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, warn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", cls=Command, example="lmmprune eval out/ --data questions.jsonl --predictions answers.jsonl")
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @option("--data", required=True, help="'tiny-llava', or a JSON Lines file with image, prompt, answer(s), kind.")
 @option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
 @option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")

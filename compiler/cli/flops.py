@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import method_options, model_option, ratio_options, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
@@ -20,7 +20,7 @@ from lmmprune.units import human_si
 
 
 @click.command("flops", cls=Command, example="lmmprune flops --model llava-1.5-7b --keep 192")
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@argument("bundle", required=False, type=click.Path(path_type=Path))
 @model_option("Alias (see 'lmmprune models'), hub id, or local directory, instead of a bundle.", group=GENERAL)
 @ratio_options(group=GENERAL)
 @method_options(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.options import target_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect", cls=Command)
-@click.argument("path", type=click.Path(path_type=Path))
+@argument("path", type=click.Path(path_type=Path))
 @target_option(
     None,
     about="Check Q/DQ against this target's rules.  [default: the bundle's, or what the graph looks like]",

@@ -11,6 +11,7 @@ import click
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import GENERAL, option
 from lmmprune.errors import InputError
+from lmmprune.limits import MOST_THREADS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -159,7 +160,7 @@ def max_prompt_option(*, group: str = GENERAL) -> Callable[[F], F]:
 
 def threads_option(help: str = "Threads within an operator.", *, group: str = GENERAL) -> Callable[[F], F]:
     """Add ``--threads``."""
-    return option("--threads", type=click.IntRange(min=1), help=help, group=group)
+    return option("--threads", type=click.IntRange(min=1, max=MOST_THREADS), help=help, group=group)
 
 
 def unsealed_option(function: F) -> F:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import Command, option
+from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json
 
@@ -19,7 +19,7 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
-@click.argument("bundle", type=click.Path(path_type=Path))
+@argument("bundle", type=click.Path(path_type=Path))
 @option("--image", required=True, type=click.Path(path_type=Path), help="The picture.", group=_ANSWER)
 @option("--prompt", required=True, help="The question.", group=_ANSWER)
 @option(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from lmmprune.compiler.cli.command import Command, option
+from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.progress import phases
@@ -19,7 +19,7 @@ _STATES = {True: "ok", False: "FAILED", None: "not checked"}
 
 
 @click.command("verify", cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@argument("bundle", type=click.Path(path_type=Path))
 @option("--samples", type=click.IntRange(min=1), default=4, show_default=True, help="Pictures to compare on.")
 @option("--model", help="Where its checkpoint is, if not where the bundle says.")
 @option("--adapter", type=click.Path(path_type=Path), help="LoRA directory that was merged into its weights.")

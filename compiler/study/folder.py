@@ -19,6 +19,7 @@ from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.grid import Cell
 from lmmprune.compiler.study.settings import differences
 from lmmprune.errors import InputError
+from lmmprune.limits import read_json
 
 STUDY = "study.json"
 _FORMAT = 1
@@ -118,7 +119,7 @@ def _earlier(path: Path) -> dict[str, str] | None:
     if not path.is_dir() or not any(entry.name != _LOCK for entry in path.iterdir()):
         return None
     try:
-        record = json.loads((path / STUDY).read_text(encoding="utf-8"))
+        record = read_json(path / STUDY)
         if record["format"] != _FORMAT:
             raise ValueError(f"format {record['format']}, expected {_FORMAT}")
         return {str(name): str(value) for name, value in record["identity"].items()}

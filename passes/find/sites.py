@@ -76,7 +76,7 @@ def parse_site(text: str) -> Site:
     """
     if text in ("vision_output", "projector_output"):
         return Site(kind=text)  # type: ignore[arg-type]  # just compared with the literals
-    match = re.fullmatch(r"(vision_layer|llm_input|llm_layer)_(\d+)", text)
+    match = re.fullmatch(r"(vision_layer|llm_input|llm_layer)_([0-9]{1,4})", text)
     if not match:
         raise InputError(
             f"no site '{text}': expected vision_layer_L, vision_output, projector_output, llm_input_L or llm_layer_L"

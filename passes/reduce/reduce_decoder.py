@@ -15,6 +15,7 @@ from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.specialize import specialize
 from lmmprune.passes.reduce.decoder_cuts import DecoderCuts, token_axis
 from lmmprune.passes.reduce.prune_text import PROTECTED
+from lmmprune.passes.reduce.returned import check_returned
 from lmmprune.passes.reduce.site_counts import check_counts, check_sites
 from lmmprune.passes.reduce.stage import Stage
 
@@ -92,9 +93,11 @@ class ReduceDecoder(GraphPass):
             prompt = self.prefix + self.image_tokens + PROTECTED + sum(stage.prune_text for stage in self._mine)
             lengths = self.lengths(prompt)
             before = dict(zip(lengths, [prompt, *lengths.values()], strict=False))
+            prefill = specialize(model, seq=prompt)
+            check_returned(model, prefill)
             # A stage that removes nothing writes nothing.
             check_sites(
-                specialize(model, seq=prompt),
+                prefill,
                 {site: length for site, length in lengths.items() if length < before[site]},
             )
 

@@ -18,6 +18,9 @@ MOST_DIGITS = 40
 MOST_LETTERS = 4096
 """Of a path: no system takes longer ones."""
 
+MOST_THREADS = 1024
+"""Within an operator: more take longer to start than anything that they would do."""
+
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -95,6 +98,14 @@ def read_json(path: Path, *, finite: bool = False, most: int = MOST_BYTES) -> An
     if found.st_size > most:
         raise ValueError(f"it has {found.st_size} bytes, expected {most} at most")
     return parse_json(path.read_bytes(), finite=finite)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is one of a file; also False for names that no system takes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _integer(digits: str) -> int:
