@@ -84,6 +84,11 @@ def check_destination(destination: Path, bundle: Path, *, force: bool = False) -
     Raises:
         InputError: Something is there already, or one would lie inside of the other.
     """
+    if any(letter.isspace() for letter in str(destination.resolve())):
+        raise InputError(
+            f"--triton '{destination}': Triton's Python backend serves nothing from a path with a space in it, and two"
+            " of the repository's models need it: give another place"
+        )
     check_apart(destination, bundle, option="--triton")
     check_directory(destination, REPOSITORY, force=force, option="--triton")
     return destination.resolve()
