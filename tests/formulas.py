@@ -105,7 +105,9 @@ def uniform(p: Picture, keep: int, method: Method) -> Choice:
 
 
 def freepruner(p: Picture, keep: int, method: Method) -> Choice:
-    last, shallow = p.attention[-1], p.attention[method.parameters["shallow_layer"]]
+    depth = len(p.attention)
+    layer = min(half_up(method.parameters["shallow_layer"] * depth / 23), depth - 1)
+    last, shallow = p.attention[-1], p.attention[layer]
     n, rows = len(p.x), range(last.shape[1])
     received = p.pooled(np.array([sum(last[:, i, j].mean() for i in rows if i != j) for j in rows]))
     pivots = top(received, max(1, round(method.parameters["pivot_fraction"] * keep)))

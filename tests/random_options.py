@@ -29,7 +29,10 @@ _ENCODER: dict[str, Draw] = {
 _DECODER: dict[str, Draw] = {**_EPS, **dict.fromkeys(("beta", "gamma"), lambda rng: float(rng.uniform(0.1, 0.9)))}
 DRAWS: dict[str, dict[str, Draw]] = {
     "random": {"seed": lambda rng: int(rng.integers(100))},
-    "freepruner": {"pivot_fraction": lambda rng: float(rng.uniform(0.1, 1)), "shallow_layer": lambda rng: 0},
+    "freepruner": {
+        "pivot_fraction": lambda rng: float(rng.uniform(0.1, 1)),
+        "shallow_layer": lambda rng: int(rng.integers(0, 23)),
+    },
     "vtc-cls": {"first_layer": lambda rng: int(rng.integers(23))},
     "visionzip": {"dominant_fraction": _share},
     "vispruner": {"important_fraction": lambda rng: float(rng.uniform(0, 1))},

@@ -106,10 +106,8 @@ REACHED = re.compile(r"the nearest is (?P<nearest>[\d.]+) of \d+; ask for --rati
 
 def planned(name: str, model: Facts, target: int) -> tuple[tuple[Stage, ...], str | None]:
     """Return a method's stages, or why there are none."""
-    # FreePruner's default layer, 1, needs an encoder of two.
-    options = {"shallow_layer": "0"} if name == "freepruner" else {}
     try:
-        return get_method(name, options).plan(model, target), None
+        return get_method(name).plan(model, target), None
     except LmmpruneError as error:
         return (), str(error)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle, file_sha256
 from lmmprune.compiler.bundle.convert import structure
+from lmmprune.compiler.bundle.lock import only_writer
+from lmmprune.contained import stray
 from lmmprune.errors import BundleError, InputError
 from lmmprune.limits import bounded, read_json, shortened
 
@@ -146,6 +149,8 @@ def read_records(folder: Path) -> dict[str, EngineRecord]:
         BundleError: ``engine.json`` can't be understood.
     """
     try:
+        if reason := _stray(folder, RECORD):
+            raise ValueError(f"it {reason}")
         raw = read_json(folder / RECORD, finite=True, most=_MOST_BYTES)
         rest = {name: value for name, value in raw.items() if name != seal.SEAL} if isinstance(raw, dict) else raw
         records = structure(rest, _Records).components
@@ -175,29 +180,61 @@ def open_engine(bundle: Bundle, target: str, arch: str, component: str) -> Path:
         raise BundleError(f"the {component} engine in '{folder}' is stale ({reason}): {again}")
     path = folder / PurePosixPath(record.file).name
     # A plan is code: it is handed to the runtime only if it is the one that was built.
-    if not path.is_file() or path.stat().st_size != record.bytes or file_sha256(path) != record.sha256:
+    if not is_whole(folder, record):
         raise BundleError(f"'{path}' isn't the engine that was built (its checksum differs): {again} --force")
     return path
 
 
+def is_whole(folder: Path, record: EngineRecord) -> bool:
+    """Return whether the file of an engine is the one that was built, to the bit."""
+    path = folder / PurePosixPath(record.file).name
+    if _stray(folder, path.name) is not None:
+        return False
+    return path.is_file() and path.stat().st_size == record.bytes and file_sha256(path) == record.sha256
+
+
 def write_engine(folder: Path, plan: bytes | memoryview, record: EngineRecord) -> EngineRecord:
-    """Write an engine, then its record; each appears whole or not at all. Return the record with size and checksum.
+    """Write an engine, then its record; return the record with size and checksum.
+
+    An engine that is there stays until the record tells of the new one, which has another name then: whenever the
+    process is killed, the record's engines are whole.
 
     Raises:
         InputError: The directory can't be written or the disk is full.
     """
     data = memoryview(plan)
-    record = dataclasses.replace(record, bytes=data.nbytes, sha256=hashlib.sha256(data).hexdigest())
-    others = {name: row for name, row in read_records(folder).items() if name != record.component}
-    rows = {name: dataclasses.asdict(row) for name, row in {**others, record.component: record}.items()}
+    if not folder.resolve().is_relative_to(_root(folder).resolve()):
+        raise InputError(f"'{folder}' is a link that leads out of the bundle: remove it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replace_file(folder / record.file) as stream:
-            stream.write(data)
-        with replace_file(folder / RECORD) as stream:
-            stream.write((json.dumps(seal.sealed({"components": rows}), indent=2) + "\n").encode())
+        with only_writer(folder / ".lock", None):
+            rows = read_records(folder)
+            # Of what no record tells a killed process may have been writing.
+            taken = {row.file for row in rows.values()}
+            names = (f"{record.component}{f'.{number}' * bool(number)}.engine" for number in itertools.count())
+            name = next(name for name in names if name not in taken)
+            checksum = hashlib.sha256(data).hexdigest()
+            record = dataclasses.replace(record, file=name, bytes=data.nbytes, sha256=checksum)
+            with replace_file(folder / name) as stream:
+                stream.write(data)
+            old = rows.get(record.component)
+            rows[record.component] = record
+            described = {name: dataclasses.asdict(row) for name, row in rows.items()}
+            with replace_file(folder / RECORD) as stream:
+                stream.write((json.dumps(seal.sealed({"components": described}), indent=2) + "\n").encode())
+            if old is not None:
+                (folder / PurePosixPath(old.file).name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"'{folder}' can't be written ({error.strerror}): free space or change its permissions") from (
             error
         )
     return record
+
+
+def _root(folder: Path) -> Path:
+    """Return the bundle of an engine directory: ``BUNDLE/engines/TARGET-ARCH``."""
+    return folder.parent.parent
+
+
+def _stray(folder: Path, name: str) -> str | None:
+    return stray(_root(folder), f"{folder.parent.name}/{folder.name}/{name}")

@@ -80,15 +80,25 @@ def check_directory(path: Path, kind: str, *, force: bool, option: str = "") -> 
         raise InputError(f"{name} holds {found.text}: give another directory, or --force to replace it")
 
 
-def check_file(path: Path, *, force: bool, option: str = "") -> None:
-    """Refuse a file to be written whose content would be lost; pipes and devices are no files.
+def check_file(path: Path, *, force: bool, option: str = "", only_files: bool = False) -> None:
+    """Refuse a file to be written whose content would be lost.
+
+    Args:
+        path: The file.
+        force: Whether what lies there may go.
+        option: The option that names it, where a message must tell it from others.
+        only_files: Whether pipes and devices, which are else written to as they are, are refused.
 
     Raises:
-        InputError: It is a directory, or there and may not go.
+        InputError: It is a directory, or there and may not go, or no file.
     """
     name = f"{option} '{path}'".lstrip()
+    if not path.name:
+        raise InputError(f"{name} names no file: give the name of the file to write")
     if path.is_dir():
         raise InputError(f"{name} is a directory: give the name of the file to write")
+    if only_files and path.exists() and not path.is_file():
+        raise InputError(f"{name} is a device or a pipe: give the name of a file")
     if path.is_file() and not force:
         raise InputError(f"{name} exists: give another name, or --force to replace it")
 

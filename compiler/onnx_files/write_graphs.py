@@ -15,6 +15,7 @@ from lmmprune.compiler.bundle.engines import SHARED
 from lmmprune.compiler.bundle.manifest import File
 from lmmprune.compiler.onnx_files.stream_weights import layout, stream_weights
 from lmmprune.compiler.onnx_files.weight_pieces import copied_from, pieces_ahead
+from lmmprune.contained import stray
 from lmmprune.errors import BundleError, InputError, below
 from lmmprune.lazy import numbers
 from lmmprune.models.checkpoint_reader import CheckpointReader
@@ -125,6 +126,10 @@ def share_weights(
 def _link(file: Path, link: Path) -> None:
     if link.exists():
         return
+    if reason := stray(file.parent, file.name):
+        raise InputError(
+            f"--share-weights: '{file}' {reason}; a bundle takes along what lies in the checkpoint alone: copy it there"
+        )
     link.parent.mkdir(exist_ok=True)
     try:
         # A hub's cache holds links to the files.

@@ -20,10 +20,10 @@ from pathlib import Path
 from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.engine_spec import engine_spec
 from lmmprune.compiler.bundle import engines
-from lmmprune.compiler.bundle.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle.bundle import ASSETS, PREPROCESSOR, Bundle
 from lmmprune.compiler.bundle.manifest import FILENAME
 from lmmprune.compiler.bundle.replace import REPOSITORY, check_apart, check_directory
+from lmmprune.compiler.bundle.workplace import replace_directory
 from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.models import ANSWER, DEFAULT, PLAN, PREPROCESS, VERSION, Backend, backend_of, configs
 from lmmprune.compiler.triton.readme import readme
@@ -121,13 +121,18 @@ def write_repository(
         TargetError: Triton can't serve the bundle's target that way.
         BundleError: An engine is missing or stale.
     """
-    destination = check_destination(destination, bundle.path, force=force)
+    destination = destination.resolve()
+
+    def check() -> None:
+        check_destination(destination, bundle.path, force=force)
+
+    check()
     manifest = bundle.manifest
     check_cache(manifest.cache.capacity)
     chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)
     models = configs(manifest, chosen)
     missing = chosen == "tensorrt" and arch is None
-    with temporary_sibling(destination) as root:
+    with replace_directory(destination, check) as root:
         for name, config in models.items():
             (root / name / VERSION).mkdir(parents=True)
             (root / name / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
@@ -152,7 +157,6 @@ def write_repository(
             (root / BUILD).write_text(_build_script(bundle), encoding="utf-8", newline="\n")
         shutil.copyfile(Path(__file__).with_name(_CLIENT), root / _CLIENT)
         (root / "README.md").write_text(readme(manifest, chosen, missing=missing), encoding="utf-8")
-        rename_over(root, destination)
     return Repository(path=destination, backend=chosen, models=tuple(models), engines_missing=missing)
 
 

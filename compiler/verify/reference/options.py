@@ -29,7 +29,8 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 # They are behind the sites and counts, which the reference is given.
 SCHEDULE = ("first_layer", "last_layer", "layer", "layers", "llm_layer", "llm_keep", "split")
-_PAPER_DEPTH = 23  # encoder layers before the features, in vtc-cls' paper
+_PAPER_DEPTH = 23  # encoder layers before the features that numbers of layers count on
+_SCALED = {"vtc-cls": "first_layer", "freepruner": "shallow_layer"}
 
 
 def rule_options(method: str, parameters: Mapping[str, Any], encoder_layers: int) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def rule_options(method: str, parameters: Mapping[str, Any], encoder_layers: int
     if unknown := sorted(parameters.keys() - {*rules, *SCHEDULE}):
         raise CutRefused(f"{method} has no option '{unknown[0]}' here")
     options = {name: value for name, value in parameters.items() if name in rules}
-    if method == "vtc-cls" and "first_layer" in options:
-        layer = round_half_up(options["first_layer"] * encoder_layers / _PAPER_DEPTH)
-        options["first_layer"] = min(layer, encoder_layers - 1)
+    if (name := _SCALED.get(method)) in options:
+        layer = round_half_up(options[name] * encoder_layers / _PAPER_DEPTH)
+        options[name] = min(layer, encoder_layers - 1)
     return options
