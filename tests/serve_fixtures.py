@@ -9,9 +9,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -71,6 +73,18 @@ class Server:
         self._reader.join(STARTED)
         return code
 
+    def metric(self, name: str) -> float:
+        """Return a number of the metrics, by how its line begins."""
+        lines = self.ask("/metrics")[2].decode().splitlines()
+        return float(next(line for line in lines if line.startswith(name)).rpartition(" ")[2])
+
+    def wait_for(self, name: str, value: float) -> None:
+        """Wait until a number of the metrics is as large."""
+        end = time.monotonic() + STARTED
+        while self.metric(name) < value:
+            assert time.monotonic() < end, f"{name} is {self.metric(name)}"
+            time.sleep(0.01)
+
     def requests(self) -> list[dict[str, Any]]:
         """Return the lines of the access log, after the server's end."""
         return [json.loads(line) for line in self.lines if line.startswith("{")]
@@ -81,10 +95,22 @@ class Server:
             self.lines.append(line)
 
 
+SLOW = """
+import sys, time
+from lmmprune.compiler.backends.onnxruntime import OrtSession
+
+run = OrtSession.run
+OrtSession.run = lambda *given: (time.sleep(float(sys.argv[1])), run(*given))[1]
+from lmmprune.compiler.cli import main
+main(sys.argv[2:])
+"""
+
+
 @contextlib.contextmanager
-def serving(*arguments: object, **environment: str) -> Iterator[Server]:
-    """Run ``lmmprune serve`` on a free port until the block ends."""
-    command = [sys.executable, "-m", "lmmprune", "serve", *map(str, arguments), "--port", "0"]
+def serving(*arguments: object, slow: float = 0, **environment: str) -> Iterator[Server]:
+    """Run ``lmmprune serve`` on a free port until the block ends; ``slow``: seconds that each run of a graph takes."""
+    program = ["-c", SLOW, str(slow)] if slow else ["-m", "lmmprune"]
+    command = [sys.executable, *program, "serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     try:
         assert process.stderr is not None
@@ -123,6 +149,17 @@ def user(text: str, *urls: str) -> dict[str, Any]:
 def body(text: str = "hi?", model: str = "pruned", **fields: Any) -> dict[str, Any]:
     """Return a chat request."""
     return {"model": model, "messages": [user(text)], "max_tokens": 8, **fields}
+
+
+def raw(server: Server, sent: dict[str, Any]) -> socket.socket:
+    """Send a chat request over a connection of one's own, which is returned."""
+    data = json.dumps(sent).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""])
+    connection = socket.create_connection((host, int(port)), timeout=STARTED)
+    connection.sendall(head.encode() + data)
+    return connection
 
 
 def make_bundles(folder: Path) -> Path:

@@ -42,7 +42,10 @@ class Metrics:
         self._new = Counter("lmmprune_new_tokens", "Generated tokens.", by, registry=r)
         waiting = Gauge("lmmprune_waiting", "Requests that wait.", by, registry=r)
         running = Gauge("lmmprune_running", "Requests that are answered.", by, registry=r)
+        counted = (self._queue, self._ttft, self._token, self._kept, self._before, self._prompt, self._new)
         for name, one in served.items():
+            for metric in counted:
+                metric.labels(name)  # 0 is said, too
             waiting.labels(name).set_function(functools.partial(getattr, one.desk, "waiting"))
             running.labels(name).set_function(functools.partial(getattr, one.desk, "running"))
 

@@ -60,6 +60,7 @@ def run_server(
             # uvicorn raises a signal once more when it has ended: that is no reason to die of it.
             for one in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(one, lambda number, frame: None)
+            listener.listen(config.backlog)  # from here on nobody is refused
             ready(f"http://{_shown(listener)}")
             server.run(sockets=[listener])
         finally:
