@@ -42,7 +42,8 @@ class Bundle:
             raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
         bundle = cls(path=path, manifest=Manifest.load(path / FILENAME))
         behind = [bucket.graph.file for bucket in bundle.manifest.buckets]
-        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *ASSETS)
+        between = [] if bundle.manifest.selection is None else [bundle.manifest.selection.file]
+        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *between, *ASSETS)
         for name in needed:
             if name not in bundle.manifest.files:
                 raise BundleError(f"the manifest of '{path}' doesn't list '{name}': export again")

@@ -16,6 +16,7 @@ from typing import Any
 
 from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle, file_sha256
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.errors import BundleError, InputError
 
 RECORD = "engine.json"
@@ -28,7 +29,7 @@ class EngineRecord:
     """One engine: what it is, from what it was built and by what.
 
     Attributes:
-        component: ``vision``, ``decoder`` or ``bucket_K``.
+        component: ``vision``, ``decoder``, ``bucket_K`` or ``selection``.
         target: Name of the target.
         arch: GPU architecture that it runs on.
         file: Name beside ``engine.json``.
@@ -85,14 +86,22 @@ def directory(bundle: Bundle, target: str, arch: str) -> Path:
 
 
 def sources(bundle: Bundle, component: str) -> dict[str, str]:
-    """Return the checksums of a component's graph and of its weight files (buckets share one, all the checkpoint's)."""
+    """Return the checksums of a component's graph and of its weight files.
+
+    Buckets share one, all graphs the checkpoint's, and the decoder reads the embedding table of a selection.
+    """
     graph = bundle.manifest.graphs[component].file
-    stem = "buckets" if component.startswith("bucket_") else PurePosixPath(graph).name.split(".")[0]
+    stem = "buckets" if component.startswith("bucket_") else _stem(graph)
+    lent = f"{SELECTION}.onnx.data" if component == "decoder" else None
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()
-        if name == graph or PurePosixPath(name).name.split(".")[0] == stem or PurePosixPath(name).parts[0] == SHARED
+        if name in (graph, lent) or _stem(name) == stem or PurePosixPath(name).parts[0] == SHARED
     }
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).name.split(".")[0]
 
 
 def read_records(folder: Path) -> dict[str, EngineRecord]:

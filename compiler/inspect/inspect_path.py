@@ -37,7 +37,9 @@ def inspect_path(path: Path, *, target: str | None = None, image_size: tuple[int
     bundle = Bundle.open(path)
     scheme = scheme or bundle.manifest.precision.int8
     behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
-    graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, bundle.decoder, *behind)]
+    selection = bundle.manifest.selection
+    between = [] if selection is None else [bundle.file(selection.file)]
+    graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, *between, bundle.decoder, *behind)]
     return {"path": str(path), "graphs": graphs, "engines": _engines(path)}
 
 
