@@ -88,7 +88,7 @@ class ScheduledSite:
 
     @property
     def in_decoder(self) -> bool:
-        """Whether the site lies behind the merge of image and text: in the decoder graph, or in that of the selection."""
+        """Whether the site lies behind the merge of image and text: in the decoder graph or in the selection's."""
         return self.site.startswith("llm")
 
     @property

@@ -45,10 +45,12 @@ def select_before_layers(
     """
     if stage.keep == image_tokens and not stage.prune_text:
         return None
+    if any(str(value.name).startswith(KEPT) for value in decoder.graph.outputs):
+        raise Refused("the decoder is pruned already: start from the unpruned graph")
     model = decoder.clone()
     bind_dims(model, {"image_tokens": image_tokens})
     anchors = find_decoder_anchors(model)
-    _check(model, anchors, stage, image_tokens)
+    _check(anchors, stage, image_tokens)
     keep, graph = stage.keep, model.graph
     b = Builder(
         f"lmmprune/{method}/{stage.site}", about={PASS: "select_before_layers", METHOD: method, SITE: str(stage.site)}
@@ -76,9 +78,7 @@ def select_before_layers(
     return model
 
 
-def _check(model: ir.Model, anchors: DecoderAnchors, stage: Stage, image_tokens: int) -> None:
-    if any(str(value.name).startswith(KEPT) for value in model.graph.outputs):
-        raise Refused("the decoder is pruned already: start from the unpruned graph")
+def _check(anchors: DecoderAnchors, stage: Stage, image_tokens: int) -> None:
     check_counts([stage], image_tokens)
     if stage.prune_text:
         raise Refused(f"{stage.site}: prune_text ranks words by attention, and none lies before this site: leave it 0")
@@ -87,8 +87,6 @@ def _check(model: ir.Model, anchors: DecoderAnchors, stage: Stage, image_tokens:
 
 
 def _site(b: Builder, anchors: DecoderAnchors, stage: Stage, tokens: int, prefix: int) -> SiteContext:
-    shape = anchors.embeds.shape
-    assert shape is not None
     rows = b.stream("Slice", anchors.embeds, [prefix], [prefix + tokens], [1])
     return SiteContext(
         b=b,
@@ -99,7 +97,7 @@ def _site(b: Builder, anchors: DecoderAnchors, stage: Stage, tokens: int, prefix
         depth=len(anchors.layers),
         stream=anchors.embeds,
         # Inference can't see how many there are; with the number, all that follows has a static shape.
-        visual=b.stream("Reshape", rows, [1, tokens, shape[2]]),
+        visual=b.stream("Reshape", rows, [1, tokens, _width(anchors.embeds)]),
         batch=1,
         tokens=tokens,
         first=prefix,
@@ -118,7 +116,7 @@ def _features(
     chosen = b.stream("Gather", every, b.op("Reshape", kept, [keep]), axis=1)
     if outcome.merge is None:
         return chosen
-    width, whole = static_shape(at.visual)[2], static_shape(every)[2]
+    width, whole = _width(anchors.embeds), _width(every)
     own, others = every, chosen
     if whole > width:
         own = b.stream("Slice", every, [0], [width], [2])
@@ -128,3 +126,8 @@ def _features(
     total = merged(b, mine, dropped, outcome.merge)
     # A node that moves tokens takes them in the graph's type.
     return b.stream("Concat", total, others, axis=2) if whole > width else b.stream("Identity", total)
+
+
+def _width(value: ir.Value) -> int:
+    assert value.shape is not None
+    return int(value.shape[2])  # type: ignore[arg-type]  # channels are a number in every canonical graph

@@ -4,8 +4,8 @@ Shapes: B batch, T tokens of the sequence, n visual tokens among them, H heads, 
 Where a visual token is a group of g patches (behind a pixel shuffle), the encoder's sequence has n*g rows for them, and
 what is read off it for a token is the mean over its patches.
 In the decoder T isn't known when the graph is written, and a decode step has T = 1: spans are cut at its end there, so
-that a step computes one row instead of n (what it computes is not used; see ``cut_decoder``). In front of all layers the
-choice has a graph of its own, which sees prompts only.
+that a step computes one row instead of n (what it computes is not used; see ``cut_decoder``). In front of all layers
+the choice has a graph of its own, which sees prompts only.
 """
 
 from __future__ import annotations
