@@ -9,7 +9,7 @@ from lmmprune.errors import require
 
 
 def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Session]:
-    """Return component -> its loaded graph: ``vision``, ``decoder`` and ``bucket_K``.
+    """Return component -> its loaded graph: ``vision``, ``decoder``, ``bucket_K`` and ``selection``.
 
     Args:
         bundle: An opened bundle; its target says which back end runs it.
@@ -33,6 +33,7 @@ def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Se
             bundle.file(graph.file),
             target=bundle.manifest.target,
             threads=threads,
+            expected=graph,
             in_place=bundle.manifest.cache.in_place if component == "decoder" else {},
         )
         for component, graph in bundle.manifest.graphs.items()

@@ -15,8 +15,22 @@ GENERAL = "General"
 """The last group: what an option without one belongs to."""
 
 
+class Argument(click.Argument):
+    """An argument, checked before it is converted."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert what was given."""
+        _check(self, ctx, value)
+        return super().type_cast_value(ctx, value)
+
+
 class Option(click.Option):
-    """An option that belongs to a group of ``--help``."""
+    """An option that belongs to a group of ``--help``, checked before it is converted."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert what was given."""
+        _check(self, ctx, value)
+        return super().type_cast_value(ctx, value)
 
     def __init__(self, *names: Any, group: str = GENERAL, **attributes: Any) -> None:
         super().__init__(*names, **attributes)
@@ -24,6 +38,20 @@ class Option(click.Option):
         for kind, letter in ((click.INT, "N"), (click.FLOAT, "X")):
             if self.metavar is None and isinstance(self.type, type(kind)):
                 self.metavar = letter  # not INTEGER RANGE
+
+
+class _GivenPath(click.Path):
+    """A path that names something: an empty one would be the present directory."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            click.BadParameter: It is empty, or no system has such a name.
+        """
+        if not str(value) or "\0" in str(value):
+            self.fail("is empty: give a path" if not str(value) else "holds a NUL: give a path", parameter, ctx)
+        return super().convert(value, parameter, ctx)
 
 
 class Command(click.Command):
@@ -36,6 +64,9 @@ class Command(click.Command):
     def __init__(self, *given: Any, example: str | None = None, **attributes: Any) -> None:
         super().__init__(*given, **attributes)
         self.example = example
+        for parameter in self.params:
+            if type(parameter.type) is click.Path:
+                parameter.type.__class__ = _GivenPath
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, group by group in the order in which they are declared, the general ones last."""
@@ -64,6 +95,18 @@ class Command(click.Command):
     def lines(self) -> list[str]:
         """Return the lines of the example."""
         return (self.example or "").splitlines()
+
+
+def _check(parameter: click.Parameter, ctx: click.Context, value: Any) -> None:
+    from lmmprune.compiler.cli.given_values import check_given
+
+    with click.core.augment_usage_errors(ctx, param=parameter):
+        check_given(parameter.type, value)
+
+
+def argument(name: str, **attributes: Any) -> Callable[[F], F]:
+    """Add an argument to a command, as ``click.argument`` does."""
+    return click.argument(name, cls=Argument, **attributes)
 
 
 def option(*names: str, group: str = GENERAL, **attributes: Any) -> Callable[[F], F]:

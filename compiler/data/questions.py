@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.errors import InputError, require
+from lmmprune.limits import is_file, parse_json
 
 TINY_LLAVA = "tiny-llava"
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -131,8 +131,8 @@ def _tiny_llava() -> list[Question]:
 def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     where = f"line {number} of '{path}'"
     try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+        row: Any = parse_json(line)
+    except ValueError as error:
         raise InputError(f"{where} isn't JSON ({error})") from error
     if not isinstance(row, Mapping):
         raise InputError(f"{where} isn't an object with image, prompt and answer")
@@ -144,7 +144,7 @@ def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     if not isinstance(row.get("prompt"), str) or not isinstance(row.get("image"), str):
         raise InputError(f"{where} needs 'image' (a path) and 'prompt' (a text)")
     image = path.parent / row["image"]
-    if not image.is_file():
+    if not is_file(image):
         raise InputError(f"{where}: there is no picture '{image}'")
     kind = row.get("kind")
     return Question(

@@ -74,7 +74,8 @@ class Prompter:
 
         Args:
             question: The bare question.
-            image_tokens: Visual tokens of the picture, where the bundle has several counts; None: the manifest's.
+            image_tokens: Visual tokens that left the vision graph, where the bundle has several counts; None: the
+                manifest's.
 
         Special tokens that the user wrote (``<image>``, ``</s>``) stay plain text.
 
@@ -89,7 +90,7 @@ class Prompter:
                 f"the prompt template gives {ids.count(image)} tokens of id {image}, expected 1: export again"
             )
         start = ids.index(image)
-        count = self._interface.image_tokens if image_tokens is None else image_tokens
+        count = self._interface.vision_tokens if image_tokens is None else image_tokens
         self._check_text(len(ids) - start - 1)
         ids[start : start + 1] = [image] * count
         return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)

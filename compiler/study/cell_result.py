@@ -9,6 +9,7 @@ from typing import Any
 
 from lmmprune.compiler.verify.verify import Check
 from lmmprune.errors import BundleError
+from lmmprune.limits import parse_json
 
 _FORMAT = 2
 _DIGITS = ("correct", "first_word")  # one digit per question
@@ -67,7 +68,7 @@ class CellResult:
             BundleError: It was edited, or written by another version.
         """
         try:
-            row: dict[str, Any] = json.loads(text)
+            row: dict[str, Any] = parse_json(text)
             if row.pop("format") != _FORMAT:
                 raise ValueError("another format")
             row["checks"] = tuple(Check(**check) for check in row["checks"])
