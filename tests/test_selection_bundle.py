@@ -78,11 +78,11 @@ def test_the_embedding_table_is_stored_once() -> None:
 
 
 @pytest.mark.parametrize("positions", ["original", "contiguous"])
-def test_answers_are_those_of_the_unpruned_decoder_on_what_was_kept(positions: str) -> None:
+def test_answers_are_those_of_the_decoder_on_what_was_kept(positions: str) -> None:
     # The decoder has no part of the choice, so its graph is the same for both.
     opened = dataclasses.replace(bundle(), manifest=dataclasses.replace(bundle().manifest, positions=positions))
-    runtime, path = Runtime(opened, threads=1), exported_again()[0]
-    decoder, prompter = cpu_session(Bundle.open(path).decoder), Prompter(opened.manifest, opened.file(TOKENIZER))
+    runtime = Runtime(opened, threads=1)
+    decoder, prompter = cpu_session(opened.decoder), Prompter(opened.manifest, opened.file(TOKENIZER))
     count = opened.manifest.image_tokens
     for question in questions():
         visual = runtime.encode_image(question.load())
