@@ -80,7 +80,8 @@ def made_parents(destination: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM (``timeout``, a machine shutting down) clean up as Ctrl-C does, where handlers can be set."""
-    if threading.current_thread() is not threading.main_thread():
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if elsewhere or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 

@@ -127,9 +127,6 @@ def _write(file: Path, bundles: Sequence[Path], results: Sequence[Evaluation]) -
     from lmmprune.compiler.bundle.atomic import replace_file
 
     try:
-        if file.exists() and not file.is_file():  # a pipe
-            file.write_text("".join(lines), encoding="utf-8")
-            return
         with replace_file(file) as stream:
             stream.writelines(line.encode() for line in lines)
     except OSError as error:

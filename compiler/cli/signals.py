@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, remembered: what C code makes of them is no mistake of its own, and no import is cut."""
+"""Ctrl-C and SIGTERM, remembered: what C code makes of them isn't taken for a mistake, and imports aren't cut."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 DIR/README.md, client.py                 how to start it, how to ask
 DIR/preprocess/  config.pbtxt, 1/        picture -> pixel values (Python)
 DIR/vision/      config.pbtxt, 1/        the bundle's graphs (onnxruntime, tensorrt or python)
-DIR/decoder/, DIR/bucket_K/
+DIR/decoder/, DIR/bucket_K/, DIR/selection/
 DIR/lmmprune/    config.pbtxt, 1/        picture and question -> text (Python, calls the others)
 DIR/build_engines.sh, */graph/           where TensorRT engines are yet to be built
 """
@@ -84,6 +84,11 @@ def check_destination(destination: Path, bundle: Path, *, force: bool = False) -
     Raises:
         InputError: Something is there already, or one would lie inside of the other.
     """
+    if any(letter.isspace() for letter in str(destination.resolve())):
+        raise InputError(
+            f"--triton '{destination}': Triton's Python backend serves nothing from a path with a space in it, and two"
+            " of the repository's models need it: give another place"
+        )
     check_apart(destination, bundle, option="--triton")
     check_directory(destination, REPOSITORY, force=force, option="--triton")
     return destination.resolve()
