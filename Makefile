@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# torch by its exact version: a range would bring gigabytes of CUDA.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 \
-	  -e '.[export,cpu,rtx,dev,docs]'
+	  -e '.[export,cpu,rtx,serve,dev,docs]'
 	touch $@
 
 demo: setup

@@ -31,7 +31,15 @@ for folder in (HERE, HERE.parent / "tests"):  # the sections; the small bundles 
 if TYPE_CHECKING:
     from faults.tally import Row
 
-SECTIONS = {"kills": 3, "containment": 1, "environments": 2, "manifests": 2, "tampering": 2, "command_lines": 2}
+SECTIONS = {
+    "kills": 3,
+    "containment": 1,
+    "environments": 2,
+    "manifests": 2,
+    "tampering": 2,
+    "command_lines": 2,
+    "method_files": 1,
+}
 """Module of scripts/faults/ -> its share of the time."""
 
 

@@ -159,7 +159,8 @@ def _export_command(bundle: Bundle, target: Target) -> str:
     if manifest.weights == "dummy":
         words += ["--weights", "dummy"]
     if manifest.method is not None and manifest.schedule:
-        words += ["--method", manifest.method, "--keep", str(manifest.requested_tokens)]
+        kept = manifest.requested_tokens
+        words += ["--method", manifest.method, *(("--schedule", "FILE") if kept is None else ("--keep", str(kept)))]
         for name, value in manifest.parameters.items():
             text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
             words += ["--set", f"{name}={text}"]

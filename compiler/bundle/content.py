@@ -60,7 +60,7 @@ class Content(Interface):
     precision: Precision
     target: str
     opset: int
-    requested_tokens: int  # visual tokens per decoder layer that were asked for
+    requested_tokens: int | None  # visual tokens per decoder layer that were asked for; None: a whole schedule was
     average_tokens: float  # visual tokens that a decoder layer hands on, on average
     prefix: int  # tokens of every prompt before the image
     flops: Mapping[str, Mapping[str, float]]  # {"vision": {"before": .., "after": ..}, "prefill": {..}}

@@ -87,8 +87,10 @@ def _check_words(manifest: Content) -> None:
 
 
 def _check_numbers(manifest: Content) -> None:
-    for field in ("max_positions", "image_tokens", "requested_tokens", "opset"):
+    for field in ("max_positions", "image_tokens", "opset"):
         bounded(getattr(manifest, field), field, 1, _COUNT)
+    if manifest.requested_tokens is not None:
+        bounded(manifest.requested_tokens, "requested_tokens", 1, _COUNT)
     bounded(manifest.prefix, "prefix", 0, _COUNT)
     average = manifest.average_tokens
     expect(0 < average <= _COUNT, "average_tokens", average, "a positive number")

@@ -17,6 +17,7 @@ from lmmprune.compiler.export.decide import Decision
 from lmmprune.compiler.export.reduce import Reduced
 from lmmprune.compiler.export.request import Report
 from lmmprune.compiler.export.step_clock import StepClock
+from lmmprune.compiler.export.values import Schedule
 from lmmprune.compiler.measure.memory import peak_bytes
 from lmmprune.compiler.onnx_files.bucket_graphs import bucket_file
 from lmmprune.compiler.onnx_files.signature import signature
@@ -74,7 +75,7 @@ def describe(
         ),
         target=decision.target.name,
         opset=decision.target.opset,
-        requested_tokens=plan.counts[-1],
+        requested_tokens=None if isinstance(request.tokens, Schedule) else plan.counts[-1],
         average_tokens=average([(stage.site, stage.keep) for stage in reduced.stages], decision.facts),
         prefix=reduced.text.prefix,
         adapter=_source(identify_adapter(request.adapter)) if request.adapter else None,

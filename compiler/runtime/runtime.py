@@ -20,7 +20,7 @@ from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Encoded, Prompter
-from lmmprune.compiler.runtime.sampling import GREEDY, Picks, Sampling
+from lmmprune.compiler.runtime.sampling import GREEDY, Picks
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import BundleError, InputError
@@ -146,7 +146,7 @@ class Runtime:
         max_new_tokens: int = 128,
         *,
         stop_at_eos: bool = True,
-        sampling: Sampling = GREEDY,
+        sampling: Picks = GREEDY,
         stop: str | Sequence[str] = (),
     ) -> Answer:
         """Answer a question about a picture.
