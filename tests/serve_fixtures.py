@@ -73,16 +73,16 @@ class Server:
         self._reader.join(STARTED)
         return code
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, **headers: str) -> float:
         """Return a number of the metrics, by how its line begins."""
-        lines = self.ask("/metrics")[2].decode().splitlines()
+        lines = self.ask("/metrics", **headers)[2].decode().splitlines()
         return float(next(line for line in lines if line.startswith(name)).rpartition(" ")[2])
 
-    def wait_for(self, name: str, value: float) -> None:
+    def wait_for(self, name: str, value: float, **headers: str) -> None:
         """Wait until a number of the metrics is as large."""
         end = time.monotonic() + STARTED
-        while self.metric(name) < value:
-            assert time.monotonic() < end, f"{name} is {self.metric(name)}"
+        while (found := self.metric(name, **headers)) < value:
+            assert time.monotonic() < end, f"{name} is {found}"
             time.sleep(0.01)
 
     def requests(self) -> list[dict[str, Any]]:

@@ -116,7 +116,8 @@ def test_the_list_of_models_says_what_each_is(client: openai.OpenAI) -> None:
         ({"messages": [sf.user("x", sf.data_url(fx.png_header(8000, 5000)))]}, "messages", "at most 32,000,000"),
         ({"messages": [sf.user("x", sf.data_url(fx.png_header(40_000, 40_000)))]}, "messages", "more than 32,000,000"),
         ({"messages": [sf.user("x", sf.data_url(fx.png_header(8, 8)))]}, None, "damaged"),
-        ({"messages": [sf.user("too long " * 40)]}, None, "the prompt is too long"),
+        ({"messages": [sf.user("too long " * 40)]}, None, "the prompt is too long: "),
+        ({"messages": [sf.user("word " * 100_000)]}, "messages", "the prompt is too long: 500,000 letters"),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(

@@ -9,7 +9,7 @@ from lmmprune.errors import require
 
 
 def open_sessions(bundle: Bundle, *, threads: int | None = None) -> dict[str, Session]:
-    """Return component -> its loaded graph: ``vision``, ``decoder`` and ``bucket_K``.
+    """Return component -> its loaded graph: ``vision``, ``decoder``, ``bucket_K`` and ``selection``.
 
     Args:
         bundle: An opened bundle; its target says which back end runs it.

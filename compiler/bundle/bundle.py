@@ -53,7 +53,8 @@ class Bundle:
             )
         bundle = cls(path=path, manifest=_load(path))
         behind = [bucket.graph.file for bucket in bundle.manifest.buckets]
-        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *ASSETS)
+        between = [] if bundle.manifest.selection is None else [bundle.manifest.selection.file]
+        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *between, *ASSETS)
         for name in needed:
             if name not in bundle.manifest.files:
                 raise BundleError(f"the manifest of '{path}' doesn't list '{name}': export again")

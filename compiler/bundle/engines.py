@@ -19,6 +19,7 @@ from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle, file_sha256
 from lmmprune.compiler.bundle.convert import structure
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.lock import only_writer
 from lmmprune.contained import stray
 from lmmprune.errors import BundleError, InputError
@@ -37,7 +38,7 @@ class EngineRecord:
     """One engine: what it is, from what it was built and by what.
 
     Attributes:
-        component: ``vision``, ``decoder`` or ``bucket_K``.
+        component: ``vision``, ``decoder``, ``bucket_K`` or ``selection``.
         target: Name of the target.
         arch: GPU architecture that it runs on.
         file: Name beside ``engine.json``.
@@ -132,14 +133,22 @@ def directory(bundle: Bundle, target: str, arch: str) -> Path:
 
 
 def sources(bundle: Bundle, component: str) -> dict[str, str]:
-    """Return the checksums of a component's graph and of its weight files (buckets share one, all the checkpoint's)."""
+    """Return the checksums of a component's graph and of its weight files.
+
+    Buckets share one, all graphs the checkpoint's, and the decoder reads the embedding table of a selection.
+    """
     graph = bundle.manifest.graphs[component].file
-    stem = "buckets" if component.startswith("bucket_") else PurePosixPath(graph).name.split(".")[0]
+    stem = "buckets" if component.startswith("bucket_") else _stem(graph)
+    lent = f"{SELECTION}.onnx.data" if component == "decoder" else None
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()
-        if name == graph or PurePosixPath(name).name.split(".")[0] == stem or PurePosixPath(name).parts[0] == SHARED
+        if name in (graph, lent) or _stem(name) == stem or PurePosixPath(name).parts[0] == SHARED
     }
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).name.split(".")[0]
 
 
 def read_records(folder: Path) -> dict[str, EngineRecord]:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmmprune.compiler.bundle.bundle import ENGINES
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import FILENAME
 from lmmprune.errors import InputError
 from lmmprune.limits import read_json
@@ -27,7 +28,7 @@ _SUMS = "SHA256SUMS"
 _MADE_BY_SCRIPT = (ENGINES, "logs", "result.json")
 _CHARTS = ("retention", "speed", "front", "interaction_accuracy", "interaction_speed")
 _MADE_BY_STUDY = (
-    *("study.json", ".lock", "cells", "bundles", "timing", "report.html", "results.csv"),
+    *("study.json", ".lock", "cells", "bundles", "methods", "timing", "report.html", "results.csv"),
     *(f"{name}.png" for name in _CHARTS),
 )
 
@@ -161,7 +162,7 @@ def _repository(path: Path) -> Found | None:
     if not manifests or not (path / "README.md").is_file():
         return None
     raw = _read(manifests[0])
-    parts = {"preprocess", "vision", "decoder", manifests[0].parents[1].name}
+    parts = {"preprocess", "vision", "decoder", SELECTION, manifests[0].parents[1].name}
     # Before format 3 they were called heads.
     parts |= {f"{name}_{bucket.get('tokens')}" for bucket in raw.get("buckets") or () for name in ("bucket", "head")}
     return Found(

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from lmmprune.compiler.serve.access_log import notes_of
 from lmmprune.compiler.serve.desk import Job
-from lmmprune.compiler.serve.errors import as_api_error
+from lmmprune.compiler.serve.errors import ApiError, as_api_error
 from lmmprune.compiler.serve.exchange import Exchange, read_body
 from lmmprune.compiler.serve.metrics import Metrics
 from lmmprune.compiler.serve.options import ServeOptions
@@ -81,7 +81,11 @@ class Chat:
         asked = read_request(await read_body(request, self._options.max_body, deadline))
         served = find(self._served, asked.model)
         notes_of(request.scope)["model"] = served.name
-        return asked, served, question_of(asked, self._options.max_tokens)
+        question = question_of(asked, self._options.max_tokens)
+        if len(question.text) > served.longest_text:
+            said = f"the prompt is too long: {len(question.text):,} letters, at most {served.longest_text:,} are read"
+            raise ApiError(said, param="messages", code="context_length_exceeded")
+        return asked, served, question
 
     async def picture(self, question: Question) -> Any:
         """Return what gives the picture: bytes in the request wait until it is their turn, others are fetched now.

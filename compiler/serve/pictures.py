@@ -81,7 +81,10 @@ def _from_file(url: str, folder: Path | None, limit: int) -> bytes:
         raise ApiError("image_url: this server reads no files", param=_PARAM)
     # The same words for whatever is wrong: whoever asks learns nothing of what else is on this machine.
     refused = ApiError("image_url: no picture can be read there, below the directory that is allowed", param=_PARAM)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise refused from error
     name = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or "\0" in name or parts.query or parts.fragment:
         raise refused

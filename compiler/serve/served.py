@@ -29,6 +29,7 @@ class Served:
         """
         self.name, self.runtime = name, runtime
         self.manifest = runtime.bundle.manifest
+        self.longest_text = runtime.prompter.longest_text
         self.desk = Desk(name, workers=options.max_concurrency, room=options.queue)
 
     def describe(self) -> dict[str, Any]:

@@ -42,12 +42,12 @@ def draw_front(findings: Findings, theme: Theme) -> bytes:
     figure, (axes,) = paper(theme, 4.4)
     looks = _looks(findings)
     for row in findings.measured:
-        if not row.times or row.accuracy is None:
+        if row.accuracy is None:
             continue
         style = looks.get(row.cell.method or "", Style(colour=theme.ink, marker="p"))
         first = row.cell == _first(findings, row.cell.method).cell
         axes.plot(
-            100 / row.times["ttft_ms"].speedup.value,
+            100 / row.speed,
             100 * row.accuracy.value,
             marker=style.marker,
             color=style.colour,
@@ -56,10 +56,11 @@ def draw_front(findings: Findings, theme: Theme) -> bytes:
             linestyle="none",
             label=(row.cell.method or "unpruned") if first else None,
         )
-    fast = [100 / row.times["ttft_ms"].speedup.value for row in findings.front]
+    fast = [100 / row.speed for row in findings.front]
     right = [100 * row.accuracy.value for row in findings.front if row.accuracy]
     axes.step(fast, right, where="post", color=theme.ink, linewidth=1, zorder=1)
-    label(axes, theme, x="time to first token, % of unpruned (hollow: int8)", y="answers right, %")
+    what = "time to first token" if findings.timing else "FLOPs of the prefill"
+    label(axes, theme, x=f"{what}, % of unpruned (hollow: int8)", y="answers right, %")
     legend(figure, axes, theme)
     return _png(figure)
 
@@ -158,7 +159,7 @@ def charts_for(findings: Findings) -> list[str]:
     """Return the names of the charts that these findings have something to show in."""
     names = ["front"] if findings.front else []
     if any(row.cell.method for row in findings.measured):
-        names = ["retention", "speed", *names]
+        names = ["retention", *["speed"] * bool(findings.timing), *names]
     if findings.pruned_pairs:
-        names += ["interaction_accuracy", "interaction_speed"]
+        names += ["interaction_accuracy", *["interaction_speed"] * bool(findings.timing)]
     return names

@@ -58,6 +58,12 @@ class Row:
     on_front: bool = False
 
     @property
+    def speed(self) -> float:
+        """How many times faster to the first token than the unpruned float model; untimed, by FLOPs of the prefill."""
+        timed = self.times.get("ttft_ms")
+        return timed.speedup.value if timed else self.result.flops_before / self.result.prefill_flops
+
+    @property
     def precision(self) -> str:
         """``float32``, or ``int8``."""
         return "int8" if self.cell.int8 else self.result.dtype
@@ -94,7 +100,7 @@ class Findings:
     """A whole study; ``about`` is its identity, ``timing`` how and where it was timed."""
 
     about: Mapping[str, str]
-    timing: Mapping[str, Any]
+    timing: Mapping[str, Any] | None
     pictures: int
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
@@ -113,7 +119,7 @@ class Findings:
     def front(self) -> tuple[Row, ...]:
         """The Pareto front, the fastest first."""
         rows = [row for row in self.rows if row.on_front]
-        return tuple(sorted(rows, key=lambda row: -row.times["ttft_ms"].speedup.value))
+        return tuple(sorted(rows, key=lambda row: -row.speed))
 
     @property
     def pruned_pairs(self) -> tuple[Pair, ...]:
@@ -132,7 +138,7 @@ def find(
     overlaps: Mapping[str, tuple[Overlap, ...]],
     *,
     about: Mapping[str, str],
-    timing: Mapping[str, Any],
+    timing: Mapping[str, Any] | None,
 ) -> Findings:
     """Compute all estimates of a study.
 
@@ -165,7 +171,7 @@ def find(
     rows |= {row.cell: dataclasses.replace(row, on_front=True) for row in front}
     pairs = []
     for cell in measured:
-        twin = Cell(method=cell.method, ratio=cell.ratio, int8=True)
+        twin = cell.twin
         if cell.int8 or twin not in draws:
             continue
         cost, cost_draws = value[twin] - value[cell], draws[twin] - draws[cell]
@@ -212,9 +218,7 @@ def _speed(groups: Sequence[Group], cell: Cell, twin: Cell) -> dict[str, Estimat
 
 def _front(rows: Sequence[Row]) -> list[Row]:
     """Return the rows that no other one dominates in accuracy and in time to the first token."""
-    points = [
-        (row, row.accuracy.value, row.times["ttft_ms"].speedup.value) for row in rows if row.accuracy and row.times
-    ]
+    points = [(row, row.accuracy.value, row.speed) for row in rows if row.accuracy]
     return [
         row
         for row, right, fast in points

@@ -3,7 +3,7 @@
 DIR/README.md, client.py                 how to start it, how to ask
 DIR/preprocess/  config.pbtxt, 1/        picture -> pixel values (Python)
 DIR/vision/      config.pbtxt, 1/        the bundle's graphs (onnxruntime, tensorrt or python)
-DIR/decoder/, DIR/bucket_K/
+DIR/decoder/, DIR/bucket_K/, DIR/selection/
 DIR/lmmprune/    config.pbtxt, 1/        picture and question -> text (Python, calls the others)
 DIR/build_engines.sh, */graph/           where TensorRT engines are yet to be built
 """

@@ -71,7 +71,9 @@ def verify(
         return [Check(name="checksums", passed=False, found=str(error))]
     checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
     behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
-    for graph in (bundle.vision, *behind, bundle.decoder):
+    selection = bundle.manifest.selection
+    between = [] if selection is None else [bundle.file(selection.file)]
+    for graph in (bundle.vision, *behind, *between, bundle.decoder):
         with step(progress, f"checker {graph.name}"):
             checks.append(_well_formed(graph, bundle.manifest))
     source = find_source(bundle.manifest, model, adapter)
