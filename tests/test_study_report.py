@@ -158,7 +158,14 @@ def test_page_in_a_browser(findings: Findings, tmp_path: Path) -> None:
     bodies = dict(re.findall(r'<table id="(\w+)">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL))
     rows = {name: len(re.findall("<tr>", body)) for name, body in bodies.items()}
     overlaps = sum(max(len(pair.overlaps), 1) for pair in findings.pruned_pairs)
-    expected = {"accuracy": 12, "kinds": 12, "times": 12, "interaction": len(findings.pairs), "overlap": overlaps, "refused": 2}
+    expected = {
+        "accuracy": 12,
+        "kinds": 12,
+        "times": 12,
+        "interaction": len(findings.pairs),
+        "overlap": overlaps,
+        "refused": 2,
+    }
     assert rows == expected
     row = findings.measured[2]
     assert row.accuracy is not None

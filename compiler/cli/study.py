@@ -227,14 +227,13 @@ def command(
         Column(title="precision", drop=3),
         "right, %",
         Column(title="retained, %", drop=1),
-        Column(title="TTFT ms", drop=2),
-        "speed-up",
+        *((Column(title="TTFT ms", drop=2), "speed-up") if findings.timing else ("FLOPs, %",)),
         Column(title="front", drop=4),
     )
     if not findings.labelled:
         columns = ("variant", *columns[1:2], "answers equal, %", "first token, %", "KL, nats", *columns[4:])
     show(
-        table(columns, [_cells(row, labelled=findings.labelled) for row in findings.rows]),
+        table(columns, [_cells(row, len(columns)) for row in findings.rows]),
         "\n".join(f"* {line}" for line in bullets(findings)),
     )
     note(f"{result.reused} of {len(findings.rows)} variants had been measured before; report: {result.files[0]}")
@@ -266,13 +265,13 @@ def _numbers(text: str) -> list[float]:
         raise InputError(f"--ratios {text}: expected numbers, separated by commas, such as 0,0.5,0.75") from error
 
 
-def _cells(row: Row, *, labelled: bool) -> list[str]:
+def _cells(row: Row, width: int) -> list[str]:
     from lmmprune.compiler.study.words import shares, times
 
     if row.accuracy is None:
-        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", *["-"] * (4 if labelled else 5)]
+        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", *["-"] * (width - 3)]
     timed, near = row.times.get("ttft_ms"), row.parts.measures
-    if not labelled and near is not None:
+    if near is not None:
         kl = f"{near.kl.value:.3g} ({near.kl.low:.3g} to {near.kl.high:.3g})"
         told = [shares(near.exact), shares(near.first), kl]
     else:
@@ -281,8 +280,7 @@ def _cells(row: Row, *, labelled: bool) -> list[str]:
         row.cell.label,
         row.precision,
         *told,
-        f"{timed.ms:.3g}" if timed else "-",
-        times(timed.speedup) if timed else "-",
+        *([f"{timed.ms:.3g}", times(timed.speedup)] if timed else [f"{100 / row.speed:.3g}"]),
         "yes" if row.on_front else "no",
     ]
 

@@ -118,7 +118,7 @@ def note_points(
     inches = axes.get_position().height * axes.figure.get_figheight()
     places = spread([y for _, y in points], (high - low) * size * 1.25 / 72 / inches)
     for (x, y), place, text, colour in zip(points, places, texts, colours, strict=True):
-        axes.annotate(
+        noted = axes.annotate(
             text,
             (x, y),
             xytext=(1.02, place),
@@ -129,3 +129,5 @@ def note_points(
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkB": 3},
         )
+        # The margin is reserved by whoever calls: the layout shall not shrink the panel once more.
+        noted.set_in_layout(False)

@@ -42,14 +42,14 @@ def draw_front(findings: Findings, theme: Theme) -> bytes:
     front = [(100 / row.speed, 100 * row.accuracy.value) for row in findings.front if row.accuracy]
     axes.step([x for x, _ in front], [y for _, y in front], where="post", color=theme.ink, linewidth=1, zorder=1)
     what = "time to first token" if findings.timing else "FLOPs of the prefill"
-    hollow = "; hollow: int8" * any(row.cell.int8 for row in findings.measured)
+    hollow = "\n(hollow: int8)" * any(row.cell.int8 for row in findings.measured)
     label(
         axes,
         theme,
         x=f"{what}, % of unpruned{hollow}",
         y="answers right, %" if findings.labelled else "answers equal to unpruned, %",
     )
-    figure.get_layout_engine().set(rect=(0, 0, 0.66, 1))  # type: ignore[union-attr]  # it was made with one
+    figure.get_layout_engine().set(rect=(0, 0, 0.7, 1))  # type: ignore[union-attr]  # it was made with one
     figure.draw_without_rendering()
     names = [row.cell.label + " int8" * row.cell.int8 for row in findings.front]
     note_points(axes, front, names, [theme.ink] * len(front), size=7.5)

@@ -104,7 +104,7 @@ def _line(
 ) -> None:
     places = [point[0] for point in points]
     axes.fill_between(
-        places, [point[2] for point in points], [point[3] for point in points], color=colour, alpha=0.15, linewidth=0
+        places, [point[2] for point in points], [point[3] for point in points], color=colour, alpha=0.12, linewidth=0
     )
     axes.plot(
         places,
