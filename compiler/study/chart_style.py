@@ -87,6 +87,15 @@ def label(axes: Axes, theme: Theme, *, x: str, y: str = "") -> None:
     axes.set_ylabel(y, color=theme.ink, fontsize=10)
 
 
+def reserve(figure: Figure, share: float) -> None:
+    """Keep a share of the width free on the right, for ``note_points``."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)  # as ``paper`` made it
+    engine.set(rect=(0, 0, 1 - share, 1))
+
+
 def spread(values: Sequence[float], gap: float) -> list[float]:
     """Return values as near to the given ones as their order and a gap between neighbours allow."""
     order = sorted(range(len(values)), key=lambda index: values[index])
@@ -115,7 +124,7 @@ def note_points(
 ) -> None:
     """Write a text for each point into the right margin, none over another, with a line to its point."""
     low, high = axes.get_ylim()
-    inches = axes.get_position().height * axes.figure.get_figheight()
+    inches = axes.get_window_extent().height / axes.figure.dpi
     places = spread([y for _, y in points], (high - low) * size * 1.25 / 72 / inches)
     for (x, y), place, text, colour in zip(points, places, texts, colours, strict=True):
         noted = axes.annotate(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.measure.statistics import Estimate
-from lmmprune.compiler.study.chart_style import FEW, Style, Theme, label, note_points, paper, styles
-from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
+from lmmprune.compiler.study.chart_style import FEW, Style, Theme, label, note_points, paper, reserve, styles
+from lmmprune.compiler.study.findings import Findings, Pair, Row
 from lmmprune.compiler.study.lines import draw_lines
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def draw_front(findings: Findings, theme: Theme) -> bytes:
         x=f"{what}, % of unpruned{hollow}",
         y="answers right, %" if findings.labelled else "answers equal to unpruned, %",
     )
-    figure.get_layout_engine().set(rect=(0, 0, 0.7, 1))  # type: ignore[union-attr]  # it was made with one
+    reserve(figure, 0.3)
     figure.draw_without_rendering()
     names = [row.cell.label + " int8" * row.cell.int8 for row in findings.front]
     note_points(axes, front, names, [theme.ink] * len(front), size=7.5)
@@ -69,7 +69,6 @@ def draw_speed_interaction(findings: Findings, theme: Theme) -> bytes:
 
 
 def _speedup(metric: str) -> Callable[[Row], Estimate | None]:
-    assert metric in TIMES
     return lambda row: row.times[metric].speedup if row.times else None
 
 

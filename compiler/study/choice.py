@@ -41,7 +41,7 @@ class Choice:
         )
         unsure = "" if self.loss.high <= self.allowed else ", whose interval reaches beyond it"
         return (
-            f"Fastest within {self.allowed:g} points: {name(self.row)}, {fast}, loses {points(self.loss, signed=False)}"
+            f"Fastest within --max-loss {self.allowed:g}: {name(self.row)}, {fast}, loses {points(self.loss, signed=False)}"
             f" points{unsure}"
         )
 

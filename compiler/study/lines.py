@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.measure.statistics import Estimate
-from lmmprune.compiler.study.chart_style import FEW, Theme, label, note_points, paper, styles
+from lmmprune.compiler.study.chart_style import FEW, Theme, label, note_points, paper, reserve, styles
 from lmmprune.compiler.study.findings import Findings, Row
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def draw_lines(findings: Findings, theme: Theme, get: Get, text: str, *, factor:
     return draw(lines, theme, text)
 
 
-Lines = dict[tuple[str, bool], list[tuple[float, float, float, float]]]
+# (series, int8) -> (share removed, value, low, high) of every ratio.
+Lines = dict[tuple[str, bool], list[tuple[float, ...]]]
 
 
 def _points(findings: Findings, name: str, int8: bool, get: Get, factor: float) -> list[tuple[float, ...]]:
@@ -66,11 +67,11 @@ def _together(lines: Lines, theme: Theme, text: str) -> Figure:
     label(panels[-1], theme, x="visual tokens removed, %")
     figure.supylabel(text, color=theme.ink, fontsize=10)
     # Labels need the final limits, and room on the right.
-    figure.get_layout_engine().set(rect=(0, 0, 0.78, 1))  # type: ignore[union-attr]  # it was made with one
+    reserve(figure, 0.22)
     figure.draw_without_rendering()
     for axes, int8 in zip(panels, precisions, strict=False):
         own = {name: points for (name, precision), points in lines.items() if precision == int8}
-        ends = [points[-1][:2] for points in own.values()]
+        ends = [(points[-1][0], points[-1][1]) for points in own.values()]
         note_points(axes, ends, list(own), [looks[name].colour for name in own])
     return figure
 

@@ -105,7 +105,8 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
     check_allowed(request.max_loss, labelled=labelled)
     about = identity(request.settings, _checkpoint(request.settings), questions)
     asked = {
-        "methods": [dataclasses.asdict(one) for one in request.variants.chosen],
+        "methods": list(dict.fromkeys(one.method for one in request.variants.chosen)),
+        "variants": [dataclasses.asdict(one) for one in request.variants.chosen],
         "ratios": list(request.ratios),
         "int8": request.int8,
     }
