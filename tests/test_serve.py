@@ -140,7 +140,7 @@ def test_the_client_raises_its_own_errors(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="prune", messages=[sf.user("x")])
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/page", "/", "/v1/chat/completions"])
 def test_other_paths_and_methods_are_refused(server: sf.Server, path: str) -> None:
     status, _, said = server.ask(path, None if path.endswith("completions") else {})
     assert status in (404, 405)
