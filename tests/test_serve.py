@@ -140,7 +140,7 @@ def test_the_client_raises_its_own_errors(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="prune", messages=[sf.user("x")])
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/page", "/", "/v1/chat/completions"])
 def test_other_paths_and_methods_are_refused(server: sf.Server, path: str) -> None:
     status, _, said = server.ask(path, None if path.endswith("completions") else {})
     assert status in (404, 405)
@@ -171,3 +171,23 @@ def test_two_names_or_a_port_that_is_taken_are_refused(made: Path, server: sf.Se
     port = server.url.rpartition(":")[2]
     assert "give another --host or --port" in refusal("serve", made / "base", "--port", port)
     assert "doesn't exist" in refusal("serve", made / "nothing", "--port", 0)
+
+
+def test_equal_graphs_are_loaded_once(tmp_path: Path) -> None:
+    from lmmprune.compiler.serve.options import ServeOptions
+    from lmmprune.compiler.serve.served import load_served
+
+    fx.make_bundle(tmp_path / "one", keep=4)
+    fx.make_bundle(tmp_path / "same", keep=4, method="other")
+    fx.make_bundle(tmp_path / "less", keep=3)
+    served = load_served({name: tmp_path / name for name in ("one", "same", "less")}, ServeOptions(), threads=1)
+    try:
+        sessions = {name: one.runtime._session for name, one in served.items()}
+        for component in ("vision", "decoder"):
+            assert sessions["one"](component) is sessions["same"](component)
+            assert sessions["one"](component) is not sessions["less"](component)
+    finally:
+        for one in served.values():
+            one.close(5)
+    with pytest.raises(lmmprune.InputError, match="closed"):
+        served["one"].runtime.encode_image(sf.PICTURE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lmmprune.compiler.cli.command import Command, option
-from lmmprune.compiler.cli.options import threads_option
+from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import note
 from lmmprune.compiler.cli.values import size
 from lmmprune.compiler.cli.verbosity import WANTED
@@ -99,6 +99,7 @@ _ADDRESS, _LOAD, _LIMITS, _PICTURES = "Address", "Load", "Limits", "Pictures"
     group=_PICTURES,
 )
 @threads_option()
+@unsealed_option
 def command(
     *,
     bundles: tuple[str, ...],

@@ -110,6 +110,13 @@ _TIMING = "Timing"
     group=_TIMING,
 )
 @threads_option("Threads within an operator when timing.", group=_TIMING)
+@option(
+    "--max-loss",
+    type=float,
+    metavar="POINTS",
+    help="Name the fastest variant that loses no more points of accuracy, and the command that makes it.",
+    group=OUTPUT,
+)
 @target_option()
 @output_option("Folder, new or to go on with.")
 @option(
@@ -156,6 +163,7 @@ def command(
     rounds: int,
     new_tokens: int,
     threads: int | None,
+    max_loss: float | None,
     keep_bundles: bool,
     force: bool,
     as_json: bool,
@@ -166,9 +174,10 @@ def command(
     measures only those.
     """
     require("onnx_ir", "export")
+    from lmmprune.compiler.study.choice import choose
     from lmmprune.compiler.study.run_study import StudyRequest, run_study
     from lmmprune.compiler.study.settings import Settings
-    from lmmprune.compiler.study.summary import summary
+    from lmmprune.compiler.study.summary import bullets
     from lmmprune.compiler.study.timing import TimingSettings
     from lmmprune.compiler.study.variants import choose_variants, parse_settings
 
@@ -201,24 +210,36 @@ def command(
         timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads) if timing else None,
         keep_bundles=keep_bundles,
         force=force,
+        max_loss=max_loss,
     )
     with steps() as step:
         result = run_study(request, step)
     findings = result.findings
     if as_json:
-        print_json(_document(findings, result.files, result.reused))
+        document = _document(findings, result.files, result.reused)
+        if max_loss is not None:
+            found = choose(findings, max_loss, request.settings, variants)
+            document["choice"] = {"cell": found.row.cell.name, "line": found.line, "command": found.command}
+        print_json(document)
         return
     columns = (
         "variant",
         Column(title="precision", drop=3),
         "right, %",
         Column(title="retained, %", drop=1),
-        Column(title="TTFT ms", drop=2),
-        "speed-up",
+        *((Column(title="TTFT ms", drop=2), "speed-up") if findings.timing else ("FLOPs, %",)),
         Column(title="front", drop=4),
     )
-    show(table(columns, [_cells(row) for row in findings.rows]), summary(findings))
+    if not findings.labelled:
+        columns = ("variant", *columns[1:2], "answers equal, %", "first token, %", "KL, nats", *columns[4:])
+    show(
+        table(columns, [_cells(row, len(columns)) for row in findings.rows]),
+        "\n".join(f"* {line}" for line in bullets(findings)),
+    )
     note(f"{result.reused} of {len(findings.rows)} variants had been measured before; report: {result.files[0]}")
+    if max_loss is not None:
+        found = choose(findings, max_loss, request.settings, variants)
+        show(f"{found.line}:", found.command)
 
 
 def _data(model: str, data: str | None) -> str:
@@ -244,19 +265,22 @@ def _numbers(text: str) -> list[float]:
         raise InputError(f"--ratios {text}: expected numbers, separated by commas, such as 0,0.5,0.75") from error
 
 
-def _cells(row: Row) -> list[str]:
-    from lmmprune.compiler.study.summary import shares, times
+def _cells(row: Row, width: int) -> list[str]:
+    from lmmprune.compiler.study.words import shares, times
 
     if row.accuracy is None:
-        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", "-", "-", "-", "-"]
-    timed = row.times.get("ttft_ms")
+        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", *["-"] * (width - 3)]
+    timed, near = row.times.get("ttft_ms"), row.parts.measures
+    if near is not None:
+        kl = f"{near.kl.value:.3g} ({near.kl.low:.3g} to {near.kl.high:.3g})"
+        told = [shares(near.exact), shares(near.first), kl]
+    else:
+        told = [shares(row.accuracy), shares(row.retention) if row.retention else "-"]
     return [
         row.cell.label,
         row.precision,
-        shares(row.accuracy),
-        shares(row.retention) if row.retention else "-",
-        f"{timed.ms:.3g}" if timed else "-",
-        times(timed.speedup) if timed else "-",
+        *told,
+        *([f"{timed.ms:.3g}", times(timed.speedup)] if timed else [f"{100 / row.speed:.3g}"]),
         "yes" if row.on_front else "no",
     ]
 

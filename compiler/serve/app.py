@@ -21,10 +21,11 @@ from lmmprune.compiler.serve.chat import Chat
 from lmmprune.compiler.serve.errors import ApiError, as_api_error
 from lmmprune.compiler.serve.metrics import Metrics
 from lmmprune.compiler.serve.options import ServeOptions
+from lmmprune.compiler.serve.page import PAGE, page_routes
 from lmmprune.compiler.serve.served import Served, find
 from lmmprune.errors import InputError, LmmpruneError
 
-_OPEN = ("/health", "/health/ready")
+_OPEN = ("/health", "/health/ready", *PAGE)
 """What needs no key: it says nothing of anybody."""
 
 
@@ -94,6 +95,8 @@ def make_app(served: Mapping[str, Served], options: ServeOptions) -> Starlette:
         Route("/health", health),
         Route("/health/ready", ready),
         Route("/metrics", read_metrics),
+        Route("/lmmprune/show", chat.show, methods=["POST"]),
+        *page_routes(),
     ]
     log: dict[str, Any] = {
         "metrics": metrics,

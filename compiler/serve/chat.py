@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``: an answer as a whole, or as a stream of events."""
+"""``POST /v1/chat/completions``: an answer as a whole, or as a stream of events; and the drawing of what is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lmmprune.compiler.serve.protocol import ChatRequest, read_request
 from lmmprune.compiler.serve.question import Question, question_of
 from lmmprune.compiler.serve.replies import END, Reply, event
 from lmmprune.compiler.serve.served import Served, find
-from lmmprune.compiler.serve.work import Done, Piece, answering
+from lmmprune.compiler.serve.work import Done, Drawn, Piece, answering, drawing
 
 _FETCHING = 8  # pictures at a time: each holds a thread
 
@@ -71,6 +71,24 @@ class Chat:
         finally:
             if not streamed:
                 exchange.close()
+
+    async def show(self, request: Request) -> Response:
+        """Draw which patches the bundle keeps of a request's picture.
+
+        Raises:
+            LmmpruneError: It is refused, or fails.
+        """
+        deadline = time.monotonic() + self._options.timeout
+        _, served, question = await self.read(request, deadline)
+        picture = await self.picture(question)
+        job = Job(drawing(served.runtime, question, picture, self._options.max_pixels))
+        exchange = Exchange(served.desk, job, request.receive, deadline)
+        try:
+            drawn = await exchange.next()
+        finally:
+            exchange.close()
+        assert isinstance(drawn, Drawn)
+        return Response(drawn.png, media_type="image/png")
 
     async def read(self, request: Request, deadline: float) -> tuple[ChatRequest, Served, Question]:
         """Read a request and find its bundle.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.backends.open_sessions import Loaded, open_sessions
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.serve.desk import Desk
@@ -83,7 +84,7 @@ def names_of(directories: Sequence[str]) -> dict[str, Path]:
 def load_served(
     directories: Mapping[str, Path], options: ServeOptions, *, threads: int | None = None
 ) -> dict[str, Served]:
-    """Load bundles.
+    """Load bundles; graphs of several that are equal, with their weights, are loaded once.
 
     Args:
         directories: By name.
@@ -94,7 +95,12 @@ def load_served(
         LmmpruneError: One can't be used here, as ``Runtime``.
     """
     bundles = {name: Bundle.open(path) for name, path in directories.items()}
-    return {name: Served(name, Runtime(bundle, threads=threads), options) for name, bundle in bundles.items()}
+    loaded: Loaded = {}
+    runtimes = {
+        name: Runtime(bundle, sessions=open_sessions(bundle, threads=threads, loaded=loaded))
+        for name, bundle in bundles.items()
+    }
+    return {name: Served(name, runtime, options) for name, runtime in runtimes.items()}
 
 
 def find(served: Mapping[str, Served], name: str) -> Served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from lmmprune.compiler.runtime.answer import Stats
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Pick, Sampling
+from lmmprune.compiler.runtime.show_kept import show_kept
 from lmmprune.compiler.serve.desk import Job
 from lmmprune.compiler.serve.pictures import decode_picture
 from lmmprune.compiler.serve.question import Question
@@ -39,6 +41,13 @@ class Done:
             "finish_reason": stats.finish_reason,
             "ttft_ms": round(stats.ttft_ms, 1),
         }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing, as a PNG file."""
+
+    png: bytes
 
 
 class _Watched:
@@ -83,5 +92,19 @@ def answering(
         for piece in answer:
             job.post(Piece(piece))
         job.post(Done(answer.stats))
+
+    return work
+
+
+def drawing(
+    runtime: Runtime, question: Question, picture: Callable[[], bytes], max_pixels: int
+) -> Callable[[Job], None]:
+    """Return the work that draws which patches a bundle keeps, and posts one ``Drawn``; arguments as ``answering``."""
+
+    def work(job: Job) -> None:
+        drawn = show_kept(runtime, decode_picture(picture(), max_pixels), prompt=question.text)
+        held = io.BytesIO()
+        drawn.image.save(held, "PNG")
+        job.post(Drawn(held.getvalue()))
 
     return work

@@ -12,6 +12,9 @@ from lmmprune.compiler.backends.onnxruntime import target_of
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.data.questions import Question, load_examples
 from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.choice import check_allowed
+from lmmprune.compiler.study.commands import study_command
+from lmmprune.compiler.study.examples import collect_examples
 from lmmprune.compiler.study.findings import Findings, find
 from lmmprune.compiler.study.folder import Folder, open_study
 from lmmprune.compiler.study.grid import UNPRUNED, Cell, grid
@@ -21,6 +24,7 @@ from lmmprune.compiler.study.ray_cluster import check_ray, run_on_ray
 from lmmprune.compiler.study.report import write_report
 from lmmprune.compiler.study.run_cell import Job
 from lmmprune.compiler.study.settings import Settings, identity
+from lmmprune.compiler.study.summary import best_at_focus
 from lmmprune.compiler.study.timing import (
     Group,
     TimingSettings,
@@ -53,6 +57,7 @@ class StudyRequest:
         timing: How to time; None: not at all.
         keep_bundles: Whether bundles stay after timing.
         force: Whether what an earlier study measured in the folder is thrown away.
+        max_loss: Points of accuracy that the variant to be chosen may lose; None chooses none.
     """
 
     settings: Settings
@@ -65,11 +70,18 @@ class StudyRequest:
     timing: TimingSettings | None
     keep_bundles: bool
     force: bool = False
+    max_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What came out: the findings, the files that were written, and how many cells had been finished before."""
+    """What came out.
+
+    Attributes:
+        findings: All of it.
+        files: That were written, the report first.
+        reused: How many cells had been finished before.
+    """
 
     findings: Findings
     files: tuple[Path, ...]
@@ -90,9 +102,11 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
         check_ray(request.ray)
     questions = load_examples(request.settings.data, request.settings.prompts)[: request.settings.limit]
     labelled = _labelled(questions)
+    check_allowed(request.max_loss, labelled=labelled)
     about = identity(request.settings, _checkpoint(request.settings), questions)
     asked = {
-        "methods": [dataclasses.asdict(one) for one in request.variants.chosen],
+        "methods": list(dict.fromkeys(one.method for one in request.variants.chosen)),
+        "variants": [dataclasses.asdict(one) for one in request.variants.chosen],
         "ratios": list(request.ratios),
         "int8": request.int8,
     }
@@ -113,14 +127,16 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
         groups = _time(request, request.timing, folder, measured, questions[0], progress) if request.timing else []
         findings = find(
             results,
-            [question.picture for question in questions],
+            questions,
             groups,
             _overlaps(folder, measured),
             about=about,
             timing=record_settings(request.timing, questions[0]) if request.timing else None,
         )
         with step(progress, "report"):
-            files = write_report(findings, folder.path)
+            shown = best_at_focus(findings)
+            examples = collect_examples(findings, shown, questions, folder) if shown else []
+            files = write_report(findings, folder.path, shown=shown, examples=examples, command=study_command(request))
             if not request.keep_bundles:
                 shutil.rmtree(folder.path / "bundles", ignore_errors=True)
     return StudyResult(findings=findings, files=files, reused=reused)
