@@ -136,7 +136,9 @@ def _check_schedule(manifest: Content) -> None:
         bounded(stage.text_removed, f"{field}.text_removed", 0, _COUNT)
         tokens = stage.tokens_out
     bounded(manifest.image_tokens, "image_tokens", 1, manifest.tokens_before)
-    ahead = [stage.tokens_out for stage in manifest.schedule if not stage.in_decoder]
+    selects = manifest.selection is not None
+    ahead = [s.tokens_out for s in manifest.schedule if not s.in_decoder or (selects and s.before_layers)]
+    expect(not selects or any(s.before_layers for s in manifest.schedule), "selection", "a graph", "a site for it")
     if ahead:
         expect(manifest.image_tokens == ahead[-1], "image_tokens", manifest.image_tokens, f"{ahead[-1]}, as scheduled")
     counts = [bucket.tokens for bucket in manifest.buckets]
