@@ -120,7 +120,9 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "expected int @ $.image_tokens": lambda raw: raw.update(image_tokens="9"),
     "expected str @ $.target": lambda raw: raw.update(target=5),
     "expected int | str @ $.vision.inputs[0].shape[1]": lambda raw: raw["vision"]["inputs"][0]["shape"].insert(1, 2.5),
-    "expected int | str @ $.decoder.inputs[0].shape[0]": lambda raw: raw["decoder"]["inputs"][0].update(shape=[True]),
+    "decoder.inputs 'input_ids'.shape is True: expected a whole number": lambda raw: raw["decoder"]["inputs"][0].update(
+        shape=[True]
+    ),
     "image_tokens is 3: expected 4, as scheduled": lambda raw: raw.update(image_tokens=3),
     "image_tokens is 17: expected a whole number in 1..16": lambda raw: raw.update(image_tokens=17),
     "schedule[0].tokens_out is 17: expected a whole number in 1..16": lambda raw: raw["schedule"][0].update(
@@ -135,7 +137,7 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "decoder.inputs 'more' is fed by nothing": lambda raw: raw["decoder"]["inputs"].append(
         {"name": "more", "dtype": "int64", "shape": [1]}
     ),
-    "decoder.inputs 'past_key_0' has the shape [1, 2, past, 4]: expected [1, 3, any, 4]": lambda raw: raw[
+    "decoder.inputs 'past_key_0' has the shape [1, 2, 'past', 4]: expected [1, 3, any, 4]": lambda raw: raw[
         "cache"
     ].update(kv_heads=3),
     "cache.past, present and length_offsets have 2, 2 and 1 layers": lambda raw: raw["cache"]["length_offsets"].pop(),
@@ -145,7 +147,9 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "prompt.strip is 'middle': expected '' or 'both'": lambda raw: raw["prompt"].update(strip="middle"),
     "positions is 'random': expected 'contiguous' or 'original'": lambda raw: raw.update(positions="random"),
     "grid is 0: expected a whole number in 1..65536": lambda raw: raw.update(grid=[0, 4]),
-    "grid is a number of more than": lambda raw: raw.update(grid=[10**39, 4]),
+    "grid is 1000000000000000000000000000000000000000: expected a whole number": lambda raw: raw.update(
+        grid=[10**39, 4]
+    ),
     "model is 'a\\x1b[31m': expected": lambda raw: raw.update(model="a\x1b[31m"),
     "files 'vision.onnx'.sha256 is 'x'": lambda raw: raw["files"]["vision.onnx"].update(sha256="x"),
     "it holds NaN, which is no number": lambda raw: raw.update(average_tokens=float("nan")),
