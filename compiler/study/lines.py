@@ -67,7 +67,7 @@ def _together(lines: Lines, theme: Theme, text: str) -> Figure:
     label(panels[-1], theme, x="visual tokens removed, %")
     figure.supylabel(text, color=theme.ink, fontsize=10)
     # Labels need the final limits, and room on the right.
-    reserve(figure, 0.22)
+    reserve(figure, looks)
     figure.draw_without_rendering()
     for axes, int8 in zip(panels, precisions, strict=False):
         own = {name: points for (name, precision), points in lines.items() if precision == int8}
