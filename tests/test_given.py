@@ -66,7 +66,10 @@ def test_help_comes_before_everything(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*EXPORT, "--method", "fastv"), "--method says how tokens are removed: add --ratio R, --keep K or --buckets"),
+        (
+            (*EXPORT, "--method", "fastv"),
+            "--method says how tokens are removed: add --ratio R, --keep K, --buckets or --schedule",
+        ),
         ((*EXPORT, "--set", "a=1"), "--set says how tokens are removed"),
         ((*EXPORT, "--method-file", "m.py"), "--method-file says how tokens are removed"),
         ((*EXPORT, "--positions", "original"), "--positions says how tokens are removed"),

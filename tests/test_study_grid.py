@@ -11,6 +11,7 @@ import runtime_fixtures as fx
 import study_fixtures as made
 import study_jobs
 
+from lmmprune.compiler.bundle.workplace import hold, sweep
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.folder import Folder, open_study, write_text
@@ -94,7 +95,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("[]")
     with pytest.raises(InputError, match="isn't the record of a study"), open_study(tmp_path, {}, {}):
         pass
-    with pytest.raises(InputError, match="can't write into"), open_study(tmp_path / "notes.txt" / "s", {}, {}):
+    with pytest.raises(InputError, match="can't write below"), open_study(tmp_path / "notes.txt" / "s", {}, {}):
         pass
     with pytest.raises(InputError, match=r"can't write .* free some space"):
         write_text(tmp_path / "notes.txt" / "result.json", "")
@@ -102,11 +103,14 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_and_what_was_killed_is_swept(tmp_path: Path) -> None:
-    left = tmp_path / "bundles" / ".unpruned.12ab.tmp"
+    left = tmp_path / "bundles" / ".unpruned.partial"
     with open_study(tmp_path, {}, {}):
         left.mkdir(parents=True)
-        with pytest.raises(InputError, match="another process works in"), open_study(tmp_path, {}, {}):
+        with pytest.raises(InputError, match="another process is writing"), open_study(tmp_path, {}, {}):
             pass
+        with hold(left.with_name("unpruned")):
+            sweep(left.parent)
+        assert left.exists(), "a living one's stays"
     with open_study(tmp_path, {}, {}):
         assert not left.exists()
 

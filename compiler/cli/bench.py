@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, threads_option
+from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(
     "bench", cls=Command, example='lmmprune bench out-full out-pruned --image photo.jpg --prompt "What is this?"'
 )
-@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@argument("bundles", nargs=-1, type=click.Path(path_type=Path))
 @option("--image", type=click.Path(path_type=Path), help="The picture.")
 @option("--prompt", help="The question.")
 @option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @option("--explain", "explained", is_flag=True, help="Say which kernel computed each layer, and why a float one.")
 @option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this PNG.")
 @force_option("a chart that is there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     bundles: tuple[Path, ...],

@@ -17,7 +17,7 @@ from lmmprune.compiler.cli.output import note, print_json, show, warn
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import set_options
-from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Tokens
+from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Schedule, Tokens
 from lmmprune.errors import InputError, require
 from lmmprune.units import human_bytes, human_si
 
@@ -42,18 +42,27 @@ def _pixels(text: str) -> tuple[int, int]:
 
 
 def _tiles(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text)
+    found = re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?)", text)
     if not found:
         raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
     return int(found[1]), int(found[2])
 
 
-def _tokens(ratio: str | None, keep: int | None, buckets: str | None, percentile: float) -> Tokens | None:
-    given = {"--ratio": ratio is not None, "--keep": keep is not None, "--buckets": bool(buckets)}
+def _tokens(
+    ratio: str | None, keep: int | None, buckets: str | None, schedule: Path | None, percentile: float
+) -> Tokens | None:
+    given = {
+        "--ratio": ratio is not None,
+        "--keep": keep is not None,
+        "--buckets": bool(buckets),
+        "--schedule": schedule is not None,
+    }
     if len(named := [name for name, there in given.items() if there]) > 1:
         raise InputError(f"{' and '.join(named)} exclude each other: give one")
     if keep is not None:
         return Keep(keep)
+    if schedule is not None:
+        return Schedule.read(schedule)
     if buckets:
         return Buckets(_number("--buckets", part) for part in buckets.split(","))
     if ratio == "auto":
@@ -83,6 +92,7 @@ def command(
     pairs: tuple[str, ...],
     ratio: str | None,
     buckets: str | None,
+    schedule: Path | None,
     calib: Path | None,
     calib_samples: int,
     image_size: str | None,
@@ -98,12 +108,12 @@ def command(
     from lmmprune.compiler.export.request import STREAMS, Request
 
     options = set_options(pairs)
-    check_export_options(ratio, buckets, request)
+    check_export_options(ratio, buckets, schedule, request)
     output: Path = request["output"]  # type: ignore[assignment]  # click's own conversion
     force: bool = request["force"]  # type: ignore[assignment]  # same
     dtype, cache = request["dtype"], request["static_cache"]
     check_triton(output, triton, triton_backend, request["target"], dtype, cache, force=force)  # type: ignore[arg-type]  # same
-    tokens = _tokens(ratio, request.pop("keep"), buckets, request.pop("percentile"))  # type: ignore[arg-type]  # same
+    tokens = _tokens(ratio, request.pop("keep"), buckets, schedule, request.pop("percentile"))  # type: ignore[arg-type]  # same
     int8 = _int8(request)
     with steps(streams=STREAMS) as step:
         report = export(

@@ -79,6 +79,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Several ratios behind one encoder; each picture takes one of them.",
         group=PRUNING,
     ),
+    option(
+        "--schedule",
+        type=click.Path(path_type=Path),
+        help="JSON file of sites and the tokens that leave them, for a method that can cut at any decoder layer.",
+        group=PRUNING,
+    ),
     method_options(),
     option(
         "--positions",
@@ -178,24 +184,27 @@ def export_options(function: F) -> F:
     return function
 
 
-def check_export_options(ratio: str | None, buckets: str | None, request: Mapping[str, object]) -> None:
+def check_export_options(
+    ratio: str | None, buckets: str | None, schedule: Path | None, request: Mapping[str, object]
+) -> None:
     """Refuse options that say more about something that isn't done.
 
     Args:
         ratio: As ``--ratio`` takes it.
         buckets: As ``--buckets`` takes it.
+        schedule: As ``--schedule`` takes it.
         request: The other options by their parameter names.
 
     Raises:
         InputError: One was given.
     """
-    prunes = ratio is not None or request["keep"] is not None or bool(buckets)
+    prunes = ratio is not None or request["keep"] is not None or bool(buckets) or schedule is not None
     one = [f"--{name.replace('_', '-')}" for name in _QUANTIZES if request[name]]
     static = one == ["--int8"]
     how = ("smooth", "calibrator", "int8_budget")
     refuse_ignored(
         prunes,
-        "says how tokens are removed: add --ratio R, --keep K or --buckets",
+        "says how tokens are removed: add --ratio R, --keep K, --buckets or --schedule",
         *("method", "method_file", "pairs", "positions"),
     )
     refuse_ignored(ratio == "auto", "is for --ratio auto: leave it out", "percentile")

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.values import Auto, Keep, Ratio
+from lmmprune.compiler.export.values import Auto, Buckets, Keep, Ratio, Schedule
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
+    from lmmprune.passes.reduce.stage import Stage
 
 
 def with_scatter(target: Target) -> Target:
@@ -73,7 +74,15 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
         return ()
     if request.int8 is not None:
         raise InputError("--buckets and --int8 don't go together yet: leave one out")
+    assert isinstance(tokens, Buckets), "a schedule has no count of its own"
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in tokens.ratios}))
+
+
+def stages_of(schedule: Schedule, method: Method, facts: Facts) -> tuple[Stage, ...]:
+    """Return the stages of a schedule that the user wrote."""
+    from lmmprune.passes.find.sites import parse_site
+
+    return method.plan_schedule(facts, [(parse_site(site), keep) for site, keep in schedule.counts.items()])
 
 
 def check_cache(capacity: int, target: Target, entering: int, positions: int) -> None:

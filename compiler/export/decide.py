@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
-from lmmprune.compiler.export.choices import check_cache, counts_of, dtype_of, int8_of, positions_of, with_scatter
+from lmmprune.compiler.export.choices import (
+    check_cache,
+    counts_of,
+    dtype_of,
+    int8_of,
+    positions_of,
+    stages_of,
+    with_scatter,
+)
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.values import Auto, Buckets
+from lmmprune.compiler.export.values import Auto, Buckets, Schedule
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
 from lmmprune.models.source import Source, resolve
@@ -84,6 +92,7 @@ def decide(request: Request) -> Decision:
     from lmmprune.models.facts import facts_of
     from lmmprune.passes.int8.int8 import SCHEMES
     from lmmprune.passes.methods import get_method
+    from lmmprune.passes.reduce.schedule import average, round_half_up
 
     check_directory(request.output, BUNDLE, force=request.force)
     target = targets.resolve(request.target)
@@ -105,8 +114,12 @@ def decide(request: Request) -> Decision:
     measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or isinstance(request.tokens, Auto | Buckets)
     data = load_calibration(source, request.calibration, request.calibration_samples) if measures else None
     # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
-    counts = counts_of(request, method, facts)
-    stages = method.plan(facts, max(counts)) if counts else ()
+    if isinstance(request.tokens, Schedule):
+        stages = stages_of(request.tokens, method, facts)
+        counts: tuple[int, ...] = (round_half_up(average([(one.site, one.keep) for one in stages], facts)),)
+    else:
+        counts = counts_of(request, method, facts)
+        stages = method.plan(facts, max(counts)) if counts else ()
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
     if request.static_cache is not None:
         check_cache(request.static_cache, target, image_tokens_of(stages, facts), source.decoder.max_positions)
@@ -128,4 +141,5 @@ def decide(request: Request) -> Decision:
 
 def image_tokens_of(stages: Iterable[Stage], facts: Facts) -> int:
     """Return the visual tokens that enter the decoder."""
-    return min((stage.keep for stage in stages if not stage.site.in_decoder), default=facts.tokens)
+    before = (stage.keep for stage in stages if not stage.site.in_decoder or stage.site.before_layers)
+    return min(before, default=facts.tokens)

@@ -10,13 +10,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lmmprune.compiler.assets.write_assets import Assets
-from lmmprune.compiler.bundle.interface import Bucket, Cache, Interface, ScheduledSite
+from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource, Precision
 from lmmprune.compiler.export.count_tokens import TokenPlan
 from lmmprune.compiler.export.decide import Decision
 from lmmprune.compiler.export.reduce import Reduced
 from lmmprune.compiler.export.request import Report
 from lmmprune.compiler.export.step_clock import StepClock
+from lmmprune.compiler.export.values import Schedule
 from lmmprune.compiler.measure.memory import peak_bytes
 from lmmprune.compiler.onnx_files.bucket_graphs import bucket_file
 from lmmprune.compiler.onnx_files.signature import signature
@@ -49,6 +50,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         decoder=signature("decoder.onnx", reduced.decoder),
         cache=_cache(decision, reduced),
         buckets=tuple(behind),
+        selection=None if reduced.selection is None else signature(f"{SELECTION}.onnx", reduced.selection),
         kept=KEPT if places else None,
     )
 
@@ -74,7 +76,7 @@ def describe(
         ),
         target=decision.target.name,
         opset=decision.target.opset,
-        requested_tokens=plan.counts[-1],
+        requested_tokens=None if isinstance(request.tokens, Schedule) else plan.counts[-1],
         average_tokens=average([(stage.site, stage.keep) for stage in reduced.stages], decision.facts),
         prefix=reduced.text.prefix,
         adapter=_source(identify_adapter(request.adapter)) if request.adapter else None,
@@ -111,8 +113,14 @@ def tools() -> dict[str, str]:
 
 def _schedule(decision: Decision, reduced: Reduced) -> tuple[ScheduledSite, ...]:
     """Return the sites with the tokens that come in and go out, and where the graphs tell which are kept."""
-    sides = {False: reduced.buckets[max(reduced.buckets)] if reduced.buckets else reduced.vision, True: reduced.decoder}
-    outputs = {inside: {str(value.name) for value in model.graph.outputs} for inside, model in sides.items()}
+    sides = {
+        False: [reduced.buckets[max(reduced.buckets)] if reduced.buckets else reduced.vision],
+        True: [reduced.decoder] if reduced.selection is None else [reduced.selection, reduced.decoder],
+    }
+    outputs = {
+        inside: {str(value.name) for model in models for value in model.graph.outputs}
+        for inside, models in sides.items()
+    }
     tokens = decision.facts.tokens
     if reduced.buckets and not reduced.stages:
         # The largest bucket keeps every token.

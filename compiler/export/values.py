@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from lmmprune.errors import InputError
 
@@ -62,7 +65,45 @@ class Buckets:
             raise InputError("--buckets is empty: give one ratio or more, such as 0.5,0.75")
 
 
-Tokens = Ratio | Keep | Auto | Buckets
+@dataclass(frozen=True)
+class Schedule:
+    """Let so many visual tokens leave each of these sites, for methods that can cut at any decoder layer.
+
+    Attributes:
+        counts: Site -> tokens that leave it, as in ``{"llm_input_1": 100, "llm_input_3": 20}``.
+    """
+
+    counts: Mapping[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> Schedule:
+        """Read a JSON file that holds such an object.
+
+        Raises:
+            InputError: It can't be read, or holds something else.
+        """
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"--schedule: '{path}' can't be read as JSON ({reason})") from error
+        whole = isinstance(found, dict) and all(type(count) is int for count in found.values())
+        if not whole:
+            raise InputError(
+                f"--schedule: '{path}' isn't an object of sites and whole numbers, such as {{\"llm_input_2\": 72}}"
+            )
+        return cls(found)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's entries; one that stands twice is an error, of which JSON's reader takes the last."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"'{twice[0]}' stands in it twice")
+    return dict(pairs)
+
+
+Tokens = Ratio | Keep | Auto | Buckets | Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.replace import check_file
 from lmmprune.compiler.measure.report import BenchReport, Row, Spread
 from lmmprune.errors import InputError, require
@@ -68,7 +69,8 @@ def draw_chart(report: BenchReport, path: Path) -> None:
         f"{lines}\n{report.where}; median and quartiles of {report.settings['rounds']} rounds".strip(), fontsize=8
     )
     try:
-        figure.savefig(path)
+        with replace_file(path) as stream:
+            figure.savefig(stream, format=path.suffix[1:] or None)
     except (OSError, ValueError) as error:
         raise InputError(f"can't write the chart '{path}' ({error})") from error
 

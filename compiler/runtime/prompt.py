@@ -74,7 +74,8 @@ class Prompter:
 
         Args:
             question: The bare question.
-            image_tokens: Visual tokens of the picture, where the bundle has several counts; None: the manifest's.
+            image_tokens: Visual tokens that left the vision graph, where the bundle has several counts; None: the
+                manifest's.
 
         Special tokens that the user wrote (``<image>``, ``</s>``) stay plain text.
 
@@ -89,7 +90,7 @@ class Prompter:
                 f"the prompt template gives {ids.count(image)} tokens of id {image}, expected 1: export again"
             )
         start = ids.index(image)
-        count = self._interface.image_tokens if image_tokens is None else image_tokens
+        count = self._interface.vision_tokens if image_tokens is None else image_tokens
         self._check_text(len(ids) - start - 1)
         ids[start : start + 1] = [image] * count
         return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)
@@ -105,11 +106,12 @@ class Prompter:
 
     def _encode(self, before: str, question: str, after: str) -> list[int]:
         # The whole is tokenized at once, as the reference does: tokens may span the seams of the template.
-        encoding = self._tokenizer.encode(before + question + after, add_special_tokens=self._prompt.special_tokens)
+        whole = before + question + after
+        encoding = self._tokenizer.encode(whole, add_special_tokens=self._prompt.special_tokens)
         begin, end = len(before), len(before) + len(question)
         ids: list[int] = []
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            literal = (before + question + after)[start:stop]
+            literal = whole[start:stop]
             # The text must spell the token out: a word that the vocabulary lacks also becomes a special token, <unk>.
             if start < end and stop > begin and token in self._special and self._special[token] in literal:
                 plain = self._plain.encode(literal, add_special_tokens=False).ids
@@ -119,6 +121,15 @@ class Prompter:
             else:
                 ids.append(token)
         return ids
+
+    @property
+    def longest_text(self) -> int:
+        """Letters that no question can have: as many of the longest token as the model has positions.
+
+        A server refuses a longer text at once, which could take minutes to be told how many tokens too long it is.
+        Normalizers that take letters away (of white space, say) leave fewer tokens: hence four times as many.
+        """
+        return 4 * self._interface.max_tokens * max(map(len, self._tokenizer.get_vocab()))
 
     def positions(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Return the position ids of a prompt, int64 ``[1, n]``; with M-RoPE ``[3, 1, n]``, frame, row and column.

@@ -10,6 +10,7 @@ from typing import Any
 from lmmprune.compiler.compare.fidelity import Fidelity
 from lmmprune.compiler.verify.verify import Check
 from lmmprune.errors import BundleError
+from lmmprune.limits import parse_json
 
 _FORMAT = 3
 _DIGITS = ("correct", "first_word")  # one digit per question
@@ -77,7 +78,7 @@ class CellResult:
             BundleError: It was edited, or written by another version.
         """
         try:
-            row: dict[str, Any] = json.loads(text)
+            row: dict[str, Any] = parse_json(text)
             if row.pop("format") != _FORMAT:
                 raise ValueError("it is of another version's format")
             row["checks"] = tuple(Check(**check) for check in row["checks"])

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
-from lmmprune.passes.find.sites import VISION_OUTPUT, llm_input
+from lmmprune.passes.find.sites import VISION_OUTPUT, Site, llm_input
 from lmmprune.passes.methods.in_decoder import behind_layers
 from lmmprune.passes.methods.method import Method, in_paper
 from lmmprune.passes.methods.tome import pair_up
@@ -48,6 +48,7 @@ class Aim(Method):
     published_positions = "original"
     sites = "vision_output, llm_input_14..21"
     schedule = "n0 by merging, then 1 - i/8 of it"
+    movable = ("vision_output", "llm_input")
 
     def check(self, model: Facts) -> None:
         """Check layers and the walk."""
@@ -76,16 +77,10 @@ class Aim(Method):
             return solve(self.name, lambda knob: fall(model.tokens, 1 - knob), model, target, low=0, high=1)
         return solve(self.name, lambda knob: fall(round_half_up(knob), 1), model, target, low=1, high=model.tokens)
 
-    def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
-        """Return the merging stage and the dropping stages."""
-        if target == model.tokens:
-            return ()
-        self.check(model)
+    def stage(self, site: Site, keep: int) -> Stage:
+        """Return the merging, or a walk with its drop."""
         walk = Reduce(filter=functools.partial(random_walk, temperature=self.temperature, steps=self.steps))
-        return tuple(
-            Stage(site=site, keep=keep, rule=walk if site.in_decoder else merge_rounds)
-            for site, keep in self.counts(model, target)
-        )
+        return Stage(site=site, keep=keep, rule=walk if site.in_decoder else merge_rounds)
 
     def at_output_only(self) -> Method:
         """Return the merging alone."""

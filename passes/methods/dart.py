@@ -19,6 +19,7 @@ from lmmprune.passes.reduce.filters import exclude, normalized
 from lmmprune.passes.reduce.rules import Outcome, ReductionRule, padded, top
 from lmmprune.passes.reduce.schedule import Counts
 from lmmprune.passes.reduce.site_context import FLOAT, Rows, SiteContext
+from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Dart(Method):
     published_positions = "original"
     sites = "llm_input_2, or llm_input_0"
     schedule = "K behind its one site"
+    movable = ("llm_input",)
 
     def check(self, model: Facts) -> None:
         """Check the numbers of pivots."""
@@ -60,6 +62,12 @@ class Dart(Method):
         if self.form == "embedding":
             return [(llm_input(0), target)]
         return stepwise(self.name, model, target, input_layers(model, (self.layer,), self.name))
+
+    def plan_schedule(self, model: Facts, counts: Counts) -> tuple[Stage, ...]:
+        """Follow a schedule; embeddings are there in front of the decoder only."""
+        if self.form == "embedding":
+            raise InputError("--schedule: dart's form=embedding cuts in front of the decoder only: give form=layer")
+        return super().plan_schedule(model, counts)
 
     def rule(self) -> ReductionRule:
         """Pivots, then what is least like each of them."""
@@ -79,7 +87,7 @@ class Dart(Method):
             count = mine + theirs if theirs else mine
             together = b.op("Concat", *pivots, axis=1) if len(pivots) > 1 else pivots[0]
             likeness = b.op("Neg", products(at, together, unit))
-            if at.in_decoder:
+            if at.decodes:
                 room = np.zeros((at.batch, count, at.tokens), np.float32)
                 likeness = b.op("Slice", b.op("Concat", likeness, room, axis=2), [0], [at.tokens], [2])
             free = b.constant(np.zeros((at.batch, at.tokens), np.float32))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
-from lmmprune.passes.find.sites import llm_layer, vision_layer
+from lmmprune.passes.find.sites import Site, llm_layer, vision_layer
 from lmmprune.passes.methods.method import Method, fraction, in_paper, one_of
 from lmmprune.passes.methods.tome import even_removal
 from lmmprune.passes.reduce.affinities import attention_affinity, decoder_affinity, logit_affinity
@@ -109,6 +109,7 @@ class FiCoCoL(Method):
     published_positions = "contiguous"
     sites = "llm_layer_5..31"
     schedule = "an even number per layer, at least 1 left"
+    movable = ("llm_layer",)
 
     def check(self, model: Facts) -> None:
         """Check the constants."""
@@ -208,13 +209,7 @@ class FiCoCoVL(Method):
         before = vision.counts(model, between) if between < model.tokens else []
         return language.slope(self.name, model, target, between, before)
 
-    def stages(self, model: Facts, target: int) -> tuple[Stage, ...]:
-        """Return the stages of both parts."""
-        if target == model.tokens:
-            return ()
-        self.check(model)
+    def stage(self, site: Site, keep: int) -> Stage:
+        """Return what the part does that the site belongs to."""
         vision, language = self._parts()
-        return tuple(
-            Stage(site=site, keep=keep, rule=(language if site.in_decoder else vision).rule())
-            for site, keep in self.counts(model, target)
-        )
+        return (language if site.in_decoder else vision).stage(site, keep)

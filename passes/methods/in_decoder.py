@@ -34,6 +34,7 @@ class FastV(Method):
     published_positions = "original"
     sites = "llm_input_2"
     schedule = "K behind its one site"
+    movable = ("llm_input",)
 
     def filter(self, at: SiteContext) -> ir.Value:
         """Return what the last token gives."""
@@ -64,6 +65,7 @@ class SparseVlm(Method):
     published_positions = "contiguous"
     sites = "llm_input_3, 7, 16"
     schedule = "a factor per stage"
+    movable = ("llm_input",)
 
     def filter(self, at: SiteContext) -> ir.Value:
         """Return what raters give."""
@@ -91,6 +93,7 @@ class PyramidDrop(Method):
     published_positions = "contiguous"
     sites = "llm_input_8, 16, 24"
     schedule = "a factor per stage"
+    movable = ("llm_input",)
     scores_ahead = True
 
     def filter(self, at: SiteContext) -> ir.Value:

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
-from lmmprune.passes.find.sites import VISION_OUTPUT, Site
+from lmmprune.passes.find.sites import VISION_OUTPUT, Kind, Site
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.methods.options import field_type, kind_name, parse_options
 from lmmprune.passes.reduce.rules import Correlate, Reduce, ReductionRule
-from lmmprune.passes.reduce.schedule import Counts
+from lmmprune.passes.reduce.schedule import Counts, check_schedule
 from lmmprune.passes.reduce.site_context import SiteContext
 from lmmprune.passes.reduce.stage import Stage
 
@@ -55,6 +55,7 @@ class Method:
         next_layer: Whether it reads the encoder layer behind the features.
         scores_ahead: Whether its cuts between decoder layers are scored by the layer behind the cut (see
             ``own_layer.by_next_layer``) and not by the one before.
+        movable: Kinds of sites that a schedule of the user's may name (``plan_schedule``); none: it takes no schedule.
     """
 
     name: ClassVar[str]
@@ -71,6 +72,7 @@ class Method:
     needs_cls: ClassVar[bool] = False
     next_layer: ClassVar[bool] = False
     scores_ahead: ClassVar[bool] = False
+    movable: ClassVar[tuple[Kind, ...]] = ()
 
     def filter(self, at: SiteContext) -> ir.Value:
         """Return the score of each visual token, ``[B,n]`` float32."""
@@ -128,8 +130,26 @@ class Method:
         Raises:
             InputError: The model lacks what the method needs, or no schedule reaches the target.
         """
+        return self._settle(self.stages(model, target), model)
+
+    def plan_schedule(self, model: Facts, counts: Counts) -> tuple[Stage, ...]:
+        """Return the stages of a given schedule, in order of depth, without those that remove nothing.
+
+        Args:
+            model: The model.
+            counts: (site, visual tokens that leave it), in any order.
+
+        Raises:
+            InputError: The method takes no schedule or no such site, or the counts don't fall within 1..N.
+        """
+        self.check(model)
+        check_schedule(self.name, self.movable, model, counts)
+        return self._settle(tuple(self.stage(site, keep) for site, keep in counts), model)
+
+    def _settle(self, stages: Sequence[Stage], model: Facts) -> tuple[Stage, ...]:
+        """Return the stages that remove something, in order of depth; refuse those that the model can't have."""
         found, tokens = [], model.tokens
-        for stage in sorted(self.stages(model, target), key=lambda stage: stage.site.depth):
+        for stage in sorted(stages, key=lambda stage: stage.site.depth):
             if stage.keep < tokens or stage.prune_text:
                 if stage.site.kind == "vision_layer" and model.merge > 1:
                     raise Refused(
@@ -155,7 +175,11 @@ class Method:
         if target == model.tokens:
             return ()
         self.check(model)
-        return tuple(Stage(site=site, keep=keep, rule=self.rule()) for site, keep in self.counts(model, target))
+        return tuple(self.stage(site, keep) for site, keep in self.counts(model, target))
+
+    def stage(self, site: Site, keep: int) -> Stage:
+        """Return what it does at one of its sites, where ``keep`` tokens leave it."""
+        return Stage(site=site, keep=keep, rule=self.rule())
 
     def check(self, model: Facts) -> None:
         """Refuse hyper-parameters that make no sense on a model.

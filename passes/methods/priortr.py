@@ -36,6 +36,7 @@ class PriorTr(Method):
     published_positions = "original"
     sites = "llm_input_3"
     schedule = "K behind its one site"
+    movable = ("llm_input",)
 
     def filter(self, at: SiteContext) -> ir.Value:
         """Return each token's part of the divergence."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
-from lmmprune.passes.find.sites import Site
+from lmmprune.passes.find.sites import Kind, Site
 
 Counts = Sequence[tuple[Site, int]]
 
@@ -117,3 +117,36 @@ def unreachable(method: str, facts: Facts, target: int, least: float) -> InputEr
         f"method '{method}' can't bring this model to {target} visual tokens per decoder layer on average:"
         f" the nearest is {least:.1f} of {facts.tokens}; ask for --ratio {ratio:.2f}"
     )
+
+
+def check_schedule(method: str, kinds: Sequence[Kind], facts: Facts, counts: Counts) -> None:
+    """Refuse a schedule that a method can't follow on a model.
+
+    Args:
+        method: Name.
+        kinds: Of sites that it may cut at.
+        facts: The model.
+        counts: (site, visual tokens that leave it), in any order.
+
+    Raises:
+        InputError: It takes no schedule, no such site, or the counts don't fall within 1..N.
+    """
+    if not kinds:
+        raise InputError(
+            f"--schedule: method '{method}' cuts where its paper says; give one that can cut at any decoder layer, such"
+            " as fastv"
+        )
+    if not counts:
+        raise InputError('--schedule names no site: give one or more, such as {"llm_input_2": 72}')
+    tokens, before = facts.tokens, "the encoder"
+    for site, keep in sorted(counts, key=lambda count: count[0].depth):
+        # Between layers, a cut is scored by one of them: there must be one before it.
+        first, last = int(site.kind == "llm_input"), facts.decoder_layers - 1
+        if site.kind not in kinds or (site.in_decoder and not first <= site.layer <= last):
+            able = [f"{kind}_{int(kind == 'llm_input')}..{last}" if kind.startswith("llm") else kind for kind in kinds]
+            raise InputError(f"--schedule: method '{method}' has no {site} on this model: give {', '.join(able)}")
+        if not 1 <= keep <= tokens:
+            raise InputError(
+                f"--schedule: {keep} tokens are to leave {site}, and {tokens} leave {before}: give 1..{tokens}"
+            )
+        tokens, before = keep, str(site)

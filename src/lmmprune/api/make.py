@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmmprune.compiler.export.request import Report, Request
-from lmmprune.compiler.export.values import Int8, Keep, Ratio, Tokens
-from lmmprune.errors import require
+from lmmprune.compiler.export.values import Int8, Keep, Ratio, Schedule, Tokens
+from lmmprune.errors import InputError, require
 from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def export(
     out: File,
     *,
     tokens: Tokens | None = None,
+    schedule: Mapping[str, int] | File | None = None,
     method: str | Method = "freepruner",
     options: Mapping[str, Any] | None = None,
     method_file: File | None = None,
@@ -54,6 +55,8 @@ def export(
         out: Directory for the bundle.
         tokens: ``Ratio(removed)``, ``Keep(count)``, ``Auto(percentile)`` (the method counts on pictures) or
             ``Buckets(ratios)`` (each picture takes one of several counts); None prunes nothing.
+        schedule: In place of ``tokens``, site -> visual tokens that leave it, as in ``{"llm_input_1": 100}``, or a JSON
+            file of that, for a method that can cut at any decoder layer.
         method: Name of the selection method (see ``list_methods``), or a ``Method`` of your own.
         options: Hyper-parameter -> value, where the method is a name.
         method_file: Python file that defines the method by this name.
@@ -95,7 +98,7 @@ def export(
     request = Request(
         model=str(model),
         output=Path(out),
-        tokens=tokens,
+        tokens=tokens if schedule is None else _schedule(schedule, tokens),
         method=method,
         options=_texts(options),
         method_file=_path(method_file),
@@ -199,3 +202,9 @@ def _texts(options: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _path(path: File | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _schedule(given: Mapping[str, int] | File, tokens: Tokens | None) -> Schedule:
+    if tokens is not None:
+        raise InputError("'tokens' and 'schedule' exclude each other: give one")
+    return Schedule(dict(given)) if isinstance(given, Mapping) else Schedule.read(Path(given))
