@@ -241,3 +241,16 @@ def test_names_of_cells_stay_apart_and_short() -> None:
 def test_bad_variants(options: list[str], positions: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         choose_variants(["fastv"], (), options=parse_settings(options), positions=positions)
+
+
+def test_schedules_are_variants_of_what_can_follow_them(tmp_path: Path) -> None:
+    file = tmp_path / "steep.json"
+    file.write_text('{"llm_input_1": 20}')
+    found = choose_variants(["fastv", "random"], (), schedules=[file])
+    assert [one.schedule and one.schedule[0] for one in found.chosen if one.method == "random"] == [None]
+    cells = grid(found.chosen, [0.5, 0.75], int8=False)
+    (cell,) = [one for one in cells if one.schedule]
+    assert cell.label == f"{cell.method} steep"
+    assert len({one.name for one in cells}) == len(cells)
+    with pytest.raises(InputError, match="none of random can cut at any decoder layer"):
+        choose_variants(["random"], (), schedules=[file])

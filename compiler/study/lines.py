@@ -44,7 +44,11 @@ Lines = dict[tuple[str, bool], list[tuple[float, ...]]]
 
 def _points(findings: Findings, name: str, int8: bool, get: Get, factor: float) -> list[tuple[float, ...]]:
     """Return share removed, value and the ends of its interval, for the unpruned model and every ratio."""
-    rows = [row for row in findings.measured if row.cell.int8 == int8 and row.cell.series in ("", name)]
+    rows = [
+        row
+        for row in findings.measured
+        if row.cell.int8 == int8 and row.cell.series in ("", name) and not row.cell.schedule
+    ]
     if not any(row.cell.method for row in rows):
         return []
     found = [(row, one) for row in rows if (one := get(row)) is not None]
