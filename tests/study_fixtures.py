@@ -16,6 +16,7 @@ from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.findings import Findings, find
 from lmmprune.compiler.study.grid import Cell, grid
 from lmmprune.compiler.study.kept_sets import Overlap
+from lmmprune.compiler.study.settings import Settings
 from lmmprune.compiler.study.timing import Group
 from lmmprune.compiler.verify.verify import Check
 
@@ -28,6 +29,9 @@ QUESTIONS = [
 ]
 TIMING = {"rounds": 12, "new_tokens": 4, "threads": None, "prompt": "?", "picture": "0", "machine": "a processor"}
 ABOUT = {"model": "tiny-llava", "questions": "80", "target": "ort-cpu", "data": "0"}
+SETTINGS = Settings(
+    model="m", data="d", limit=None, max_new_tokens=4, target="ort-cpu", calibration=None, calibration_samples=32
+)
 METRICS = ("vision_ms", "prefill_ms", "ttft_ms", "ms_per_token")
 
 
@@ -37,6 +41,7 @@ def made_up(
     *,
     int8: bool = True,
     refused: Sequence[str] = (),
+    timed: bool = True,
 ) -> tuple[Findings, Mapping[Cell, CellResult], Group]:
     """Return findings with the results and times that they come from."""
     generator = np.random.default_rng(3)
@@ -54,7 +59,11 @@ def made_up(
     group = Group(samples=samples)
     told = ("freepruner-0.5", "freepruner-0.75")
     overlaps = {name: (Overlap(site="vision_output", mean=0.97, lowest=0.9, pictures=20),) for name in told}
-    return find(results, QUESTIONS, [group], overlaps, about=ABOUT, timing=TIMING), results, group
+    return (
+        find(results, QUESTIONS, [group] if timed else [], overlaps, about=ABOUT, timing=TIMING if timed else None),
+        results,
+        group,
+    )
 
 
 def result(cell: Cell, correct: tuple[int, ...]) -> CellResult:

@@ -200,6 +200,6 @@ def _cells(row: Row) -> list[str]:
 def _legend(report: BenchReport) -> str:
     return (
         f"median (quartiles) of {report.settings['rounds']} interleaved rounds on {report.where}; "
-        "TTFT: vision and prefill; ratio: times faster than the first, with its 95 % interval; peak: memory of a process"
-        " that answers once"
+        "TTFT: vision and prefill; ratio: times faster than the first, with its 95 % interval; peak: memory of a"
+        " process that answers once"
     )

@@ -76,6 +76,14 @@ _TIMING = "Timing"
     help="Numbering of the tokens that stay, one or both.  [default: each method's own]",
     group=_GRID,
 )
+@option(
+    "--schedule",
+    "schedules",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="JSON file of sites and counts, as for 'export': one variant more of each method that can follow it.",
+    group=_GRID,
+)
 @option("--int8", is_flag=True, help="Measure every variant in INT8 too.", group=_GRID)
 @calibration_options(_GRID)
 @option(
@@ -147,6 +155,7 @@ def command(
     pairs: tuple[str, ...],
     method_files: tuple[Path, ...],
     positions: str | None,
+    schedules: tuple[Path, ...],
     ratios: str,
     int8: bool,
     output: Path,
@@ -189,6 +198,7 @@ def command(
         files=method_files,
         options=parse_settings(pairs),
         positions=_names(positions or ""),
+        schedules=schedules,
     )
     request = StudyRequest(
         settings=Settings(

@@ -87,13 +87,14 @@ def label(axes: Axes, theme: Theme, *, x: str, y: str = "") -> None:
     axes.set_ylabel(y, color=theme.ink, fontsize=10)
 
 
-def reserve(figure: Figure, share: float) -> None:
-    """Keep a share of the width free on the right, for ``note_points``."""
+def reserve(figure: Figure, texts: Iterable[str], *, size: float = 8) -> None:
+    """Keep room free on the right for the texts of ``note_points``: half of the width at most."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)  # as ``paper`` made it
-    engine.set(rect=(0, 0, 1 - share, 1))
+    inches = 0.2 + max(map(len, texts), default=0) * size * 0.6 / 72
+    engine.set(rect=(0, 0, 1 - min(inches / WIDTH, 0.5), 1))
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

@@ -49,9 +49,9 @@ def draw_front(findings: Findings, theme: Theme) -> bytes:
         x=f"{what}, % of unpruned{hollow}",
         y="answers right, %" if findings.labelled else "answers equal to unpruned, %",
     )
-    reserve(figure, 0.3)
-    figure.draw_without_rendering()
     names = [row.cell.label + " int8" * row.cell.int8 for row in findings.front]
+    reserve(figure, names, size=7.5)
+    figure.draw_without_rendering()
     note_points(axes, front, names, [theme.ink] * len(front), size=7.5)
     return _png(figure)
 

@@ -13,6 +13,9 @@ from lmmprune.compiler.study.variants import Variants
 from lmmprune.compiler.study.words import name, points, times
 from lmmprune.errors import InputError
 
+# Of shares that are equal but for the order in which they were added up.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -39,10 +42,10 @@ class Choice:
             if timed
             else f"1/{self.row.speed:.3g} of the prefill's FLOPs"
         )
-        unsure = "" if self.loss.high <= self.allowed else ", whose interval reaches beyond it"
+        unsure = "" if self.loss.high <= self.allowed + _ROUNDING else ", whose interval reaches beyond it"
         return (
-            f"Fastest within --max-loss {self.allowed:g}: {name(self.row)}, {fast}, loses {points(self.loss, signed=False)}"
-            f" points{unsure}"
+            f"Fastest within --max-loss {self.allowed:g}: {name(self.row)}, {fast}, loses"
+            f" {points(self.loss, signed=False)} points{unsure}"
         )
 
 
@@ -70,7 +73,7 @@ def choose(findings: Findings, allowed: float, settings: Settings, variants: Var
         InputError: There is none.
     """
     rows = [(row, row.loss) for row in findings.measured if row.cell.method is not None and row.loss is not None]
-    within = [(row, loss) for row, loss in rows if loss.value <= allowed]
+    within = [(row, loss) for row, loss in rows if loss.value <= allowed + _ROUNDING]
     if not within:
         if not rows:
             raise InputError(f"--max-loss {allowed:g}: no pruned variant was measured, see the reasons in the report")

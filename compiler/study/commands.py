@@ -18,7 +18,9 @@ def export_command(cell: Cell, settings: Settings, variants: Variants) -> str:
     """Return what exports a cell's bundle, into a folder of its name."""
     words = ["lmmprune", "export", "--model", settings.model]
     if cell.method is not None:
-        words += ["--method", cell.method, "--ratio", repr(cell.ratio)]
+        words += ["--method", cell.method]
+        words += ["--ratio", repr(cell.ratio)] if cell.schedule is None else []
+        words += ["--schedule", str(variants.schedules[cell.schedule[0]])] if cell.schedule else []
         words += ["--method-file", str(variants.files[cell.method])] if cell.code else []
         words += [word for option, value in cell.options for word in ("--set", f"{option}={value}")]
         words += ["--positions", cell.positions] if cell.positions else []
@@ -40,6 +42,7 @@ def study_command(request: StudyRequest) -> str:
     words += [word for file in dict.fromkeys(variants.files.values()) for word in ("--method-file", str(file))]
     words += [word for method, name, value in options for word in ("--set", f"{method}.{name}={value}")]
     words += ["--positions", ",".join(positions)] if positions else []
+    words += [word for file in variants.schedules.values() for word in ("--schedule", str(file))]
     words += ["--ratios", ",".join(f"{ratio:g}" for ratio in request.ratios)]
     words += ["--int8", *_calibration(settings)] if request.int8 else []
     words += ["--target", settings.target] if settings.target != Request.target else []

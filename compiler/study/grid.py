@@ -24,12 +24,14 @@ class Variant:
         options: Hyper-parameters that differ from its own defaults, as text, in the order of their names.
         positions: ``contiguous`` or ``original``; None: the method's own.
         code: Digest of the file that defines it; None for one that is installed.
+        schedule: What a schedule is called, and how many tokens leave each of its sites; None: the ratio decides.
     """
 
     method: str
     options: tuple[tuple[str, str], ...] = ()
     positions: str | None = None
     code: str | None = None
+    schedule: tuple[str, tuple[tuple[str, int], ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +40,12 @@ class Cell:
 
     Attributes:
         method: What prunes; None for the unpruned model.
-        ratio: Fraction of visual tokens removed, ``0 <= ratio < 1``.
+        ratio: Fraction of visual tokens removed, ``0 <= ratio < 1``; 0 where a schedule decides.
         int8: Whether it is quantized.
         options: As those of ``Variant``.
         positions: As those of ``Variant``.
         code: As that of ``Variant``.
+        schedule: As that of ``Variant``.
     """
 
     method: str | None
@@ -51,18 +54,20 @@ class Cell:
     options: tuple[tuple[str, str], ...] = ()
     positions: str | None = None
     code: str | None = None
+    schedule: tuple[str, tuple[tuple[str, int], ...]] | None = None
 
     @property
     def name(self) -> str:
         """A name for a folder, unique in every grid: ``freepruner-0.5-int8``, ``fastv-0.5-layer=3``, ``unpruned``."""
         if self.method is None:
             return "unpruned" + "-int8" * self.int8
-        parts = [quote(self.method, safe="+") + (f"@{self.code[:_DIGEST]}" if self.code else ""), repr(self.ratio)]
+        amount = repr(self.ratio) if self.schedule is None else "schedule=" + _digest(repr(self.schedule[1]))
+        parts = [quote(self.method, safe="+") + (f"@{self.code[:_DIGEST]}" if self.code else ""), amount]
         parts += [f"{_quoted(name)}={_quoted(value)}" for name, value in self.options]
         parts += [self.positions] if self.positions else []
         name = "-".join(parts)
         if len(name) > _LONGEST:
-            name = f"{name[:_LONGEST]}~{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
+            name = f"{name[:_LONGEST]}~{_digest(name)}"
         return name + "-int8" * self.int8
 
     @property
@@ -74,7 +79,9 @@ class Cell:
     @property
     def label(self) -> str:
         """A name for people: ``freepruner 50 %``, ``fastv layer=3 50 %``."""
-        return "unpruned" if self.method is None else f"{self.series} {percent(self.ratio)}"
+        if self.method is None:
+            return "unpruned"
+        return f"{self.series} {percent(self.ratio) if self.schedule is None else self.schedule[0]}"
 
     @property
     def twin(self) -> Cell:
@@ -110,6 +117,9 @@ def grid(methods: Sequence[str | Variant], ratios: Sequence[float], *, int8: boo
     def pruned() -> Iterator[Cell]:
         for one in dict.fromkeys(methods):
             variant = Variant(method=one) if isinstance(one, str) else one
+            if variant.schedule is not None:
+                yield Cell(**vars(variant), ratio=0.0, int8=False)
+                continue
             for ratio in sorted(set(ratios)):
                 if ratio > 0:
                     yield Cell(**vars(variant), ratio=ratio, int8=False)
@@ -123,6 +133,10 @@ def grid(methods: Sequence[str | Variant], ratios: Sequence[float], *, int8: boo
 def percent(share: float) -> str:
     """Return a share as percent, with a blank before the sign: ``0.5`` is ``50 %``."""
     return f"{100 * share:.4g} %"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
 
 
 def _quoted(text: str) -> str:

@@ -44,7 +44,11 @@ Lines = dict[tuple[str, bool], list[tuple[float, ...]]]
 
 def _points(findings: Findings, name: str, int8: bool, get: Get, factor: float) -> list[tuple[float, ...]]:
     """Return share removed, value and the ends of its interval, for the unpruned model and every ratio."""
-    rows = [row for row in findings.measured if row.cell.int8 == int8 and row.cell.series in ("", name)]
+    rows = [
+        row
+        for row in findings.measured
+        if row.cell.int8 == int8 and row.cell.series in ("", name) and not row.cell.schedule
+    ]
     if not any(row.cell.method for row in rows):
         return []
     found = [(row, one) for row in rows if (one := get(row)) is not None]
@@ -67,7 +71,7 @@ def _together(lines: Lines, theme: Theme, text: str) -> Figure:
     label(panels[-1], theme, x="visual tokens removed, %")
     figure.supylabel(text, color=theme.ink, fontsize=10)
     # Labels need the final limits, and room on the right.
-    reserve(figure, 0.22)
+    reserve(figure, looks)
     figure.draw_without_rendering()
     for axes, int8 in zip(panels, precisions, strict=False):
         own = {name: points for (name, precision), points in lines.items() if precision == int8}

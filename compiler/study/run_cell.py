@@ -15,7 +15,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import Question, load_examples
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.values import Int8, Ratio
+from lmmprune.compiler.export.values import Int8, Ratio, Schedule
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.cell_result import CellResult
@@ -56,7 +56,7 @@ def request_of(job: Job) -> Request:
         options=dict(job.cell.options),
         positions=job.cell.positions,
         method_file=job.folder.code(job.cell),
-        tokens=Ratio(job.cell.ratio),
+        tokens=Ratio(job.cell.ratio) if job.cell.schedule is None else Schedule(dict(job.cell.schedule[1])),
         int8=Int8() if job.cell.int8 else None,
         calibration=settings.calibration,
         calibration_samples=settings.calibration_samples,

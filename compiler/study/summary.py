@@ -46,7 +46,7 @@ def bullets(findings: Findings) -> list[str]:
 
 def best_at_focus(findings: Findings) -> Row | None:
     """Return the most accurate pruned float cell at the ratio nearest to one half; None if there is none."""
-    rows = [row for row in findings.measured if row.cell.method and not row.cell.int8]
+    rows = [row for row in findings.measured if row.cell.ratio and not row.cell.int8]
     ratio = min((row.cell.ratio for row in rows), key=lambda ratio: (abs(ratio - _FOCUS), ratio), default=None)
     at = [row for row in rows if row.cell.ratio == ratio]
     return max(at, key=lambda row: row.accuracy.value if row.accuracy else 0.0, default=None)

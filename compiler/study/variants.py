@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmmprune.compiler.export.values import Schedule
 from lmmprune.compiler.study.grid import Variant
 from lmmprune.errors import InputError, suggestion
 from lmmprune.passes.methods import find_methods, get_method
@@ -26,10 +27,12 @@ class Variants:
     Attributes:
         chosen: In the order of the grid.
         files: Method -> file of the user's that defines it.
+        schedules: What a schedule is called -> its file.
     """
 
     chosen: tuple[Variant, ...]
     files: Mapping[str, Path] = field(default_factory=dict)
+    schedules: Mapping[str, Path] = field(default_factory=dict)
 
 
 def parse_settings(pairs: Sequence[str]) -> Options:
@@ -58,6 +61,7 @@ def choose_variants(
     files: Sequence[Path] = (),
     options: Options | None = None,
     positions: Sequence[str] = (),
+    schedules: Sequence[Path] = (),
 ) -> Variants:
     """Return every variant that was asked for: each method with every combination of the values of its options.
 
@@ -67,6 +71,7 @@ def choose_variants(
         files: Python files that define methods.
         options: Hyper-parameters.
         positions: Of the tokens that stay; none: each method's own.
+        schedules: JSON files, as ``export --schedule`` takes them, each one variant more of what can follow it.
 
     Raises:
         InputError: An unknown method, hyper-parameter or position, or a file that doesn't load.
@@ -81,17 +86,38 @@ def choose_variants(
     for one in positions:
         if one not in POSITIONS:
             raise InputError(f"--positions {one}: expected {' or '.join(POSITIONS)}, or both with a comma between")
+    counts: dict[str, Schedule] = {}
+    for file in dict.fromkeys(schedules):
+        if file.stem in counts:
+            raise InputError(f"--schedule {file}: another one is called '{file.stem}' too: rename one")
+        counts[file.stem] = Schedule.read(file)
     chosen = []
     for method in names:
         own = {name: values for (owner, name), values in sorted(given.items()) if owner == method}
         for values in itertools.product(*own.values()):
             chosen_options = dict(zip(own, values, strict=True))
             get_method(method, chosen_options, file=owners.get(method))
+            able = counts if get_method(method, chosen_options, file=owners.get(method)).movable else ()
             chosen += [
-                Variant(method=method, options=tuple(chosen_options.items()), positions=one, code=digests.get(method))
+                Variant(
+                    method=method,
+                    options=tuple(chosen_options.items()),
+                    positions=one,
+                    code=digests.get(method),
+                    schedule=None if name is None else (name, tuple(counts[name].counts.items())),
+                )
                 for one in dict.fromkeys(positions or (None,))
+                for name in (None, *able)
             ]
-    return Variants(chosen=tuple(chosen), files={name: owners[name] for name in names if name in owners})
+    if counts and not any(variant.schedule for variant in chosen):
+        raise InputError(
+            f"--schedule: none of {', '.join(names)} can cut at any decoder layer: add one that can to --methods"
+        )
+    return Variants(
+        chosen=tuple(chosen),
+        files={name: owners[name] for name in names if name in owners},
+        schedules={file.stem: file for file in schedules},
+    )
 
 
 def _own(files: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:

@@ -25,6 +25,7 @@ def study(
     options: Mapping[str, Sequence[object]] | None = None,
     method_files: Sequence[File] = (),
     positions: Sequence[str] = (),
+    schedules: Sequence[File] = (),
     data: File = "tiny-llava",
     prompts: Sequence[str] = (),
     limit: int | None = None,
@@ -56,6 +57,7 @@ def study(
         options: Hyper-parameters as ``{"fastv.layer": [2, 3]}``: every combination of the values is a variant.
         method_files: Python files that define methods.
         positions: Numbering of the tokens that stay, ``contiguous``, ``original`` or both; none: each method's own.
+        schedules: JSON files of sites and counts, each one variant more of the methods that can follow it.
         data: As for ``compare``; where no answer is known, those of the unpruned model are the measure.
         prompts: Asked about every picture of a folder.
         limit: Ask only the first so many questions.
@@ -90,6 +92,7 @@ def study(
         files=[Path(file) for file in method_files],
         options=parse_settings([f"{name}={value}" for name, values in (options or {}).items() for value in values]),
         positions=positions,
+        schedules=[Path(file) for file in schedules],
     )
     request = StudyRequest(
         settings=Settings(
