@@ -11,7 +11,7 @@ from lmmprune.errors import MissingExtraError
 
 def _keep_out_of_temporary_folder() -> None:
     """Let torch's compiler, which isn't used but makes its cache when it is imported, make it among our caches."""
-    with contextlib.suppress(MissingExtraError):
+    with contextlib.suppress(MissingExtraError, OSError):
         folder = cache_directory("torchinductor")
         there = next(path for path in folder.absolute().parents if path.exists())
         if os.access(there, os.W_OK):

@@ -13,11 +13,13 @@ the time that it gets. Exit code 1: something happened that must not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,14 +55,10 @@ def main(seconds: float, seed: int, only: tuple[str, ...], output: Path | None) 
     chosen = [name for name in SECTIONS if not only or name in only]
     total = sum(SECTIONS[name] for name in chosen)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="lmmprune-faults-") as folder:
-        # What the caches of this machine hold must not stand in for what a run would do.
-        os.environ |= {"LMMPRUNE_CACHE": f"{folder}/cache", "LMMPRUNE_TESTS": folder}
-        tempfile.tempdir = folder
+    with _own_folder():
         for name in chosen:
             click.echo(f"{name}, seed {seed}", err=True)
             rows += run_section(name, seconds * SECTIONS[name] / total, seed)
-        tempfile.tempdir = None
     text = table(rows, seed)
     click.echo(text)
     if output is not None:
@@ -68,6 +66,22 @@ def main(seconds: float, seed: int, only: tuple[str, ...], output: Path | None) 
 
         results.write(output, {"seed": seed, "rows": [dataclasses.asdict(row) for row in rows]}, text)
     sys.exit(any(row.found for row in rows))
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[None]:
+    """Let all that is made lie in one folder, with caches of its own: this machine's must not stand in for a run."""
+    before = dict(os.environ), tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="lmmprune-faults-") as folder:
+        os.chmod(folder, 0o755)  # a user without rights comes as far as what is closed for him
+        os.environ |= {"LMMPRUNE_CACHE": f"{folder}/cache", "LMMPRUNE_TESTS": folder}
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before[0])
+            tempfile.tempdir = before[1]
 
 
 def run_section(name: str, seconds: float, seed: int) -> list[Row]:

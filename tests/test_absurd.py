@@ -12,7 +12,7 @@ import pytest
 import runtime_fixtures as fx
 
 import lmmprune
-from lmmprune.errors import InputError, ModelError
+from lmmprune.errors import BundleError, InputError, ModelError
 from lmmprune.models.config_file import read_raw
 from lmmprune.models.registry import tiny_llava_dir
 
@@ -64,6 +64,26 @@ def test_an_absurd_bundle(bundle: str, cli: Call) -> None:
     code, _, err = cli("flops", bundle)
     assert code == 2
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("eval", "--data"), ("compare", "--data"), ("flops", "--model"), ("show", "--site")])
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "\x1b[31mred"], ids=range(3))
+def test_a_name_that_may_be_something_else_than_a_path(
+    words: tuple[str, str], name: str, asked: list[Any], cli: Call
+) -> None:
+    command, option = words
+    bundle = {"compare": [asked[1], asked[1]], "flops": []}.get(command, [asked[1]])
+    drawn = ["--image", asked[3], "-o", asked[1].parent / "d.png"] if command == "show" else []
+    code, _, err = cli(command, *bundle, *drawn, option, name)
+    assert code == 2
+    assert len(err) <= 401
+    assert err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"], ids=range(3))
+def test_names_that_no_system_takes_in_python(name: str) -> None:
+    with pytest.raises(BundleError, match="doesn't exist"):
+        lmmprune.load(name)
 
 
 def test_threads_have_a_limit_in_python_too(asked: list[Any]) -> None:

@@ -75,7 +75,7 @@ def test_a_locale_that_cant_name_a_path_is_named() -> None:
 def test_bytes_that_arent_letters_are_refused(cli: Cli) -> None:
     code, out, err = cli("inspect", "a\udcff")
     assert (code, out) == (2, "")
-    assert "isn't UTF-8: rename what it names" in err
+    assert "isn't valid UTF-8: rename what it names" in err
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_an_empty_path_isnt_the_present_directory(cli: Cli, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("export", "--model", "tiny-llava", "-o", "")
     assert code == 2
-    assert "is empty: give a path" in err
+    assert "an empty name: give one" in err
     assert not any(tmp_path.iterdir())
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cuts import DECODER, PREFIX, TOKENS, cut_decoder
 from towers import Tower
 
-from lmmprune.errors import InputError
+from lmmprune.errors import InputError, LmmpruneError
 from lmmprune.facts import Facts
 from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
@@ -112,8 +113,32 @@ WRONG = {
 
 @pytest.mark.parametrize("body", WRONG)
 def test_a_hook_that_returns_something_else(body: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=WRONG[body]):
+    with pytest.raises(LmmpruneError, match=WRONG[body]):
         use(body, tmp_path)()
+
+
+IN_DECODER = {
+    "at.b.op('ReduceL2', at.stream, [2], keepdims=0)": r"filter\(\) at llm_layer_1: it returned FLOAT \[1, 1\d\]",
+    "at.visual": "shape inference failed: .*/llm_layer_1/Concat",
+    "at.b.op('ReduceL2', at.visual, [1, 2], keepdims=0)": "shape inference failed: .*/llm_layer_1/Concat",
+    "None": r"filter\(\) .*it returned None",
+    "1 / 0": r"filter\(\) at .*ZeroDivisionError",
+}
+
+
+@pytest.mark.parametrize("does", [*IN_DECODER, "at.b.op('ReduceL2', at.visual, [2], keepdims=0)"])
+def test_scores_in_the_decoder(does: str, tmp_path: Path) -> None:
+    text = HEAD + textwrap.indent(
+        f"site = Site(kind='llm_layer', layer=1)\n\n{returning('filter(self, at)', does)}", "    "
+    )
+    (tmp_path / "mine.py").write_text(text)
+    facts = Facts(tokens=TOKENS, grid=(2, 4), encoder_layers=3, decoder_layers=4, has_cls=True)
+    stages = get_method("mine", file=tmp_path / "mine.py").plan(facts, 4)
+    if does not in IN_DECODER:
+        cut_decoder(DECODER, stages, tokens=TOKENS, prefix=PREFIX)
+        return
+    with pytest.raises(LmmpruneError, match=IN_DECODER[does]):
+        cut_decoder(DECODER, stages, tokens=TOKENS, prefix=PREFIX)
 
 
 def test_what_lmmprune_says_goes_on_as_it_is(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.findings import Findings
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
 from lmmprune.compiler.study.report import write_report
-from lmmprune.compiler.study.summary import best_at_focus, points, shares, summary, verdict
+from lmmprune.compiler.study.summary import best_at_focus, bullets, summary
+from lmmprune.compiler.study.words import points, shares, verdict
 from lmmprune.compiler.study.write_csv import csv_text
 from lmmprune.compiler.verify.verify import Check
 
@@ -157,7 +158,14 @@ def test_page_in_a_browser(findings: Findings, tmp_path: Path) -> None:
     bodies = dict(re.findall(r'<table id="(\w+)">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL))
     rows = {name: len(re.findall("<tr>", body)) for name, body in bodies.items()}
     overlaps = sum(max(len(pair.overlaps), 1) for pair in findings.pruned_pairs)
-    expected = {"accuracy": 12, "times": 12, "interaction": len(findings.pairs), "overlap": overlaps, "refused": 2}
+    expected = {
+        "accuracy": 12,
+        "kinds": 12,
+        "times": 12,
+        "interaction": len(findings.pairs),
+        "overlap": overlaps,
+        "refused": 2,
+    }
     assert rows == expected
     row = findings.measured[2]
     assert row.accuracy is not None
@@ -166,7 +174,10 @@ def test_page_in_a_browser(findings: Findings, tmp_path: Path) -> None:
     assert cells is not None
     assert re.findall("<td>(.*?)</td>", cells[1])[1:3] == [shares(row.accuracy), shares(row.first_word)]
     assert "the method can't: &lt;ask&gt; for less &amp; more" in dom
-    assert escaping.unescape(dom).replace("\u00a0", " ").count(summary(findings)) == 1
+    listed = re.search(r'<ul class="summary" id="summary">(.*?)</ul>', dom, re.DOTALL)
+    assert listed is not None
+    said = [line.replace("\u00a0", " ") for line in re.findall("<li>(.*?)</li>", escaping.unescape(listed[1]))]
+    assert said == bullets(findings)
 
 
 # The page in a frame as narrow as a phone: pictures are decoded, and nothing but a table's own box scrolls.

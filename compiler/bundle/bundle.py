@@ -13,6 +13,7 @@ from lmmprune.compiler.bundle.manifest import FILENAME, Manifest
 from lmmprune.compiler.bundle.workplace import is_unfinished, recover
 from lmmprune.contained import stray
 from lmmprune.errors import BundleError
+from lmmprune.limits import is_directory, is_file
 
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor.json"
@@ -41,10 +42,10 @@ class Bundle:
             BundleError: It isn't a bundle, or files are missing, truncated or edited.
         """
         path = Path(path)
-        if not path.is_dir():
+        if not is_directory(path):
             recover(path.absolute())
-        if not path.is_dir():
-            what = "is a file" if path.exists() else "doesn't exist"
+        if not is_directory(path):
+            what = "is a file" if is_file(path) else "doesn't exist"
             raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
         if is_unfinished(path):
             raise BundleError(

@@ -158,7 +158,7 @@ class Interface:
         """Visual tokens that the vision graph leaves; fewer enter the decoder where there is a selection."""
         if self.selection is None:
             return self.image_tokens
-        return next(stage.tokens_in for stage in self.schedule if stage.before_layers)
+        return next((stage.tokens_in for stage in self.schedule if stage.before_layers), self.image_tokens)
 
     @property
     def decoder_sites(self) -> tuple[ScheduledSite, ...]:

@@ -8,16 +8,20 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from lmmprune.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # None stands for the other way below
+
+def _unix() -> Any:
+    """Return the module that locks files, None on Windows."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    return fcntl
 
 
 @contextlib.contextmanager
@@ -34,7 +38,7 @@ def only_writer(lock: Path, refusal: str | None) -> Iterator[None]:
         InputError: ``refusal``; or the file is a link or no file, or its disk knows no locks.
         OSError: The file can't be made.
     """
-    if fcntl is None:
+    if _unix() is None:
         with _held(lock, refusal):
             yield
         return
@@ -51,6 +55,7 @@ def only_writer(lock: Path, refusal: str | None) -> Iterator[None]:
 
 
 def _take(lock: Path, refusal: str | None) -> int:
+    fcntl = _unix()
     while True:
         handle = _open(lock)
         try:
@@ -90,6 +95,7 @@ def create_locked(name: Callable[[], Path]) -> tuple[BinaryIO, Path]:
     Raises:
         OSError: It can't be made.
     """
+    fcntl = _unix()
     while True:
         path = name()
         stream = path.open("xb")
@@ -104,6 +110,7 @@ def create_locked(name: Callable[[], Path]) -> tuple[BinaryIO, Path]:
 
 def remove_abandoned(files: Iterable[Path]) -> None:
     """Remove those files that no process holds open as ``create_locked`` left them."""
+    fcntl = _unix()
     for file in files if fcntl is not None else ():
         with contextlib.suppress(OSError):
             handle = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

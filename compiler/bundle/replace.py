@@ -28,7 +28,7 @@ _SUMS = "SHA256SUMS"
 _MADE_BY_SCRIPT = (ENGINES, "logs", "result.json")
 _CHARTS = ("retention", "speed", "front", "interaction_accuracy", "interaction_speed")
 _MADE_BY_STUDY = (
-    *("study.json", ".lock", "cells", "bundles", "timing", "report.html", "results.csv"),
+    *("study.json", ".lock", "cells", "bundles", "methods", "timing", "report.html", "results.csv"),
     *(f"{name}.png" for name in _CHARTS),
 )
 

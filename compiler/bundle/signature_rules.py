@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmmprune.compiler.bundle.interface import VALUE_BYTES, Tensor
+from lmmprune.compiler.bundle.interface import SELECTION, VALUE_BYTES, Tensor
 from lmmprune.names import (
     DYNAMIC_COUNT,
     IMAGE_FEATURES,
@@ -16,6 +16,7 @@ from lmmprune.names import (
     PIXEL_VALUES,
     POSITION_IDS,
     RANKING,
+    SELECTED,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check_signatures(interface: Interface) -> None:
     Raises:
         ValueError: They don't fit; one line that names the tensor.
     """
-    _check_decoder(interface, _check_vision(interface))
+    _check_decoder(interface, _check_selection(interface, _check_vision(interface)))
     _check_sites(interface)
 
 
@@ -82,7 +83,7 @@ def _check_vision(interface: Interface) -> Tensor:
     if not all(isinstance(dim, int) for dim in pixels.shape):
         raise ValueError(f"vision.inputs '{PIXEL_VALUES}' has the shape {list(pixels.shape)}: expected numbers")
     if not interface.buckets:
-        return outputs.tensor(IMAGE_FEATURES, 1, interface.image_tokens, None)
+        return outputs.tensor(IMAGE_FEATURES, 1, interface.vision_tokens, None)
     patches = outputs.tensor(PATCHES, None, None, None)
     ranking = outputs.integers(RANKING, None, None)
     outputs.integers(DYNAMIC_COUNT, None)
@@ -94,6 +95,19 @@ def _check_vision(interface: Interface) -> Tensor:
         made = _Side(f"{bucket.component}.outputs", bucket.graph.outputs)
         features = made.tensor(IMAGE_FEATURES, 1, bucket.tokens, None)
     return features
+
+
+def _check_selection(interface: Interface, features: Tensor) -> Tensor:
+    """Check the graph between vision and decoder, if there is one; return the features that it hands on."""
+    graph = interface.selection
+    if graph is None:
+        return features
+    inputs = _Side("selection.inputs", graph.inputs)
+    inputs.only(INPUT_IDS, IMAGE_FEATURES)
+    inputs.integers(INPUT_IDS, 1, None)
+    inputs.same(features)
+    chosen = (1, interface.image_tokens, features.shape[2])
+    return _Side("selection.outputs", graph.outputs).tensor(SELECTED, *chosen, types=(features.dtype,))
 
 
 def _check_decoder(interface: Interface, features: Tensor) -> None:
@@ -128,5 +142,7 @@ def _check_sites(interface: Interface) -> None:
         _Side(f"kept: {component}.outputs", graph.outputs).integers(str(interface.kept), 1, None)
     for place, stage in enumerate(interface.schedule):
         component, graph = ("decoder", interface.decoder) if stage.in_decoder else behind[-1]
+        if stage.before_layers and interface.selection is not None:
+            component, graph = SELECTION, interface.selection
         if stage.kept is not None:
             _Side(f"schedule[{place}].kept: {component}.outputs", graph.outputs).integers(stage.kept, 1, None)

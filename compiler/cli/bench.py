@@ -179,15 +179,19 @@ def _cells(row: Row) -> list[str]:
         time = row.times[metric]
         return f"{time.median:.2f} ({time.q1:.2f}..{time.q3:.2f})"
 
+    def ratio(metric: str) -> str:
+        one = row.intervals[metric]
+        return f"{one.value:.2f}x ({one.low:.2f}..{one.high:.2f})"
+
     return [
         row.name,
         f"{row.tokens_before} -> {row.image_tokens:.4g}",
         f"int8 {row.int8}" if row.int8 else row.dtype,
         spread("vision_ms"),
         spread("ttft_ms"),
-        f"{row.speedup['ttft_ms'].median:.2f}x",
+        ratio("ttft_ms"),
         spread("ms_per_token"),
-        f"{row.speedup['ms_per_token'].median:.2f}x",
+        ratio("ms_per_token"),
         human_bytes(row.memory.peak) if row.memory else "-",
         human_bytes(row.weights_bytes),
     ]
@@ -196,5 +200,6 @@ def _cells(row: Row) -> list[str]:
 def _legend(report: BenchReport) -> str:
     return (
         f"median (quartiles) of {report.settings['rounds']} interleaved rounds on {report.where}; "
-        "TTFT: vision and prefill; ratio: times faster than the first; peak: memory of a process that answers once"
+        "TTFT: vision and prefill; ratio: times faster than the first, with its 95 % interval; peak: memory of a process"
+        " that answers once"
     )

@@ -40,20 +40,6 @@ class Option(click.Option):
                 self.metavar = letter  # not INTEGER RANGE
 
 
-class _GivenPath(click.Path):
-    """A path that names something: an empty one would be the present directory."""
-
-    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.
-
-        Raises:
-            click.BadParameter: It is empty, or no system has such a name.
-        """
-        if not str(value) or "\0" in str(value):
-            self.fail("is empty: give a path" if not str(value) else "holds a NUL: give a path", parameter, ctx)
-        return super().convert(value, parameter, ctx)
-
-
 class Command(click.Command):
     """A command with groups of options and an example.
 
@@ -64,9 +50,6 @@ class Command(click.Command):
     def __init__(self, *given: Any, example: str | None = None, **attributes: Any) -> None:
         super().__init__(*given, **attributes)
         self.example = example
-        for parameter in self.params:
-            if type(parameter.type) is click.Path:
-                parameter.type.__class__ = _GivenPath
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, group by group in the order in which they are declared, the general ones last."""

@@ -14,8 +14,9 @@ from lmmprune.compiler.export.decide import Decision, image_tokens_of
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.models.canonical import Canonical
+from lmmprune.names import IMAGE_FEATURES
 from lmmprune.passes.graph.count_flops import count_flops
-from lmmprune.passes.graph.shapes import bind_dims
+from lmmprune.passes.graph.shapes import bind_dims, static_shape
 from lmmprune.passes.graph.specialize import specialize
 from lmmprune.passes.lower.freeze_shapes import FreezeShapes
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
@@ -108,7 +109,10 @@ def reduce(
         cut(graphs.decoder)
         prefill = specialize(graphs.decoder, seq=image_tokens + TEXT_TOKENS, image_tokens=image_tokens)
         largest = count_flops(buckets[max(buckets)]) if buckets else 0
-        chosen = count_flops(selection, {"seq": facts.tokens + TEXT_TOKENS}) if selection else 0
+        chosen = 0
+        if selection is not None:
+            entering = static_shape(next(v for v in selection.graph.inputs if v.name == IMAGE_FEATURES))[1]
+            chosen = count_flops(specialize(selection, seq=entering + TEXT_TOKENS))
         after = {"vision": count_flops(vision) + largest, "prefill": count_flops(prefill) + chosen}
     return Reduced(
         vision=vision,

@@ -86,7 +86,8 @@ def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
     chosen = 0
     if selection is not None:
         every = bundle.manifest.vision_tokens + text_tokens
-        chosen = count_flops(load_onnx(bundle.file(selection.file), weights=False, expected=selection), {"seq": every})
+        graph = load_onnx(bundle.file(selection.file), weights=False, expected=selection)
+        chosen = count_flops(specialize(graph, seq=every))
     return {
         "vision": count_flops(load_onnx(bundle.vision, weights=False, expected=bundle.manifest.vision)),
         # Behind a cut inside the decoder, lengths are index arithmetic until the sequence's own is known.

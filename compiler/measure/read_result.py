@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.statistics import speedup
 from lmmprune.errors import InputError
 from lmmprune.limits import read_json
 
@@ -131,4 +132,5 @@ def _row(
         samples=dict(own),
         times={metric: Spread.of(values) for metric, values in own.items()},
         speedup={metric: paired_speedup(first[metric], values) for metric, values in own.items()},
+        intervals={metric: speedup(first[metric], values) for metric, values in own.items()},
     )

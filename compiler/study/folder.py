@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from lmmprune.errors import InputError
 from lmmprune.limits import read_json
 
 STUDY = "study.json"
-_FORMAT = 1
+_FORMAT = 2
+BASE_ANSWERS = "answers.npz"
+"""In the folder of the unpruned cell: what it chose from, where nobody knows right answers."""
 _LOCK = ".lock"  # of earlier versions
 # What write_bytes leaves when it is killed.
 _TEMPORARY = (".*.tmp", "*/.*.tmp", "cells/*/.*.tmp")
@@ -41,6 +44,32 @@ class Folder:
     def bundle(self, cell: Cell) -> Path:
         """Return where a cell's bundle is, or will be."""
         return self.path / "bundles" / cell.name
+
+    def code(self, cell: Cell) -> Path | None:
+        """Return the study's own copy of the file that defines a cell's method: nobody edits it, and all nodes have it.
+
+        None: the method is installed.
+        """
+        if cell.code is None:
+            return None
+        return next((self.path / "methods" / cell.code).iterdir())
+
+    def keep_code(self, file: Path, code: str) -> None:
+        """Copy a file that defines methods into the study.
+
+        Args:
+            file: The user's.
+            code: Digest of its content, from when it was read.
+
+        Raises:
+            InputError: It was edited meanwhile.
+        """
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != code:
+            raise InputError(f"--method-file {file} was edited while the study began: start again")
+        copy = self.path / "methods" / code / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(copy, data)
 
     def result(self, cell: Cell) -> CellResult | None:
         """Return what was measured of a cell, None if it isn't finished."""
@@ -121,7 +150,10 @@ def _earlier(path: Path) -> dict[str, str] | None:
     try:
         record = read_json(path / STUDY)
         if record["format"] != _FORMAT:
-            raise ValueError(f"format {record['format']}, expected {_FORMAT}")
+            raise InputError(
+                f"'{path}' holds a study of another lmmprune (format {record['format']}, expected {_FORMAT}),"
+                " which it can't go on with: give another folder, or --force to begin anew"
+            )
         return {str(name): str(value) for name, value in record["identity"].items()}
     except FileNotFoundError as error:
         raise InputError(

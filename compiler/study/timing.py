@@ -86,10 +86,10 @@ def plan_groups(cells: Sequence[Cell], groups: Sequence[Group]) -> list[tuple[Ce
         groups: What has been timed.
     """
     baselines = tuple(cell for cell in (UNPRUNED, UNPRUNED_INT8) if cell in cells)
-    by_variant: dict[tuple[str | None, float], list[Cell]] = {}
+    by_variant: dict[Cell, list[Cell]] = {}
     for cell in cells:
         if cell.method is not None:
-            by_variant.setdefault((cell.method, cell.ratio), []).append(cell)
+            by_variant.setdefault(dataclasses.replace(cell, int8=False), []).append(cell)
     missing = [found for found in by_variant.values() if find_group(groups, (*baselines, *found)) is None]
     planned: list[tuple[Cell, ...]] = []
     room: list[Cell] = []

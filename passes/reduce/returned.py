@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from lmmprune.errors import InputError
+from lmmprune.passes.graph.refusals import Broken
 from lmmprune.passes.reduce.site_context import SiteContext
 
 _EXPECTED = "lmmprune.expected"
@@ -40,7 +40,7 @@ def check_returned(model: ir.Model, inferred: ir.Model | None = None) -> None:
         inferred: The same graph with numbers for its sizes, and all shapes inferred; None: the graph has them itself.
 
     Raises:
-        InputError: One is something else.
+        Broken: One is something else.
     """
     noted = {str(value.name): value.meta.pop(_EXPECTED) for value in _values(model) if _EXPECTED in value.meta}
     for value in _values(inferred or model) if noted else ():
@@ -50,7 +50,7 @@ def check_returned(model: ir.Model, inferred: ir.Model | None = None) -> None:
         found = list(value.shape or ())
         if found != shape or value.dtype != dtype:
             was = f"{value.dtype} [{', '.join(map(str, found))}]"
-            raise InputError(f"{what} at {site}: it returned {was}; expected {dtype} {shape}")
+            raise Broken(f"{what} at {site}: it returned {was}; expected {dtype} {shape}")
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

@@ -60,7 +60,7 @@ def run(seconds: float, seed: int) -> list[Row]:
         home = Path(folder)
         bundle = runtime_fixtures.make_bundle(home / "whole", keep=4).path
         picture = runtime_fixtures.save_picture(home / "picture.png", 3)
-        for number in while_time_lasts(seconds, at_least=60):
+        for number in while_time_lasts(seconds, at_least=24):
             if number % 3 == 0:
                 kind, words, must_refuse = _checkpoint(rng, home / "model")
             elif number % 3 == 1:

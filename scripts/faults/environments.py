@@ -41,6 +41,7 @@ def run(seconds: float, seed: int) -> list[Row]:
 
     draw, rows = random.Random(seed), Rows("environments")
     root = Path(tempfile.mkdtemp())
+    root.chmod(0o755)
     for name in ("out", "dütt"):
         fx.make_bundle(root / name, keep=4)
     fx.save_picture(root / "p.png", 3)

@@ -33,6 +33,7 @@ def _kill(rows: Rows, name: str, before: str, exchange: bool) -> None:
     from killed_writers import WRITERS, copied, leftovers
 
     from lmmprune.compiler.bundle import exchange as module
+    from lmmprune.compiler.bundle.workplace import recover
 
     writer, kept = WRITERS[name], module._renameat2
     what = f"{name}, {'replaced' if before else 'new'}, names {'exchanged' if exchange else 'changed one by one'}"
@@ -49,9 +50,11 @@ def _kill(rows: Rows, name: str, before: str, exchange: bool) -> None:
         for number in killed_at_every_change(lambda: writer.write(folder, "new"), folder):
             fault, words = None, ""
             try:
+                if not exchange:
+                    recover(folder / "out")  # as the next command does
                 if (found := writer.read(folder)) not in {before, "new"}:
                     fault, words = HALF, f"found {found!r}"
-                writer.write(folder, "new") if name != "file" or number >= 0 else None
+                writer.write(folder, "new")
                 if writer.read(folder) != "new" or leftovers(folder):
                     fault, words = HALF, f"afterwards there is {leftovers(folder)}"
             except Exception as error:  # noqa: BLE001  # whatever reading or writing again stumbles over

@@ -24,7 +24,9 @@ def run(seconds: float, seed: int) -> list[Row]:
 
     rng, rows = random.Random(seed), Rows("manifests")
     with tempfile.TemporaryDirectory() as folder:
-        whole = runtime_fixtures.make_bundle(Path(folder) / "whole", keep=4).path
+        settings = {"repetition_penalty": 1.2, "suppress_tokens": [5], "sequence_bias": [[[7], 0.5]]}
+        generation = {"applied": settings, "ignored": {"top_k": 3}}
+        whole = runtime_fixtures.make_bundle(Path(folder) / "whole", keep=4, generation=generation).path
         picture = runtime_fixtures.save_picture(Path(folder) / "picture.png", 3)
         _add_engines(whole)
         bundle = Path(folder) / "bundle"

@@ -73,7 +73,7 @@ def run(seconds: float, seed: int) -> list[Row]:
             raise RuntimeError(
                 "the method that is right isn't taken: what is wrong would be refused for another reason"
             )
-        for _ in while_time_lasts(seconds, at_least=30):
+        for _ in while_time_lasts(seconds, at_least=10):
             kind, body = _wrong(rng)
             (home / "mine.py").write_text(body)
             output = home / "out.onnx"

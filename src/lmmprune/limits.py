@@ -108,6 +108,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_directory(path: Path) -> bool:
+    """Return whether a path is one of a directory; also False for names that no system takes."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def _integer(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"it holds a number of {len(digits)} digits, expected {MOST_DIGITS} at most")
