@@ -168,6 +168,15 @@ def test_bodies_that_are_none(server: sf.Server) -> None:
     assert server.refusal(sf.body(), Content_Type="text/plain")[0] == 415
 
 
+def test_the_server_loads_nothing_of_the_export(server: sf.Server) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    if not maps.exists():
+        pytest.skip("no /proc on this system: what a process has loaded can't be seen")
+    loaded = maps.read_text()
+    assert "onnxruntime" in loaded
+    assert not [name for name in ("/torch/", "/onnx/", "/scipy/", "/sklearn/") if name in loaded]
+
+
 def test_curl(server: sf.Server, tmp_path: Path) -> None:
     (tmp_path / "body.json").write_text(json.dumps(sf.body(temperature=0)))
     url = f"{server.url}/v1/chat/completions"
