@@ -1,6 +1,7 @@
 """Put load on ``lmmprune serve`` and measure what it adds to a run.
 
-    python scripts/serve_load.py out -o docs/results/serve
+    python scripts/serve_load.py out --part load
+    python scripts/serve_load.py out --part overhead
 
 1. Load: many clients at once, every tenth request broken (bad base64, a picture that would unpack to gigabytes, a
    prompt without end, a client that leaves within a stream). Right answers are those of ``lmmprune.load`` here.
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import psutil
 from results import write
 
@@ -200,58 +202,75 @@ def first_text(
     return {name: values[5:] for name, values in times.items()}  # the first ones warm up
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
-@click.option("--requests", default=200, show_default=True)
-@click.option("--clients", default=16, show_default=True)
-@click.option("--soak", default=2000, show_default=True, help="Requests while memory is looked at.")
-@click.option("--rounds", default=100, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/serve"), show_default=True)
-def main(bundle: Path, requests: int, clients: int, soak: int, rounds: int, output: Path) -> None:
-    """Measure a bundle's server."""
-    pictures = [path.read_bytes() for path in PICTURES]
-    model = lmmprune.load(bundle, threads=1)
-    right = right_answers(model, pictures, QUESTIONS)
-    with serving(bundle, "--threads", "1") as (host, port, process):
-        begun = time.perf_counter()
-        ends = put_load((host, port), right, requests=requests, clients=clients)
-        seconds = time.perf_counter() - begun
-        memory = [process.memory_info().rss / 2**20]
-        for _ in range(10):
-            put_load((host, port), right, requests=soak // 10, clients=clients)
-            memory.append(process.memory_info().rss / 2**20)
-        times = first_text((host, port), process, model, pictures[0], rounds)
-    model.close()
-    middle = {name: statistics.median(values) for name, values in times.items()}
-    # The system counts processor time in hundredths of a second: a mean over many is exact, one isn't.
-    spent = {name: statistics.fmean(times[f"{name}_cpu"]) for name in ("run", "server")}
-    rows = [f"| {name} | {count} |" for name, count in ends.items()]
-    steps = " | ".join(f"{value:.0f}" for value in memory)
-    counted = " | ".join(f"{number * soak // 10 + requests}" for number in range(len(memory)))
+def load_text(ends: dict[str, int], seconds: float, memory: list[float], counted: list[int], clients: int) -> str:
+    """Return the tables of load and memory."""
     text = [
-        f"{requests} requests from {clients} clients in {seconds:.1f} s:",
+        f"{sum(ends.values())} requests from {clients} clients in {seconds:.1f} s:",
         "",
         "| how they ended | requests |",
         "|---|--:|",
-        *rows,
+        *(f"| {name} | {count} |" for name, count in ends.items()),
         "",
         "Resident memory of the server in MiB after so many requests, every tenth of them broken:",
         "",
-        f"| {counted} |",
-        "|" + "--:|" * len(memory),
-        f"| {steps} |",
-        "",
+        f"| {' | '.join(map(str, counted))} |",
+        "|" + "--:|" * len(counted),
+        f"| {' | '.join(f'{value:.0f}' for value in memory)} |",
+    ]
+    return "\n".join(text)
+
+
+def overhead_text(times: dict[str, list[float]], rounds: int) -> str:
+    """Return the table of what HTTP adds."""
+
+    def row(name: str, here: float, server: float) -> str:
+        return f"| {name} | {here:.2f} | {server:.2f} | {server - here:.2f} |"
+
+    tenth, middle = ({n: float(np.quantile(values, q)) for n, values in times.items()} for q in (0.1, 0.5))
+    text = [
         f"From a picture's bytes to the first token's text, {rounds} times by turns:",
         "",
-        "| | here | through the server | more |",
+        "| ms | here | through the server | more |",
         "|---|--:|--:|--:|",
-        f"| median, ms | {middle['run']:.2f} | {middle['server']:.2f} | {middle['server'] - middle['run']:.2f} |",
-        f"| processor time, mean, ms | {spent['run']:.2f} | {spent['server']:.2f} |"
-        f" {spent['server'] - spent['run']:.2f} |",
+        row("10th percentile", tenth["run"], tenth["server"]),
+        row("median", middle["run"], middle["server"]),
+        # The system counts processor time in hundredths of a second: a mean over many is exact, one isn't.
+        row("processor time, mean", statistics.fmean(times["run_cpu"]), statistics.fmean(times["server_cpu"])),
     ]
-    result = {"load": ends, "seconds": seconds, "memory_mib": memory, "first_text_ms": times}
-    write(output, result, "\n".join(text))
-    click.echo("\n".join(text))
+    return "\n".join(text)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
+@click.option("--part", type=click.Choice(["load", "overhead"]), required=True)
+@click.option("--requests", default=200, show_default=True)
+@click.option("--clients", default=16, show_default=True)
+@click.option("--soak", default=2000, show_default=True, help="Requests while memory is looked at.")
+@click.option("--rounds", default=300, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/serve"), show_default=True)
+def main(bundle: Path, part: str, requests: int, clients: int, soak: int, rounds: int, output: Path) -> None:
+    """Measure a bundle's server."""
+    pictures = [path.read_bytes() for path in PICTURES]
+    page = output.with_suffix(".md")
+    with (
+        lmmprune.load(bundle, threads=1) as model,
+        serving(bundle, "--threads", "1") as (host, port, process),
+    ):
+        if part == "overhead":
+            times = first_text((host, port), process, model, pictures[0], rounds)
+            write(output.with_name(f"{output.name}_overhead"), times, overhead_text(times, rounds), page=page)
+            return
+        right = right_answers(model, pictures, QUESTIONS)
+        begun = time.perf_counter()
+        ends = put_load((host, port), right, requests=requests, clients=clients)
+        seconds = time.perf_counter() - begun
+        memory, counted = [process.memory_info().rss / 2**20], [requests]
+        for _ in range(10):
+            put_load((host, port), right, requests=soak // 10, clients=clients)
+            memory.append(process.memory_info().rss / 2**20)
+            counted.append(counted[-1] + soak // 10)
+    result = {"load": ends, "seconds": seconds, "memory_mib": memory, "requests": counted}
+    write(output, result, load_text(ends, seconds, memory, counted, clients), page=page)
 
 
 if __name__ == "__main__":

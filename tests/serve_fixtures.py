@@ -146,6 +146,12 @@ def user(text: str, *urls: str) -> dict[str, Any]:
     return {"role": "user", "content": [*images, {"type": "text", "text": text}]}
 
 
+def turns(*words: str) -> list[dict[str, Any]]:
+    """Return a conversation about a picture."""
+    said = [{"role": "assistant" if number % 2 else "user", "content": word} for number, word in enumerate(words)]
+    return [user(words[0]), *said[1:]]
+
+
 def body(text: str = "hi?", model: str = "pruned", **fields: Any) -> dict[str, Any]:
     """Return a chat request."""
     return {"model": model, "messages": [user(text)], "max_tokens": 8, **fields}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import runtime_fixtures as fx
 import serve_fixtures as sf
 
 import lmmprune
+from lmmprune.compiler.runtime.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,15 @@ def test_the_list_of_models_says_what_each_is(client: openai.OpenAI) -> None:
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "user", "content": "no picture"}]}, "messages", "0 pictures"),
         ({"messages": [sf.user("two", *[sf.data_url(sf.PICTURE)] * 2)]}, "messages", "2 pictures"),
+        ({"messages": [{"role": "system", "content": "x"}, sf.user("x")]}, "messages", "no place for instructions"),
+        ({"messages": [sf.user("x"), {"role": "assistant", "content": "x"}]}, "messages", "expected a question"),
+        (
+            {"messages": [sf.user("x"), {"role": "assistant", "content": "x"}, sf.user("x")]},
+            "messages",
+            "later message",
+        ),
+        ({"messages": [sf.user("x"), sf.user("x")]}, "messages", "expected 'assistant'"),
+        ({"messages": sf.turns("a", "b", "c")}, None, "this bundle takes one question"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "input should be"),
         ({"messages": [sf.user("x", "data:image/png;base64,!!!")]}, "messages", "base64"),
         ({"messages": [sf.user("x", "data:text/plain;base64,QUFB")]}, "messages", "expected 'data:image/"),
@@ -157,6 +168,15 @@ def test_bodies_that_are_none(server: sf.Server) -> None:
     assert server.refusal(sf.body(), Content_Type="text/plain")[0] == 415
 
 
+def test_the_server_loads_nothing_of_the_export(server: sf.Server) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    if not maps.exists():
+        pytest.skip("no /proc on this system: what a process has loaded can't be seen")
+    loaded = maps.read_text()
+    assert "onnxruntime" in loaded
+    assert not [name for name in ("/torch/", "/onnx/", "/scipy/", "/sklearn/") if name in loaded]
+
+
 def test_curl(server: sf.Server, tmp_path: Path) -> None:
     (tmp_path / "body.json").write_text(json.dumps(sf.body(temperature=0)))
     url = f"{server.url}/v1/chat/completions"
@@ -191,3 +211,19 @@ def test_equal_graphs_are_loaded_once(tmp_path: Path) -> None:
             one.close(5)
     with pytest.raises(lmmprune.InputError, match="closed"):
         served["one"].runtime.encode_image(sf.PICTURE)
+
+
+def test_a_conversation_goes_on(tmp_path: Path) -> None:
+    plain = fx.make_bundle(tmp_path / "plain")
+    prompt = dataclasses.replace(plain.manifest.prompt, turn=" ASSISTANT: {answer}</s>USER: {prompt}")
+    bundle = fx.make_bundle(tmp_path / "talks", keep=4, prompt=prompt)
+    runtime = Runtime(bundle)
+    expected = {}
+    for words in (("hi?", "ho.", "why?"), ("hi?", "hm.", "why?"), ("why?",)):
+        expected[words] = runtime.answer(sf.PICTURE, words, 8).text
+    assert len(set(expected.values())) == 3
+    with sf.serving(tmp_path / "talks") as server:
+        for words, text in expected.items():
+            found = server.client().chat.completions.create(**sf.body(model="talks", messages=sf.turns(*words)))
+            assert found.choices[0].message.content == text
+    runtime.close()

@@ -109,6 +109,9 @@ class Prompt:
         special_tokens: Whether the tokenizer puts its own special tokens around; not where the template brings them.
         strip: Ends of a question that lose their white space: "both", "left", "right", or "" for none.
         origin: File of the checkpoint that the template comes from, "--template", "built-in", or "" if unknown.
+        turn: What stands behind a question in a conversation that goes on: text with ``{answer}`` and, behind it,
+            ``{prompt}`` for the next question, once each. "" where the template takes one question.
+        answer_strip: Ends of such an answer that lose their white space, as ``strip``.
     """
 
     template: str
@@ -118,6 +121,8 @@ class Prompt:
     special_tokens: bool = True
     strip: str = ""
     origin: str = ""
+    turn: str = ""
+    answer_strip: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

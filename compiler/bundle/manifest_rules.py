@@ -119,7 +119,12 @@ def _check_prompt(manifest: Content) -> None:
     bounded(prompt.image_token_id, "prompt.image_token_id", 0, _COUNT)
     for place, token in enumerate(prompt.eos_token_ids):
         bounded(token, f"prompt.eos_token_ids[{place}]", 0, _COUNT)
-    one_of("prompt.strip", prompt.strip, ("", "both", "left", "right"))
+    for field in ("strip", "answer_strip"):
+        one_of(f"prompt.{field}", getattr(prompt, field), ("", "both", "left", "right"))
+    bounded(len(prompt.turn), "the length of prompt.turn", 0, _TEXT)
+    places = [prompt.turn.find(part) for part in ("{answer}", "{prompt}")]
+    once = max(map(prompt.turn.count, ("{answer}", "{prompt}"))) == 1 and -1 < places[0] < places[1]
+    expect(once or not prompt.turn, "prompt.turn", prompt.turn, "'{answer}' and, behind it, '{prompt}' in it once")
     for field in _TEMPLATES:
         bounded(len(getattr(prompt, field)), f"the length of prompt.{field}", 1, _TEXT)
     _check_texts("prompt.origin", prompt.origin)

@@ -144,7 +144,7 @@ class Runtime:
     def answer(
         self,
         image: Image.Image | ImageFeatures,
-        prompt: str,
+        prompt: str | Sequence[str],
         max_new_tokens: int = 128,
         *,
         stop_at_eos: bool = True,
@@ -155,7 +155,8 @@ class Runtime:
 
         Args:
             image: The picture, or what ``encode_image`` returned for it.
-            prompt: The bare question; the bundle's template goes around it.
+            prompt: The bare question; the bundle's template goes around it. Or a conversation: a question, its answer,
+                the next question, ...
             max_new_tokens: Stop after so many tokens; 0 gives no text, and runs no decoder.
             stop_at_eos: False goes on to ``max_new_tokens`` (for measuring).
             sampling: How tokens are chosen.

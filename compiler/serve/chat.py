@@ -100,8 +100,9 @@ class Chat:
         served = find(self._served, asked.model)
         notes_of(request.scope)["model"] = served.name
         question = question_of(asked, self._options.max_tokens)
-        if len(question.text) > served.longest_text:
-            said = f"the prompt is too long: {len(question.text):,} letters, at most {served.longest_text:,} are read"
+        letters = sum(map(len, question.words))
+        if letters > served.longest_text:
+            said = f"the prompt is too long: {letters:,} letters, at most {served.longest_text:,} are read"
             raise ApiError(said, param="messages", code="context_length_exceeded")
         return asked, served, question
 

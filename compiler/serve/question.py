@@ -18,14 +18,14 @@ class Question:
 
     Attributes:
         url: Where the picture is.
-        text: The question.
+        words: The question; or a conversation: a question, its answer, the next question, ...
         max_new_tokens: The answer ends after so many.
         sampling: How tokens are chosen.
         stop: Texts that end it.
     """
 
     url: str
-    text: str
+    words: tuple[str, ...]
     max_new_tokens: int
     sampling: Sampling
     stop: tuple[str, ...]
@@ -42,29 +42,41 @@ def question_of(request: ChatRequest, max_tokens: int) -> Question:
         ApiError: It asks for what a bundle can't do.
         InputError: A sampling option is out of its range.
     """
-    url, text = _conversation(request.messages)
+    url, words = _conversation(request.messages)
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stop) > _STOPS:
         raise ApiError(f"stop: {len(stop)} texts, at most {_STOPS} are taken", param="stop")
     StopStrings(stop)  # refuses what isn't one
     return Question(
-        url=url, text=text, max_new_tokens=_limit(request, max_tokens), sampling=_sampling(request), stop=stop
+        url=url, words=words, max_new_tokens=_limit(request, max_tokens), sampling=_sampling(request), stop=stop
     )
 
 
-def _conversation(messages: list[Message]) -> tuple[str, str]:
-    if len(messages) != 1 or messages[0].role != "user":
-        raise ApiError(
-            "messages: expected one, of the role 'user': a bundle's prompt has a place for one question",
-            param="messages",
-        )
-    content = messages[0].content
-    parts = [] if isinstance(content, str) else content
-    urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
-    texts = [content] if isinstance(content, str) else [part.text for part in parts if isinstance(part, TextPart)]
+def _conversation(messages: list[Message]) -> tuple[str, tuple[str, ...]]:
+    """Return where the picture is, and what was said: a question, its answer, the next question, ..."""
+    for number, message in enumerate(messages):
+        expected = "assistant" if number % 2 else "user"
+        if message.role != expected:
+            more = (
+                " (a bundle's prompt has no place for instructions)" if message.role in ("system", "developer") else ""
+            )
+            raise ApiError(
+                f"messages: number {number + 1} is of the role '{message.role}', expected '{expected}'{more}",
+                param="messages",
+            )
+    if len(messages) % 2 == 0:
+        raise ApiError("messages: the last one is an answer, expected a question", param="messages")
+    urls, words = [], []
+    for number, message in enumerate(messages):
+        parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+        found = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+        if number and found:
+            raise ApiError("messages: a picture in a later message, expected it in the first one", param="messages")
+        urls += found
+        words.append("\n".join(part.text for part in parts if isinstance(part, TextPart)))
     if len(urls) != 1:
         raise ApiError(f"messages: {len(urls)} pictures, a bundle takes exactly one (image_url)", param="messages")
-    return urls[0], "\n".join(texts)
+    return urls[0], tuple(words)
 
 
 def _limit(request: ChatRequest, most: int) -> int:

@@ -84,7 +84,7 @@ def answering(
         job.check()
         answer = runtime.answer(
             visual,
-            question.text,
+            question.words,
             question.max_new_tokens,
             sampling=_Watched(question.sampling, job),
             stop=question.stop,
@@ -102,7 +102,7 @@ def drawing(
     """Return the work that draws which patches a bundle keeps, and posts one ``Drawn``; arguments as ``answering``."""
 
     def work(job: Job) -> None:
-        drawn = show_kept(runtime, decode_picture(picture(), max_pixels), prompt=question.text)
+        drawn = show_kept(runtime, decode_picture(picture(), max_pixels), prompt=question.words[-1])
         held = io.BytesIO()
         drawn.image.save(held, "PNG")
         job.post(Drawn(held.getvalue()))
