@@ -184,7 +184,8 @@ def command(
     """
     require("onnx_ir", "export")
     from lmmprune.compiler.study.choice import choose
-    from lmmprune.compiler.study.run_study import StudyRequest, run_study
+    from lmmprune.compiler.study.request import StudyRequest
+    from lmmprune.compiler.study.run_study import run_study
     from lmmprune.compiler.study.settings import Settings
     from lmmprune.compiler.study.summary import bullets
     from lmmprune.compiler.study.timing import TimingSettings

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.study.grid import Cell
+from lmmprune.compiler.study.request import StudyRequest
 from lmmprune.compiler.study.settings import Settings
 from lmmprune.compiler.study.variants import Variants
-
-if TYPE_CHECKING:
-    from lmmprune.compiler.study.run_study import StudyRequest
 
 
 def export_command(cell: Cell, settings: Settings, variants: Variants) -> str:

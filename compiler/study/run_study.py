@@ -22,6 +22,7 @@ from lmmprune.compiler.study.kept_sets import Overlap, load_kept, overlaps
 from lmmprune.compiler.study.local import run_locally
 from lmmprune.compiler.study.ray_cluster import check_ray, run_on_ray
 from lmmprune.compiler.study.report import write_report
+from lmmprune.compiler.study.request import StudyRequest
 from lmmprune.compiler.study.run_cell import Job
 from lmmprune.compiler.study.settings import Settings, identity
 from lmmprune.compiler.study.summary import best_at_focus
@@ -34,43 +35,9 @@ from lmmprune.compiler.study.timing import (
     record_settings,
     time_groups,
 )
-from lmmprune.compiler.study.variants import Variants
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError, require
 from lmmprune.progress import Progress, silent, step
-
-# Called with what is being done, how much of it is done, and how much there is.
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyRequest:
-    """What the user asked for.
-
-    Attributes:
-        settings: What all cells share.
-        variants: Of methods.
-        ratios: Fractions removed.
-        int8: Whether every cell is wanted in INT8 too.
-        output: The folder.
-        workers: Processes on this machine.
-        ray: Address of a Ray cluster, to run cells there instead.
-        timing: How to time; None: not at all.
-        keep_bundles: Whether bundles stay after timing.
-        force: Whether what an earlier study measured in the folder is thrown away.
-        max_loss: Points of accuracy that the variant to be chosen may lose; None chooses none.
-    """
-
-    settings: Settings
-    variants: Variants
-    ratios: Sequence[float]
-    int8: bool
-    output: Path
-    workers: int
-    ray: str | None
-    timing: TimingSettings | None
-    keep_bundles: bool
-    force: bool = False
-    max_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

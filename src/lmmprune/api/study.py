@@ -81,7 +81,8 @@ def study(
     Raises:
         LmmpruneError: Anything that you can mend, in one line.
     """
-    from lmmprune.compiler.study.run_study import StudyRequest, run_study
+    from lmmprune.compiler.study.request import StudyRequest
+    from lmmprune.compiler.study.run_study import run_study
     from lmmprune.compiler.study.settings import Settings
     from lmmprune.compiler.study.timing import TimingSettings
     from lmmprune.compiler.study.variants import choose_variants, parse_settings
