@@ -43,6 +43,7 @@ def make(out: Path) -> None:
     for tokens in (Keep(72), Auto(percentile=90), Buckets([0.5, 0.75]), None):
         lmmprune.export("tiny-llava", str(out), tokens=tokens, method=Longest(p=1), force=True)
     lmmprune.export("tiny-llava", out, method="fastv", options={"layer": 2})
+    lmmprune.export("tiny-llava", out, method="fastv", schedule={"llm_input_1": 9})
     lmmprune.export("tiny-llava", out, tokens=0.5)  # type: ignore[arg-type]
     lmmprune.export("tiny-llava", out, ratio=0.5)  # type: ignore[call-arg]
     assert_type(lmmprune.rewrite("in.onnx", "out.onnx", tokens=Ratio(0.5), layer=-2), lmmprune.RewriteReport)
@@ -103,6 +104,7 @@ def measure(bundle: Path) -> None:
     lmmprune.evaluate(lmmprune.load(bundle), questions)
     assert_type(lmmprune.flops(bundle), dict[str, Any])
     assert_type(lmmprune.flops_of_model("llava-1.5-7b", Keep(192), method="fastv"), dict[str, Any])
+    assert_type(lmmprune.tune("tiny-llava", "tuned", "tiny-llava", max_loss=1, int8="auto"), lmmprune.TuneResult)
     assert_type(lmmprune.study("tiny-llava", "study", methods=["random"], ratios=[0.5]), lmmprune.StudyResult)
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "eval": "Measure a bundle's accuracy on a set of questions.",
     "compare": "Say how faithful bundles are to the unpruned one, without right answers.",
     "study": "Measure a grid of methods, ratios and precisions; write one report.",
+    "tune": "Choose how to prune, within a loss or a time.",
     "verify": "Check a bundle against its checksums and the PyTorch model.",
     "inspect": "Show sites, anchors and shapes of a bundle or a graph.",
     "show": "Draw the kept patches over a picture.",

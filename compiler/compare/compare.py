@@ -77,14 +77,14 @@ def compare(
         _check_same_model(bundles[0], bundle)
     # Those of one picture stand together: they share its vision pass.
     examples = sorted(examples, key=lambda example: example.picture)
-    answers = _answer(bundles[0], names[0], examples, how, progress)
+    answers = answer_examples(bundles[0], names[0], examples, how, progress)
     prompter = Prompter(bundles[0].manifest, bundles[0].file(TOKENIZER))
     said = [prompter.decode(answer.tokens.tolist()) for answer in answers]
     found = [
-        _judge(bundle, name, examples, answers, said, how, progress)
+        judge_examples(bundle, name, examples, answers, said, how, progress)
         for name, bundle in zip(names[1:], bundles[1:], strict=True)
     ]
-    times = _time(bundles, examples, how, progress) if how.rounds else [{} for _ in bundles]
+    times = take_times(bundles, examples, how, progress) if how.rounds else [{} for _ in bundles]
     accuracies = _accuracies(examples, [said, *([one.said for one in seen] for seen, _ in found)])
     rows = [
         Compared.of(
@@ -136,7 +136,9 @@ def _by_picture(runtime: Runtime, examples: Sequence[Question]) -> Iterator[tupl
         yield example, seen[1]
 
 
-def _answer(bundle: Bundle, name: str, examples: Sequence[Question], how: How, progress: Progress) -> list[Recorded]:
+def answer_examples(
+    bundle: Bundle, name: str, examples: Sequence[Question], how: How, progress: Progress
+) -> list[Recorded]:
     """Return the base's answers; those that are kept cost nothing, not even loading it."""
     keys, step = [], counting(progress, len(examples))
     for example in examples:
@@ -158,7 +160,7 @@ def _answer(bundle: Bundle, name: str, examples: Sequence[Question], how: How, p
     return [kept[key] for key in keys]
 
 
-def _judge(
+def judge_examples(
     bundle: Bundle,
     name: str,
     examples: Sequence[Question],
@@ -207,7 +209,7 @@ def worst(examples: Sequence[Example]) -> list[Example]:
     return sorted(examples, key=lambda one: (one.fidelity.prefix, -one.fidelity.kl))[:WORST]
 
 
-def _time(
+def take_times(
     bundles: Sequence[Bundle], examples: Sequence[Question], how: How, progress: Progress
 ) -> list[dict[str, list[float]]]:
     """Time all bundles, interleaved: every round asks all of them the same, in a new random order."""

@@ -60,6 +60,7 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
     from lmmprune.passes.methods import keep_count
 
     tokens = request.tokens
+    assert not isinstance(tokens, Schedule), "which says itself how many stay, see stages_of"
     if tokens is None or isinstance(tokens, Ratio):
         return (keep_count(facts.tokens, ratio=tokens.removed if tokens else None),)
     if isinstance(tokens, Keep):

@@ -45,11 +45,11 @@ class Settings:
     prompts: tuple[str, ...] = ()
 
 
-def identity(settings: Settings, checkpoint: Path, questions: Sequence[Question]) -> dict[str, str]:
+def identity(settings: Settings, checkpoint: Path | None, questions: Sequence[Question]) -> dict[str, str]:
     """Return what must be equal for a finished cell to be used again; contents count, not their paths."""
     facts: dict[str, Any] = {
         "model": settings.model,
-        "checkpoint": _files_hash(checkpoint, ("*.json", "*.jinja", "*.safetensors")),
+        "checkpoint": _files_hash(checkpoint, ("*.json", "*.jinja", "*.safetensors")) if checkpoint else "none",
         "questions": len(questions),
         "data": _data_hash(questions),
         "max-new-tokens": settings.max_new_tokens,

@@ -47,6 +47,7 @@ class Dart(Method):
     published_positions = "original"
     sites = "llm_input_2, or llm_input_0"
     schedule = "K behind its one site"
+    tunable = (("form", "embedding"), ("layer", "16"))
     movable = ("llm_input",)
 
     def check(self, model: Facts) -> None:

@@ -33,6 +33,7 @@ class FastV(Method):
     exactness = "exact"
     published_positions = "original"
     sites = "llm_input_2"
+    tunable = (("layer", "16"), ("layer", "24"))
     schedule = "K behind its one site"
     movable = ("llm_input",)
 
@@ -92,6 +93,7 @@ class PyramidDrop(Method):
     exactness = "selection exact; counts fall by one factor per stage, the paper's halves at --ratio 0.53 [ours]"
     published_positions = "contiguous"
     sites = "llm_input_8, 16, 24"
+    tunable = (("layers", "16,24"), ("layers", "24"))
     schedule = "a factor per stage"
     movable = ("llm_input",)
     scores_ahead = True

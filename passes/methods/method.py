@@ -55,6 +55,7 @@ class Method:
         next_layer: Whether it reads the encoder layer behind the features.
         scores_ahead: Whether its cuts between decoder layers are scored by the layer behind the cut (see
             ``own_layer.by_next_layer``) and not by the one before.
+        tunable: (hyper-parameter, value as text) that ``lmmprune tune`` tries besides the defaults, one by one.
         movable: Kinds of sites that a schedule of the user's may name (``plan_schedule``); none: it takes no schedule.
     """
 
@@ -72,6 +73,7 @@ class Method:
     needs_cls: ClassVar[bool] = False
     next_layer: ClassVar[bool] = False
     scores_ahead: ClassVar[bool] = False
+    tunable: ClassVar[tuple[tuple[str, str], ...]] = ()
     movable: ClassVar[tuple[Kind, ...]] = ()
 
     def filter(self, at: SiteContext) -> ir.Value:

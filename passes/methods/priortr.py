@@ -36,6 +36,7 @@ class PriorTr(Method):
     published_positions = "original"
     sites = "llm_input_3"
     schedule = "K behind its one site"
+    tunable = (("layer", "16"),)
     movable = ("llm_input",)
 
     def filter(self, at: SiteContext) -> ir.Value:

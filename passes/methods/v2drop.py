@@ -32,6 +32,7 @@ class V2Drop(Method):
     published_positions = "original"
     sites = "llm_input_3, 17, 22"
     schedule = "a factor per stage, one token behind the last"
+    tunable = (("layers", "17,22"),)
     movable = ("llm_input",)
 
     def filter(self, at: SiteContext) -> ir.Value:

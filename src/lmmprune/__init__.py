@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lmmprune.api.measure import bench, compare, draw_chart, evaluate, explain, flops, flops_of_model, read_result
     from lmmprune.api.model import Model, load
     from lmmprune.api.study import study
+    from lmmprune.api.tune import tune
     from lmmprune.compiler.build.build import Built
     from lmmprune.compiler.build.options import BuildOptions
     from lmmprune.compiler.bundle.bundle import Bundle
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.study.run_study import StudyResult
     from lmmprune.compiler.targets.target import Target
     from lmmprune.compiler.triton.repository import Repository
+    from lmmprune.compiler.tune.run_tune import TuneResult
     from lmmprune.compiler.verify.verify import Check
     from lmmprune.errors import (
         BundleError,
@@ -113,6 +115,8 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "flops_of_model",
     "study",
     "StudyResult",
+    "tune",
+    "TuneResult",
     "build",
     "BuildOptions",
     "Built",
@@ -155,6 +159,7 @@ _HOMES = {
     "api.measure": "bench compare draw_chart evaluate explain flops flops_of_model read_result",
     "api.model": "Model load",
     "api.study": "study",
+    "api.tune": "tune",
     "compiler.build.build": "Built",
     "compiler.build.options": "BuildOptions",
     "compiler.bundle.bundle": "Bundle",
@@ -177,6 +182,7 @@ _HOMES = {
     "compiler.study.run_study": "StudyResult",
     "compiler.targets.target": "Target",
     "compiler.triton.repository": "Repository",
+    "compiler.tune.run_tune": "TuneResult",
     "compiler.verify.verify": "Check",
     "errors": "BundleError GraphRefusal InputError LmmpruneError LmmpruneWarning MissingExtraError ModelError"
     " TargetError",

@@ -1,0 +1,134 @@
+"""Tuning: what is dropped, the front and its knee, what is refused, and a run that is killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmmprune.compiler.data.questions import load_examples
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.tune.candidate import Candidate, candidates
+from lmmprune.compiler.tune.examples import split
+from lmmprune.compiler.tune.race import Runner, front, knee, rungs, survivors
+from lmmprune.errors import InputError
+
+CALIB = Path(__file__).resolve().parent.parent / "models" / "tiny_llava" / "calib" / "calib.jsonl"
+TUNE = ("tune", "--model", "tiny-llava")
+RNG = np.random.default_rng(5)
+
+
+def test_samples_grow_fourfold() -> None:
+    assert rungs(7) == [7]
+    assert rungs(16) == [16]
+    assert rungs(1000) == [16, 64, 256, 1000]
+
+
+def test_a_candidate_goes_only_when_its_interval_says_so() -> None:
+    pictures = [str(number) for number in range(200)]
+    noise = RNG.normal(0, 0.1, 200)
+    losses = np.stack([base + noise for base in (0.5, 0.6, 2.0, 0.5, 0.5 + 0.001)])
+    losses[4] += RNG.normal(0, 1, 200)
+    names = ("cheap", "dearer and worse", "beyond", "dear and alike", "perhaps worse")
+    groups = ("float", "float", "int8", "float", "float")
+    costs = (1.0, 2.0, 1.0, 2.0, 3.0)
+    runners = [
+        Runner(name=name, cost=cost, group=group) for name, cost, group in zip(names, costs, groups, strict=True)
+    ]
+    found = survivors(runners, losses, pictures, 1.0)
+    assert {name for name, why in found.items() if why} == {"dearer and worse", "beyond"}
+    assert found["dearer and worse"] == "loses more than cheap, which costs no more"
+    assert "1 are allowed" in str(found["beyond"])
+    assert survivors(runners, losses, pictures, None)["beyond"] is None
+
+
+def test_front_and_knee() -> None:
+    costs, losses = [1.0, 0.5, 0.75, 0.8, 0.5], [0.0, 9.0, 1.0, 5.0, 10.0]
+    best = front(costs, losses)
+    assert best == [1, 2, 0]
+    assert best[knee([costs[place] for place in best], [losses[place] for place in best])] == 2
+    assert knee([1.0], [3.0]) == 0
+
+
+def test_candidates_are_told_apart_and_say_their_command() -> None:
+    found = candidates(["fastv", "cls"], [0.5, 0.3], ["original", "contiguous"], "auto")
+    assert len({one.name for one in found}) == len(found)
+    assert all(one.name == Path(one.name).name for one in found)
+    one = Candidate(method="fastv", ratio=0.5, options=(("layer", "16"),), positions="contiguous", int8="auto")
+    command = one.command(Request(model="tiny-llava", output=Path("x")))
+    assert command == (
+        "lmmprune export --model tiny-llava --method fastv --ratio 0.5 --set layer=16 --positions contiguous --int8"
+        " --int8-policy auto -o out"
+    )
+
+
+def test_no_picture_decides_and_is_reported_on() -> None:
+    examples = load_examples(str(CALIB))
+    tuning, final = split(examples, None)
+    assert len(tuning) + len(final) == len(examples)
+    assert not {one.picture for one in tuning} & {one.picture for one in final}
+    with pytest.raises(InputError, match="1 picture in --data"):
+        split(examples[:1], None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "no budget: give one of --max-loss"),
+        (("--max-loss", 1, "--flops", 0.5), "--max-loss and --flops: give one of"),
+        (("--ttft", 0), "--ttft 0: give a number above 0"),
+        (("--max-kl", -1), "--max-kl -1: give a number 0 or more"),
+        (("--max-kl", 1, "--methods", "nobody"), "no method 'nobody'"),
+        (("--max-kl", 1, "--ratios", "1.5"), "--ratios 1.5: give fractions"),
+        (("--max-kl", 1, "--positions", "new"), "--positions new: expected original or contiguous"),
+        (("--max-kl", 1, "--int8-policy", "auto"), "--int8-policy says how to quantize: add --int8"),
+    ],
+)
+def test_bad_input(options: tuple[Any, ...], message: str, tmp_path: Path, refusal: Callable[..., str]) -> None:
+    assert message in refusal(*TUNE, "--data", CALIB, *options, "-o", tmp_path / "tuned")
+
+
+def test_answers_are_missing_where_they_are_asked_for(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    pictures = ("--data", CALIB.parent, "--prompt", "how many?")
+    assert "--max-loss counts right answers" in refusal(*TUNE, *pictures, "--max-loss", 1, "-o", tmp_path / "tuned")
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    line = [sys.executable, "-m", "lmmprune", *TUNE, "--data", str(CALIB), "--limit", "8", "--max-kl", "10"]
+    line += ["--methods", "cls", "--ratios", "0.25,0.5", "--positions", "original", "--rounds", "2", "--no-search"]
+    line += ["--threads", "1", "-o", str(out)]
+    first = out / "cells" / "cls-25.json"
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (first.is_file() and json.loads(first.read_text())["tuning"]["kl"]):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    _, told = process.communicate()
+    assert first.is_file(), told
+    assert not (out / "report.html").exists()
+    manifest = out / "bundles" / "cls-25" / "manifest.json"
+    measured = json.loads(first.read_text())["tuning"], manifest.stat().st_mtime_ns
+
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(first.read_text())["tuning"] == measured[0]
+    assert manifest.stat().st_mtime_ns == measured[1]
+    assert "lmmprune export --model tiny-llava --method cls" in done.stdout
+    rows = json.loads((out / "front.json").read_text())["finalists"]
+    assert {row["name"] for row in rows} == {"cls-25", "cls-50"}
+    assert all((out / "bundles" / row["name"]).is_dir() for row in rows)
+
+    tight = subprocess.run(
+        [*line[: line.index("10")], "1e-9", *line[line.index("10") + 1 :]], capture_output=True, text=True
+    )
+    assert tight.returncode == 2
+    assert "which differs in budget" in tight.stderr
