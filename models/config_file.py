@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import ModelError, below, require, said
+from lmmprune.models.config_sizes import check_sizes
 from lmmprune.models.read_json import read_json
 
 CONFIG = "config.json"
@@ -40,7 +41,12 @@ def read_raw(directory: Path) -> dict[str, Any]:
     """
     if not (directory / CONFIG).is_file():
         raise ModelError(f"no {CONFIG} in '{directory}': {_instead(directory)}")
-    return read_json(directory / CONFIG)
+    raw = read_json(directory / CONFIG)
+    try:
+        check_sizes(raw)
+    except ValueError as error:
+        raise ModelError(f"'{directory / CONFIG}': {error}; is the file whole?") from error
+    return raw
 
 
 def read_config(directory: Path, raw: Mapping[str, Any] | None = None) -> Any:

@@ -7,7 +7,6 @@ tokenizers. No pickles, no code, no second copy of the weights under other names
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from lmmprune.errors import ModelError, require
+from lmmprune.limits import read_json
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.hub_errors import explain, how_to_download
 
@@ -189,7 +189,7 @@ def _missing(directory: Path) -> list[str]:
 
 def _json(file: Path) -> Mapping[str, Any]:
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = read_json(file)
     except (OSError, ValueError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lmmprune import limits
 from lmmprune.errors import ModelError
 
 
@@ -13,11 +13,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Raises:
-        ModelError: It can't be read, isn't JSON, or holds something else.
+        ModelError: It can't be read, isn't JSON within its limits, or holds something else.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raw = limits.read_json(path)
+    except (OSError, ValueError) as error:
         raise ModelError(f"'{path}' can't be read ({error})") from error
     if not isinstance(raw, dict):
         raise ModelError(f"'{path}' holds {type(raw).__name__}, expected an object")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from lmmprune.errors import ModelError, require, suggestion
+from lmmprune.limits import is_directory, is_file
 from lmmprune.models import private_names
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.families import (
@@ -82,9 +83,9 @@ def locate(model: str) -> Path | str:
     if model in ALIASES:
         return ALIASES[model].hub_id or model
     path = Path(model)
-    if path.is_dir():
+    if is_directory(path):
         return path
-    if path.exists():
+    if is_file(path):
         raise ModelError(f"'{model}' is a file: give the directory that holds config.json")
     if _HUB_ID.fullmatch(model) and not model.startswith("."):
         return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from lmmprune.errors import ModelError
+from lmmprune.limits import parse_json, read_json
 from lmmprune.stored import Stored
 
 _SINGLE = "model.safetensors"
@@ -115,10 +115,10 @@ def _instead(directory: Path) -> str:
 def _read_index(file: Path) -> Mapping[str, str]:
     """Return which shard holds each tensor."""
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        index = read_json(file)["weight_map"]
         if all(Path(shard).name == shard for shard in index.values()):
             return dict(index)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"'{file}' isn't an index of shards ({error!r}): download it again") from error
     raise ModelError(f"'{file}' names shards outside of '{file.parent}': expected plain file names")
 
@@ -136,7 +136,10 @@ def _scan(file: Path) -> dict[str, Stored]:
     # The library has checked the header; it doesn't tell where the tensors begin.
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
+        try:
+            header = parse_json(stream.read(length))
+        except ValueError as error:
+            raise ModelError(f"'{file}' has a header that can't be read ({error}): download it again") from error
     return {key: _stored(file, key, header[key], 8 + length) for key in keys}
 
 

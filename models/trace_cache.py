@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 LIMIT = 256 * 2**20
 """Bytes that all files may take together; those that were used least recently go first."""
+_ABANDONED = 3600
+"""Seconds after which a file that is half written is a killed process's: writing takes less than one."""
 _META = "lmmprune.origins"
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "optimum")
 
@@ -146,7 +149,12 @@ def _file(key: str, name: str) -> Path:
 
 def _trim() -> None:
     """Remove what was used least recently, until the rest fits."""
-    files = [file for file in directory().iterdir() if not file.name.startswith(".")]
+    files = []
+    for file in directory().iterdir():
+        if not file.name.startswith("."):
+            files.append(file)
+        elif file.suffix == ".tmp" and time.time() - file.stat().st_mtime > _ABANDONED:
+            file.unlink(missing_ok=True)
     total = 0
     for status, file in sorted(((file.stat(), file) for file in files), key=lambda row: -row[0].st_mtime):
         total += status.st_size

@@ -70,11 +70,14 @@ def main(
                 request = Request(
                     model=model, output=bundle, target="tensorrt-rtx", **weights, **pruned, **PRECISIONS[precision]
                 )
-                schedule = export(request, traced=traced).manifest.schedule
+                manifest = export(request, traced=traced).manifest
+                schedule = manifest.schedule
                 sites = {
-                    name: [stage.site for stage in schedule if stage.in_decoder == inside]
-                    for name, inside in (("vision", False), ("decoder", True))
+                    "vision": [stage.site for stage in schedule if not stage.in_decoder],
+                    "decoder": [stage.site for stage in manifest.decoder_sites],
                 }
+                if manifest.selection is not None:
+                    sites["selection"] = [stage.site for stage in schedule if stage.before_layers]
                 for arch in archs:
                     bar.update(task, description=f"{method} {precision} {arch}")
                     for row in _engines(bundle, arch, [name for name in sites if sites[name] or not schedule]):

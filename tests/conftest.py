@@ -49,6 +49,8 @@ def _one_thread() -> None:
     # Read when NumPy and PyTorch are imported, here and in processes that tests start.
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    # Read when it is imported, which is here before anything of ours.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]

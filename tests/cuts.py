@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 from decoders import IMAGE, SmallDecoder
+from selecting import Selecting
 from towers import Tower
 
 from lmmprune.passes.find.sites import Site
@@ -53,8 +54,19 @@ def cut_decoder(
 ) -> tuple[ir.Model, ReduceDecoder]:
     """Return a decoder with stages applied, and the pass."""
     model = decoder.graph()
-    reduce = ReduceDecoder(
-        method="test", stages=stages, image_tokens=tokens, prefix=prefix, positions=positions, special_ids=SPECIAL
-    )
+    reduce = _cuts(stages, tokens, prefix, positions)
     assert reduce(model).modified
     return model, reduce
+
+
+def select_and_decode(
+    decoder: SmallDecoder, stages: Sequence[Stage], *, tokens: int, prefix: int, positions: str = "contiguous"
+) -> Selecting:
+    """Return a decoder behind the graph that chooses in front of its layers, with all stages applied."""
+    return Selecting(decoder.graph(), _cuts(stages, tokens, prefix, positions))
+
+
+def _cuts(stages: Sequence[Stage], tokens: int, prefix: int, positions: str) -> ReduceDecoder:
+    return ReduceDecoder(
+        method="test", stages=stages, image_tokens=tokens, prefix=prefix, positions=positions, special_ids=SPECIAL
+    )

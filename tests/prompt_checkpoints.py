@@ -132,15 +132,17 @@ def export(folder: Path, bundle: Bundle, template: str | None = None) -> tuple[A
     return assets, Prompter(manifest, target / TOKENIZER)
 
 
-def theirs(folder: Path, question: str, **options: Any) -> list[int]:
-    """Return the prompt's tokens as the checkpoint's own processor makes them."""
+def theirs(folder: Path, question: str, *more: str, **options: Any) -> list[int]:
+    """Return the prompt's tokens as the checkpoint's own processor makes them; ``more``: an answer, a question, ..."""
     from transformers import AutoProcessor
 
     content = [{"type": "image", "image": Image.new("RGB", (9, 7))}, {"type": "text", "text": question}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    for number, text in enumerate(more):
+        role = "user" if number % 2 else "assistant"
+        messages.append({"role": role, "content": [{"type": "text", "text": text}]})
     processor = AutoProcessor.from_pretrained(folder)
-    ids = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, **options
-    )
+    ids = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, **options)
     found: list[int] = ids[0]
     return found
 

@@ -9,17 +9,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.findings import Findings, find
 from lmmprune.compiler.study.grid import Cell, grid
 from lmmprune.compiler.study.kept_sets import Overlap
+from lmmprune.compiler.study.settings import Settings
 from lmmprune.compiler.study.timing import Group
 from lmmprune.compiler.verify.verify import Check
 
 PICTURES = [f"p{number // 4}" for number in range(80)]
+QUESTIONS = [
+    Question(
+        picture=picture, load=lambda: Image.new("RGB", (8, 8)), prompt=f"what is {n}?", answers=("x",), kind="ab"[n % 2]
+    )
+    for n, picture in enumerate(PICTURES)
+]
 TIMING = {"rounds": 12, "new_tokens": 4, "threads": None, "prompt": "?", "picture": "0", "machine": "a processor"}
 ABOUT = {"model": "tiny-llava", "questions": "80", "target": "ort-cpu", "data": "0"}
+SETTINGS = Settings(
+    model="m", data="d", limit=None, max_new_tokens=4, target="ort-cpu", calibration=None, calibration_samples=32
+)
 METRICS = ("vision_ms", "prefill_ms", "ttft_ms", "ms_per_token")
 
 
@@ -29,6 +41,7 @@ def made_up(
     *,
     int8: bool = True,
     refused: Sequence[str] = (),
+    timed: bool = True,
 ) -> tuple[Findings, Mapping[Cell, CellResult], Group]:
     """Return findings with the results and times that they come from."""
     generator = np.random.default_rng(3)
@@ -46,7 +59,11 @@ def made_up(
     group = Group(samples=samples)
     told = ("freepruner-0.5", "freepruner-0.75")
     overlaps = {name: (Overlap(site="vision_output", mean=0.97, lowest=0.9, pictures=20),) for name in told}
-    return find(results, PICTURES, [group], overlaps, about=ABOUT, timing=TIMING), results, group
+    return (
+        find(results, QUESTIONS, [group] if timed else [], overlaps, about=ABOUT, timing=TIMING if timed else None),
+        results,
+        group,
+    )
 
 
 def result(cell: Cell, correct: tuple[int, ...]) -> CellResult:
@@ -58,7 +75,9 @@ def result(cell: Cell, correct: tuple[int, ...]) -> CellResult:
         schedule={"vision_output": round(144 * (1 - cell.ratio))},
         dtype="float32",
         bytes=2_000_000 if cell.int8 else 7_000_000,
-        prefill_flops=1e9,
+        prefill_flops=1e9 * (1 - 0.8 * cell.ratio),
+        flops_before=1e9,
+        said=tuple("wx"[one] for one in correct),
         checks=(Check(name="checksums", passed=True, found="6 files"),),
         correct=correct,
         # Every fourth question's first word is right in any case.

@@ -12,6 +12,7 @@ from lmmprune.compiler.measure.bench import bench, steps
 from lmmprune.compiler.measure.chart import check_chart, draw_chart
 from lmmprune.compiler.measure.memory import measure_memory
 from lmmprune.compiler.measure.report import METRICS, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.errors import BundleError, InputError
 
 INT8 = Precision(dtype="float32", int8="u8s8", calibration={})
@@ -45,6 +46,7 @@ def row(name: str, ms: float, *, tokens: int = 16, int8: str | None = None, meth
         samples=samples,
         times={metric: Spread.of(values) for metric, values in samples.items()},
         speedup={metric: Spread(median=1, q1=1, q3=1) for metric in METRICS},
+        intervals={metric: Estimate(value=1, low=1, high=1) for metric in METRICS},
     )
 
 

@@ -85,6 +85,12 @@ def test_tampered_engine_is_refused(bundle):
         open_engine(bundle, "tensorrt-rtx", "sm86", "vision")
     with pytest.raises(BundleError, match="has no decoder engine for tensorrt-rtx on sm86"):
         open_engine(bundle, "tensorrt-rtx", "sm86", "decoder")
+    said = []
+    again = build(bundle.path, "rtx", arch="sm86", components=["vision"], say=said.append)[0]
+    assert again.fresh
+    assert "its file is missing or damaged" in " ".join(said)
+    assert open_engine(bundle, "tensorrt-rtx", "sm86", "vision") == again.path
+    assert not path.exists(), "the new one has another name, the old one is gone"
 
 
 def test_failed_write_leaves_nothing_behind(bundle, monkeypatch):

@@ -247,3 +247,41 @@ def test_half_a_character_is_refused(question: str, bundle: Bundle, tmp_path: Pa
     with pytest.raises(InputError, match="which isn't valid UTF-8") as caught:
         prompter.encode(question)
     str(caught.value).encode()
+
+
+TURNS = {
+    "as it is": pc.PARTS,
+    "ends of answers": pc.PARTS.replace("{{ p['text'] }}", "{{ p['text'] | trim }}"),
+    "an end token": pc.PARTS.replace("{% endfor %}{% endfor %}", "{% endfor %}{{ eos_token }}{% endfor %}"),
+}
+
+
+@pytest.mark.parametrize("form", TURNS)
+def test_conversations_are_those_of_the_processor(form: str, bundle: Bundle, tmp_path: Path) -> None:
+    folder = pc.checkpoint(tmp_path / "model", {"chat_template.jinja": TURNS[form]})
+    assets, prompter = pc.export(folder, bundle)
+    assert assets.prompt.answer_strip == ("both" if form == "ends of answers" else "")
+    for words in (("what?", "a b", "why?"), (" a ", " b\n", " c "), ("a", "b", "c", "d\n\n?", "é")):
+        assert prompter.encode(words).input_ids[0].tolist() == pc.theirs(folder, *words)
+
+
+ONE_TURN = {
+    "leaves answers out": "{% for m in messages if m['role'] == 'user' %}" + pc.PARTS.partition("%}")[2],
+    "refuses": pc.PARTS + "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}",
+    "numbers its turns": pc.PARTS.replace(
+        "{{ m['role'] }}", "{{ m['role'] }}{{ loop.index if loop.index > 1 else '' }}"
+    ),
+    "changes answers": pc.PARTS.replace(
+        "{{ p['text'] }}", "{{ p['text'] | upper if m['role'] != 'user' else p['text'] }}"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ONE_TURN)
+def test_templates_that_no_further_turn_describes(form: str, bundle: Bundle, tmp_path: Path) -> None:
+    assets, prompter = pc.export(pc.checkpoint(tmp_path / "m", {"chat_template.jinja": ONE_TURN[form]}), bundle)
+    assert assets.prompt.turn == assets.prompt.answer_strip == ""
+    with pytest.raises(InputError, match="takes one question"):
+        prompter.encode(("a", "b", "c"))
+    with pytest.raises(InputError, match="begins and ends with a question"):
+        prompter.encode(("a", "b"))

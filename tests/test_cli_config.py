@@ -91,7 +91,7 @@ def test_every_option_has_a_variable_of_its_own(name: str) -> None:
         ("set = [['a']]", "expected a list"),
         ("ratio 0.5", "it isn't TOML (Expected '='"),
         ("ratio = 0.5\nratio = 0.6", "it isn't TOML"),
-        ("layers = 'many'", "'many' is not a valid integer"),
+        ("layers = 'many'", "'many': expected a whole number"),
         ("dtype = 'int4'", "'int4' is not one of"),
     ],
 )

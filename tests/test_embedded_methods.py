@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuts import DECODER, PREFIX, TOKENS, cut_decoder
+from cuts import DECODER, PREFIX, TOKENS, cut_decoder, select_and_decode
 from decoders import IMAGE, VOCAB, Layer, SmallDecoder, feeds, grown
+from selecting import Selecting
 from towers import session
 
 from lmmprune.errors import InputError
-from lmmprune.passes.graph.specialize import specialize
 from lmmprune.passes.methods import METHODS
+from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 
 DEEP = SmallDecoder(layers=5, heads=2, kv_heads=1, width=8)
 Options = dict[str, Any]
@@ -184,10 +185,14 @@ def test_what_is_kept_is_the_formula(name: str, options: Options, target: int) -
     stages = method.plan(DEEP.facts(TOKENS), max(target, least))
     ids = [int(i) for i in rng.integers(4, VOCAB, PREFIX + TOKENS + tail)]
     ids[PREFIX : PREFIX + TOKENS] = [IMAGE] * TOKENS
-    model, run = cut_decoder(DEEP, stages, tokens=TOKENS, prefix=PREFIX, positions="original")
+    run: ReduceDecoder | Selecting
+    if any(stage.site.before_layers for stage in stages):
+        run = call = select_and_decode(DEEP, stages, tokens=TOKENS, prefix=PREFIX, positions="original")
+    else:
+        model, run = cut_decoder(DEEP, stages, tokens=TOKENS, prefix=PREFIX, positions="original")
+        call = session(model)
     oracle = Oracle(DEEP, name, options, {str(s.site): s.keep for s in stages})
     features, at = DEEP.features(TOKENS), np.arange(len(ids))
-    call = session(model)
     found = call(feeds(DEEP, ids, at, features, DEEP.no_cache()))
     logits, past = DEEP.forward(ids, at, features, DEEP.no_cache(), cut=oracle)
     assert oracle.kept
@@ -203,22 +208,12 @@ def test_what_is_kept_is_the_formula(name: str, options: Options, target: int) -
         logits, past = DEEP.forward([word], at, features, past)
 
 
-def test_before_the_first_layer_all_caches_have_one_length_and_one_name() -> None:
-    stages = METHODS["cdpruner"]().plan(DECODER.facts(TOKENS), 3)
-    model, run = cut_decoder(DECODER, stages, tokens=TOKENS, prefix=PREFIX)
-    assert run.removed_before(DECODER.layers) == [TOKENS - 3] * DECODER.layers
-    names = {str(value.shape[2]) for value in model.graph.inputs if str(value.name).startswith("past")}
-    assert names == {"past"}
-    prompt = specialize(model, seq=PREFIX + TOKENS + 4)
-    assert {v.shape[2] for v in prompt.graph.outputs if str(v.name).startswith("present")} == {PREFIX + 3 + 4}
-
-
 @pytest.mark.parametrize("name", ["cdpruner", "mmtok", "dart"])
 def test_a_text_of_one_token_will_do(name: str) -> None:
     method = METHODS[name](form="embedding") if name == "dart" else METHODS[name]()
-    model, _ = cut_decoder(DECODER, method.plan(DECODER.facts(TOKENS), 5), tokens=TOKENS, prefix=PREFIX)
+    call = select_and_decode(DECODER, method.plan(DECODER.facts(TOKENS), 5), tokens=TOKENS, prefix=PREFIX)
     ids = [5] * PREFIX + [IMAGE] * TOKENS + [7]
-    found = session(model)(feeds(DECODER, ids, np.arange(len(ids)), DECODER.features(TOKENS), DECODER.no_cache()))
+    found = call(feeds(DECODER, ids, np.arange(len(ids)), DECODER.features(TOKENS), DECODER.no_cache()))
     kept = found["kept_indices.llm_input_0"][0]
     assert len(set(kept.tolist())) == 5
     assert np.isfinite(found["logits"]).all()
@@ -229,9 +224,9 @@ def test_tokens_that_add_no_direction_come_last_and_in_their_order(theta: float,
     """Eight tokens of four directions: once these are taken, rounding must not choose."""
     features = np.repeat(DECODER.features(4), 2, axis=1)
     stages = METHODS["cdpruner"](theta=theta).plan(DECODER.facts(TOKENS), keep)
-    model, _ = cut_decoder(DECODER, stages, tokens=TOKENS, prefix=PREFIX)
+    call = select_and_decode(DECODER, stages, tokens=TOKENS, prefix=PREFIX)
     ids = [5] * PREFIX + [IMAGE] * TOKENS + [7, 9]
-    found = session(model)(feeds(DECODER, ids, np.arange(len(ids)), features, DECODER.no_cache()))
+    found = call(feeds(DECODER, ids, np.arange(len(ids)), features, DECODER.no_cache()))
     assert found["kept_indices.llm_input_0"].tolist() == [sorted([0, 2, 4, 6, *[1, 3, 5, 7][: keep - 4]])]
 
 

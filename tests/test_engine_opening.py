@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import runtime_fixtures as fx
+from edit_json import edit
 from engine_fixtures import add_engines, fake_gpu, on_the_cpu, one_line
 from fake_cuda import FakeCudart
 from fake_trt import FakeTrt
@@ -106,20 +108,20 @@ def test_no_engines_at_all(bundle: Bundle) -> None:
 
 def test_missing_component(bundle: Bundle) -> None:
     record = bundle.path / "engines" / "tensorrt-rtx-sm89" / "engine.json"
-    rows = json.loads(record.read_text())
-    del rows["components"]["decoder"]
-    record.write_text(json.dumps(rows))
+    edit(record, lambda rows: rows["components"].pop("decoder"))
     with fake_gpu(), pytest.raises(BundleError, match="has no decoder engine for tensorrt-rtx on sm89: lmmprune build"):
         Runtime(bundle)
 
 
 def test_engine_of_another_graph(bundle: Bundle) -> None:
     folder = bundle.path / "engines" / "tensorrt-rtx-sm89"
-    rows = json.loads((folder / "engine.json").read_text())
-    both = rows["components"]
-    for key in ("file", "bytes", "sha256"):
-        both["decoder"][key] = both["vision"][key]
-    (folder / "engine.json").write_text(json.dumps(rows))
+
+    def exchange(rows: dict[str, Any]) -> None:
+        both = rows["components"]
+        for key in ("file", "bytes", "sha256"):
+            both["decoder"][key] = both["vision"][key]
+
+    edit(folder / "engine.json", exchange)
     with fake_gpu(), pytest.raises(BundleError, match=r"the inputs of .* aren't those of 'decoder.onnx' \(image_feat"):
         Runtime(bundle)
 

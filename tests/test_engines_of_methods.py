@@ -40,9 +40,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def changed(manifest: Manifest) -> list[str]:
-    """Return the graphs that the method cuts in: the other one is as without it."""
-    sides = {stage.in_decoder for stage in manifest.schedule}
-    return [name for name, inside in (("vision", False), ("decoder", True)) if inside in sides]
+    """Return the graphs that the method cuts in: the others are as without it."""
+    cut = {
+        "vision": any(not stage.in_decoder for stage in manifest.schedule),
+        "decoder": bool(manifest.decoder_sites),
+        "selection": manifest.selection is not None,
+    }
+    return [name for name, is_cut in cut.items() if is_cut]
 
 
 @pytest.mark.parametrize(("one", "other"), itertools.combinations(range(len(FACTORS)), 2))

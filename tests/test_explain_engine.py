@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from edit_json import edit
 from exports import exported_again
 from fake_trt import ILogger
 
@@ -112,16 +113,17 @@ def test_weights_on_a_board_without_onnx_ir(monkeypatch: pytest.MonkeyPatch, tmp
 
 def record(**changes: Any) -> EngineRecord:
     fields: dict[str, Any] = {field.name: "x" for field in dataclasses.fields(EngineRecord)}
-    fields |= {"bytes": 100, "source": {}, "seconds": 1.0, "profiles": {}, "decomposed_attention": 0}
+    fields |= {"bytes": 100, "source": {}, "seconds": 1.0, "profiles": {}, "decomposed_attention": 0, "options": {}}
     fields |= {"weights": {"INT8": 40}, "float16_bytes": 80, "layers": None}
     return EngineRecord(**{**fields, **changes})
 
 
 def test_record_before_weights_were_counted_is_read(tmp_path: Path) -> None:
-    row = dataclasses.asdict(record())
+    row = dataclasses.asdict(record(component="decoder"))
     for name in ("weights", "float16_bytes", "layers"):
         del row[name]
     (tmp_path / RECORD).write_text(json.dumps({"components": {"decoder": row}}))
+    edit(tmp_path / RECORD, lambda raw: None)  # sealed
     old = read_records(tmp_path)["decoder"]
     assert (old.weights, old.float16_ratio, old.layers) == ({}, None, None)
     assert record().float16_ratio == 1.25

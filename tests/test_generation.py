@@ -21,7 +21,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.prompt import Encoded
 from lmmprune.compiler.runtime.sampling import GREEDY
-from lmmprune.errors import ModelError
+from lmmprune.errors import BundleError, ModelError
 
 VOCAB = 24
 EOS = 2
@@ -194,3 +194,20 @@ def test_a_bundle_answers_by_its_settings(tmp_path: Path) -> None:
     changed = tokens({"suppress_tokens": plain[:1]})
     assert plain[0] not in changed
     assert changed != plain
+
+
+WRONG = {
+    "no_such_setting": (3, "has 'no_such_setting', known: sequence_bias"),
+    "repetition_penalty": ("x", "repetition_penalty in the bundle's manifest .* is 'x': expected a number"),
+    "suppress_tokens": ([-1], "suppress_tokens in .*: expected token ids"),
+    "forced_eos_token_id": (10**6, "names the token 1000000, expected one of 0..258"),
+    "sequence_bias": ([[[10**6], 1.0]], "names the token 1000000"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_settings_of_a_manifest_that_make_no_sense(name: str, tmp_path: Path) -> None:
+    value, message = WRONG[name]
+    bundle = fx.make_bundle(tmp_path / "out", keep=4, generation={"applied": {name: value}, "ignored": {}})
+    with pytest.raises(BundleError, match=message):
+        LogitsRules(bundle.manifest)

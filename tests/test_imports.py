@@ -54,7 +54,7 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert imported(*arguments) & (HEAVY | EXPORT_ONLY) == set()
 
 
-@pytest.mark.parametrize("command", ["run", "bench", "eval", "show"])
+@pytest.mark.parametrize("command", ["run", "serve", "bench", "eval", "show"])
 def test_help_of_the_run_time_commands_imports_nothing_heavy(command: str) -> None:
     assert imported(command, "--help") & (HEAVY | EXPORT_ONLY) == set()
 
@@ -123,7 +123,7 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript"):
+        if name.split(".")[0] in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "starlette"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -148,3 +148,10 @@ def test_what_needs_the_extra_says_so_on_a_base_install(words: tuple[str, ...], 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "pip install 'lmmprune[export]'" in done.stderr
+
+
+def test_serving_says_which_extra_it_needs(folder: Path) -> None:
+    command = [sys.executable, "-c", BLOCKED, "serve", str(folder / "out"), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "pip install 'lmmprune[serve]'" in done.stderr

@@ -14,6 +14,7 @@ import torch
 from random_llava import IMAGE_TOKEN, NEVER_GENERATED
 from random_models import SHAPES, Shape, canonical, torch_model
 from random_options import options
+from selecting import Selecting, own_nodes, selects
 from towers import session
 
 from lmmprune.compiler.verify.reference import Cut, rule_options, say, see
@@ -88,7 +89,7 @@ def compare(name: str, shape: Shape, seed: int) -> bool:
         positions=policy,
         special_ids=(0, 1, 2, IMAGE_TOKEN),
     )
-    call = reduced(shape, 1, run, cut=bool(inside), checked=seed < CHECKED)
+    run, call = spoken(shape, run, cut=bool(inside), checked=seed < CHECKED)
     places = found.get("kept_indices", np.arange(len(features))[None])[0]
     logits, places_inside, words = generate(call, shape, features, places, prefix, tail, policy, run)
     said = say(
@@ -113,6 +114,15 @@ def compare(name: str, shape: Shape, seed: int) -> bool:
         np.testing.assert_array_equal(places_inside[f"kept_indices.{site}"][0], wanted, err_msg=f"{site} {cuts}")
     np.testing.assert_allclose(logits, said.logits, **near(said.logits))
     return True
+
+
+def spoken(shape: Shape, run: ReduceDecoder, *, cut: bool, checked: bool) -> tuple[ReduceDecoder | Selecting, Run]:
+    """Return what tells the lengths of the caches, and the decoder behind all that chooses for it."""
+    if not selects(run):
+        return run, reduced(shape, 1, run, cut=cut, checked=checked)
+    both = Selecting(canonical(shape)[1].clone(), run, checked=checked)
+    assert not own_nodes(both.decoder)
+    return both, both
 
 
 def near(expected: np.ndarray) -> dict[str, float]:
@@ -157,7 +167,7 @@ def generate(
     prefix: list[int],
     tail: list[int],
     policy: str,
-    run: ReduceDecoder,
+    run: ReduceDecoder | Selecting,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], list[int]]:
     """Prefill and decode with the cache; return the logits of every step, the prefill's outputs and the tokens."""
     ids = np.array([[*prefix, *[IMAGE_TOKEN] * len(features), *tail]])

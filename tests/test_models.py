@@ -106,7 +106,11 @@ def test_configurations_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
         config_file.read_config(tmp_path)
     config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": "four"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"reading '.*config\.json' with .*num_hidden_layers"):
+    with pytest.raises(ModelError, match=r"text_config.num_hidden_layers is 'four': expected a whole number in 1\.\."):
+        config_file.read_config(tmp_path)
+    config = {"model_type": "llava", "text_config": {"model_type": "llama", "rms_norm_eps": "small"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"reading '.*config\.json' with .*rms_norm_eps"):
         config_file.read_config(tmp_path)
 
 

@@ -12,6 +12,7 @@ from lmmprune.compiler.targets.operators import CONSTANT_INPUTS, FLOAT_ONLY, MOS
 from lmmprune.passes.methods import METHODS
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.select_before_layers import select_before_layers
 
 SHAPE = SHAPES[0]
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
@@ -24,13 +25,17 @@ OPTIONS: dict[str, dict[str, Any]] = {"inflection": {"prune_text": 2}, "ficoco-v
 
 
 def rewritten(name: str) -> list[ir.Model]:
-    """Both graphs of a model with half of its tokens removed."""
+    """The graphs of a model that a method writes into, with half of its tokens removed."""
     method = METHODS[name](**OPTIONS.get(name, {}))
     # Of three layers two see everything where one inside the decoder is scored.
     stages = method.plan(SHAPE.facts, 12 if "llm_input" in method.sites else 8)
     vision, decoder = (graph.clone() for graph in canonical(SHAPE))
     ReduceVision(method=name, stages=stages, grid=SHAPE.facts.grid)(vision)
     tokens = min((stage.keep for stage in stages if not stage.site.in_decoder), default=SHAPE.facts.tokens)
+    if stages[0].site.before_layers:
+        selection = select_before_layers(decoder, stages[0], method=name, image_tokens=tokens, prefix=3)
+        assert selection is not None
+        return [selection]
     ReduceDecoder(method=name, stages=stages, image_tokens=tokens, prefix=3, special_ids=(0, 1))(decoder)
     return [vision, decoder]
 

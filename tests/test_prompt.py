@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import runtime_fixtures as fx
+from edit_json import edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -142,11 +143,14 @@ def test_streaming_with_a_llama_like_tokenizer(bundle: Bundle, ids: list[int]) -
 
 def test_bundles_of_before_keep_working(bundle: Bundle, tmp_path: Path) -> None:
     """Their manifests don't say whether the tokenizer adds its special tokens: it did."""
-    raw = json.loads(bundle.manifest.to_json())
-    for name in ("special_tokens", "strip", "origin"):
-        del raw["prompt"][name]
-    del raw["generation"]
-    (tmp_path / "manifest.json").write_text(json.dumps(raw), encoding="utf-8")
+
+    def older(raw: dict[str, Any]) -> None:
+        for name in ("special_tokens", "strip", "origin"):
+            del raw["prompt"][name]
+        del raw["generation"]
+
+    (tmp_path / "manifest.json").write_text(bundle.manifest.to_json(), encoding="utf-8")
+    edit(tmp_path / "manifest.json", older)
     old = Prompter(Manifest.load(tmp_path / "manifest.json"), bundle.file(TOKENIZER))
     assert old.encode(" hi ").input_ids[0].tolist()[:2] == [fx.BOS, ord("U")]
 

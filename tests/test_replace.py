@@ -200,7 +200,7 @@ def test_a_study_goes_on_and_begins_anew_with_force(study: Path) -> None:
     with pytest.raises(InputError, match="another folder, or --force to begin anew"), open_study(study, {"m": "b"}, {}):
         pass
     with open_study(study, {"model": "b"}, {}, force=True):
-        assert sorted(path.name for path in study.iterdir()) == [".lock", "study.json"]
+        assert sorted(path.name for path in study.iterdir()) == ["study.json"]
     (study / "thesis.tex").touch()
     with pytest.raises(InputError, match=r"holds 'thesis\.tex'"), open_study(study, {"model": "b"}, {}, force=True):
         pass

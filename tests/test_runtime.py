@@ -194,15 +194,33 @@ def test_missing_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_manifest_that_promises_other_token_counts(tmp_path: Path) -> None:
-    bundle = fx.make_bundle(
-        tmp_path / "out", keep=4, image_tokens=5, schedule=(ScheduledSite(site="x", tokens_in=16, tokens_out=5),)
-    )
-    with pytest.raises(BundleError, match="leaves 4 tokens, its manifest says 5 of 16"):
-        Runtime(bundle).answer(fx.picture(1), "hi", 3)
+    with pytest.raises(BundleError, match=r"image_features' has the shape \[1, 4, 8\]: expected \[1, 5, any\]"):
+        fx.make_bundle(
+            tmp_path / "out",
+            keep=4,
+            image_tokens=5,
+            schedule=(ScheduledSite(site="vision_output", tokens_in=16, tokens_out=5),),
+        )
+
+
+def test_a_session_that_leaves_other_token_counts(bundle: Bundle) -> None:
+    class Short:
+        def __init__(self, inner: Any) -> None:
+            self.upload, self.run, self._inner = inner.upload, inner.run, inner
+
+        def download(self, value: Any) -> Any:
+            return self._inner.download(value)[:, :3]
+
+    sessions = open_sessions(bundle)
+    runtime = Runtime(bundle, sessions={**sessions, "vision": Short(sessions["vision"])})
+    with pytest.raises(BundleError, match="leaves 3 tokens, its manifest says"):
+        runtime.answer(fx.picture(1), "hi", 3)
 
 
 def test_indices_out_of_range(tmp_path: Path) -> None:
-    bundle = fx.make_bundle(tmp_path / "out", keep=4, schedule=(ScheduledSite(site="x", tokens_in=9, tokens_out=4),))
+    bundle = fx.make_bundle(
+        tmp_path / "out", keep=4, schedule=(ScheduledSite(site="vision_output", tokens_in=9, tokens_out=4),)
+    )
     with pytest.raises(BundleError, match=r"aren't distinct patches of 0\.\.8"):
         Runtime(bundle).encode_image(fx.picture(*LOOK))
 
@@ -285,10 +303,10 @@ def test_graph_that_onnxruntime_refuses(tmp_path: Path) -> None:
 
 def test_wrong_inputs_are_one_line(bundle: Bundle) -> None:
     session = OrtSession(bundle.vision, threads=1)
-    with pytest.raises(LmmpruneError, match="failed running the graph") as caught:
+    with pytest.raises(LmmpruneError, match=r"failed running 'vision\.onnx'") as caught:
         session.run({"pixel_values": session.upload(np.zeros((1, 3, 9, 9), np.float32))})
     assert "\n" not in str(caught.value)
-    with pytest.raises(LmmpruneError, match="failed running the graph"):
+    with pytest.raises(LmmpruneError, match=r"failed running 'vision\.onnx'"):
         session.run({"nonsense": session.upload(np.zeros(1, np.float32))})
 
 

@@ -115,7 +115,7 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert os.listdir(tmp_path) == [".out.partial"]
+    assert sorted(os.listdir(tmp_path)) == [".out.lock", ".out.partial"]
     written = tmp_path / ".out.partial" / "decoder.onnx.data"
     assert written.stat().st_size > 10**4
     # The last bytes that a killed machine wrote need not be right: they are read and hashed before they count.
@@ -297,13 +297,13 @@ def _source(model: Path) -> Source:
 def test_two_exports_to_one_place_do_not_mix(half: Path, tmp_path: Path) -> None:
     import fcntl
 
-    partial = tmp_path / ".out.partial"
-    partial.mkdir()
-    with (partial / ".lock").open("w") as lock:
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "theirs").touch()
+    with (tmp_path / ".out.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another export is writing"):
+        with pytest.raises(InputError, match="another process is writing"):
             export(short_request(model=str(half), output=tmp_path / "out"))
-    assert partial.is_dir()
+    assert (tmp_path / ".out.partial" / "theirs").is_file()
 
 
 def test_quantizing_in_blocks_is_quantizing() -> None:

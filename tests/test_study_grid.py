@@ -11,6 +11,7 @@ import runtime_fixtures as fx
 import study_fixtures as made
 import study_jobs
 
+from lmmprune.compiler.bundle.workplace import hold, sweep
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.folder import Folder, open_study, write_text
@@ -20,7 +21,9 @@ from lmmprune.compiler.study.local import run_locally
 from lmmprune.compiler.study.run_cell import Job
 from lmmprune.compiler.study.settings import Settings, identity
 from lmmprune.compiler.study.timing import GROUP, Group, find_group, plan_groups
+from lmmprune.compiler.study.variants import choose_variants, parse_settings
 from lmmprune.errors import BundleError, InputError, LmmpruneError
+from lmmprune.passes.methods import find_methods
 
 SETTINGS = Settings(
     model="m", data="d", limit=None, max_new_tokens=4, target="ort-cpu", calibration=None, calibration_samples=2
@@ -92,7 +95,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("[]")
     with pytest.raises(InputError, match="isn't the record of a study"), open_study(tmp_path, {}, {}):
         pass
-    with pytest.raises(InputError, match="can't write into"), open_study(tmp_path / "notes.txt" / "s", {}, {}):
+    with pytest.raises(InputError, match="can't write below"), open_study(tmp_path / "notes.txt" / "s", {}, {}):
         pass
     with pytest.raises(InputError, match=r"can't write .* free some space"):
         write_text(tmp_path / "notes.txt" / "result.json", "")
@@ -100,11 +103,14 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_and_what_was_killed_is_swept(tmp_path: Path) -> None:
-    left = tmp_path / "bundles" / ".unpruned.12ab.tmp"
+    left = tmp_path / "bundles" / ".unpruned.partial"
     with open_study(tmp_path, {}, {}):
         left.mkdir(parents=True)
-        with pytest.raises(InputError, match="another process works in"), open_study(tmp_path, {}, {}):
+        with pytest.raises(InputError, match="another process is writing"), open_study(tmp_path, {}, {}):
             pass
+        with hold(left.with_name("unpruned")):
+            sweep(left.parent)
+        assert left.exists(), "a living one's stays"
     with open_study(tmp_path, {}, {}):
         assert not left.exists()
 
@@ -163,3 +169,88 @@ def test_workers_that_die_or_refuse_end_the_others(tmp_path: Path, work: object,
         run_locally(jobs, 2, lambda name: None, work)  # type: ignore[arg-type]
     assert time.monotonic() - start < 30
     assert all(not Path("/proc", file.name).exists() for file in tmp_path.iterdir())
+
+
+METHOD = """
+from lmmprune.passes.methods.baselines import Random
+
+
+class Mine(Random):
+    name = "mine"
+"""
+
+
+def test_variants_are_a_grid_of_values_and_positions(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD)
+    given = parse_settings(["fastv.layer=2", "fastv.layer=3"])
+    found = choose_variants(
+        None, ["fastv", "random"], files=[file], options=given, positions=["contiguous", "original"]
+    )
+    assert [(one.method, one.options, one.positions) for one in found.chosen] == [
+        *(("fastv", (("layer", value),), how) for value in "23" for how in ("contiguous", "original")),
+        *((name, (), how) for name in ("random", "mine") for how in ("contiguous", "original")),
+    ]
+    cells = grid(found.chosen, [0.5], int8=True)
+    assert len({cell.name for cell in cells}) == len(cells) == 2 + 2 * len(found.chosen)
+    assert {"fastv-0.5-layer=2-original", "random-0.5-contiguous-int8"} <= {cell.name for cell in cells}
+    # What its file says is part of a cell: an edited one is another cell, and the others stay.
+    (before,) = [cell for cell in cells if cell.method == "mine" and not cell.int8 and cell.positions == "original"]
+    file.write_text(METHOD + "\n# edited\n")
+    after = choose_variants(["mine"], (), files=[file], positions=["original"])
+    (edited,) = grid(after.chosen, [0.5], int8=False)[1:]
+    assert edited.name != before.name
+    assert edited.label == before.label == "mine original 50 %"
+    folder = Folder(path=tmp_path / "study")
+    assert edited.code is not None
+    folder.keep_code(file, edited.code)
+    file.write_text("")
+    kept = folder.code(edited)
+    assert kept is not None
+    assert kept.read_text().endswith("# edited\n")
+    with pytest.raises(InputError, match="was edited while"):
+        folder.keep_code(file, edited.code)
+
+
+def test_all_methods_are_every_one() -> None:
+    assert {one.method for one in choose_variants(["all"], ()).chosen} == set(find_methods())
+
+
+def test_names_of_cells_stay_apart_and_short() -> None:
+    def cell(value: str, positions: str | None = None) -> Cell:
+        return Cell(method="m", ratio=0.5, int8=False, options=(("a", value),), positions=positions)
+
+    assert cell("x-original").name != cell("x", "original").name
+    assert "/" not in cell("../x").name
+    assert cell("y" * 900).name != cell("y" * 901).name
+    assert len(cell("y" * 900).name.encode()) < 220
+
+
+@pytest.mark.parametrize(
+    ("options", "positions", "message"),
+    [
+        (["layer=2"], (), "expected METHOD.option=value"),
+        (["fastv.layer"], (), "expected METHOD.option=value"),
+        (["fastv.layer=2", "fastv.layer=2"], (), "given twice"),
+        (["tome.layer=2"], (), "'tome' isn't among the methods"),
+        (["fastv.depth=2"], (), "depth"),
+        (["fastv.layer=two"], (), "two"),
+        ([], ["middle"], "--positions middle: expected contiguous or original"),
+    ],
+)
+def test_bad_variants(options: list[str], positions: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_variants(["fastv"], (), options=parse_settings(options), positions=positions)
+
+
+def test_schedules_are_variants_of_what_can_follow_them(tmp_path: Path) -> None:
+    file = tmp_path / "steep.json"
+    file.write_text('{"llm_input_1": 20}')
+    found = choose_variants(["fastv", "random"], (), schedules=[file])
+    assert [one.schedule and one.schedule[0] for one in found.chosen if one.method == "random"] == [None]
+    cells = grid(found.chosen, [0.5, 0.75], int8=False)
+    (cell,) = [one for one in cells if one.schedule]
+    assert cell.label == f"{cell.method} steep"
+    assert len({one.name for one in cells}) == len(cells)
+    with pytest.raises(InputError, match="none of random can cut at any decoder layer"):
+        choose_variants(["random"], (), schedules=[file])

@@ -7,6 +7,7 @@ import dataclasses
 import html as escaping
 import io
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,19 @@ import study_fixtures as fx
 from PIL import Image
 
 from lmmprune.compiler.measure.statistics import Estimate
+from lmmprune.compiler.study.chart_style import spread
+from lmmprune.compiler.study.choice import check_allowed, choose
+from lmmprune.compiler.study.examples import changed_questions, collect_examples
 from lmmprune.compiler.study.findings import Findings
+from lmmprune.compiler.study.folder import Folder
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
 from lmmprune.compiler.study.report import write_report
-from lmmprune.compiler.study.summary import best_at_focus, points, shares, summary, verdict
+from lmmprune.compiler.study.summary import best_at_focus, bullets, summary
+from lmmprune.compiler.study.variants import Variants
+from lmmprune.compiler.study.words import points, shares, verdict
 from lmmprune.compiler.study.write_csv import csv_text
 from lmmprune.compiler.verify.verify import Check
+from lmmprune.errors import InputError
 
 REFUSED = ("ficoco-v-0.75", "ficoco-v-0.75-int8")
 
@@ -157,7 +165,14 @@ def test_page_in_a_browser(findings: Findings, tmp_path: Path) -> None:
     bodies = dict(re.findall(r'<table id="(\w+)">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL))
     rows = {name: len(re.findall("<tr>", body)) for name, body in bodies.items()}
     overlaps = sum(max(len(pair.overlaps), 1) for pair in findings.pruned_pairs)
-    expected = {"accuracy": 12, "times": 12, "interaction": len(findings.pairs), "overlap": overlaps, "refused": 2}
+    expected = {
+        "accuracy": 12,
+        "kinds": 12,
+        "times": 12,
+        "interaction": len(findings.pairs),
+        "overlap": overlaps,
+        "refused": 2,
+    }
     assert rows == expected
     row = findings.measured[2]
     assert row.accuracy is not None
@@ -166,7 +181,10 @@ def test_page_in_a_browser(findings: Findings, tmp_path: Path) -> None:
     assert cells is not None
     assert re.findall("<td>(.*?)</td>", cells[1])[1:3] == [shares(row.accuracy), shares(row.first_word)]
     assert "the method can't: &lt;ask&gt; for less &amp; more" in dom
-    assert escaping.unescape(dom).replace("\u00a0", " ").count(summary(findings)) == 1
+    listed = re.search(r'<ul class="summary" id="summary">(.*?)</ul>', dom, re.DOTALL)
+    assert listed is not None
+    said = [line.replace("\u00a0", " ") for line in re.findall("<li>(.*?)</li>", escaping.unescape(listed[1]))]
+    assert said == bullets(findings)
 
 
 # The page in a frame as narrow as a phone: pictures are decoded, and nothing but a table's own box scrolls.
@@ -191,3 +209,82 @@ def test_page_on_a_phone_and_that_the_browser_reports_errors(findings: Findings,
     assert shown == "true"
     assert len(console) == 1
     assert "seen" in console[0]
+
+
+def test_answers_behind_a_smaller_picture_and_by_kind() -> None:
+    found, results, _ = fx.made_up(("downsample", "random"), (0.5,))
+    of = {cell.name: np.array(result.correct, bool) for cell, result in results.items()}
+    row = next(row for row in found.rows if row.cell.name == "random-0.5")
+    wrong = ~of["downsample-0.5"]
+    assert row.parts.hard_questions == wrong.sum()
+    assert row.parts.hard is not None
+    assert row.parts.easy is not None
+    assert row.parts.hard.value == pytest.approx(of["random-0.5"][wrong].mean())
+    assert row.parts.easy.value == pytest.approx(of["random-0.5"][~wrong].mean())
+    assert found.row(UNPRUNED).parts.hard is None
+    assert {kind: one.value for kind, one in row.parts.kinds.items()} == pytest.approx(
+        {"a": of["random-0.5"][::2].mean(), "b": of["random-0.5"][1::2].mean()}
+    )
+
+
+def test_the_fastest_within_a_loss_and_its_command() -> None:
+    found, results, _ = fx.made_up()
+    settings = fx.SETTINGS
+    chosen = choose(found, 20, settings, Variants(chosen=()))
+    base = 100 * np.mean(results[UNPRUNED].correct)
+    loss = {cell: base - 100 * np.mean(result.correct) for cell, result in results.items()}
+    within = [row for row in found.measured if row.cell.method and loss[row.cell] <= 20 + 1e-9]
+    assert chosen.row.speed == max(row.speed for row in within)
+    assert chosen.loss.value == pytest.approx(loss[chosen.row.cell])
+    words = shlex.split(chosen.command)
+    assert words[:2] == ["lmmprune", "export"]
+    assert ("--int8" in words) == chosen.row.cell.int8
+    assert words[words.index("--method") + 1] == chosen.row.cell.method
+    with pytest.raises(InputError, match=r"none of the 12 pruned variants is within it; the nearest is .* loses"):
+        choose(found, 0, settings, Variants(chosen=()))
+    with pytest.raises(InputError, match="no right answers are known"):
+        check_allowed(1, labelled=False)
+    with pytest.raises(InputError, match="expected points"):
+        check_allowed(float("nan"), labelled=True)
+
+
+def test_examples_are_of_what_was_right_before_one_per_picture(tmp_path: Path) -> None:
+    found, results, _ = fx.made_up()
+    row = next(row for row in found.rows if row.cell.name == "random-0.75")
+    chosen = changed_questions(found, row, fx.QUESTIONS)
+    assert 0 < len(chosen) <= 6
+    assert len({fx.PICTURES[index] for index in chosen}) == len(chosen)
+    assert all(results[UNPRUNED].correct[index] and not row.result.correct[index] for index in chosen)
+    page = write_report(
+        found, tmp_path, shown=row, examples=collect_examples(found, row, fx.QUESTIONS, Folder(path=tmp_path))
+    )[0]
+    assert page.read_text().count("<dt>pruned</dt>") == len(chosen)
+
+
+def test_without_times_flops_take_their_place(tmp_path: Path) -> None:
+    found = fx.made_up(timed=False)[0]
+    row = found.front[0]
+    assert row.speed == pytest.approx(1 / (1 - 0.8 * row.cell.ratio))
+    write_report(found, tmp_path)
+    assert {file.stem for file in tmp_path.glob("*.png")} == {"retention", "front", "interaction_accuracy"}
+    text = (tmp_path / "report.html").read_text()
+    assert 'id="times"' not in text
+    assert "FLOPs of the prefill" in summary(found)
+
+
+def test_labels_keep_their_distance_and_order() -> None:
+    assert spread([0, 10], 1) == [0, 10]
+    assert spread([5.2, 5, 5.1], 1) == pytest.approx([6.1, 4.1, 5.1])
+
+
+def test_tables_are_sorted_by_a_click(findings: Findings, tmp_path: Path) -> None:
+    page = write_report(findings, tmp_path)[0]
+    script = '<script>document.querySelectorAll("#accuracy thead th")[3].click()</script></body>'
+    page.write_text(page.read_text().replace("</body>", script))
+    dom, console = fx.chromium(page, tmp_path / "profile")
+    assert console == []
+    body = re.findall(r'<table id="accuracy">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL)[0]
+    values = [float(re.findall("<td>(.*?)</td>", line)[2].split()[0]) for line in re.findall("<tr>(.*?)</tr>", body)]
+    assert len(values) == 12
+    assert values == sorted(values, reverse=True)
+    assert values != [round(100 * row.accuracy.value, 1) for row in findings.measured if row.accuracy]

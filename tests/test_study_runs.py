@@ -66,7 +66,7 @@ def study() -> tuple[Path, dict[str, int], dict[str, Any]]:
     """Kill a study after some cells, go on with more methods; return folder, cells before the kill, what it said."""
     folder = Path(ROOT.name) / "study"
     killed = start(folder, "--workers", "1", "--methods", "random,freepruner", "--ratios", "0,0.5", "--int8")
-    wait_for(lambda: len(finished(folder)) >= 3 or killed.poll() is not None, 120)
+    wait_for(lambda: len(finished(folder)) >= 3 or killed.poll() is not None, 400)
     assert killed.poll() is None, "it was to be killed while it runs"
     workers = children(killed.pid)
     killed.kill()
@@ -87,7 +87,7 @@ def study() -> tuple[Path, dict[str, int], dict[str, Any]]:
         "--int8",
         "--json",
     )
-    out, err = again.communicate(timeout=240)
+    out, err = again.communicate(timeout=900)
     assert again.returncode == 0, err
     # A slow machine gets a line on how far it is; the last step is one of its own.
     told = r"report|.*: \d+ of \d+(, about \d+ (s|min) left)?"

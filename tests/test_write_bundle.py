@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import runtime_fixtures as fx
 
+from lmmprune.compiler.bundle import exchange
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.write_bundle import write_bundle
 from lmmprune.errors import InputError
@@ -117,7 +118,7 @@ def test_failure_leaves_what_was_there(tmp_path: Path, manifest: Manifest, error
         assert os.listdir(tmp_path) == []
 
 
-def test_failed_rename_brings_the_old_bundle_back(
+def test_where_no_exchange_is_a_failed_rename_brings_the_old_bundle_back(
     tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "out", manifest, "old")
@@ -129,6 +130,7 @@ def test_failed_rename_brings_the_old_bundle_back(
             raise KeyboardInterrupt
         rename(source, target)
 
+    monkeypatch.setattr(exchange, "_renameat2", lambda: None)
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out", manifest, "new", force=True)

@@ -15,6 +15,7 @@ from lmmprune.compiler.assets.quiet import quiet_transformers
 from lmmprune.compiler.bundle.bundle import TOKENIZER
 from lmmprune.compiler.runtime.load_tokenizer import parse_tokenizer
 from lmmprune.errors import ModelError, said
+from lmmprune.limits import parse_json
 from lmmprune.models.read_json import read_json_if_there
 
 _SLOW = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model", "spiece.model")
@@ -111,7 +112,7 @@ def _read(path: Path) -> str:
 
 def _off(text: str) -> str:
     """Return a ``tokenizer.json`` without padding and truncation, untouched where it had none."""
-    raw = json.loads(text)
+    raw = parse_json(text)
     if raw.get("padding") is None and raw.get("truncation") is None:
         return text
     return json.dumps(raw | {"padding": None, "truncation": None}, ensure_ascii=False)

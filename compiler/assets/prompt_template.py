@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.assets.chat_template import ChatTemplate
+from lmmprune.compiler.assets.further_turn import Content, further_turn, text_part
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.prompt import STRIPS
 from lmmprune.errors import InputError, ModelError, said
@@ -32,11 +33,15 @@ class PromptTemplate:
         origin: File that it comes from, ``--template``, or ``built-in``.
         strip: Ends of the question that lose their white space: "both", "left", "right", or "" for none.
         warnings: What the user should know.
+        turn: What stands behind a question where the conversation goes on, as the manifest has it; "": it can't.
+        answer_strip: Ends of an answer in a conversation that lose their white space.
     """
 
     text: str
     origin: str
     strip: str = ""
+    turn: str = ""
+    answer_strip: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -94,14 +99,14 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
         ModelError: It can't be rendered, or doesn't place one picture and one question.
     """
     inline = _inline(family, token) or f"{token}\n"
-    contents: tuple[Callable[[str], Any], ...] = (
-        lambda question: [_PICTURE, {"type": "text", "text": question}],
-        lambda question: inline + question,
-        lambda question: [{"type": "text", "text": inline + question}],
+    contents: tuple[tuple[Content, Content], ...] = (
+        (lambda question: [_PICTURE, *text_part(question)], text_part),
+        (lambda question: inline + question, str),
+        (lambda question: text_part(inline + question), text_part),
     )
     faults = []
-    for content in contents:
-        render = _renderer(chat, special, content)
+    for messages in contents:
+        render = _renderer(chat, special, messages[0])
         text, fault = _tried(render, token)
         if text is not None:
             break
@@ -125,8 +130,16 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
         )
     if "strftime_now" in chat.text:
         warnings.append(f"the chat template in {chat.origin} writes today's date: the bundle keeps that of its export")
+    turn, answer_strip = "", ""
+    if strip is not None:
+        turn, answer_strip = further_turn(chat, special, messages, text, strip)
     return PromptTemplate(
-        text=_with_picture(text, family, token), origin=chat.origin, strip=strip or "", warnings=tuple(warnings)
+        text=_with_picture(text, family, token),
+        origin=chat.origin,
+        strip=strip or "",
+        turn=turn,
+        answer_strip=answer_strip,
+        warnings=tuple(warnings),
     )
 
 

@@ -63,6 +63,8 @@ def write_assets(source: Source, directory: Path, template: str | None = None) -
         special_tokens=tokens.adds_special_tokens(found.text),
         strip=found.strip,
         origin=found.origin,
+        turn=found.turn,
+        answer_strip=found.answer_strip,
     )
     # An architecture that borrows a tokenizer gives no answers that could differ.
     said = answers.warnings if source.directory else ()

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmmprune.errors import require
+from lmmprune.compiler.backends.open_graph import failures, open_graph, reason
+from lmmprune.compiler.bundle.interface import Graph
+from lmmprune.errors import BundleError, require
 
 _ERRORS = 3  # its warnings are about its own optimizer
 
@@ -18,6 +20,7 @@ def cpu_session(
     configure: Callable[[Any, Any], None] = lambda ort, options: None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     disabled: Sequence[str] | None = None,
+    expected: Graph | None = None,
 ) -> Any:
     """Load a graph.
 
@@ -27,9 +30,11 @@ def cpu_session(
         configure: Given the module ``onnxruntime`` and the session's options, to set more.
         providers: Where it runs, in order of preference.
         disabled: Optimizers that are switched off.
+        expected: What the manifest says of its inputs and outputs; None: nothing does.
 
     Raises:
         MissingExtraError: onnxruntime isn't installed.
+        BundleError: ONNX Runtime refuses it, or it isn't as expected.
     """
     ort = require("onnxruntime", "export")
     options = ort.SessionOptions()
@@ -37,11 +42,18 @@ def cpu_session(
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     configure(ort, options)
-    source = graph if isinstance(graph, bytes) else str(graph)
-    return ort.InferenceSession(source, options, providers=list(providers), disabled_optimizers=disabled)
+    return open_graph(ort, graph, options, providers=providers, disabled=disabled, expected=expected)
 
 
 def run_all(session: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all outputs of a run by name."""
+    """Return all outputs of a run by name.
+
+    Raises:
+        BundleError: The graph doesn't take these inputs, or fails on them.
+    """
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    ort = require("onnxruntime", "export")
+    try:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    except failures(ort) as error:
+        raise BundleError(f"onnxruntime {ort.__version__} failed running a graph: {reason(error)}") from error

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmmprune.compiler.backends.open_graph import failures, open_graph, reason
 from lmmprune.compiler.backends.session import Value
+from lmmprune.compiler.bundle.interface import Graph
 from lmmprune.compiler.targets.target import Target
 from lmmprune.compiler.targets.targets import TARGETS
-from lmmprune.errors import BundleError, TargetError, require
+from lmmprune.errors import BundleError, InputError, TargetError, require
+from lmmprune.limits import MOST_THREADS, bounded
 
 _ERRORS = 3  # ONNX Runtime's log severity: its warnings are about its own optimizer, not for our users
-_FAILURES = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
 
 
 class OrtSession:
@@ -33,6 +35,7 @@ class OrtSession:
         target: str = "ort-cpu",
         threads: int | None = None,
         in_place: Mapping[str, str] = MappingProxyType({}),
+        expected: Graph | None = None,
     ) -> None:
         """Load a graph.
 
@@ -41,14 +44,15 @@ class OrtSession:
             target: Name of a target that ONNX Runtime runs.
             threads: Threads within an operator; None leaves it to ONNX Runtime (one per physical core).
             in_place: Output -> the input whose memory it shares; such an output is its input's value, written anew.
+            expected: What the manifest says of its inputs and outputs; None: nothing does.
 
         Raises:
             MissingExtraError: onnxruntime isn't installed.
             TargetError: This target isn't one of ONNX Runtime, or this machine doesn't have its provider.
-            BundleError: ONNX Runtime refuses the graph.
+            BundleError: ONNX Runtime refuses the graph, or its inputs or outputs aren't those that are expected.
         """
         row = target_of(target)
-        provider, self._device = row.provider, row.device
+        provider, self._device = str(row.provider), row.device
         self._ort: Any = require("onnxruntime", row.extra)
         available = self._ort.get_available_providers()
         if provider not in available:
@@ -57,11 +61,7 @@ class OrtSession:
                 f"pip uninstall onnxruntime, then pip install 'lmmprune[{row.extra}]'"
             )
         options = session_options(self._ort, threads)
-        try:
-            self._session = self._ort.InferenceSession(str(graph), options, providers=[provider])
-        except failures(self._ort) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BundleError(f"onnxruntime {self._ort.__version__} can't load '{graph}': {reason}") from error
+        self._session = open_graph(self._ort, graph, options, providers=[provider], expected=expected)
         # Without a working driver onnxruntime computes on the CPU instead, and says so in its log only.
         if provider not in self._session.get_providers():
             raise TargetError(
@@ -69,7 +69,7 @@ class OrtSession:
                 "and cuDNN must be those that it was built for, see 'lmmprune doctor'): export again with "
                 "'--target ort-cpu'"
             )
-        self._in_place = in_place
+        self._in_place, self._graph = in_place, graph
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def upload(self, array: NDArray[np.generic]) -> Value:
@@ -98,8 +98,8 @@ class OrtSession:
                     binding.bind_output(name, self._device)
             self._session.run_with_iobinding(binding)
         except failures(self._ort) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BundleError(f"onnxruntime {self._ort.__version__} failed running the graph: {reason}") from error
+            ran = f"onnxruntime {self._ort.__version__} failed running '{self._graph.name}'"
+            raise BundleError(f"{ran}: {reason(error)}: export again") from error
         outputs = dict(zip(self._outputs, binding.get_outputs(), strict=True))
         # An OrtValue made of an array keeps it alive; the one that the binding gives back for it doesn't.
         return {**outputs, **{name: feeds[into] for name, into in self._in_place.items()}}
@@ -111,20 +111,21 @@ def session_options(ort: Any, threads: int | None) -> Any:
     Args:
         ort: The module ``onnxruntime``.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
+
+    Raises:
+        InputError: More than any machine has, or none.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS
     # Where only the weights are INT8: products in integer arithmetic inside of the kernel.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
     if threads is not None:
+        try:
+            threads = bounded(threads, "threads", 1, MOST_THREADS)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         options.intra_op_num_threads = threads
     return options
-
-
-def failures(ort: Any) -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises; its errors have no common base."""
-    state = ort.capi.onnxruntime_pybind11_state
-    return (RuntimeError, *(getattr(state, name) for name in _FAILURES))
 
 
 def target_of(name: str) -> Target:

@@ -183,6 +183,7 @@ def _build_one(
     step: Step | None,
 ) -> EngineRecord:
     precision, graph = bundle.manifest.precision, bundle.file(bundle.manifest.graphs[component].file)
+    weights = graph_weights(graph, bundle.manifest.graphs[component])
     start = time.perf_counter()
 
     def named(phase: str, done: int, of: int) -> None:
@@ -193,7 +194,6 @@ def _build_one(
         target, graph, profiles=profiles, arch=arch, options=options, say=say, step=named if step else None
     )
     seconds = round(time.perf_counter() - start, 3)
-    weights = graph_weights(graph)
     here = any(gpu.arch == arch for gpu in machine.gpus())
     layers = inspect_engine(load_tensorrt.load(target), engine.plan) if here else None
     record = EngineRecord(

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmmprune.compiler.build.options import BuildOptions
-from lmmprune.compiler.build.profiles import Profile, decoder_profiles, vision_profiles
+from lmmprune.compiler.build.profiles import Profile, decoder_profiles, selection_profiles, vision_profiles
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.targets.target import Target
 
@@ -61,4 +62,6 @@ def engine_spec(
 def _profiles(manifest: Manifest, target: Target, component: str, max_prompt: int | None) -> list[Profile]:
     if component == "decoder":
         return decoder_profiles(manifest, target, max_prompt)
+    if component == SELECTION:
+        return selection_profiles(manifest, max_prompt)
     return vision_profiles(manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -14,6 +13,8 @@ from typing import Any
 
 from lmmprune.compiler.backends.trt_log import make_log
 from lmmprune.compiler.backends.trt_start import start
+from lmmprune.compiler.build.read_graph import read_graph
+from lmmprune.compiler.bundle.manifest import Graph
 from lmmprune.errors import BundleError, TargetError
 
 
@@ -53,20 +54,21 @@ class EngineLayer:
         return self.weights or next(iter((*self.inputs, *self.outputs)), "unknown")
 
 
-def graph_weights(graph: Path) -> GraphWeights | None:
+def graph_weights(graph: Path, expected: Graph | None = None) -> GraphWeights | None:
     """Count the weights of an ONNX file by type, without reading them; None where there is no onnx-ir.
 
     Scales, zero points, positions and other constants are no weights: what has less than two axes, or is an integer of
     more than a byte, isn't counted.
-    """
-    # The extras of the builders bring it; where TensorRT came another way, the counts are a courtesy.
-    if importlib.util.find_spec("onnx_ir") is None:
-        return None
-    import onnx_ir as ir
 
+    Raises:
+        BundleError: It can't be read, or its inputs and outputs aren't those that are expected.
+    """
+    model = read_graph(graph, expected)
+    if model is None:
+        return None
     found: Counter[str] = Counter()
     elements = 0
-    for value in ir.load(graph).graph.initializers.values():
+    for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None or len(tensor.shape) < 2:
             continue

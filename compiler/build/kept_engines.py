@@ -55,8 +55,7 @@ def useless(bundle: Bundle, record: EngineRecord, folder: Path, trt: object) -> 
     version = getattr(trt, "__version__", "")
     if record.version != version:
         return f"built by version {record.version}, here is {version}"
-    path = folder / record.file
-    return None if path.is_file() and path.stat().st_size == record.bytes else "its file is missing or truncated"
+    return None if engines.is_whole(folder, record) else "its file is missing or damaged"
 
 
 def ranges_of(profiles: Sequence[Profile]) -> dict[str, dict[str, list[list[int]]]]:

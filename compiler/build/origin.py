@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.build.read_graph import read_graph
 from lmmprune.names import METHOD, PASS, REPLACES, SITE
 
 if TYPE_CHECKING:
@@ -63,12 +63,9 @@ def written_by(node: ir.Node) -> str | None:
 
 
 def _nodes(graph: Path) -> Mapping[str, ir.Node]:
-    # The extras of the builders bring it; where TensorRT came another way, the node's name has to do.
-    if importlib.util.find_spec("onnx_ir") is None:
-        return {}
-    import onnx_ir as ir
-
-    return {node.name: node for node in ir.load(graph).graph if node.name}
+    # Without onnx-ir the node's name has to do.
+    model = read_graph(graph)
+    return {} if model is None else {node.name: node for node in model.graph if node.name}
 
 
 def _place(node: ir.Node) -> str | None:

@@ -71,9 +71,28 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
     ]
 
 
+def selection_profiles(manifest: Manifest, max_prompt: int | None = None) -> list[Profile]:
+    """Return the one profile of the selection, which takes a whole prompt with all tokens of the picture.
+
+    Args:
+        manifest: The bundle's manifest.
+        max_prompt: As for ``decoder_profiles``: longest prompt that enters the decoder.
+
+    Raises:
+        TargetError: An input has a dynamic dimension of unknown meaning.
+    """
+    assert manifest.selection is not None
+    least = manifest.prefix + manifest.vision_tokens + 1
+    more = manifest.vision_tokens - manifest.image_tokens
+    longest = (manifest.max_tokens if max_prompt is None else max_prompt) + more
+    likely = min(manifest.vision_tokens + _QUESTION_TOKENS, longest)
+    ranges = {"seq": (min(least, longest), max(least, likely), longest)}
+    return [_profile("prompt", manifest.selection, ranges, manifest.vision_tokens, manifest.vision_tokens)]
+
+
 def _shortest(manifest: Manifest) -> int:
     """Return the length from which a decoder takes a sequence for a prompt: one with cuts must see the whole image."""
-    inside = [stage for stage in manifest.schedule if stage.in_decoder]
+    inside = manifest.decoder_sites
     return manifest.prefix + manifest.image_tokens + 1 + sum(stage.text_removed for stage in inside) if inside else 1
 
 

@@ -1,9 +1,10 @@
-"""Write files atomically: into a temporary sibling, which is renamed when all of it is there; one writer at a time."""
+"""Write files atomically: into a temporary sibling, which is renamed when all of it is there."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -13,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
+from lmmprune.compiler.bundle.lock import create_locked, remove_abandoned
 from lmmprune.errors import InputError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -22,33 +22,11 @@ _NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
-def temporary_sibling(destination: Path) -> Iterator[Path]:
-    """Give an empty directory beside a destination, into which the caller writes and out of which it renames.
-
-    At the end it goes away, with what is left in it; after an exception (Ctrl-C and SIGTERM included) so do the
-    parents that were made for it.
-
-    Args:
-        destination: Absolute path of what shall be written; missing parents are made.
-
-    Raises:
-        InputError: The parents can't be made or written, or the disk is full.
-    """
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
-    with made_parents(destination):
-        try:
-            with terminable():
-                temporary.mkdir()
-                yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary sibling of a file, which gets its name when all of it is on the disk.
 
-    After an exception the file is as it was; also when the process is killed, whenever that is.
+    After an exception the file is as it was; also when the process is killed, whenever that is. A pipe or a device is
+    written to as it is.
 
     Args:
         path: The file; missing parents are made.
@@ -56,41 +34,25 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: The disk is full, or not to be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if path.exists() and not path.is_file():
+        with path.open("wb") as special:
+            yield special
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+    stream, temporary = create_locked(lambda: path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"))
     try:
-        with temporary.open("wb") as stream:
+        with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+            if os.name != "nt":  # as long as it is open, nobody takes it for a dead process's
+                os.replace(temporary, path)
+        if os.name == "nt":
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def only_writer(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock for as long as the block runs, or the process lives.
-
-    Args:
-        lock: The file to lock; it is made, and may stay.
-        refusal: What to say where another process holds it.
-
-    Raises:
-        InputError: ``refusal``.
-        OSError: The file can't be made.
-    """
-    held = FileLock(lock)
-    try:
-        # The system lets go of it when the process ends, however it ends.
-        held.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(refusal) from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 @contextlib.contextmanager
@@ -115,25 +77,11 @@ def made_parents(destination: Path) -> Iterator[None]:
         raise
 
 
-def rename_over(temporary: Path, destination: Path) -> None:
-    """Rename a directory over another, which is only deleted when the new one has its name."""
-    if not destination.exists():
-        os.rename(temporary, destination)
-        return
-    old = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.old")
-    os.rename(destination, old)
-    try:
-        os.rename(temporary, destination)
-    except BaseException:
-        os.rename(old, destination)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM (``timeout``, a machine shutting down) clean up as Ctrl-C does, where handlers can be set."""
-    if threading.current_thread() is not threading.main_thread():
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if elsewhere or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
@@ -174,6 +122,8 @@ def _refusal(error: BaseException, destination: Path) -> InputError | None:
             f"the disk of '{destination}' is full ({free / 2**20:.0f} MiB left): nothing was written; "
             "free some space or give another directory"
         )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return InputError(f"the name '{destination.name[:60]}…' is too long for this disk: give a shorter one")
     if isinstance(error, OSError) and error.errno in _NO_WAY:
         return InputError(f"can't write below '{destination.parent}' ({error.strerror}): give another directory")
     return None

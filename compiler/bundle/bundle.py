@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lmmprune.compiler.bundle.external_data import external_files
 from lmmprune.compiler.bundle.manifest import FILENAME, Manifest
+from lmmprune.compiler.bundle.workplace import is_unfinished, recover
+from lmmprune.contained import stray
 from lmmprune.errors import BundleError
+from lmmprune.limits import is_directory, is_file
 
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor.json"
@@ -37,18 +42,28 @@ class Bundle:
             BundleError: It isn't a bundle, or files are missing, truncated or edited.
         """
         path = Path(path)
-        if not path.is_dir():
-            what = "is a file" if path.exists() else "doesn't exist"
+        if not is_directory(path):
+            recover(path.absolute())
+        if not is_directory(path):
+            what = "is a file" if is_file(path) else "doesn't exist"
             raise BundleError(f"'{path}' {what}: give the directory that 'lmmprune export -o' wrote")
-        bundle = cls(path=path, manifest=Manifest.load(path / FILENAME))
+        if is_unfinished(path):
+            raise BundleError(
+                f"'{path}' is half a bundle: its export still runs, or was interrupted and goes on with --resume; give "
+                "the directory of one that was finished"
+            )
+        bundle = cls(path=path, manifest=_load(path))
         behind = [bucket.graph.file for bucket in bundle.manifest.buckets]
-        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *ASSETS)
+        between = [] if bundle.manifest.selection is None else [bundle.manifest.selection.file]
+        needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *between, *ASSETS)
         for name in needed:
             if name not in bundle.manifest.files:
                 raise BundleError(f"the manifest of '{path}' doesn't list '{name}': export again")
         for name in bundle.manifest.files:
             bundle._check_size(name)
         bundle._check_hashes(limit=_CHECKED_AT_OPEN)
+        for graph in bundle.manifest.graphs.values():
+            bundle._check_weights(graph.file)
         return bundle
 
     @classmethod
@@ -58,7 +73,7 @@ class Bundle:
         Raises:
             BundleError: The manifest, the tokenizer or the preprocessing steps are missing or edited.
         """
-        manifest = Manifest.load(Path(path) / FILENAME)
+        manifest = _load(Path(path))
         try:
             files = {name: manifest.files[name] for name in ASSETS}
         except KeyError as error:
@@ -81,11 +96,11 @@ class Bundle:
         """Return the path of a file that the manifest lists.
 
         Raises:
-            BundleError: The manifest doesn't list it, or its name leads out of the bundle.
+            BundleError: The manifest doesn't list it, or it lies outside of the bundle.
         """
-        parts = PurePosixPath(name)
-        if name not in self.manifest.files or parts.is_absolute() or ".." in parts.parts:
+        if name not in self.manifest.files:
             raise BundleError(f"'{name}' is not a file of the bundle '{self.path}': export again")
+        _check_inside(self.path, name)
         return self.path / name
 
     @property
@@ -107,6 +122,16 @@ class Bundle:
             if not name.endswith((".json", ".png")) and PurePosixPath(name).parts[0] != ENGINES
         )
 
+    def _check_weights(self, graph: str) -> None:
+        """Refuse weights that aren't files of the bundle: runtimes read them from wherever the graph says."""
+        folder = posixpath.dirname(graph)
+        for location in external_files(self.file(graph)):
+            if posixpath.normpath(posixpath.join(folder, location)) not in self.manifest.files:
+                raise BundleError(
+                    f"'{graph}' in the bundle '{self.path}' has weights in {location!r}, which isn't a file of the "
+                    "bundle: export again"
+                )
+
     def _check_size(self, name: str) -> None:
         expected = self.manifest.files[name].bytes
         try:
@@ -125,6 +150,19 @@ class Bundle:
                     f"'{name}' in the bundle '{self.path}' was changed after the export (its checksum differs): "
                     "export again"
                 )
+
+
+def _load(path: Path) -> Manifest:
+    _check_inside(path, FILENAME)
+    return Manifest.load(path / FILENAME)
+
+
+def _check_inside(path: Path, name: str) -> None:
+    if reason := stray(path, name):
+        raise BundleError(
+            f"{name[:100]!r} is not a file of the bundle '{path}': it {reason}; put what belongs there into the "
+            "bundle, or export again"
+        )
 
 
 def file_sha256(path: Path) -> str:

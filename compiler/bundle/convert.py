@@ -9,6 +9,8 @@ from typing import Any, TypeVar, cast
 import cattrs
 from cattrs.strategies import configure_union_passthrough
 
+from lmmprune.limits import shortened
+
 T = TypeVar("T")
 
 
@@ -23,6 +25,8 @@ def structure(raw: object, kind: type[T]) -> T:
     except (cattrs.BaseValidationError, TypeError, ValueError, KeyError, AttributeError) as error:
         faults = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [repr(error)]
         raise ValueError(" ".join(faults[0].split())) from error
+    except OverflowError as error:  # a whole number that is no float
+        raise ValueError(str(error)) from error
 
 
 def unstructure(value: object) -> Any:
@@ -44,7 +48,7 @@ def _converter() -> cattrs.Converter:
 def _exactly(*kinds: type) -> Callable[[object, object], Any]:
     def take(value: object, _: object) -> object:
         if type(value) not in kinds:
-            raise TypeError(f"expected {kinds[0].__name__}, found {value!r}")
+            raise TypeError(f"expected {kinds[0].__name__}, found {shortened(value)}")
         return value
 
     return take

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from lmmprune.names import POSITION_IDS
 
+SELECTION = "selection"
+"""The component that chooses visual tokens between vision graph and decoder."""
+
 VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Size of a number, by the manifest's names of types."""
 
@@ -85,8 +88,13 @@ class ScheduledSite:
 
     @property
     def in_decoder(self) -> bool:
-        """Whether the site lies in the decoder graph."""
+        """Whether the site lies behind the merge of image and text: in the decoder graph or in the selection's."""
         return self.site.startswith("llm")
+
+    @property
+    def before_layers(self) -> bool:
+        """Whether the site lies in front of all layers of the decoder."""
+        return self.site == "llm_input_0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,9 @@ class Prompt:
         special_tokens: Whether the tokenizer puts its own special tokens around; not where the template brings them.
         strip: Ends of a question that lose their white space: "both", "left", "right", or "" for none.
         origin: File of the checkpoint that the template comes from, "--template", "built-in", or "" if unknown.
+        turn: What stands behind a question in a conversation that goes on: text with ``{answer}`` and, behind it,
+            ``{prompt}`` for the next question, once each. "" where the template takes one question.
+        answer_strip: Ends of such an answer that lose their white space, as ``strip``.
     """
 
     template: str
@@ -110,6 +121,8 @@ class Prompt:
     special_tokens: bool = True
     strip: str = ""
     origin: str = ""
+    turn: str = ""
+    answer_strip: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,21 +134,36 @@ class Interface:
     llm_positions: str  # behind cuts inside the decoder: the same names
     max_positions: int
     schedule: tuple[ScheduledSite, ...]
-    image_tokens: int  # tokens that the vision graph leaves for the decoder (K)
+    image_tokens: int  # visual tokens that enter the decoder (K)
     grid: tuple[int, int]  # visual tokens of a tower image, rows x columns, before pruning
     vision: Graph
     decoder: Graph
     cache: Cache
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
+    # Chooses, once per prompt, among the vision graph's features; None: all of them enter the decoder.
+    selection: Graph | None = None
     # Output of the vision graph, or of a bucket's, with the place of each feature before pruning; None: all are there.
     kept: str | None = None
 
     @property
     def graphs(self) -> dict[str, Graph]:
-        """Every graph of the bundle by the name of its component: ``vision``, ``decoder``, ``bucket_K``."""
+        """Every graph of the bundle by its component: ``vision``, ``decoder``, ``bucket_K``, ``selection``."""
         behind = {bucket.component: bucket.graph for bucket in self.buckets}
-        return {"vision": self.vision, "decoder": self.decoder, **behind}
+        between = {} if self.selection is None else {SELECTION: self.selection}
+        return {"vision": self.vision, "decoder": self.decoder, **behind, **between}
+
+    @property
+    def vision_tokens(self) -> int:
+        """Visual tokens that the vision graph leaves; fewer enter the decoder where there is a selection."""
+        if self.selection is None:
+            return self.image_tokens
+        return next((stage.tokens_in for stage in self.schedule if stage.before_layers), self.image_tokens)
+
+    @property
+    def decoder_sites(self) -> tuple[ScheduledSite, ...]:
+        """The sites in the decoder graph itself."""
+        return tuple(s for s in self.schedule if s.in_decoder and not (s.before_layers and self.selection is not None))
 
     @property
     def max_tokens(self) -> int:

@@ -7,7 +7,6 @@ or not: a mistyped ``-o ~`` must not cost a home.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmmprune.compiler.bundle.bundle import ENGINES
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import FILENAME
 from lmmprune.errors import InputError
+from lmmprune.limits import read_json
 
 BUNDLE, PLAN, BOARD = "bundle", "plan", "folder for a board"
 REPOSITORY, STUDY = "model repository", "study"
@@ -27,7 +28,7 @@ _SUMS = "SHA256SUMS"
 _MADE_BY_SCRIPT = (ENGINES, "logs", "result.json")
 _CHARTS = ("retention", "speed", "front", "interaction_accuracy", "interaction_speed")
 _MADE_BY_STUDY = (
-    *("study.json", ".lock", "cells", "bundles", "timing", "report.html", "results.csv"),
+    *("study.json", ".lock", "cells", "bundles", "methods", "timing", "report.html", "results.csv"),
     *(f"{name}.png" for name in _CHARTS),
 )
 
@@ -80,15 +81,25 @@ def check_directory(path: Path, kind: str, *, force: bool, option: str = "") -> 
         raise InputError(f"{name} holds {found.text}: give another directory, or --force to replace it")
 
 
-def check_file(path: Path, *, force: bool, option: str = "") -> None:
-    """Refuse a file to be written whose content would be lost; pipes and devices are no files.
+def check_file(path: Path, *, force: bool, option: str = "", only_files: bool = False) -> None:
+    """Refuse a file to be written whose content would be lost.
+
+    Args:
+        path: The file.
+        force: Whether what lies there may go.
+        option: The option that names it, where a message must tell it from others.
+        only_files: Whether pipes and devices, which are else written to as they are, are refused.
 
     Raises:
-        InputError: It is a directory, or there and may not go.
+        InputError: It is a directory, or there and may not go, or no file.
     """
     name = f"{option} '{path}'".lstrip()
+    if not path.name:
+        raise InputError(f"{name} names no file: give the name of the file to write")
     if path.is_dir():
         raise InputError(f"{name} is a directory: give the name of the file to write")
+    if only_files and path.exists() and not path.is_file():
+        raise InputError(f"{name} is a device or a pipe: give the name of a file")
     if path.is_file() and not force:
         raise InputError(f"{name} exists: give another name, or --force to replace it")
 
@@ -151,7 +162,7 @@ def _repository(path: Path) -> Found | None:
     if not manifests or not (path / "README.md").is_file():
         return None
     raw = _read(manifests[0])
-    parts = {"preprocess", "vision", "decoder", manifests[0].parents[1].name}
+    parts = {"preprocess", "vision", "decoder", SELECTION, manifests[0].parents[1].name}
     # Before format 3 they were called heads.
     parts |= {f"{name}_{bucket.get('tokens')}" for bucket in raw.get("buckets") or () for name in ("bucket", "head")}
     return Found(
@@ -193,7 +204,7 @@ def _names(path: Path) -> Iterator[str]:
 def _read(path: Path) -> dict[str, Any]:
     """Return a JSON object, an empty one where there is none."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except (OSError, ValueError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmprune.compiler.bundle.atomic import made_parents, only_writer, rename_over, terminable
 from lmmprune.compiler.bundle.bundle import file_sha256
 from lmmprune.compiler.bundle.manifest import FILENAME, File, Manifest
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
-
-_LOCK = ".lock"
+from lmmprune.compiler.bundle.workplace import UNFINISHED, replace_directory
 
 
 @dataclass(kw_only=True)
@@ -45,7 +42,7 @@ class BundleWriter:
             journal.unlink()
         names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
         files = dict(known or {})
-        missing = [name for name in names if name not in (FILENAME, _LOCK) and name not in files]
+        missing = [name for name in names if name not in (FILENAME, UNFINISHED) and name not in files]
         sizes = {name: (self.path / name).stat().st_size for name in missing}
         done = 0
         for name, size in sizes.items():
@@ -79,21 +76,15 @@ def write_bundle(destination: Path | str, *, resume: bool = False, force: bool =
             disk is full.
     """
     destination = Path(destination).resolve()
-    check_directory(destination, BUNDLE, force=force)
-    temporary = destination.with_name(f".{destination.name}.partial")
-    with made_parents(destination), terminable(), _claim(temporary, destination):
-        _clear(temporary, resume=resume)
-        writer = BundleWriter(path=temporary)
-        try:
-            yield writer
-            if writer.manifest is None:
-                raise RuntimeError("finish() was not called on the bundle writer")
-            (temporary / _LOCK).unlink()
-            rename_over(temporary, destination)
-        except BaseException as error:
-            if not (resume and isinstance(error, KeyboardInterrupt | SystemExit)):
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise
+
+    def check() -> None:
+        check_directory(destination, BUNDLE, force=force)
+
+    with replace_directory(destination, check, keep=_weights if resume else None) as partial:
+        writer = BundleWriter(path=partial)
+        yield writer
+        if writer.manifest is None:
+            raise RuntimeError("finish() was not called on the bundle writer")
 
 
 def journal_of(file: Path) -> Path:
@@ -101,23 +92,8 @@ def journal_of(file: Path) -> Path:
     return file.with_name(f".{file.name}.journal")
 
 
-@contextlib.contextmanager
-def _claim(temporary: Path, destination: Path) -> Iterator[None]:
-    """Make the directory, or take one that was left, for as long as this process lives."""
-    temporary.mkdir(exist_ok=True)
-    taken = f"another export is writing '{destination}': wait for it, or give another directory"
-    with only_writer(temporary / _LOCK, taken):
-        yield
-
-
-def _clear(temporary: Path, *, resume: bool) -> None:
-    """Remove what an earlier process left, but for the weights to go on with."""
-    weights = [file for file in temporary.iterdir() if resume and journal_of(file).is_file()]
-    kept = {temporary / _LOCK, *weights, *(journal_of(file) for file in weights)}
-    for path in temporary.iterdir():
-        if path in kept:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _weights(partial: Path) -> set[Path]:
+    """Return what an earlier process left to go on with: files of weights, each with its journal."""
+    files = {file for file in partial.iterdir() if file.is_file() and not file.is_symlink()}
+    kept = {file for file in files if journal_of(file) in files}
+    return kept | {journal_of(file) for file in kept}

@@ -7,16 +7,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmmprune.compiler.bundle.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle.bundle import file_sha256
 from lmmprune.compiler.bundle.replace import check_directory
+from lmmprune.compiler.bundle.workplace import UNFINISHED, replace_directory
 
 SUMS = "SHA256SUMS"
 
 
 @contextlib.contextmanager
 def write_folder(destination: Path, kind: str, *, force: bool = False) -> Iterator[Path]:
-    """Open a temporary sibling of ``destination`` for writing; rename it to ``destination`` on success.
+    """Open a sibling of ``destination`` for writing, which gets its name on success.
 
     Args:
         destination: The folder to be; absent or empty, with ``force`` also one of the same kind. Missing parents are
@@ -28,10 +28,8 @@ def write_folder(destination: Path, kind: str, *, force: bool = False) -> Iterat
         InputError: It holds something, can't be written, or the disk is full.
     """
     destination = destination.resolve()
-    check_directory(destination, kind, force=force)
-    with temporary_sibling(destination) as temporary:
-        yield temporary
-        rename_over(temporary, destination)
+    with replace_directory(destination, lambda: check_directory(destination, kind, force=force)) as folder:
+        yield folder
 
 
 def place(source: Path, destination: Path) -> None:
@@ -51,5 +49,7 @@ def write_sums(folder: Path, *, known: dict[str, str]) -> None:
         known: Checksums that needn't be computed again, by name below the folder.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    lines = [f"{known.get(name) or file_sha256(folder / name)}  {name}\n" for name in names if name != SUMS]
+    lines = [
+        f"{known.get(name) or file_sha256(folder / name)}  {name}\n" for name in names if name not in (SUMS, UNFINISHED)
+    ]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,8 +16,10 @@ import click
 from lmmprune.compiler.cli.command import general_options
 from lmmprune.compiler.cli.config import set_variables
 from lmmprune.compiler.cli.output import one_line_warnings, warn
+from lmmprune.compiler.cli.signals import Signals, remembered
+from lmmprune.compiler.cli.streams import check_words, drop, flush, mend_streams
 from lmmprune.compiler.cli.verbosity import WANTED, remember_quiet, remember_verbose
-from lmmprune.errors import LmmpruneError, suggestion
+from lmmprune.errors import LmmpruneError, one_line, suggestion
 from lmmprune.version import __version__
 
 # Name -> one-line help; the command lives in the module of the same name as the object ``command``.
@@ -24,6 +29,7 @@ COMMANDS = {
     "build": "Compile a bundle's graphs into engines for a target.",
     "deploy": "Make a folder that a Jetson board is deployed from.",
     "run": "Answer a question about a picture.",
+    "serve": "Answer over HTTP as OpenAI's chat API does.",
     "bench": "Time bundles side by side.",
     "eval": "Measure a bundle's accuracy on a set of questions.",
     "compare": "Say how faithful bundles are to the unpruned one, without right answers.",
@@ -41,6 +47,9 @@ COMMANDS = {
 
 # Old name -> new one; the old one goes with the next release.
 RENAMED = {"bundle": "deploy"}
+
+_LONGEST = 400
+"""Letters of an error's line."""
 
 _EPILOG = """\
 Options may also stand in a file, as in 'lmmprune export --config export.toml'
@@ -126,27 +135,53 @@ def app(ctx: click.Context) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line; a user's mistake is one line on stderr and exit code 2.
+
+    With ``--json`` it is a JSON document on stdout too: ``{"error": ...}``.
+    """
     WANTED.reset()
-    try:
-        with one_line_warnings():
-            result: Any = app.main(
-                args=None if argv is None else list(argv), prog_name="lmmprune", standalone_mode=False
-            )
-    except click.UsageError as error:
-        _fail(f"{_message(error)} (see '{_program(error, argv)} --help')", 2)
-    except click.ClickException as error:
-        _fail(_message(error), 2)
-    except LmmpruneError as error:
-        if WANTED.traceback:
-            traceback.print_exception(error)
-        _fail(" ".join(str(error).split()), 2)
-    except (KeyboardInterrupt, click.Abort):
-        _fail(f"interrupted; {_left(sys.argv[1:] if argv is None else argv)}", 130)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is shown whole
+    mend_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
+    with remembered() as signals:
+        try:
+            check_words(words)
+            with one_line_warnings():
+                result: Any = app.main(args=words, prog_name="lmmprune", standalone_mode=False)
+            code = (result if isinstance(result, int) else 0) or flush()
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is said
+            code = _say(error, words, signals)
+    sys.exit(code)
+
+
+def _say(error: BaseException, words: Sequence[str], signals: Signals) -> int:
+    """Say why a command ended; return its exit code."""
+    if signals.number == signal.SIGTERM:
+        return _fail(f"terminated; {_left(words)}", 128 + signal.SIGTERM, words)
+    # Ctrl-C in C code that is imported comes out as a module that can't be.
+    if signals.number == signal.SIGINT or isinstance(error, KeyboardInterrupt | click.Abort):
+        return _fail(f"interrupted; {_left(words)}", 130, words)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, click.UsageError):
+        return _fail(f"{_message(error)} (see '{_program(error, words)} --help')", 2, words)
+    if isinstance(error, click.ClickException):
+        return _fail(_message(error), 2, words)
+    known = isinstance(error, LmmpruneError)
+    refused = isinstance(error, OSError) and error.errno is not None
+    if WANTED.traceback or not (known or refused):
         traceback.print_exception(error)
-        _fail("this is a mistake of lmmprune, not yours: please report it with the lines above", 1)
-    sys.exit(result if isinstance(result, int) else 0)
+    if known:
+        return _fail(str(error), 2, words)
+    if isinstance(error, OSError) and error.errno is not None:
+        return _fail(_refused(error), 2, words)
+    return _fail("this is a mistake of lmmprune, not yours: please report it with the lines above", 1, words)
+
+
+def _refused(error: OSError) -> str:
+    """Return what the system didn't let us do."""
+    if error.filename is None:
+        return f"the system refuses ({error.strerror}): is there room on the disk, and can stdout be written?"
+    return f"'{error.filename}' can't be used ({error.strerror}): may you read it, or write there, and is there room?"
 
 
 def _message(error: click.ClickException) -> str:
@@ -155,11 +190,11 @@ def _message(error: click.ClickException) -> str:
     return said[:1].lower() + said[1:]
 
 
-def _program(error: click.UsageError, argv: Sequence[str] | None) -> str:
+def _program(error: click.UsageError, argv: Sequence[str]) -> str:
     """Return the command whose help says more."""
     if error.ctx is not None:
         return error.ctx.command_path
-    called = next((word for word in (sys.argv[1:] if argv is None else argv) if word in COMMANDS), None)
+    called = next((word for word in argv if word in COMMANDS), None)
     return "lmmprune" if called is None else f"lmmprune {called}"
 
 
@@ -171,6 +206,15 @@ def _left(argv: Sequence[str]) -> str:
     return f"nothing is left half-written{resumable}"
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"lmmprune: error: {message}", file=sys.stderr)
-    sys.exit(code)
+def _fail(message: str, code: int, words: Sequence[str]) -> int:
+    begin = "lmmprune: error: "
+    line = one_line(message, most=_LONGEST - len(begin))
+    with contextlib.suppress(OSError):
+        print(begin + line, file=sys.stderr)
+    try:
+        if "--json" in words:
+            print(json.dumps({"error": line}))
+        flush()
+    except (OSError, LmmpruneError):
+        drop()
+    return code

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, threads_option
+from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(
     "bench", cls=Command, example='lmmprune bench out-full out-pruned --image photo.jpg --prompt "What is this?"'
 )
-@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@argument("bundles", nargs=-1, type=click.Path(path_type=Path))
 @option("--image", type=click.Path(path_type=Path), help="The picture.")
 @option("--prompt", help="The question.")
 @option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @option("--explain", "explained", is_flag=True, help="Say which kernel computed each layer, and why a float one.")
 @option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this PNG.")
 @force_option("a chart that is there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     bundles: tuple[Path, ...],
@@ -178,15 +179,19 @@ def _cells(row: Row) -> list[str]:
         time = row.times[metric]
         return f"{time.median:.2f} ({time.q1:.2f}..{time.q3:.2f})"
 
+    def ratio(metric: str) -> str:
+        one = row.intervals[metric]
+        return f"{one.value:.2f}x ({one.low:.2f}..{one.high:.2f})"
+
     return [
         row.name,
         f"{row.tokens_before} -> {row.image_tokens:.4g}",
         f"int8 {row.int8}" if row.int8 else row.dtype,
         spread("vision_ms"),
         spread("ttft_ms"),
-        f"{row.speedup['ttft_ms'].median:.2f}x",
+        ratio("ttft_ms"),
         spread("ms_per_token"),
-        f"{row.speedup['ms_per_token'].median:.2f}x",
+        ratio("ms_per_token"),
         human_bytes(row.memory.peak) if row.memory else "-",
         human_bytes(row.weights_bytes),
     ]
@@ -195,5 +200,6 @@ def _cells(row: Row) -> list[str]:
 def _legend(report: BenchReport) -> str:
     return (
         f"median (quartiles) of {report.settings['rounds']} interleaved rounds on {report.where}; "
-        "TTFT: vision and prefill; ratio: times faster than the first; peak: memory of a process that answers once"
+        "TTFT: vision and prefill; ratio: times faster than the first, with its 95 % interval; peak: memory of a"
+        " process that answers once"
     )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.cli.build_options import build_options
-from lmmprune.compiler.cli.command import Command
+from lmmprune.compiler.cli.command import Command, argument
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import check_triton
+from lmmprune.compiler.cli.options import check_triton, unsealed_option
 from lmmprune.compiler.cli.output import note, print_json, show
 from lmmprune.compiler.cli.progress import phases
 from lmmprune.compiler.cli.table import Column, table
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 
 @click.command("build", cls=Command, example="lmmprune build out/ --target tensorrt-rtx --arch sm89")
-@click.argument("directories", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path())
+@argument("directories", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path())
+@unsealed_option
 @build_options
 def command(
     directories: tuple[str, ...],
@@ -65,6 +67,11 @@ def command(
         verbose=verbose,
     )
     target = target or Bundle.open(directories[0]).manifest.target
+    if seal.allowed() and (plan_only or triton):
+        raise click.UsageError(
+            f"--unsealed doesn't go with {'--plan-only' if plan_only else '--triton'}: what runs elsewhere reads sealed"
+            " bundles alone"
+        )
     if plan_only:
         for name, given in (("--arch", arch), ("--component", components), ("--triton", triton)):
             if given:

@@ -42,7 +42,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "components",
         multiple=True,
         metavar="NAME",
-        help="vision, decoder or bucket_K; may be repeated.  [default: all]",
+        help="vision, decoder, bucket_K or selection; may be repeated.  [default: all]",
         group=_ENGINES,
     ),
     max_prompt_option(group=_ENGINES),

@@ -15,8 +15,22 @@ GENERAL = "General"
 """The last group: what an option without one belongs to."""
 
 
+class Argument(click.Argument):
+    """An argument, checked before it is converted."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert what was given."""
+        _check(self, ctx, value)
+        return super().type_cast_value(ctx, value)
+
+
 class Option(click.Option):
-    """An option that belongs to a group of ``--help``."""
+    """An option that belongs to a group of ``--help``, checked before it is converted."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert what was given."""
+        _check(self, ctx, value)
+        return super().type_cast_value(ctx, value)
 
     def __init__(self, *names: Any, group: str = GENERAL, **attributes: Any) -> None:
         super().__init__(*names, **attributes)
@@ -64,6 +78,18 @@ class Command(click.Command):
     def lines(self) -> list[str]:
         """Return the lines of the example."""
         return (self.example or "").splitlines()
+
+
+def _check(parameter: click.Parameter, ctx: click.Context, value: Any) -> None:
+    from lmmprune.compiler.cli.given_values import check_given
+
+    with click.core.augment_usage_errors(ctx, param=parameter):
+        check_given(parameter.type, value)
+
+
+def argument(name: str, **attributes: Any) -> Callable[[F], F]:
+    """Add an argument to a command, as ``click.argument`` does."""
+    return click.argument(name, cls=Argument, **attributes)
 
 
 def option(*names: str, group: str = GENERAL, **attributes: Any) -> Callable[[F], F]:

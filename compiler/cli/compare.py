@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, threads_option
+from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, warn
 from lmmprune.compiler.cli.progress import phases
 from lmmprune.compiler.cli.table import Column, table
@@ -27,8 +27,8 @@ _LIMITS = "Limits (exit code 1 where one isn't kept)"
     cls=Command,
     example='lmmprune compare full/ pruned/ --data photos/ --prompt "What is this?"',
 )
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("others", nargs=-1, required=True, type=click.Path(path_type=Path))
+@argument("base", type=click.Path(path_type=Path))
+@argument("others", nargs=-1, required=True, type=click.Path(path_type=Path))
 @option("--data", required=True, help="Folder of pictures, JSON Lines file with image and prompt, or 'tiny-llava'.")
 @option("--prompt", "prompts", multiple=True, help="Ask this about every picture of a folder; may be repeated.")
 @option("--limit", type=click.IntRange(min=1), help="Use only the first so many examples.")
@@ -44,6 +44,7 @@ _LIMITS = "Limits (exit code 1 where one isn't kept)"
 @option("--max-ttft-ratio", type=float, help="Largest time to the first token over BASE's.", group=_LIMITS)
 @option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the worst examples.")
 @force_option("a page that is there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     base: Path,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lmmprune.compiler.cli import completion
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.options import force_option, max_prompt_option, output_option
 from lmmprune.compiler.cli.output import json_option, print_json, show, warn
 from lmmprune.compiler.cli.table import table
@@ -16,7 +16,7 @@ from lmmprune.units import human_bytes
 
 
 @click.command("deploy", cls=Command, example="lmmprune deploy out/ --for jetson-orin-jp6 --ram 8GiB -o for-orin/")
-@click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
+@argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
 @option(
     "--for",
     "board",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import force_option, threads_option
+from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show, warn
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import table
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", cls=Command, example="lmmprune eval out/ --data questions.jsonl --predictions answers.jsonl")
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @option("--data", required=True, help="'tiny-llava', or a JSON Lines file with image, prompt, answer(s), kind.")
 @option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
 @option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @threads_option()
 @option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write every answer, JSON Lines.")
 @force_option("predictions that are there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     bundles: tuple[Path, ...],
@@ -126,9 +127,6 @@ def _write(file: Path, bundles: Sequence[Path], results: Sequence[Evaluation]) -
     from lmmprune.compiler.bundle.atomic import replace_file
 
     try:
-        if file.exists() and not file.is_file():  # a pipe
-            file.write_text("".join(lines), encoding="utf-8")
-            return
         with replace_file(file) as stream:
             stream.writelines(line.encode() for line in lines)
     except OSError as error:

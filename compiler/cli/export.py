@@ -42,7 +42,7 @@ def _pixels(text: str) -> tuple[int, int]:
 
 
 def _tiles(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text)
+    found = re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?)", text)
     if not found:
         raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
     return int(found[1]), int(found[2])

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import method_options, model_option, ratio_options
+from lmmprune.compiler.cli.options import method_options, model_option, ratio_options, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
@@ -20,7 +20,7 @@ from lmmprune.units import human_si
 
 
 @click.command("flops", cls=Command, example="lmmprune flops --model llava-1.5-7b --keep 192")
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@argument("bundle", required=False, type=click.Path(path_type=Path))
 @model_option("Alias (see 'lmmprune models'), hub id, or local directory, instead of a bundle.", group=GENERAL)
 @ratio_options(group=GENERAL)
 @method_options(
@@ -32,6 +32,7 @@ from lmmprune.units import human_si
 @option("--text", type=click.IntRange(min=0), help="Text tokens beside the visual ones.  [default: 60]")
 @option("--graph", is_flag=True, help="Trace a few decoder layers, count in the graph, and compare.")
 @option("--layers", type=int, help="Decoder layers to trace with --graph.  [default: 2]")
+@unsealed_option
 @json_option
 def command(bundle: Path | None, model: str | None, as_json: bool, **options: Any) -> None:
     """Say what pruning saves in the prefill: FLOPs and key/value cache before and after.

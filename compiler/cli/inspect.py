@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
-from lmmprune.compiler.cli.options import target_option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
+from lmmprune.compiler.cli.options import target_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import number_pair
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect", cls=Command)
-@click.argument("path", type=click.Path(path_type=Path))
+@argument("path", type=click.Path(path_type=Path))
 @target_option(
     None,
     about="Check Q/DQ against this target's rules.  [default: the bundle's, or what the graph looks like]",
     group=GENERAL,
 )
 @option("--image-size", metavar="PIXELS|HxW", help="Size of the picture, where another tool's tower leaves it open.")
+@unsealed_option
 @json_option
 def command(path: Path, target: str | None, image_size: str | None, as_json: bool) -> None:
     """Show sites, anchors, shapes and quantization of a bundle or an ONNX file, also of another tool's."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmmprune.compiler.cli import completion
-from lmmprune.compiler.cli.command import Command
+from lmmprune.compiler.cli.command import Command, argument
 from lmmprune.compiler.cli.options import method_file_option
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, Table, details, table
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("methods", cls=Command, example="lmmprune methods fastv")
-@click.argument("name", required=False, type=completion.METHOD)
+@argument("name", required=False, type=completion.METHOD)
 @method_file_option("Python file that defines more methods.")
 @json_option
 def command(name: str | None, method_file: Path | None, as_json: bool) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from lmmprune.compiler.cli import completion
-from lmmprune.compiler.cli.command import Command
+from lmmprune.compiler.cli.command import Command, argument
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, Table, details, table
 from lmmprune.units import human_bytes
 
 
 @click.command("models", cls=Command, example="lmmprune models llava-1.5-7b")
-@click.argument("name", required=False, type=completion.MODEL_OR_FAMILY)
+@argument("name", required=False, type=completion.MODEL_OR_FAMILY)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the aliases, and the families with what they support, what they don't, and why.

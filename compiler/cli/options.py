@@ -11,6 +11,7 @@ import click
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import GENERAL, option
 from lmmprune.errors import InputError
+from lmmprune.limits import MOST_THREADS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -159,7 +160,24 @@ def max_prompt_option(*, group: str = GENERAL) -> Callable[[F], F]:
 
 def threads_option(help: str = "Threads within an operator.", *, group: str = GENERAL) -> Callable[[F], F]:
     """Add ``--threads``."""
-    return option("--threads", type=click.IntRange(min=1), help=help, group=group)
+    return option("--threads", type=click.IntRange(min=1, max=MOST_THREADS), help=help, group=group)
+
+
+def unsealed_option(function: F) -> F:
+    """Add ``--unsealed`` to a command that reads bundles; it holds until the command ends."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+        from lmmprune.compiler.bundle.seal import unsealed
+
+        return ctx.with_resource(unsealed(value)) or value
+
+    return option(
+        "--unsealed",
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Read bundles with an edited manifest, or one of the format before seals, too.",
+    )(function)
 
 
 def force_option(what: str, *, group: str = OUTPUT) -> Callable[[F], F]:

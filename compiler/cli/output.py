@@ -14,7 +14,7 @@ import click
 
 from lmmprune.compiler.cli.command import option
 from lmmprune.compiler.cli.verbosity import WANTED
-from lmmprune.errors import LmmpruneWarning
+from lmmprune.errors import LmmpruneWarning, one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def note(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print what the person at the terminal should not overlook on stderr, in one line."""
-    click.echo(f"warning: {' '.join(message.split())}", err=True)
+    click.echo(f"warning: {one_line(message)}", err=True)
 
 
 @contextlib.contextmanager

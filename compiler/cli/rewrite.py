@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmmprune.compiler.cli.command import Command, option
+from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import (
     MODEL,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     cls=Command,
     example="lmmprune rewrite model.onnx --image-size 336 --ratio 0.5 -o pruned.onnx",
 )
-@click.argument("source", metavar="IN.onnx", type=click.Path(path_type=Path))
+@argument("source", metavar="IN.onnx", type=click.Path(path_type=Path))
 @option(
     "--layer",
     type=int,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import Command, option
-from lmmprune.compiler.cli.options import threads_option
+from lmmprune.compiler.cli.command import Command, argument, option
+from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
-@click.argument("bundle", type=click.Path(path_type=Path))
+@argument("bundle", type=click.Path(path_type=Path))
 @option("--image", required=True, type=click.Path(path_type=Path), help="The picture.", group=_ANSWER)
 @option("--prompt", required=True, help="The question.", group=_ANSWER)
 @option(
@@ -57,6 +57,7 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 @option("--seed", type=int, help="The same seed gives the same answer.  [default: another each time]", group=_SAMPLING)
 @threads_option()
 @option("--stats", is_flag=True, help="Print times and token counts on stderr.")
+@unsealed_option
 @json_option
 def command(
     *,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmmprune.compiler.cli.command import GENERAL, Command, option
-from lmmprune.compiler.cli.options import force_option, output_option, threads_option
+from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
+from lmmprune.compiler.cli.options import force_option, output_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 
 if TYPE_CHECKING:
@@ -18,13 +18,14 @@ _QUESTION = "What is in the picture?"  # as the run-time's, which --help must no
 
 
 @click.command("show", cls=Command, example="lmmprune show out/ --image photo.jpg -o kept.png")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@argument("bundle", type=click.Path(path_type=Path))
 @option("--image", required=True, type=click.Path(path_type=Path), help="The picture.")
 @output_option("The drawing.", dir_okay=False, group=GENERAL)
 @option("--prompt", help=f"The question; sites in the decoder depend on it.  [default: {_QUESTION}]", metavar="TEXT")
 @option("--site", help="Draw this site only, such as vision_layer_3.", metavar="NAME")
 @threads_option()
 @force_option("a drawing that is there", group=GENERAL)
+@unsealed_option
 @json_option
 def command(
     bundle: Path,

@@ -43,9 +43,8 @@ _TIMING = "Timing"
 @option(
     "--methods",
     type=completion.METHODS,
-    default=_METHODS,
-    metavar="X,X,..",
-    help=f"Methods (see 'lmmprune methods').  [default: {_METHODS.replace(',', ', ')}]",
+    metavar="X,X,..|all",
+    help=f"Methods (see 'lmmprune methods').  [default: {_METHODS.replace(',', ', ')}, and those of --method-file]",
     group=_GRID,
 )
 @option(
@@ -55,11 +54,48 @@ _TIMING = "Timing"
     help=f"Fractions of visual tokens removed.  [default: {_RATIOS.replace(',', ', ')}]",
     group=_GRID,
 )
+@option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="METHOD.NAME=VALUE",
+    help="A hyper-parameter of one method; may be repeated, and with other values gives more variants.",
+    group=_GRID,
+)
+@option(
+    "--method-file",
+    "method_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Python file that defines methods; may be repeated.",
+    group=_GRID,
+)
+@option(
+    "--positions",
+    metavar="contiguous,original",
+    help="Numbering of the tokens that stay, one or both.  [default: each method's own]",
+    group=_GRID,
+)
+@option(
+    "--schedule",
+    "schedules",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="JSON file of sites and counts, as for 'export': one variant more of each method that can follow it.",
+    group=_GRID,
+)
 @option("--int8", is_flag=True, help="Measure every variant in INT8 too.", group=_GRID)
 @calibration_options(_GRID)
 @option(
     "--data",
-    help="'tiny-llava', or a JSON Lines file as for 'eval'.  [default: the model's own questions]",
+    help="As for 'compare'; without answers, the unpruned model's are the measure.  [default: the model's own]",
+    group=_QUESTIONS,
+)
+@option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Ask this about every picture of a folder; may be repeated.",
     group=_QUESTIONS,
 )
 @option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.", group=_QUESTIONS)
@@ -71,6 +107,7 @@ _TIMING = "Timing"
     help="Cut answers there.",
     group=_QUESTIONS,
 )
+@option("--timing/--no-timing", default=True, show_default=True, help="Take times, once all is asked.", group=_TIMING)
 @option("--rounds", default=30, show_default=True, type=click.IntRange(min=2), help="Rounds that count.", group=_TIMING)
 @option(
     "--new-tokens",
@@ -81,6 +118,13 @@ _TIMING = "Timing"
     group=_TIMING,
 )
 @threads_option("Threads within an operator when timing.", group=_TIMING)
+@option(
+    "--max-loss",
+    type=float,
+    metavar="POINTS",
+    help="Name the fastest variant that loses no more points of accuracy, and the command that makes it.",
+    group=OUTPUT,
+)
 @target_option()
 @output_option("Folder, new or to go on with.")
 @option(
@@ -107,11 +151,16 @@ _TIMING = "Timing"
 def command(
     *,
     model: str,
-    methods: str,
+    methods: str | None,
+    pairs: tuple[str, ...],
+    method_files: tuple[Path, ...],
+    positions: str | None,
+    schedules: tuple[Path, ...],
     ratios: str,
     int8: bool,
     output: Path,
     data: str | None,
+    prompts: tuple[str, ...],
     limit: int | None,
     max_new_tokens: int,
     calib: Path | None,
@@ -119,9 +168,11 @@ def command(
     target: str,
     workers: int | None,
     ray: str | None,
+    timing: bool,
     rounds: int,
     new_tokens: int,
     threads: int | None,
+    max_loss: float | None,
     keep_bundles: bool,
     force: bool,
     as_json: bool,
@@ -132,12 +183,24 @@ def command(
     measures only those.
     """
     require("onnx_ir", "export")
-    from lmmprune.compiler.study.run_study import StudyRequest, run_study
+    from lmmprune.compiler.study.choice import choose
+    from lmmprune.compiler.study.request import StudyRequest
+    from lmmprune.compiler.study.run_study import run_study
     from lmmprune.compiler.study.settings import Settings
-    from lmmprune.compiler.study.summary import summary
+    from lmmprune.compiler.study.summary import bullets
     from lmmprune.compiler.study.timing import TimingSettings
+    from lmmprune.compiler.study.variants import choose_variants, parse_settings
 
     refuse_ignored(ray is None, "is for this machine alone: with --ray, the cluster decides", "workers")
+    refuse_ignored(timing, "says how to take times: leave out --no-timing", "rounds", "new_tokens", "threads")
+    variants = choose_variants(
+        None if methods is None else _names(methods),
+        _names(_METHODS),
+        files=method_files,
+        options=parse_settings(pairs),
+        positions=_names(positions or ""),
+        schedules=schedules,
+    )
     request = StudyRequest(
         settings=Settings(
             model=_absolute(model),
@@ -147,34 +210,47 @@ def command(
             target=target,
             calibration=calib and calib.resolve(),
             calibration_samples=calib_samples,
+            prompts=prompts,
         ),
-        methods=_names(methods),
+        variants=variants,
         ratios=_numbers(ratios),
         int8=int8,
         output=output,
         workers=workers or min(machine.cores(), _MOST_WORKERS),
         ray=ray,
-        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
+        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads) if timing else None,
         keep_bundles=keep_bundles,
         force=force,
+        max_loss=max_loss,
     )
     with steps() as step:
         result = run_study(request, step)
     findings = result.findings
     if as_json:
-        print_json(_document(findings, result.files, result.reused))
+        document = _document(findings, result.files, result.reused)
+        if max_loss is not None:
+            found = choose(findings, max_loss, request.settings, variants)
+            document["choice"] = {"cell": found.row.cell.name, "line": found.line, "command": found.command}
+        print_json(document)
         return
     columns = (
         "variant",
         Column(title="precision", drop=3),
         "right, %",
         Column(title="retained, %", drop=1),
-        Column(title="TTFT ms", drop=2),
-        "speed-up",
+        *((Column(title="TTFT ms", drop=2), "speed-up") if findings.timing else ("FLOPs, %",)),
         Column(title="front", drop=4),
     )
-    show(table(columns, [_cells(row) for row in findings.rows]), summary(findings))
+    if not findings.labelled:
+        columns = ("variant", *columns[1:2], "answers equal, %", "first token, %", "KL, nats", *columns[4:])
+    show(
+        table(columns, [_cells(row, len(columns)) for row in findings.rows]),
+        "\n".join(f"* {line}" for line in bullets(findings)),
+    )
     note(f"{result.reused} of {len(findings.rows)} variants had been measured before; report: {result.files[0]}")
+    if max_loss is not None:
+        found = choose(findings, max_loss, request.settings, variants)
+        show(f"{found.line}:", found.command)
 
 
 def _data(model: str, data: str | None) -> str:
@@ -200,19 +276,22 @@ def _numbers(text: str) -> list[float]:
         raise InputError(f"--ratios {text}: expected numbers, separated by commas, such as 0,0.5,0.75") from error
 
 
-def _cells(row: Row) -> list[str]:
-    from lmmprune.compiler.study.summary import shares, times
+def _cells(row: Row, width: int) -> list[str]:
+    from lmmprune.compiler.study.words import shares, times
 
     if row.accuracy is None:
-        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", "-", "-", "-", "-"]
-    timed = row.times["ttft_ms"]
+        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", *["-"] * (width - 3)]
+    timed, near = row.times.get("ttft_ms"), row.parts.measures
+    if near is not None:
+        kl = f"{near.kl.value:.3g} ({near.kl.low:.3g} to {near.kl.high:.3g})"
+        told = [shares(near.exact), shares(near.first), kl]
+    else:
+        told = [shares(row.accuracy), shares(row.retention) if row.retention else "-"]
     return [
         row.cell.label,
         row.precision,
-        shares(row.accuracy),
-        shares(row.retention) if row.retention else "-",
-        f"{timed.ms:.3g}",
-        times(timed.speedup),
+        *told,
+        *([f"{timed.ms:.3g}", times(timed.speedup)] if timed else [f"{100 / row.speed:.3g}"]),
         "yes" if row.on_front else "no",
     ]
 
@@ -224,7 +303,7 @@ def _document(findings: Findings, files: tuple[Path, ...], reused: int) -> dict[
     pairs = {pair.int8.cell: pair for pair in findings.pairs}
     return {
         "study": dict(findings.about),
-        "timing": dict(findings.timing),
+        "timing": None if findings.timing is None else dict(findings.timing),
         "summary": summary(findings),
         "cells": [cell_figures(row, pairs.get(row.cell)) for row in findings.rows],
         "front": [row.cell.name for row in findings.front],

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lmmprune.compiler.cli import completion
-from lmmprune.compiler.cli.command import Command
+from lmmprune.compiler.cli.command import Command, argument
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, details, table
 from lmmprune.compiler.targets.target import Target
@@ -28,7 +28,7 @@ _CAUSAL = {
 
 
 @click.command("targets", cls=Command, example="lmmprune targets jetson-orin-jp6")
-@click.argument("name", required=False, type=completion.TARGET)
+@argument("name", required=False, type=completion.TARGET)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the targets: opset, operators taken as they are, INT8 scheme, architectures.

@@ -35,7 +35,7 @@ def size(value: str) -> int:
     Raises:
         click.BadParameter: It isn't one, is 0, or a bare number that is too small to be bytes.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?B?|B)?", value.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])i?B?|B)?", value.strip(), re.IGNORECASE)
     power = " KMGT".index(match[2].upper()) if match and match[2] else 0
     # People and vendors write GB for what the system counts in GiB: 8GB is 8GiB here.
     found = int(float(match[1]) * 1024**power) if match else 0
@@ -52,7 +52,7 @@ def number_pair(option: str, text: str | None, *, single: bool = False) -> tuple
     """Return ``24x24`` as numbers, ``336`` as a square."""
     if text is None:
         return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,8})(?:x([1-9][0-9]{0,8}))?", text)
     if match is None or not (single or match[2]):
         raise InputError(f"{option} {text}: expected {'a number, or ' * single}two numbers such as 24x24")
     return int(match[1]), int(match[2] or match[1])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from lmmprune.compiler.cli.command import Command, option
+from lmmprune.compiler.cli.command import Command, argument, option
+from lmmprune.compiler.cli.options import unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.progress import phases
 from lmmprune.compiler.cli.table import table
@@ -18,10 +19,11 @@ _STATES = {True: "ok", False: "FAILED", None: "not checked"}
 
 
 @click.command("verify", cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@argument("bundle", type=click.Path(path_type=Path))
 @option("--samples", type=click.IntRange(min=1), default=4, show_default=True, help="Pictures to compare on.")
 @option("--model", help="Where its checkpoint is, if not where the bundle says.")
 @option("--adapter", type=click.Path(path_type=Path), help="LoRA directory that was merged into its weights.")
+@unsealed_option
 @json_option
 def command(bundle: Path, samples: int, model: str | None, adapter: Path | None, as_json: bool) -> None:
     """Check a bundle's files and graphs, and its kept indices and logits against the PyTorch model.

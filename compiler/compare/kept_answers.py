@@ -6,6 +6,7 @@ import hashlib
 import io
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,23 +58,39 @@ class KeptAnswers:
         """
         if self._file is None or not self._new:
             return
-        arrays = {
-            f"{key}/{field}": getattr(answer, field) for key, answer in self._answers.items() for field in _FIELDS
-        }
-        packed = io.BytesIO()
-        np.savez(packed, **arrays)
         with replace_file(self._file) as stream:
-            stream.write(packed.getbuffer())
+            stream.write(pack_answers(self._answers))
         self._new = False
+
+
+def pack_answers(answers: Mapping[str, Recorded]) -> bytes:
+    """Return answers by name as one NumPy archive."""
+    packed = io.BytesIO()
+    np.savez(packed, **{f"{key}/{field}": getattr(one, field) for key, one in answers.items() for field in _FIELDS})
+    return packed.getvalue()
+
+
+def unpack_answers(file: Path) -> dict[str, Recorded]:
+    """Read what ``pack_answers`` made.
+
+    Raises:
+        OSError: It can't be read.
+        ValueError: It isn't such an archive, or is damaged.
+        KeyError: Something is missing in it.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            whole = {name: arrays[name] for name in arrays.files}
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"not a whole archive: {error}") from error
+    keys = {name.split("/")[0] for name in whole}
+    return {key: Recorded(**{field: whole[f"{key}/{field}"] for field in _FIELDS}) for key in keys}
 
 
 def _read(file: Path) -> dict[str, Recorded]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            whole = {name: arrays[name] for name in arrays.files}
-        keys = {name.split("/")[0] for name in whole}
-        return {key: Recorded(**{field: whole[f"{key}/{field}"] for field in _FIELDS}) for key in keys}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        return unpack_answers(file)
+    except (OSError, ValueError, KeyError) as error:
         warnings.warn(
             f"the kept answers in '{file}' can't be read ({error}): they are made again", LmmpruneWarning, stacklevel=3
         )

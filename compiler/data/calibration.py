@@ -13,6 +13,7 @@ from PIL import Image
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.open_picture import load_image, to_rgb
 from lmmprune.errors import InputError, require
+from lmmprune.limits import parse_json
 from lmmprune.models.source import Source
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -115,11 +116,11 @@ def _jsonl(path: Path, limit: int) -> list[Sample]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             image, prompt, answer = row["image"], row["prompt"], row.get("answer", "")
             if not all(isinstance(text, str) for text in (image, prompt, answer)):
                 raise TypeError
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}:{number}: expected an object with 'image', 'prompt' and perhaps 'answer', all of them texts"
             ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.errors import InputError, require
+from lmmprune.limits import is_directory, is_file, parse_json
 
 TINY_LLAVA = "tiny-llava"
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -50,7 +50,7 @@ def load_questions(spec: str) -> list[Question]:
     if spec == TINY_LLAVA:
         return _tiny_llava()
     path = Path(spec)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"'{spec}' isn't a file: give '{TINY_LLAVA}' or a JSON Lines file with image, prompt, answer")
     return _lines(path, answered=True)
 
@@ -67,13 +67,13 @@ def load_examples(spec: str, prompts: Sequence[str] = ()) -> list[Question]:
         MissingExtraError: As ``load_questions``.
     """
     path = Path(spec)
-    if spec != TINY_LLAVA and path.is_dir():
+    if spec != TINY_LLAVA and is_directory(path):
         return _folder(path, prompts)
     if prompts:
         raise InputError(f"--prompt is for a folder of pictures; '{spec}' has its own: leave it out")
     if spec == TINY_LLAVA:
         return _tiny_llava()
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"there is no '{spec}': give '{TINY_LLAVA}', a JSON Lines file with image and prompt, or a folder of"
             " pictures with --prompt"
@@ -131,8 +131,8 @@ def _tiny_llava() -> list[Question]:
 def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     where = f"line {number} of '{path}'"
     try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+        row: Any = parse_json(line)
+    except ValueError as error:
         raise InputError(f"{where} isn't JSON ({error})") from error
     if not isinstance(row, Mapping):
         raise InputError(f"{where} isn't an object with image, prompt and answer")
@@ -144,7 +144,7 @@ def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     if not isinstance(row.get("prompt"), str) or not isinstance(row.get("image"), str):
         raise InputError(f"{where} needs 'image' (a path) and 'prompt' (a text)")
     image = path.parent / row["image"]
-    if not image.is_file():
+    if not is_file(image):
         raise InputError(f"{where}: there is no picture '{image}'")
     kind = row.get("kind")
     return Question(

@@ -10,7 +10,7 @@ from typing import Any
 from lmmprune.compiler.backends.pool import roomy
 from lmmprune.compiler.build.engine_spec import WORKSPACE
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.bundle.interface import VALUE_BYTES
+from lmmprune.compiler.bundle.interface import SELECTION, VALUE_BYTES
 from lmmprune.compiler.deploy.activations import activation_bytes
 from lmmprune.compiler.targets.boards import BOARDS, Board
 from lmmprune.compiler.targets.target import Target
@@ -85,15 +85,26 @@ def plan_memory(
     fixed = manifest.cache.capacity
     cache = manifest.cache_bytes(fixed or length)
     values = max(
-        *(activation_bytes(bundle.file(graph.file)) for name, graph in manifest.graphs.items() if name != "decoder"),
+        *(
+            # A selection sees the whole picture with the prompt; the others have no sequence.
+            activation_bytes(bundle.file(graph.file), seq=prompt + manifest.vision_tokens - image)
+            for name, graph in manifest.graphs.items()
+            if name != "decoder"
+        ),
         activation_bytes(bundle.decoder, seq=prompt, image_tokens=image),
     )
     copies = 1 if fixed else 2
+    # Engines share no weights: the one that selects has an embedding table of its own.
+    lent = manifest.files.get(f"{SELECTION}.onnx.data") if target.compiled else None
     return MemoryPlan(
         prompt=prompt,
         length=length,
         parts=(
-            Part(name="weights", bytes=bundle.bytes, how="files of the graphs; shared memory holds them once"),
+            Part(
+                name="weights",
+                bytes=bundle.bytes + (lent.bytes if lent else 0),
+                how="files of the graphs; shared memory holds them once",
+            ),
             Part(
                 name="key/value cache",
                 # The run-time's buffers have room to grow.

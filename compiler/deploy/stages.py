@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.build.profiles import Profile, Shape
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
 from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.runtime.select_tokens import with_image_tokens
 from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS, POSITION_IDS
 
 QUESTION = "What is shown in this picture? Describe it in one sentence."
-VISION, BUCKET, PREFILL, DECODE = "vision", "bucket", "prefill", "decode"
+VISION, BUCKET, SELECT, PREFILL, DECODE = "vision", "bucket", "selection", "prefill", "decode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class BuildStep:
     """One step of an answer as it is timed.
 
     Attributes:
-        name: ``vision``, ``bucket``, ``prefill`` or ``decode``.
+        name: ``vision``, ``bucket``, ``selection``, ``prefill`` or ``decode``.
         component: The engine that computes it.
         profile: Number of the engine's optimisation profile.
         shapes: Sizes of the inputs that are dynamic.
@@ -68,6 +70,17 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
         )
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     encoded = prompter.encode(question)
+    if manifest.selection is not None:
+        stages.append(
+            BuildStep(
+                name=SELECT,
+                component=SELECTION,
+                profile=0,
+                shapes={INPUT_IDS: (1, encoded.length)},
+                inputs={INPUT_IDS: encoded.input_ids},
+            )
+        )
+        encoded = with_image_tokens(encoded, manifest.image_tokens)
     (low, _, high) = profiles["decoder"][0].shapes[INPUT_IDS]
     if not low[1] <= encoded.length <= high[1]:
         raise InputError(

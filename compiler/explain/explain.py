@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.explain.profile_ort import Feeds, ProfiledSession, Times
 from lmmprune.compiler.explain.rows import PHASES, Explanation, KernelRow, VariantKernels, make_row, phase_total
 from lmmprune.compiler.runtime.kv_cache import KvCache
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.runtime.select_tokens import select_tokens
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import InputError, TargetError, require
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
@@ -63,7 +65,7 @@ def explain(
         on_step(f"kernels of {name}: decoder")
         more, others = _decoder(bundle, prompt, outputs, rounds, threads)
         rows, times = [*rows, *more], {**times, **others}
-        phases = {phase: phase_total(rows, phase, times[phase]) for phase in PHASES}
+        phases = {phase: phase_total(rows, phase, times[phase]) for phase in PHASES if phase in times}
         variants.append(VariantKernels(name=name, rows=tuple(rows), phases=phases))
     return Explanation(rounds=rounds, variants=tuple(variants))
 
@@ -97,7 +99,7 @@ def graph_rows(graph: str, path: Path, session: ProfiledSession) -> tuple[list[K
     """Stop a session's profiler and return a row for every product of its graph, and the times of its phases.
 
     Args:
-        graph: ``vision`` or ``decoder``.
+        graph: ``vision``, ``selection`` or ``decoder``.
         path: The exported graph.
         session: Where it ran.
     """
@@ -116,7 +118,7 @@ def _vision(
 ) -> tuple[list[KernelRow], dict[str, Times], dict[str, NDArray[Any]]]:
     entry = bundle.manifest.vision.inputs[0]
     feeds = {entry.name: pixels.astype(entry.dtype, copy=False)}
-    with ProfiledSession(bundle.vision, threads=threads) as session:
+    with ProfiledSession(bundle.vision, threads=threads, expected=bundle.manifest.vision) as session:
         for number in range(-WARM_UP_RUNS, rounds):
             outputs = session.run(feeds, None if number < 0 else "vision")
         return *graph_rows("vision", bundle.vision, session), outputs
@@ -127,17 +129,31 @@ def _decoder(
 ) -> tuple[list[KernelRow], dict[str, Times]]:
     manifest = bundle.manifest
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
-    encoded = prompter.encode(prompt, image_tokens=manifest.image_tokens)
     kept = None if manifest.kept is None else vision[manifest.kept][0]
-    positions = prompter.positions(encoded, kept)
-    features = vision[IMAGE_FEATURES]
+    rows: list[KernelRow] = []
+    times: dict[str, Times] = {}
+
+    def choose(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        assert manifest.selection is not None
+        path = bundle.file(manifest.selection.file)
+        with ProfiledSession(path, threads=threads) as session:
+            for number in range(-WARM_UP_RUNS, rounds):
+                outputs = session.run(feeds, None if number < 0 else SELECTION)
+            more, others = graph_rows(SELECTION, path, session)
+        rows.extend(more)
+        times.update(others)
+        return outputs
+
+    entering = select_tokens(manifest, choose, prompter.encode(prompt), vision[IMAGE_FEATURES], kept)
+    encoded, features = entering.prompt, entering.features
+    positions = prompter.positions(encoded, entering.kept)
     prefill: Feeds = {
         INPUT_IDS: encoded.input_ids,
         IMAGE_FEATURES: features,
         POSITION_IDS: positions,
         **KvCache[NDArray[Any]](manifest, np.asarray).feeds(),
     }
-    with ProfiledSession(bundle.decoder, threads=threads) as session:
+    with ProfiledSession(bundle.decoder, threads=threads, expected=bundle.manifest.decoder) as session:
         for number in range(-WARM_UP_RUNS, rounds):
             outputs = session.run(prefill, None if number < 0 else "prefill")
             cache = KvCache[NDArray[Any]](manifest, np.asarray)
@@ -145,4 +161,5 @@ def _decoder(
             token = np.array([[int(outputs[LOGITS][0, -1].argmax())]], np.int64)
             decode = {INPUT_IDS: token, IMAGE_FEATURES: features, POSITION_IDS: positions[..., -1:] + 1}
             session.run(decode | cache.feeds(), None if number < 0 else "decode")
-        return graph_rows("decoder", bundle.decoder, session)
+        more, others = graph_rows("decoder", bundle.decoder, session)
+    return [*rows, *more], {**times, **others}

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.backends.onnxruntime import failures, session_options
+from lmmprune.compiler.backends.onnxruntime import session_options
+from lmmprune.compiler.backends.open_graph import open_graph
+from lmmprune.compiler.bundle.interface import Graph
 from lmmprune.compiler.explain.kernels import QUANTIZING
 from lmmprune.errors import BundleError, InputError, require
 
@@ -46,12 +48,13 @@ class ProfiledSession:
     for temporary files (``TMPDIR``) as the graph has weights, and is removed at the end.
     """
 
-    def __init__(self, graph: Path, *, threads: int | None = None) -> None:
+    def __init__(self, graph: Path, *, threads: int | None = None, expected: Graph | None = None) -> None:
         """Load a graph.
 
         Args:
             graph: The ONNX file.
             threads: Threads within an operator; None leaves it to ONNX Runtime.
+            expected: What the manifest says of its inputs and outputs; None: nothing does.
 
         Raises:
             MissingExtraError: onnxruntime isn't installed.
@@ -71,13 +74,12 @@ class ProfiledSession:
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
         try:
-            self._session: Any = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except failures(ort) as error:  # a full disk is any of them
+            self._session: Any = open_graph(ort, graph, options, expected=expected)
+        except BundleError as error:
             self._folder.cleanup()
-            reason = str(error).strip().splitlines()[0]
-            if "No space left" in str(error):
+            if "No space left" in str(error.__cause__):
                 raise InputError(f"no room in '{folder.parent}' for the optimised graph: set TMPDIR") from error
-            raise BundleError(f"onnxruntime {ort.__version__} can't load '{graph}': {reason}") from error
+            raise
         self._names = [output.name for output in self._session.get_outputs()]
         self._phases: list[str | None] = []
 

@@ -17,7 +17,12 @@ if TYPE_CHECKING:  # these need onnx-ir, which the run-time's install doesn't ha
     from lmmprune.compiler.explain.match import Kernel
 
 # What a bundle does, and which graph does it.
-PHASES: Mapping[str, str] = {"vision": "vision", "prefill": "decoder", "decode": "decoder"}
+PHASES: Mapping[str, str] = {
+    "vision": "vision",
+    "selection": "selection",
+    "prefill": "decoder",
+    "decode": "decoder",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class KernelRow:
     """One product in one variant.
 
     Attributes:
-        graph: ``vision`` or ``decoder``.
+        graph: ``vision``, ``selection`` or ``decoder``.
         layer: Number of the transformer layer, None outside of them.
         role: The part it plays there.
         key: What it is called in every variant: the name of its weight, or of its node.

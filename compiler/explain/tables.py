@@ -8,8 +8,8 @@ from lmmprune.compiler.explain.reasons import NOT_QUANTIZED
 from lmmprune.compiler.explain.rows import PHASES, Explanation, Group, KernelRow, VariantKernels, group_rows
 
 LEGEND = (
-    "ms: a run of the vision graph, or a prefill; the profiler's medians, summed over the layers, with every "
-    "DequantizeLinear that only they read; ratio: times faster than the first"
+    "ms: a run of the vision graph, or of the selection, or a prefill; the profiler's medians, summed over the layers, "
+    "with every DequantizeLinear that only they read; ratio: times faster than the first"
 )
 
 
@@ -67,7 +67,7 @@ def _columns(*, both: bool) -> list[str]:
 
 def _cells(group: Group) -> list[str]:
     cells = [group.name, str(group.count), *(_kernel(row) for row in group.variants)]
-    for phases in (("vision", "prefill"), ("decode",)):
+    for phases in (("vision", "selection", "prefill"), ("decode",)):
         phase = next((phase for phase in phases if PHASES[phase] == group.graph), None)
         times = [None if phase is None or row is None else _ms(row, phase) for row in group.variants]
         cells += ["-" if time is None else f"{time:.3f}" for time in times]

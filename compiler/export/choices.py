@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.values import Auto, Keep, Ratio, Schedule
+from lmmprune.compiler.export.values import Auto, Buckets, Keep, Ratio, Schedule
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError
@@ -75,6 +75,7 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
         return ()
     if request.int8 is not None:
         raise InputError("--buckets and --int8 don't go together yet: leave one out")
+    assert isinstance(tokens, Buckets), "a schedule has no count of its own"
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in tokens.ratios}))
 
 

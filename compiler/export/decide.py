@@ -141,4 +141,5 @@ def decide(request: Request) -> Decision:
 
 def image_tokens_of(stages: Iterable[Stage], facts: Facts) -> int:
     """Return the visual tokens that enter the decoder."""
-    return min((stage.keep for stage in stages if not stage.site.in_decoder), default=facts.tokens)
+    before = (stage.keep for stage in stages if not stage.site.in_decoder or stage.site.before_layers)
+    return min(before, default=facts.tokens)

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lmmprune.compiler.assets.write_assets import Assets
-from lmmprune.compiler.bundle.interface import Bucket, Cache, Interface, ScheduledSite
+from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource, Precision
 from lmmprune.compiler.export.count_tokens import TokenPlan
 from lmmprune.compiler.export.decide import Decision
@@ -50,6 +50,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         decoder=signature("decoder.onnx", reduced.decoder),
         cache=_cache(decision, reduced),
         buckets=tuple(behind),
+        selection=None if reduced.selection is None else signature(f"{SELECTION}.onnx", reduced.selection),
         kept=KEPT if places else None,
     )
 
@@ -112,8 +113,14 @@ def tools() -> dict[str, str]:
 
 def _schedule(decision: Decision, reduced: Reduced) -> tuple[ScheduledSite, ...]:
     """Return the sites with the tokens that come in and go out, and where the graphs tell which are kept."""
-    sides = {False: reduced.buckets[max(reduced.buckets)] if reduced.buckets else reduced.vision, True: reduced.decoder}
-    outputs = {inside: {str(value.name) for value in model.graph.outputs} for inside, model in sides.items()}
+    sides = {
+        False: [reduced.buckets[max(reduced.buckets)] if reduced.buckets else reduced.vision],
+        True: [reduced.decoder] if reduced.selection is None else [reduced.selection, reduced.decoder],
+    }
+    outputs = {
+        inside: {str(value.name) for model in models for value in model.graph.outputs}
+        for inside, models in sides.items()
+    }
     tokens = decision.facts.tokens
     if reduced.buckets and not reduced.stages:
         # The largest bucket keeps every token.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import File
 from lmmprune.compiler.export.decide import Decision
 from lmmprune.compiler.export.describe import interface_of
@@ -39,6 +40,7 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
     found = int8.quantize(
         reduced.vision,
         reduced.decoder,
+        reduced.selection,
         interface_of(decision, reduced),
         assets,
         data,
@@ -75,11 +77,13 @@ def write_graphs(
         Size and SHA-256 of the files of weights that were streamed.
     """
     write_bucket_graphs(reduced.buckets, directory)
+    between = {} if reduced.selection is None else {SELECTION: reduced.selection}
     return files.write_graphs(
-        {"vision": reduced.vision, "decoder": reduced.decoder},
+        {"vision": reduced.vision, **between, "decoder": reduced.decoder},
         directory,
         decision.source.checkpoint,
         key=fingerprint(decision, calibration),
         shared=decision.request.share_weights,
+        lenders={"decoder": SELECTION},
         progress=clock.report,
     )

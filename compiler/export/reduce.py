@@ -14,12 +14,14 @@ from lmmprune.compiler.export.decide import Decision, image_tokens_of
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.models.canonical import Canonical
+from lmmprune.names import IMAGE_FEATURES
 from lmmprune.passes.graph.count_flops import count_flops
-from lmmprune.passes.graph.shapes import bind_dims
+from lmmprune.passes.graph.shapes import bind_dims, static_shape
 from lmmprune.passes.graph.specialize import specialize
 from lmmprune.passes.lower.freeze_shapes import FreezeShapes
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.select_before_layers import select_before_layers
 from lmmprune.passes.reduce.split_vision import split_vision
 from lmmprune.passes.reduce.stage import Stage
 from lmmprune.progress import step
@@ -33,6 +35,7 @@ class Reduced:
         vision: The tower with its projector, or the encoder of several counts.
         decoder: The language model.
         buckets: Token count -> the graph that makes so many, behind the encoder; none with one count.
+        selection: Chooses among the vision graph's features, once per prompt; None: all of them enter the decoder.
         remarks: What the user should know of how the weights were understood.
         stages: Where tokens go, of the largest count.
         prompt: How a question becomes tokens.
@@ -45,6 +48,7 @@ class Reduced:
     vision: ir.Model
     decoder: ir.Model
     buckets: Mapping[int, ir.Model]
+    selection: ir.Model | None
     remarks: tuple[str, ...]
     stages: tuple[Stage, ...]
     prompt: Prompt
@@ -56,7 +60,8 @@ class Reduced:
     @property
     def models(self) -> tuple[ir.Model, ...]:
         """All graphs."""
-        return (self.vision, self.decoder, *self.buckets.values())
+        between = () if self.selection is None else (self.selection,)
+        return (self.vision, self.decoder, *self.buckets.values(), *between)
 
 
 def reduce(
@@ -80,6 +85,7 @@ def reduce(
     }
     with step(clock.report, "prune"):
         vision, buckets = graphs.vision, dict[int, ir.Model]()
+        selection = _selection(decision, plan, graphs.decoder, text)
         if decision.buckets:
             vision, buckets = split_vision(graphs.vision, decision.method, facts.grid, plan.counts)
         else:
@@ -103,11 +109,16 @@ def reduce(
         cut(graphs.decoder)
         prefill = specialize(graphs.decoder, seq=image_tokens + TEXT_TOKENS, image_tokens=image_tokens)
         largest = count_flops(buckets[max(buckets)]) if buckets else 0
-        after = {"vision": count_flops(vision) + largest, "prefill": count_flops(prefill)}
+        chosen = 0
+        if selection is not None:
+            entering = static_shape(next(v for v in selection.graph.inputs if v.name == IMAGE_FEATURES))[1]
+            chosen = count_flops(specialize(selection, seq=entering + TEXT_TOKENS))
+        after = {"vision": count_flops(vision) + largest, "prefill": count_flops(prefill) + chosen}
     return Reduced(
         vision=vision,
         decoder=graphs.decoder,
         buckets=buckets,
+        selection=selection,
         remarks=graphs.remarks,
         stages=stages,
         prompt=prompt,
@@ -115,4 +126,19 @@ def reduce(
         image_tokens=image_tokens,
         removed=tuple(cut.removed_before(decision.source.decoder.layers)),
         flops={part: {"before": before[part], "after": after[part]} for part in before},
+    )
+
+
+def _selection(decision: Decision, plan: TokenPlan, decoder: ir.Model, text: TextLayout) -> ir.Model | None:
+    """Return the graph of the stage in front of the decoder's layers, if there is one that removes something."""
+    stage = next((stage for stage in plan.stages if stage.site.before_layers), None)
+    if stage is None:
+        return None
+    before = [stage for stage in plan.stages if not stage.site.in_decoder]
+    return select_before_layers(
+        decoder,
+        stage,
+        method=decision.method.name,
+        image_tokens=image_tokens_of(before, decision.facts),
+        prefix=text.prefix,
     )

@@ -71,7 +71,7 @@ def count_layers(decoder: ir.Model, tokens: int) -> Counted:
 
 
 def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
-    """Count the FLOPs of a bundle's graphs as they lie on disk: ``vision``, and ``prefill`` with ``lm_head``.
+    """Count the FLOPs of a bundle's graphs on disk: ``vision``, and ``prefill`` with selection and ``lm_head``.
 
     Args:
         bundle: The bundle; its weights are not read.
@@ -81,10 +81,17 @@ def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
         GraphRefusal: A shape is missing in a file.
     """
     tokens = bundle.manifest.image_tokens + text_tokens
+    decoder = load_onnx(bundle.decoder, weights=False, expected=bundle.manifest.decoder)
+    selection = bundle.manifest.selection
+    chosen = 0
+    if selection is not None:
+        every = bundle.manifest.vision_tokens + text_tokens
+        graph = load_onnx(bundle.file(selection.file), weights=False, expected=selection)
+        chosen = count_flops(specialize(graph, seq=every))
     return {
-        "vision": count_flops(load_onnx(bundle.vision, weights=False)),
+        "vision": count_flops(load_onnx(bundle.vision, weights=False, expected=bundle.manifest.vision)),
         # Behind a cut inside the decoder, lengths are index arithmetic until the sequence's own is known.
-        "prefill": count_flops(specialize(load_onnx(bundle.decoder, weights=False), seq=tokens)),
+        "prefill": count_flops(specialize(decoder, seq=tokens)) + chosen,
     }
 
 

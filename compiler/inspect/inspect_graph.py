@@ -8,13 +8,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.bundle.manifest import Graph
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.errors import GraphRefusal, require
 from lmmprune.names import LOGITS, METHOD, SITE, kept_output, received_at
 
 
 def inspect_graph(
-    path: Path, *, scheme: str | None = None, image_size: tuple[int, int] | None = None
+    path: Path,
+    *,
+    scheme: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    expected: Graph | None = None,
 ) -> dict[str, Any]:
     """Describe an ONNX file without reading its weights.
 
@@ -22,6 +27,7 @@ def inspect_graph(
         path: The file.
         scheme: INT8 scheme whose rules a quantized graph shall follow; None takes the one that it looks like.
         image_size: Height and width in pixels, where another exporter's tower leaves them open.
+        expected: What a bundle's manifest says of its inputs and outputs; None: nothing does.
 
     Returns:
         Among others ``sites``, where its tokens are cut, in the order in which a token meets them; ``anchors``, what an
@@ -31,13 +37,14 @@ def inspect_graph(
 
     Raises:
         InputError: It can't be read as ONNX.
+        BundleError: It isn't as expected.
     """
     require("onnx_ir", "export")
     from lmmprune.compiler.inspect.foreign import foreign_anchors, is_picture_graph
     from lmmprune.compiler.inspect.int8 import describe_int8, has_float_weight
     from lmmprune.passes.find.blocks import weighted
 
-    model = load_onnx(path)
+    model = load_onnx(path, expected=expected)
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
     int8 = describe_int8(model, scheme)

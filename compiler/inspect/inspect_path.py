@@ -36,8 +36,8 @@ def inspect_path(path: Path, *, target: str | None = None, image_size: tuple[int
         raise InputError(f"'{path}' doesn't exist: give a bundle or an ONNX file")
     bundle = Bundle.open(path)
     scheme = scheme or bundle.manifest.precision.int8
-    behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
-    graphs = [inspect_graph(file, scheme=scheme) for file in (bundle.vision, bundle.decoder, *behind)]
+    stated = bundle.manifest.graphs.values()
+    graphs = [inspect_graph(bundle.file(graph.file), scheme=scheme, expected=graph) for graph in stated]
     return {"path": str(path), "graphs": graphs, "engines": _engines(path)}
 
 

@@ -13,6 +13,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.measure.memory import Memory, measure_memory
 from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.statistics import speedup
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
@@ -129,6 +130,7 @@ def _row(
         samples={metric: tuple(own[metric]) for metric in METRICS},
         times={metric: Spread.of(own[metric]) for metric in METRICS},
         speedup={metric: paired_speedup(first[metric], own[metric]) for metric in METRICS},
+        intervals={metric: speedup(first[metric], own[metric]) for metric in METRICS},
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.replace import check_file
 from lmmprune.compiler.measure.report import BenchReport, Row, Spread
 from lmmprune.errors import InputError, require
@@ -37,7 +38,8 @@ def check_chart(path: Path, *, force: bool = False) -> None:
 def draw_chart(report: BenchReport, path: Path) -> None:
     """Write the chart as a PNG (or what the suffix says).
 
-    Bars are medians, whiskers the quartiles, ``x`` says how many times faster than the first variant.
+    Bars are medians, whiskers the quartiles, ``x`` says how many times faster than the first variant, with the 95 %
+    interval of that.
 
     Raises:
         InputError: The file can't be written, or matplotlib doesn't know its suffix.
@@ -51,9 +53,13 @@ def draw_chart(report: BenchReport, path: Path) -> None:
     figure = Figure(figsize=(13, 1.7 + 0.55 * len(rows)), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     first, each, size = figure.subplots(1, 3, sharey=True)
-    _bars(first, rows, [("vision", _BLUE, "vision_ms"), ("prefill", _ORANGE, "prefill_ms")], whisker="ttft_ms")
+    visions = [row.times["vision_ms"].median for row in rows]
+    # Medians of parts don't add up to the median of the whole: what isn't vision is the rest of it.
+    rests = [max(row.times["ttft_ms"].median - vision, 0.0) for row, vision in zip(rows, visions, strict=True)]
+    _bars(first, rows, [("vision", _BLUE, visions), ("prefill", _ORANGE, rests)], whisker="ttft_ms")
     first.set_title("time to first token [ms]")
-    _bars(each, rows, [("decode", _GREEN, "ms_per_token")], whisker="ms_per_token")
+    steps = [row.times["ms_per_token"].median for row in rows]
+    _bars(each, rows, [("decode", _GREEN, steps)], whisker="ms_per_token")
     each.set_title("per further token [ms]")
     _sizes(size, rows)
     first.set_yticks(range(len(rows)), [_label(row) for row in rows])
@@ -63,16 +69,16 @@ def draw_chart(report: BenchReport, path: Path) -> None:
         f"{lines}\n{report.where}; median and quartiles of {report.settings['rounds']} rounds".strip(), fontsize=8
     )
     try:
-        figure.savefig(path)
+        with replace_file(path) as stream:
+            figure.savefig(stream, format=path.suffix[1:] or None)
     except (OSError, ValueError) as error:
         raise InputError(f"can't write the chart '{path}' ({error})") from error
 
 
-def _bars(axes: Axes, rows: Sequence[Row], parts: Sequence[tuple[str, str, str]], *, whisker: str) -> None:
+def _bars(axes: Axes, rows: Sequence[Row], parts: Sequence[tuple[str, str, Sequence[float]]], *, whisker: str) -> None:
     places = range(len(rows))
     left = [0.0] * len(rows)
-    for label, colour, metric in parts:
-        widths = [row.times[metric].median for row in rows]
+    for label, colour, widths in parts:
         axes.barh(places, widths, left=left, color=colour, label=label, height=0.6)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     spreads = [row.times[whisker] for row in rows]
@@ -81,11 +87,17 @@ def _bars(axes: Axes, rows: Sequence[Row], parts: Sequence[tuple[str, str, str]]
     axes.errorbar(middles, places, xerr=errors, fmt="none", ecolor="black", capsize=3, linewidth=1)
     for place, row in enumerate(rows):
         end: Spread = row.times[whisker]
-        text = f" {end.median:.3g}  ({row.speedup[whisker].median:.2f}x)"
+        text = f" {end.median:.3g}  ({_factor(row, whisker)})"
         axes.text(max(end.q3, left[place]), place, text, va="center", fontsize=9)
     _tidy(axes, max(max(spread.q3 for spread in spreads), *left) * 1.45)
     if len(parts) > 1:
         _legend(axes)
+
+
+def _factor(row: Row, metric: str) -> str:
+    """Return how many times faster, with the 95 % interval."""
+    one = row.intervals[metric]
+    return f"{one.value:.2f}x, {one.low:.2f}-{one.high:.2f}"
 
 
 def _sizes(axes: Axes, rows: Sequence[Row]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from lmmprune.compiler.bundle import seal
 from lmmprune.errors import BundleError
 
 
@@ -40,7 +41,7 @@ def measure_memory(bundle: Path, image: Path, prompt: str, *, threads: int | Non
     Raises:
         BundleError: The process failed.
     """
-    arguments = [str(bundle), str(image), prompt, str(threads or 0)]
+    arguments = [str(bundle), str(image), prompt, str(threads or 0), "unsealed" if seal.allowed() else "sealed"]
     done = subprocess.run(
         [sys.executable, "-m", "lmmprune.compiler.measure.memory", *arguments],
         capture_output=True,
@@ -66,7 +67,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
+def _main(bundle: str, image: str, prompt: str, threads: str, sealed: str) -> None:
     from lmmprune.compiler.backends.cuda import CudaDevice
     from lmmprune.compiler.backends.open_sessions import import_backend
     from lmmprune.compiler.bundle.bundle import Bundle
@@ -74,7 +75,8 @@ def _main(bundle: str, image: str, prompt: str, threads: str) -> None:
     from lmmprune.compiler.runtime.runtime import Runtime
     from lmmprune.compiler.targets.targets import TARGETS
 
-    opened = Bundle.open(bundle)
+    with seal.unsealed(sealed == "unsealed"):
+        opened = Bundle.open(bundle)
     import_backend(opened.manifest.target)
     picture = load_image(image)
     known = TARGETS.get(opened.manifest.target)

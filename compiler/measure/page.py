@@ -25,6 +25,12 @@ def page_style() -> Any:
     return require("markupsafe", "export").Markup(text)
 
 
+def table_script() -> Any:
+    """Return a script that sorts a table by the column whose head is clicked; without it all is there to read."""
+    text = (resources.files(__package__) / "sort.js").read_text(encoding="utf-8")
+    return require("markupsafe", "export").Markup(text)
+
+
 def png_uri(png: bytes) -> str:
     """Return a picture as the address of itself."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.statistics import speedup
 from lmmprune.errors import InputError
+from lmmprune.limits import read_json
 
 _FORMAT = 1
 _LEAST_ROUNDS = 2  # fewer have no spread
@@ -72,8 +73,8 @@ def import_result(path: Path) -> Imported:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raw = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"'{path}' can't be read ({error}): give the result.json of measure.sh") from error
     if not isinstance(raw, dict) or raw.get("format") != _FORMAT:
         raise InputError(f"'{path}' isn't a result of measure.sh in format {_FORMAT}: give its result.json")
@@ -131,4 +132,5 @@ def _row(
         samples=dict(own),
         times={metric: Spread.of(values) for metric, values in own.items()},
         speedup={metric: paired_speedup(first[metric], values) for metric, values in own.items()},
+        intervals={metric: speedup(first[metric], values) for metric, values in own.items()},
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmprune.compiler.measure.memory import Memory
+from lmmprune.compiler.measure.statistics import Estimate
 
 LABELS = {"vision_ms": "vision", "prefill_ms": "prefill", "ttft_ms": "time to first token", "ms_per_token": "per token"}
 METRICS = tuple(LABELS)
@@ -38,6 +39,7 @@ class Row:
         samples: per metric of ``METRICS``, the milliseconds of each round.
         times: their median and quartiles.
         speedup: per metric, how many times faster than the first row; the ratio is taken within each round.
+        intervals: the same with its 95 % interval, rounds drawn again.
         weights_bytes: size of the graphs with their weights on disk.
         memory: of a process that loads the bundle and answers; None if it wasn't measured.
     """
@@ -56,6 +58,7 @@ class Row:
     samples: dict[str, tuple[float, ...]]
     times: dict[str, Spread]
     speedup: dict[str, Spread]
+    intervals: dict[str, Estimate]
 
 
 @dataclass(frozen=True, kw_only=True)

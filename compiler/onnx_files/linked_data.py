@@ -1,4 +1,4 @@
-"""Weights beside an ONNX file, wherever the links under their names lead: how a model hub's cache stores them."""
+"""Weights beside an ONNX file, also behind links as a model hub's cache stores them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from lmmprune.contained import stray
 from lmmprune.errors import InputError
 
 
 class LinkedTensor(ir.ExternalTensor):
     """A tensor in a file that may be a link, or have several names.
 
-    onnx-ir reads no file that a link leads to outside of the graph's folder, and none with a second name. Here the name
-    in the graph has been checked instead; what the folder's owner put under that name is read, as ONNX Runtime does.
+    onnx-ir reads no file that a link leads to outside of the graph's folder, and none with a second name. Here it has
+    been checked that the file lies in the folder, or in the hub's cache whose snapshot that is.
     """
 
     def __init__(self, tensor: ir.ExternalTensor, file: Path) -> None:
@@ -75,6 +76,10 @@ def _inside(path: Path, tensor: ir.ExternalTensor) -> str:
         raise InputError(
             f"'{path}' keeps the weight '{tensor.name}' in '{location}': expected a file in the graph's own folder;"
             " write the graph again with its weights beside it"
+        )
+    if reason := stray(path.parent, normal.replace(os.sep, "/")):
+        raise InputError(
+            f"'{path}' keeps the weight '{tensor.name}' in '{location}', which {reason}: copy the file to its place"
         )
     return normal
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.bundle.hold_signature import as_found, hold_signature
+from lmmprune.compiler.bundle.manifest import Graph
+from lmmprune.compiler.onnx_files.signature import signature
 from lmmprune.errors import InputError, said
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
+def load_onnx(path: Path, *, weights: bool = True, expected: Graph | None = None) -> ir.Model:
     """Load a graph, its nodes in an order in which they can be computed; weights beside the file are not read.
 
     Args:
         path: The file, or a link to it.
         weights: Whether the files with its weights must be there, and complete.
+        expected: What a bundle's manifest says of its inputs and outputs; None: nothing does.
 
     Raises:
         InputError: It can't be read as ONNX, or isn't a graph that could be computed.
+        BundleError: Its inputs or outputs aren't those that are expected.
     """
     import onnx_ir as ir
 
@@ -41,7 +46,17 @@ def load_onnx(path: Path, *, weights: bool = True) -> ir.Model:
                 f"the nodes of '{path}' make a circle, each waiting for another's output: it isn't a graph that can be"
                 " computed; export it again"
             ) from error
+    if expected is not None:
+        found = _signature(path, model)
+        hold_signature(path, expected, as_found(found.inputs), as_found(found.outputs))
     return model
+
+
+def _signature(path: Path, model: ir.Model) -> Graph:
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is None or value.dtype is None:
+            raise InputError(f"'{path}' doesn't say the type or the shape of '{value.name}': export it again")
+    return signature(path.name, model)
 
 
 def _check_tensors(path: Path, graph: ir.Graph) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -15,8 +16,9 @@ from lmmprune.compiler.bundle.engines import SHARED
 from lmmprune.compiler.bundle.manifest import File
 from lmmprune.compiler.onnx_files.stream_weights import layout, stream_weights
 from lmmprune.compiler.onnx_files.weight_pieces import copied_from, pieces_ahead
+from lmmprune.contained import stray
 from lmmprune.errors import BundleError, InputError, below
-from lmmprune.lazy import numbers
+from lmmprune.lazy import is_lazy, numbers
 from lmmprune.models.checkpoint_reader import CheckpointReader
 from lmmprune.passes.graph.restore_transposes import RestoreTransposes
 
@@ -29,6 +31,7 @@ def write_graphs(
     *,
     key: str,
     shared: bool,
+    lenders: Mapping[str, str] = MappingProxyType({}),
     progress: Callable[[str, int, int], None],
 ) -> dict[str, File]:
     """Write ``PART.onnx`` and its weights, ``PART.onnx.data``, for every part.
@@ -39,6 +42,7 @@ def write_graphs(
         checkpoint: What the weights are read from.
         key: Digest of everything that the weights depend on (see ``stream_weights``).
         shared: Whether weights that the checkpoint holds as they are needed are linked, not copied.
+        lenders: Part -> an earlier one; weights that both have, by name, lie in the earlier one's file alone.
         progress: Called with what is written, how many bytes of it, and how many there are.
 
     Returns:
@@ -50,7 +54,8 @@ def write_graphs(
     """
     files = {}
     for part, model in parts.items():
-        taken = frozenset[str]()
+        lender = parts.get(lenders.get(part, ""))
+        taken = frozenset[str]() if lender is None or shared else _borrow(model, lender)
         if shared:
             look = functools.partial(progress, f"look at {part}")
             taken = share_weights(model, directory, note=checkpoint.note, progress=look)
@@ -122,9 +127,24 @@ def share_weights(
     return frozenset(str(value.name) for value, _ in found)
 
 
+def _borrow(model: ir.Model, lender: ir.Model) -> frozenset[str]:
+    """Make a graph refer to where another one's weights were written; return the names of those that both have."""
+    found = set()
+    for name, value in model.graph.initializers.items():
+        theirs = lender.graph.initializers.get(name)
+        if is_lazy(value) and theirs is not None and isinstance(theirs.const_value, ir.ExternalTensor):
+            value.const_value = theirs.const_value
+            found.add(name)
+    return frozenset(found)
+
+
 def _link(file: Path, link: Path) -> None:
     if link.exists():
         return
+    if reason := stray(file.parent, file.name):
+        raise InputError(
+            f"--share-weights: '{file}' {reason}; a bundle takes along what lies in the checkpoint alone: copy it there"
+        )
     link.parent.mkdir(exist_ok=True)
     try:
         # A hub's cache holds links to the files.

@@ -22,6 +22,7 @@ from lmmprune.compiler.quantize.cache import graph_sha256
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, decode_steps
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Encoded, Prompter
+from lmmprune.compiler.runtime.select_tokens import select_tokens
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
 from lmmprune.stored import Array
 
@@ -39,7 +40,9 @@ class SampleFeeds:
     cache that the run before left, which behind a cut is shorter.
     """
 
-    def __init__(self, interface: Interface, assets: Path, data: CalibrationSet, vision: Path) -> None:
+    def __init__(
+        self, interface: Interface, assets: Path, data: CalibrationSet, vision: Path, selection: Path | None = None
+    ) -> None:
         """Open tokenizer and preprocessor.
 
         Args:
@@ -47,11 +50,13 @@ class SampleFeeds:
             assets: Directory with the tokenizer and the preprocessor.
             data: The samples.
             vision: The float32 vision graph, whose features the decoder is fed.
+            selection: The float32 graph that chooses among them, where the interface has one.
         """
         self._interface = interface
         self._assets = assets
         self._data = data
         self._graph = vision
+        self._selection = selection
         self._preprocess = Preprocessor.load(assets / PREPROCESSOR)
         self._prompter = Prompter(interface, assets / TOKENIZER)
         self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
@@ -77,6 +82,7 @@ class SampleFeeds:
         parts = {
             "data": self._data.digest(),
             "vision": graph_sha256(self._graph),
+            "selection": None if self._selection is None else graph_sha256(self._selection),
             "tokenizer": file_sha256(self._assets / TOKENIZER),
             "preprocessor": file_sha256(self._assets / PREPROCESSOR),
             "prompt": dataclasses.asdict(interface.prompt),
@@ -120,21 +126,32 @@ class SampleFeeds:
 
     def _start(self, sample: Sample) -> _Start:
         found = run_all(self._session, self._pixels(sample))
-        prompt = self._prompter.encode(sample.prompt)
         kept = None if self._interface.kept is None else found[self._interface.kept][0]
-        positions = self._prompter.positions(prompt, kept)
+        entering = select_tokens(
+            self._interface, self._choose, self._prompter.encode(sample.prompt), found[IMAGE_FEATURES], kept
+        )
+        prompt = entering.prompt
+        positions = self._prompter.positions(prompt, entering.kept)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []
         return _Start(
             prompt=prompt,
             positions=positions,
-            features=found[IMAGE_FEATURES],
+            features=entering.features,
             answer=answer,
             room=self._prompter.room(prompt, positions),
         )
 
+    def _choose(self, feeds: Feeds) -> Outputs:
+        return run_all(self._chooser, feeds)
+
     @functools.cached_property
     def _session(self) -> Any:
         return cpu_session(self._graph)
+
+    @functools.cached_property
+    def _chooser(self) -> Any:
+        assert self._selection is not None
+        return cpu_session(self._selection)
 
 
 @dataclass(frozen=True, kw_only=True)

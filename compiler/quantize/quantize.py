@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.interface import SELECTION, Interface
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.quantize.by_layer import LayerPlan as LayerPlan
 from lmmprune.compiler.quantize.by_layer import calibrate_by_layer
@@ -37,6 +37,7 @@ Samples = list[Callable[[], Steps]]
 def quantize(
     vision: ir.Model,
     decoder: ir.Model,
+    selection: ir.Model | None,
     interface: Interface,
     assets: Path,
     data: CalibrationSet | None,
@@ -53,6 +54,7 @@ def quantize(
     Args:
         vision: Pruned float32 graph.
         decoder: Pruned float32 graph, whose cache grows.
+        selection: What chooses between them, float32; it stays as it is.
         interface: How they are run.
         assets: Directory with the tokenizer and the preprocessor.
         data: What to calibrate on; None for a scheme without calibration.
@@ -82,7 +84,11 @@ def quantize(
             with step(progress, f"write float {part}"):
                 _write(model, work / f"{part}.onnx")
                 check()
-        feeds = SampleFeeds(interface, assets, data, work / "vision.onnx")
+        chooser = None
+        if selection is not None:
+            chooser = work / f"{SELECTION}.onnx"
+            _write(selection, chooser)
+        feeds = SampleFeeds(interface, assets, data, work / "vision.onnx", chooser)
         found = {}
         for part, model in parts:
             if part == "decoder" and by_layer:

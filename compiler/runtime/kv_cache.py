@@ -99,10 +99,12 @@ class CacheLender(Generic[V]):
             sound = False  # what isn't a number would stay in it
             raise
         finally:
-            if sound and not self._closed:
+            if sound:
                 cache.clear()
-                self.spare = cache
+                with self._lock:
+                    self.spare = None if self._closed else cache
 
     def close(self) -> None:
         """Let go of the spare cache, and of those that come back."""
-        self._closed, self.spare = True, None
+        with self._lock:
+            self._closed, self.spare = True, None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from lmmprune.errors import BundleError
+from lmmprune.errors import BundleError, said
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -18,7 +18,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         return parse_tokenizer(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception for every kind of damage
-        raise BundleError(f"'{path}' can't be used ({error}): export again") from error
+        raise BundleError(f"'{path}' can't be used ({said(error)}): export again") from error
+    except BaseException as error:  # what a panic of its Rust becomes is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise BundleError(f"'{path}' can't be used ({said(error)}): export again") from error
 
 
 def parse_tokenizer(text: str) -> Tokenizer:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.runtime.prompt import Encoded
 from lmmprune.compiler.runtime.sampling import Pick
-from lmmprune.errors import ModelError
+from lmmprune.errors import BundleError, ModelError
+from lmmprune.names import LOGITS
 
 Logits = NDArray[Any]
 Scores = NDArray[np.float32]
@@ -26,8 +27,13 @@ class LogitsRules:
     """The settings of a bundle."""
 
     def __init__(self, manifest: Manifest) -> None:
-        """Read those that the manifest says are applied."""
+        """Read those that the manifest says are applied.
+
+        Raises:
+            BundleError: They make no sense.
+        """
         self._settings = manifest.generation.get("applied", {})
+        _check(self._settings, manifest)
         self._patches = manifest.tokens_before
         self._eos = np.array(manifest.prompt.eos_token_ids, np.int64)
         self._biases = [(list(row[0]), float(row[1])) for row in self._settings.get("sequence_bias", ())]
@@ -89,6 +95,28 @@ class LogitsRules:
             if name == "suppress_tokens" or new == 0:
                 scores[_inside(np.array(ask(name, ()), np.int64), scores)] = -np.inf
         return scores
+
+
+def _check(settings: Mapping[str, Any], manifest: Manifest) -> None:
+    """Check the settings of a manifest.
+
+    Raises:
+        BundleError: One is unknown, of another form, or names tokens that the logits don't have.
+    """
+    where = "the bundle's manifest (generation.applied)"
+    size = next(tensor.shape[-1] for tensor in manifest.decoder.outputs if tensor.name == LOGITS)
+    for name, value in settings.items():
+        if name not in APPLIED:
+            raise BundleError(f"{where} has {name!r}, known: {', '.join(APPLIED)}: export again")
+        try:
+            APPLIED[name](where, value)
+        except ModelError as error:
+            raise BundleError(f"{error}: export again") from error
+    forced = settings.get("forced_eos_token_id")
+    sequences = [row[0] for row in settings.get("sequence_bias") or ()] + list(settings.get("bad_words_ids") or ())
+    ids = [row[-1] for row in sequences] + ([] if forced is None else forced if isinstance(forced, list) else [forced])
+    if isinstance(size, int) and ids and max(ids) >= size:
+        raise BundleError(f"{where} names the token {max(ids)}, expected one of 0..{size - 1}: export again")
 
 
 def _inside(ids: Ids, scores: Scores) -> Ids:

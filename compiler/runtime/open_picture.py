@@ -6,6 +6,7 @@ drops transparency before they see the picture.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
@@ -22,6 +23,10 @@ Picture = Path | str | bytes | bytearray | memoryview | BinaryIO | Image.Image
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded: a small file can unpack to gigabytes."""
+
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "MPO", "WEBP", "TIFF", "JPEG2000", "AVIF", "ICO", "TGA", "DIB")
+"""What is read, the kinds that pillow has ready first. Others of its readers start programs (EPS: Ghostscript)."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -84,7 +89,7 @@ def _open(source: Path | io.BytesIO | Image.Image, name: str) -> Image.Image:
         with warnings.catch_warnings():
             # Our own limit below is the stricter reading of the same warning.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+            image = source if isinstance(source, Image.Image) else _read(source)
         if not 0 < image.width * image.height <= MAX_PIXELS:
             raise InputError(
                 f"picture '{name}' has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read: "
@@ -99,9 +104,28 @@ def _open(source: Path | io.BytesIO | Image.Image, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(f"picture '{name}' has more than {MAX_PIXELS:,} pixels: scale it down") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"'{name}' isn't a picture that pillow can read (PNG, JPEG, WebP, ...)") from error
+        raise InputError(f"'{name}' isn't a picture that pillow can read ({', '.join(FORMATS)})") from error
     except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
         raise InputError(f"picture '{name}' is damaged or can't be read ({error})") from error
+
+
+def _read(source: Path | io.BytesIO) -> Image.Image:
+    Image.preinit()
+    if (image := _of_kinds(source)) is None:
+        Image.init()  # loads the readers of all kinds, which takes a while
+        image = _of_kinds(source)
+    if image is None:
+        raise UnidentifiedImageError
+    return image
+
+
+def _of_kinds(source: Path | io.BytesIO) -> Image.Image | None:
+    """Open a picture of a kind that is served and whose reader is loaded; None: it is no such picture."""
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    with contextlib.suppress(UnidentifiedImageError):
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    return None
 
 
 def _beyond_bytes(image: Image.Image) -> str:

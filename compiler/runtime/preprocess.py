@@ -14,28 +14,18 @@ an overview of the whole picture before them, squeezed into one tile; each of th
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lmmprune.compiler.runtime.open_picture import MAX_PIXELS, to_rgb
+from lmmprune.compiler.runtime.read_steps import read_steps
 from lmmprune.compiler.runtime.tiles import cut, letterbox
 from lmmprune.errors import BundleError, InputError
-
-_RESAMPLE = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +85,16 @@ class Preprocessor:
             BundleError: It can't be read or doesn't have the form that the module describes.
         """
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                resize=_size(raw["resize"]),
-                resample=_RESAMPLE[raw["resample"] or "bicubic"],
-                crop=raw["crop"] and (int(raw["crop"][0]), int(raw["crop"][1])),
-                rescale=raw["rescale"],
-                mean=raw["mean"] and tuple(raw["mean"]),
-                std=raw["std"] and tuple(raw["std"]),
-                longest_edge=None if raw.get("longest_edge") is None else int(raw["longest_edge"]),
-                square=(raw["square"][0], raw["square"][1], raw["square"][2]) if raw.get("square") else None,
-                tiles=(raw["tiles"][0], raw["tiles"][1]) if raw.get("tiles") else None,
-            )
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise BundleError(f"'{path}' can't be used ({type(error).__name__}: {error}): export again") from error
+            return cls(**read_steps(path))
+        except (OSError, ValueError) as error:
+            raise BundleError(f"'{path}' can't be used ({error}): export again") from error
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Shape ``[B, 3, H, W]`` of what it makes of every picture; None where that depends on the picture."""
+        sides = self.crop or (self.resize if isinstance(self.resize, tuple) else None)
+        rows, columns = self.tiles or (0, 0)
+        return None if sides is None else (1 + rows * columns, 3, *sides)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the picture as the model sees it, with all tiles side by side.
@@ -216,12 +202,6 @@ def _with_longest(edge: int, width: int, height: int) -> tuple[int, int]:
     other = int(edge / shape) if width >= height else int(edge * shape)
     other = max(other + other % 2, 1)
     return (edge, other) if width >= height else (other, edge)
-
-
-def _size(raw: Any) -> int | tuple[int, int] | None:
-    if raw is None:
-        return None
-    return int(raw["shortest_edge"]) if "shortest_edge" in raw else (int(raw["height"]), int(raw["width"]))
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -16,6 +16,8 @@ from lmmprune.compiler.runtime.load_tokenizer import load_tokenizer
 from lmmprune.errors import BundleError, InputError
 
 _SLOT = "{prompt}"
+ANSWER = "{answer}"
+"""Where an answer stands in a further turn."""
 _PROTECTED = 2  # tokens behind the image that a decoder never drops
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 STRIPS: Mapping[str, Callable[[str], str]] = {
@@ -25,6 +27,27 @@ STRIPS: Mapping[str, Callable[[str], str]] = {
     "right": str.rstrip,
 }
 """What a chat template does to the ends of a question, by the manifest's names."""
+
+
+def compose(template: str, turn: str, words: Sequence[str], strip: str, answer_strip: str) -> list[tuple[str, bool]]:
+    """Return the pieces of a conversation, and whether each was said, or is the template's.
+
+    Args:
+        template: Of one question.
+        turn: What a further turn puts behind a question.
+        words: A question, its answer, the next question, ...
+        strip: Ends of questions that lose their white space.
+        answer_strip: Ends of answers.
+    """
+    before, after = template.split(_SLOT)
+    pieces = [(before, False), (STRIPS[strip](words[0]), True)]
+    if len(words) > 1:
+        to_answer, rest = turn.split(ANSWER)
+        to_question, behind = rest.split(_SLOT)
+        for answer, question in zip(words[1::2], words[2::2], strict=True):
+            pieces += [(to_answer, False), (STRIPS[answer_strip](answer), True)]
+            pieces += [(to_question, False), (STRIPS[strip](question), True), (behind, False)]
+    return [*pieces, (after, False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,27 +92,38 @@ class Prompter:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._special.setdefault(self._prompt.image_token_id, self._prompt.image_token)
 
-    def encode(self, question: str, *, image_tokens: int | None = None) -> Encoded:
+    def encode(self, question: str | Sequence[str], *, image_tokens: int | None = None) -> Encoded:
         """Tokenize a question inside the template.
 
         Args:
-            question: The bare question.
-            image_tokens: Visual tokens of the picture, where the bundle has several counts; None: the manifest's.
+            question: The bare question; or a conversation, which is a question, its answer, the next question, ...
+            image_tokens: Visual tokens that left the vision graph, where the bundle has several counts; None: the
+                manifest's.
 
         Special tokens that the user wrote (``<image>``, ``</s>``) stay plain text.
 
         Raises:
-            InputError: The prompt can't be told from the model's own tokens, isn't text, or has too few tokens.
+            InputError: The prompt can't be told from the model's own tokens, isn't text, or has too few tokens; or it
+                is a conversation, and the template takes one question.
         """
-        before, after = self._prompt.template.split(_SLOT)
-        ids = self._encode(before, STRIPS[self._prompt.strip](check_text(question)), after)
+        words = [question] if isinstance(question, str) else question
+        if len(words) % 2 == 0:
+            raise InputError(f"a conversation of {len(words)} texts: it begins and ends with a question")
+        if len(words) > 1 and not self._prompt.turn:
+            raise InputError(
+                "this bundle takes one question: its prompt says nothing of further turns; export again from a"
+                " checkpoint with a chat template that does, or ask one question"
+            )
+        words = [check_text(word) for word in words]
+        told = self._prompt
+        ids = self._encode(compose(told.template, told.turn, words, told.strip, told.answer_strip))
         image = self._prompt.image_token_id
         if ids.count(image) != 1:
             raise BundleError(
                 f"the prompt template gives {ids.count(image)} tokens of id {image}, expected 1: export again"
             )
         start = ids.index(image)
-        count = self._interface.image_tokens if image_tokens is None else image_tokens
+        count = self._interface.vision_tokens if image_tokens is None else image_tokens
         self._check_text(len(ids) - start - 1)
         ids[start : start + 1] = [image] * count
         return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)
@@ -103,15 +137,16 @@ class Prompter:
                 f" first and the last: ask with {dropped + _PROTECTED - tail} more, or export with a smaller prune_text"
             )
 
-    def _encode(self, before: str, question: str, after: str) -> list[int]:
+    def _encode(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
         # The whole is tokenized at once, as the reference does: tokens may span the seams of the template.
-        encoding = self._tokenizer.encode(before + question + after, add_special_tokens=self._prompt.special_tokens)
-        begin, end = len(before), len(before) + len(question)
+        whole = "".join(text for text, _ in pieces)
+        said = b"".join(bytes([spoken]) * len(text) for text, spoken in pieces)
+        encoding = self._tokenizer.encode(whole, add_special_tokens=self._prompt.special_tokens)
         ids: list[int] = []
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            literal = (before + question + after)[start:stop]
+            literal = whole[start:stop]
             # The text must spell the token out: a word that the vocabulary lacks also becomes a special token, <unk>.
-            if start < end and stop > begin and token in self._special and self._special[token] in literal:
+            if any(said[start:stop]) and token in self._special and self._special[token] in literal:
                 plain = self._plain.encode(literal, add_special_tokens=False).ids
                 if set(self._special).intersection(plain):
                     raise InputError(f"the prompt holds {literal!r}, which this model reserves: leave it out")
@@ -119,6 +154,15 @@ class Prompter:
             else:
                 ids.append(token)
         return ids
+
+    @property
+    def longest_text(self) -> int:
+        """Letters that no question can have: as many of the longest token as the model has positions.
+
+        A server refuses a longer text at once, which could take minutes to be told how many tokens too long it is.
+        Normalizers that take letters away (of white space, say) leave fewer tokens: hence four times as many.
+        """
+        return 4 * self._interface.max_tokens * max(map(len, self._tokenizer.get_vocab()))
 
     def positions(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Return the position ids of a prompt, int64 ``[1, n]``; with M-RoPE ``[3, 1, n]``, frame, row and column.

@@ -14,13 +14,15 @@ from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
 from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens, check_tokens, read_sites
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Encoded, Prompter
-from lmmprune.compiler.runtime.sampling import GREEDY, Picks, Sampling
+from lmmprune.compiler.runtime.sampling import GREEDY, Picks
+from lmmprune.compiler.runtime.select_tokens import Entering, select_tokens, with_image_tokens
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import BundleError, InputError
@@ -63,6 +65,8 @@ class Runtime:
         self._caches = CacheLender[Value](manifest)
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._pixels = manifest.vision.inputs[0]
+        if self.preprocessor.shape is not None:
+            self._check_pixels(self.preprocessor.shape)
 
     def close(self) -> None:
         """Let go of graphs and caches; answers that are under way end with an ``InputError``."""
@@ -79,6 +83,13 @@ class Runtime:
             raise InputError(f"the model of '{self.bundle.path}' is closed: load it again")
         return self._sessions[component]
 
+    def _check_pixels(self, shape: tuple[int, ...]) -> None:
+        if shape != self._pixels.shape:
+            raise BundleError(
+                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes "
+                f"{list(self._pixels.shape)}: export again"
+            )
+
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture.
 
@@ -89,11 +100,7 @@ class Runtime:
         vision = self._session("vision")
         start = time.perf_counter()
         pixels = self.preprocessor(image)
-        if pixels.shape != self._pixels.shape:
-            raise BundleError(
-                f"preprocessor.json gives pictures of shape {list(pixels.shape)}, the vision graph takes "
-                f"{list(self._pixels.shape)}: export again"
-            )
+        self._check_pixels(pixels.shape)
         uploaded = vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
         return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
@@ -114,7 +121,7 @@ class Runtime:
         end = time.perf_counter()
         places = self.bundle.manifest.kept
         kept = None if places is None else vision.download(outputs[places])[0]
-        tokens = self.bundle.manifest.image_tokens
+        tokens = self.bundle.manifest.vision_tokens
         if self._buckets:
             tokens = self._size(dynamic_count or 0)
         if tokens not in self._checked:
@@ -137,18 +144,19 @@ class Runtime:
     def answer(
         self,
         image: Image.Image | ImageFeatures,
-        prompt: str,
+        prompt: str | Sequence[str],
         max_new_tokens: int = 128,
         *,
         stop_at_eos: bool = True,
-        sampling: Sampling = GREEDY,
+        sampling: Picks = GREEDY,
         stop: str | Sequence[str] = (),
     ) -> Answer:
         """Answer a question about a picture.
 
         Args:
             image: The picture, or what ``encode_image`` returned for it.
-            prompt: The bare question; the bundle's template goes around it.
+            prompt: The bare question; the bundle's template goes around it. Or a conversation: a question, its answer,
+                the next question, ...
             max_new_tokens: Stop after so many tokens; 0 gives no text, and runs no decoder.
             stop_at_eos: False goes on to ``max_new_tokens`` (for measuring).
             sampling: How tokens are chosen.
@@ -163,7 +171,7 @@ class Runtime:
         visual = image if isinstance(image, ImageFeatures) else self.encode_image(image)
         self._session("decoder")
         encoded = self.prompter.encode(prompt, image_tokens=visual.tokens)
-        self.prompter.positions(encoded, visual.kept)  # refuse now, not when the first piece is asked for
+        # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(visual, encoded) else "positions"
         return Answer(
             self.generate(visual, encoded, max_new_tokens, sampling),
@@ -171,13 +179,40 @@ class Runtime:
             ends=self.bundle.manifest.prompt.eos_token_ids if stop_at_eos else (),
             full=full,
             visual=visual,
-            prompt=encoded,
+            prompt=self._shortened(encoded),
             tokens_before=self.bundle.manifest.tokens_before,
         )
 
     def room(self, visual: ImageFeatures, prompt: Encoded) -> int:
-        """Return how many new tokens the model's positions leave room for."""
-        return self.prompter.room(prompt, self.prompter.positions(prompt, visual.kept))
+        """Return how many new tokens the model's positions leave room for.
+
+        Raises:
+            InputError: There is no room for any.
+        """
+        prompt, kept = self._shortened(prompt), visual.kept
+        if self.bundle.manifest.selection is not None:
+            # Whichever tokens are chosen, the text behind the picture is numbered alike.
+            kept = np.arange(prompt.image_tokens)
+        return self.prompter.room(prompt, self.prompter.positions(prompt, kept))
+
+    def _shortened(self, prompt: Encoded) -> Encoded:
+        """Return a prompt as it enters the decoder."""
+        manifest = self.bundle.manifest
+        return prompt if manifest.selection is None else with_image_tokens(prompt, manifest.image_tokens)
+
+    def _select(self, visual: ImageFeatures, prompt: Encoded) -> Entering:
+        """Let the bundle's selection choose among the features, if it has one."""
+        manifest = self.bundle.manifest
+        session = self._session("decoder" if manifest.selection is None else SELECTION)
+        return select_tokens(
+            manifest,
+            session.run,
+            prompt,
+            visual.features,
+            visual.kept,
+            upload=session.upload,
+            download=session.download,
+        )
 
     def prefill_sites(self, visual: ImageFeatures, prompt: Encoded) -> dict[str, SiteTokens]:
         """Run the prefill once and return what leaves each site in the decoder that removes visual tokens.
@@ -189,14 +224,22 @@ class Runtime:
         Returns:
             By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``visual.sites``.
         """
-        positions = self.prompter.positions(prompt, visual.kept)
+        manifest = self.bundle.manifest
+        entering = self._select(visual, prompt)
         decoder = self._session("decoder")
-        with self._caches.lend(decoder.upload) as cache:
-            outputs = decoder.run(self._feeds(decoder, visual, prompt.input_ids, positions, cache))
-        found = read_sites(decoder, outputs, self.bundle.manifest, in_decoder=True)
+        found = read_sites(decoder, entering.outputs, manifest, in_decoder=True)
+        if manifest.decoder_sites:
+            positions = self.prompter.positions(entering.prompt, entering.kept)
+            with self._caches.lend(decoder.upload) as cache:
+                ids = entering.prompt.input_ids
+                outputs = decoder.run(self._feeds(decoder, entering.features, ids, positions, cache))
+            inside = read_sites(decoder, outputs, manifest, in_decoder=True)
+            found |= {
+                name: dataclasses.replace(site, kept=entering.among_all(site.kept)) for name, site in inside.items()
+            }
         if visual.kept is None:
             return found
-        # The decoder counts the image tokens that entered it.
+        # They count the tokens that left the vision graph.
         return {name: dataclasses.replace(site, kept=visual.kept[site.kept]) for name, site in found.items()}
 
     def generate(
@@ -206,7 +249,7 @@ class Runtime:
 
         Args:
             visual: The encoded picture.
-            prompt: The tokenized prompt.
+            prompt: The tokenized prompt, with a placeholder for each of the picture's features.
             limit: Number of tokens; fewer when the model's positions end.
             sampling: How they are chosen.
 
@@ -214,18 +257,21 @@ class Runtime:
             BundleError: The logits aren't numbers.
             InputError: The model was closed.
         """
-        positions = self.prompter.positions(prompt, visual.kept)
-        ids, choose = prompt.input_ids, self._rules.answer(prompt, limit, sampling.start())
         steps = min(limit, self.room(visual, prompt))
         if not steps:
             return
+        start = time.perf_counter()
+        entering = self._select(visual, prompt)
+        selecting = (time.perf_counter() - start) * 1e3
+        positions = self.prompter.positions(entering.prompt, entering.kept)
+        ids, choose = entering.prompt.input_ids, self._rules.answer(entering.prompt, limit, sampling.start())
         with self._caches.lend(self._session("decoder").upload) as cache:
             for _ in range(steps):
                 start, decoder = time.perf_counter(), self._session("decoder")
-                outputs = decoder.run(self._feeds(decoder, visual, ids, positions, cache))
+                outputs = decoder.run(self._feeds(decoder, entering.features, ids, positions, cache))
                 logits = decoder.download(outputs[LOGITS])[0, -1]
                 token = choose(logits)
-                spent = (time.perf_counter() - start) * 1e3
+                spent, selecting = (time.perf_counter() - start) * 1e3 + selecting, 0.0
                 if not np.isfinite(logits[token]):
                     raise BundleError(
                         f"the decoder of '{self.bundle.path}' gives {logits[token]} instead of logits: "
@@ -239,14 +285,14 @@ class Runtime:
     def _feeds(
         self,
         decoder: Session,
-        visual: ImageFeatures,
+        features: Value,
         ids: NDArray[np.int64],
         positions: NDArray[np.int64],
         cache: KvCache[Value],
     ) -> dict[str, Value]:
         return {
             INPUT_IDS: decoder.upload(ids),
-            IMAGE_FEATURES: visual.features,
+            IMAGE_FEATURES: features,
             POSITION_IDS: decoder.upload(positions),
             **cache.feeds(),
         }

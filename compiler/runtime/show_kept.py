@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.replace import check_file
 from lmmprune.compiler.runtime.check_text import check_text
@@ -54,10 +55,11 @@ class Drawing:
         Raises:
             InputError: The file can't be written.
         """
+        kind = Image.registered_extensions()[output.suffix.lower()]
         try:
-            self.image.save(output)
+            with replace_file(output) as stream:
+                self.image.save(stream, format=kind)
         except OSError as error:
-            output.unlink(missing_ok=True)
             raise InputError(f"can't write '{output}' ({error.strerror or error})") from error
 
 

@@ -7,10 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from lmmprune.compiler.compare.fidelity import Fidelity
 from lmmprune.compiler.verify.verify import Check
 from lmmprune.errors import BundleError
+from lmmprune.limits import parse_json
 
-_FORMAT = 2
+_FORMAT = 3
 _DIGITS = ("correct", "first_word")  # one digit per question
 
 
@@ -28,8 +30,12 @@ class CellResult:
         bytes: The graphs with their weights on disk.
         prefill_flops: Of the prefill.
         checks: What ``verify`` said.
-        correct: For every question in order, whether the whole answer is right, 1 or 0.
-        first_word: The same of its first word.
+        flops_before: Of the prefill of the unpruned model.
+        correct: For every question in order, whether the whole answer is right, 1 or 0; where nobody knows, whether it
+            is that of the unpruned model.
+        first_word: The same of its first word; where nobody knows, of its first token.
+        said: Every answer.
+        fidelity: Where nobody knows right answers, how near each answer is to that of the unpruned model.
         seconds: Step -> how long it took.
         worker: The process that did it.
     """
@@ -42,9 +48,12 @@ class CellResult:
     dtype: str = ""
     bytes: int = 0
     prefill_flops: float = 0.0
+    flops_before: float = 0.0
     checks: tuple[Check, ...] = ()
     correct: tuple[int, ...] = ()
     first_word: tuple[int, ...] = ()
+    said: tuple[str, ...] = ()
+    fidelity: tuple[Fidelity, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     worker: str = ""
 
@@ -57,7 +66,9 @@ class CellResult:
         """Return the text of ``result.json``; the answers are one string of digits."""
         row = {"format": _FORMAT, **dataclasses.asdict(self)}
         row |= {name: "".join(map(str, row[name])) for name in _DIGITS}
-        return json.dumps(row, indent=1, allow_nan=False) + "\n"
+        # A line per field: thousands of answers would be as many lines.
+        fields = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in row.items())
+        return "{\n " + ",\n ".join(fields) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> CellResult:
@@ -67,10 +78,12 @@ class CellResult:
             BundleError: It was edited, or written by another version.
         """
         try:
-            row: dict[str, Any] = json.loads(text)
+            row: dict[str, Any] = parse_json(text)
             if row.pop("format") != _FORMAT:
-                raise ValueError("another format")
+                raise ValueError("it is of another version's format")
             row["checks"] = tuple(Check(**check) for check in row["checks"])
+            row["said"] = tuple(map(str, row["said"]))
+            row["fidelity"] = tuple(Fidelity(**one) for one in row["fidelity"])
             row |= {name: tuple(int(digit) for digit in row[name]) for name in _DIGITS}
             return cls(**row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

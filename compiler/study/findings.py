@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.statistics import (
     Estimate,
     Floats,
@@ -18,6 +19,7 @@ from lmmprune.compiler.measure.statistics import (
     speed_interaction,
     speedup,
 )
+from lmmprune.compiler.study.breakdown import Breakdown, break_down
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
 from lmmprune.compiler.study.kept_sets import Overlap
@@ -45,6 +47,8 @@ class Row:
         accuracy: Of whole answers, 0..1.
         first_word: Of first words, 0..1.
         retention: Of the unpruned float model's accuracy; None where that is 0.
+        loss: The unpruned float model's accuracy less this one, points.
+        parts: The answers taken apart.
         times: Metric of ``TIMES`` -> times.
         on_front: Whether no other cell is both as fast and as accurate, and better in one of them.
     """
@@ -54,8 +58,16 @@ class Row:
     accuracy: Estimate | None = None
     first_word: Estimate | None = None
     retention: Estimate | None = None
+    loss: Estimate | None = None
+    parts: Breakdown = dataclasses.field(default_factory=Breakdown)
     times: Mapping[str, Timed]
     on_front: bool = False
+
+    @property
+    def speed(self) -> float:
+        """How many times faster to the first token than the unpruned float model; untimed, by FLOPs of the prefill."""
+        timed = self.times.get("ttft_ms")
+        return timed.speedup.value if timed else self.result.flops_before / self.result.prefill_flops
 
     @property
     def precision(self) -> str:
@@ -91,13 +103,38 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """A whole study; ``about`` is its identity, ``timing`` how and where it was timed."""
+    """A whole study.
+
+    Where nobody knows right answers, an answer counts as right that is the unpruned float model's own.
+
+    Attributes:
+        about: Its identity.
+        timing: How and where it was timed; None: it wasn't.
+        asked_about: For every question in order, what its picture is.
+        rows: Every cell, in the order of the grid.
+        pairs: Both precisions of one variant.
+    """
 
     about: Mapping[str, str]
-    timing: Mapping[str, Any]
-    pictures: int
+    timing: Mapping[str, Any] | None
+    asked_about: tuple[str, ...]
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the questions are about."""
+        return len(set(self.asked_about))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether right answers are known."""
+        return not any(row.result.fidelity for row in self.measured)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of questions; none where there is only one."""
+        return tuple(dict.fromkeys(kind for row in self.measured for kind in row.parts.kinds))
 
     @property
     def measured(self) -> tuple[Row, ...]:
@@ -113,7 +150,7 @@ class Findings:
     def front(self) -> tuple[Row, ...]:
         """The Pareto front, the fastest first."""
         rows = [row for row in self.rows if row.on_front]
-        return tuple(sorted(rows, key=lambda row: -row.times["ttft_ms"].speedup.value))
+        return tuple(sorted(rows, key=lambda row: -row.speed))
 
     @property
     def pruned_pairs(self) -> tuple[Pair, ...]:
@@ -127,24 +164,26 @@ class Findings:
 
 def find(
     results: Mapping[Cell, CellResult],
-    pictures: Sequence[str],
+    questions: Sequence[Question],
     groups: Sequence[Group],
     overlaps: Mapping[str, tuple[Overlap, ...]],
     *,
     about: Mapping[str, str],
-    timing: Mapping[str, Any],
+    timing: Mapping[str, Any] | None,
 ) -> Findings:
     """Compute all estimates of a study.
 
     Args:
         results: Every cell's.
-        pictures: For every question in order, what its picture is.
+        questions: In the order of their answers.
         groups: What was timed.
         overlaps: Kept sets fp32 against INT8, by the float cell's name.
         about: The identity.
         timing: How it was timed.
     """
     measured = [cell for cell, result in results.items() if result.refused is None]
+    pictures = [question.picture for question in questions]
+    parts = break_down({cell: results[cell] for cell in measured}, questions)
     correct = np.array([results[cell].correct for cell in measured], bool)
     first = np.array([results[cell].first_word for cell in measured], bool)
     resampled, first_resampled = (resample_means(answers, pictures) for answers in (correct, first))
@@ -159,13 +198,15 @@ def find(
             accuracy=estimate(value[cell], draws[cell]),
             first_word=estimate(float(first[index].mean()), first_resampled[:, index]),
             retention=retention(value[cell], value[UNPRUNED], draws[cell], draws[UNPRUNED]),
+            loss=estimate(_POINTS * (value[UNPRUNED] - value[cell]), _POINTS * (draws[UNPRUNED] - draws[cell])),
+            parts=parts[cell],
             times=_times(groups, cell, baselines),
         )
     front = _front([rows[cell] for cell in measured])
     rows |= {row.cell: dataclasses.replace(row, on_front=True) for row in front}
     pairs = []
     for cell in measured:
-        twin = Cell(method=cell.method, ratio=cell.ratio, int8=True)
+        twin = cell.twin
         if cell.int8 or twin not in draws:
             continue
         cost, cost_draws = value[twin] - value[cell], draws[twin] - draws[cell]
@@ -186,7 +227,7 @@ def find(
             )
         )
     return Findings(
-        about=about, timing=timing, pictures=len(set(pictures)), rows=tuple(rows.values()), pairs=tuple(pairs)
+        about=about, timing=timing, asked_about=tuple(pictures), rows=tuple(rows.values()), pairs=tuple(pairs)
     )
 
 
@@ -212,9 +253,7 @@ def _speed(groups: Sequence[Group], cell: Cell, twin: Cell) -> dict[str, Estimat
 
 def _front(rows: Sequence[Row]) -> list[Row]:
     """Return the rows that no other one dominates in accuracy and in time to the first token."""
-    points = [
-        (row, row.accuracy.value, row.times["ttft_ms"].speedup.value) for row in rows if row.accuracy and row.times
-    ]
+    points = [(row, row.accuracy.value, row.speed) for row in rows if row.accuracy]
     return [
         row
         for row, right, fast in points

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmmprune.compiler.bundle.atomic import only_writer, replace_file
+from lmmprune.compiler.bundle.atomic import made_parents, replace_file
+from lmmprune.compiler.bundle.exchange import put_in_place
+from lmmprune.compiler.bundle.lock import remove_abandoned
 from lmmprune.compiler.bundle.replace import STUDY as STUDY_FOLDER
 from lmmprune.compiler.bundle.replace import check_directory
+from lmmprune.compiler.bundle.workplace import UNFINISHED, begin, hold, partial_of, remove, sweep
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.grid import Cell
 from lmmprune.compiler.study.settings import differences
 from lmmprune.errors import InputError
+from lmmprune.limits import read_json
 
 STUDY = "study.json"
-_FORMAT = 1
-# What write_bundle and write_bytes leave when they are killed.
-_TEMPORARY = (".*.tmp", "*/.*.tmp", "*/.*.old", "*/.*.partial", "cells/*/.*.tmp")
+_FORMAT = 2
+BASE_ANSWERS = "answers.npz"
+"""In the folder of the unpruned cell: what it chose from, where nobody knows right answers."""
+_LOCK = ".lock"  # of earlier versions
+# What write_bytes leaves when it is killed.
+_TEMPORARY = (".*.tmp", "*/.*.tmp", "cells/*/.*.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,32 @@ class Folder:
     def bundle(self, cell: Cell) -> Path:
         """Return where a cell's bundle is, or will be."""
         return self.path / "bundles" / cell.name
+
+    def code(self, cell: Cell) -> Path | None:
+        """Return the study's own copy of the file that defines a cell's method: nobody edits it, and all nodes have it.
+
+        None: the method is installed.
+        """
+        if cell.code is None:
+            return None
+        return next((self.path / "methods" / cell.code).iterdir())
+
+    def keep_code(self, file: Path, code: str) -> None:
+        """Copy a file that defines methods into the study.
+
+        Args:
+            file: The user's.
+            code: Digest of its content, from when it was read.
+
+        Raises:
+            InputError: It was edited meanwhile.
+        """
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != code:
+            raise InputError(f"--method-file {file} was edited while the study began: start again")
+        copy = self.path / "methods" / code / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(copy, data)
 
     def result(self, cell: Cell) -> CellResult | None:
         """Return what was measured of a cell, None if it isn't finished."""
@@ -62,25 +95,15 @@ def open_study(
         InputError: It holds something else or another study, another process works in it, or it can't be written.
     """
     folder = Folder(path=path.resolve())
-    if force:
-        check_directory(path, STUDY_FOLDER, force=True)
-    earlier = None if force else _earlier(folder.path)
-    if earlier is not None and (differ := list(differences(earlier, identity))):
-        raise InputError(
-            f"'{path}' holds a study of something else, which differs in {', '.join(differ)}: give another folder, "
-            "or --force to begin anew"
-        )
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"can't write into '{path}' ({error.strerror}): give another folder") from error
-    with only_writer(folder.path / ".lock", f"another process works in '{path}': wait for it, or give another folder"):
-        _sweep(folder.path)
-        if force:
-            _empty(folder.path)
+    _goes_on(path, identity, force=force)  # refused before anything is made
+    with made_parents(folder.path), hold(folder.path):
         record = {"format": _FORMAT, "identity": dict(identity), "request": dict(request)}
-        write_text(folder.path / STUDY, json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1) + "\n"
+        if not _goes_on(path, identity, force=force):
+            _begin_anew(folder.path, text)
         try:
+            _sweep(folder.path)
+            write_text(folder.path / STUDY, text)
             yield folder
         finally:
             _sweep(folder.path)
@@ -104,38 +127,54 @@ def write_bytes(file: Path, data: bytes) -> None:
         raise InputError(f"can't write '{file}' ({error.strerror}): free some space, or give another folder") from error
 
 
+def _goes_on(path: Path, identity: Mapping[str, str], *, force: bool) -> bool:
+    """Return whether a study is there to go on with; refuse what isn't that, nor to be thrown away."""
+    if force:
+        check_directory(path, STUDY_FOLDER, force=True)
+        return False
+    earlier = _earlier(path)
+    if earlier is not None and (differ := list(differences(earlier, identity))):
+        raise InputError(
+            f"'{path}' holds a study of something else, which differs in {', '.join(differ)}: give another folder, "
+            "or --force to begin anew"
+        )
+    return earlier is not None
+
+
 def _earlier(path: Path) -> dict[str, str] | None:
     """Return the identity of the study there, None for an empty or missing folder."""
     if path.exists() and not path.is_dir():
         raise InputError(f"'{path}' is a file: give a directory for the study")
-    if not path.is_dir() or not any(entry.name != ".lock" for entry in path.iterdir()):
+    if not path.is_dir() or not any(entry.name != _LOCK for entry in path.iterdir()):
         return None
     try:
-        record = json.loads((path / STUDY).read_text(encoding="utf-8"))
+        record = read_json(path / STUDY)
         if record["format"] != _FORMAT:
-            raise ValueError(f"format {record['format']}, expected {_FORMAT}")
+            raise InputError(
+                f"'{path}' holds a study of another lmmprune (format {record['format']}, expected {_FORMAT}),"
+                " which it can't go on with: give another folder, or --force to begin anew"
+            )
         return {str(name): str(value) for name, value in record["identity"].items()}
     except FileNotFoundError as error:
         raise InputError(
             f"'{path}' isn't empty and isn't a study: give another folder, or one that 'lmmprune study' wrote"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"'{path / STUDY}' isn't the record of a study ({error}): give another folder") from error
 
 
-def _empty(path: Path) -> None:
-    """Remove an earlier study, all but the lock that this process holds."""
-    for entry in path.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != ".lock":
-            entry.unlink()
+def _begin_anew(path: Path, text: str) -> None:
+    """Put an empty study in the place of what is there, in one step."""
+    partial = partial_of(path)
+    begin(partial)
+    write_text(partial / STUDY, text)
+    (partial / UNFINISHED).unlink()
+    put_in_place(partial, path)
+    if partial.exists():
+        remove(partial)
 
 
 def _sweep(path: Path) -> None:
-    """Remove what a killed process left half-written; nobody else writes here while the lock is held."""
-    for temporary in [file for pattern in _TEMPORARY for file in path.glob(pattern)]:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+    """Remove what a killed process left half-written."""
+    remove_abandoned(file for pattern in _TEMPORARY for file in path.glob(pattern))
+    sweep(path / "bundles")

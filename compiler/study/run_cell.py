@@ -6,21 +6,22 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.data.questions import Question, load_questions
+from lmmprune.compiler.data.questions import Question, load_examples
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.values import Int8, Ratio
+from lmmprune.compiler.export.values import Int8, Ratio, Schedule
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.cell_result import CellResult
-from lmmprune.compiler.study.folder import STUDY, Folder, write_text
-from lmmprune.compiler.study.grid import Cell
+from lmmprune.compiler.study.fidelity import measure_cell, record_base
+from lmmprune.compiler.study.folder import BASE_ANSWERS, STUDY, Folder, write_text
+from lmmprune.compiler.study.grid import UNPRUNED, Cell
 from lmmprune.compiler.study.kept_sets import collect_kept, save_kept
 from lmmprune.compiler.study.settings import Settings
 from lmmprune.compiler.verify.verify import verify
@@ -52,7 +53,10 @@ def request_of(job: Job) -> Request:
         output=job.folder.bundle(job.cell),
         # At ratio 0 nothing of a method is left in the graphs.
         method=job.cell.method or Request.method,
-        tokens=Ratio(job.cell.ratio),
+        options=dict(job.cell.options),
+        positions=job.cell.positions,
+        method_file=job.folder.code(job.cell),
+        tokens=Ratio(job.cell.ratio) if job.cell.schedule is None else Schedule(dict(job.cell.schedule[1])),
         int8=Int8() if job.cell.int8 else None,
         calibration=settings.calibration,
         calibration_samples=settings.calibration_samples,
@@ -111,9 +115,9 @@ def _measure(job: Job) -> CellResult:
         checks = verify(path, model=job.settings.model)
     bundle = Bundle.open(path)
     runtime = Runtime(bundle, threads=_THREADS)
-    questions = _questions(job.settings.data)[: job.settings.limit]
+    questions = _questions(job.settings.data, job.settings.prompts)[: job.settings.limit]
     with clock.step("evaluate"):
-        evaluation = evaluate(runtime, questions, max_new_tokens=job.settings.max_new_tokens)
+        answers = _ask(job, runtime, questions)
     with clock.step("kept sets"):
         save_kept(collect_kept(runtime, questions), job.folder.cell(job.cell) / "kept.npz")
     return CellResult(
@@ -125,11 +129,31 @@ def _measure(job: Job) -> CellResult:
         bytes=bundle.bytes,
         prefill_flops=manifest.flops["prefill"]["after"],
         checks=tuple(checks),
-        correct=tuple(int(prediction.correct) for prediction in evaluation.predictions),
-        first_word=tuple(int(prediction.first_word) for prediction in evaluation.predictions),
+        flops_before=manifest.flops["prefill"]["before"],
+        **answers,
         seconds=clock.seconds,
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )
+
+
+def _ask(job: Job, runtime: Runtime, questions: Sequence[Question]) -> dict[str, Any]:
+    """Return what of a result comes from answers."""
+    limit = job.settings.max_new_tokens
+    if all(question.answers for question in questions):
+        predictions = evaluate(runtime, questions, max_new_tokens=limit).predictions
+        return {
+            "correct": tuple(int(prediction.correct) for prediction in predictions),
+            "first_word": tuple(int(prediction.first_word) for prediction in predictions),
+            "said": tuple(prediction.predicted for prediction in predictions),
+        }
+    base = job.folder.cell(UNPRUNED) / BASE_ANSWERS
+    said = (record_base if job.cell == UNPRUNED else measure_cell)(runtime, questions, limit, base)
+    return {
+        "correct": tuple(int(one.fidelity.exact) for one in said),
+        "first_word": tuple(int(one.fidelity.first) for one in said),
+        "said": tuple(one.text for one in said),
+        "fidelity": tuple(one.fidelity for one in said),
+    }
 
 
 @functools.cache
@@ -141,5 +165,5 @@ def _traced() -> Callable[[Source], Canonical]:
 
 
 @functools.cache
-def _questions(spec: str) -> list[Question]:
-    return load_questions(spec)
+def _questions(spec: str, prompts: tuple[str, ...]) -> list[Question]:
+    return load_examples(spec, prompts)

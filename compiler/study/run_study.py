@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +10,22 @@ from pathlib import Path
 
 from lmmprune.compiler.backends.onnxruntime import target_of
 from lmmprune.compiler.data.calibration import load_calibration
-from lmmprune.compiler.data.questions import Question, load_questions
+from lmmprune.compiler.data.questions import Question, load_examples
 from lmmprune.compiler.study.cell_result import CellResult
+from lmmprune.compiler.study.choice import check_allowed
+from lmmprune.compiler.study.commands import study_command
+from lmmprune.compiler.study.examples import collect_examples
 from lmmprune.compiler.study.findings import Findings, find
 from lmmprune.compiler.study.folder import Folder, open_study
-from lmmprune.compiler.study.grid import Cell, grid
+from lmmprune.compiler.study.grid import UNPRUNED, Cell, grid
 from lmmprune.compiler.study.kept_sets import Overlap, load_kept, overlaps
 from lmmprune.compiler.study.local import run_locally
 from lmmprune.compiler.study.ray_cluster import check_ray, run_on_ray
 from lmmprune.compiler.study.report import write_report
+from lmmprune.compiler.study.request import StudyRequest
 from lmmprune.compiler.study.run_cell import Job
 from lmmprune.compiler.study.settings import Settings, identity
+from lmmprune.compiler.study.summary import best_at_focus
 from lmmprune.compiler.study.timing import (
     Group,
     TimingSettings,
@@ -31,44 +37,18 @@ from lmmprune.compiler.study.timing import (
 )
 from lmmprune.compiler.targets import targets
 from lmmprune.errors import InputError, require
-from lmmprune.passes.methods import get_method
 from lmmprune.progress import Progress, silent, step
-
-# Called with what is being done, how much of it is done, and how much there is.
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyRequest:
-    """What the user asked for.
-
-    Attributes:
-        settings: What all cells share.
-        methods: Names.
-        ratios: Fractions removed.
-        int8: Whether every cell is wanted in INT8 too.
-        output: The folder.
-        workers: Processes on this machine.
-        ray: Address of a Ray cluster, to run cells there instead.
-        timing: How to time.
-        keep_bundles: Whether bundles stay after timing.
-        force: Whether what an earlier study measured in the folder is thrown away.
-    """
-
-    settings: Settings
-    methods: Sequence[str]
-    ratios: Sequence[float]
-    int8: bool
-    output: Path
-    workers: int
-    ray: str | None
-    timing: TimingSettings
-    keep_bundles: bool
-    force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What came out: the findings, the files that were written, and how many cells had been finished before."""
+    """What came out.
+
+    Attributes:
+        findings: All of it.
+        files: That were written, the report first.
+        reused: How many cells had been finished before.
+    """
 
     findings: Findings
     files: tuple[Path, ...]
@@ -82,33 +62,48 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
         LmmpruneError: Anything that the user can mend; finished cells stay.
     """
     # Everything that can be refused is refused before the first slow step.
-    cells = grid(request.methods, request.ratios, int8=request.int8)
-    for method in request.methods:
-        get_method(method)
+    cells = grid(request.variants.chosen, request.ratios, int8=request.int8)
     target_of(targets.resolve(request.settings.target).name)
     require("jinja2", "export")
     if request.ray is not None:
         check_ray(request.ray)
-    questions = load_questions(request.settings.data)[: request.settings.limit]
+    questions = load_examples(request.settings.data, request.settings.prompts)[: request.settings.limit]
+    labelled = _labelled(questions)
+    check_allowed(request.max_loss, labelled=labelled)
     about = identity(request.settings, _checkpoint(request.settings), questions)
-    asked = {"methods": list(request.methods), "ratios": list(request.ratios), "int8": request.int8}
+    asked = {
+        "methods": list(dict.fromkeys(one.method for one in request.variants.chosen)),
+        "variants": [dataclasses.asdict(one) for one in request.variants.chosen],
+        "ratios": list(request.ratios),
+        "int8": request.int8,
+    }
     with open_study(request.output, about, asked, force=request.force) as folder:
+        for variant in request.variants.chosen:
+            if variant.code is not None:
+                folder.keep_code(request.variants.files[variant.method], variant.code)
         results = {cell: result for cell in cells if (result := folder.result(cell)) is not None}
         reused = len(results)
-        _run(request, folder, [cell for cell in cells if cell not in results], progress)
+        missing = [cell for cell in cells if cell not in results]
+        if not labelled:
+            # All others are measured by its answers.
+            _run(request, folder, [cell for cell in missing if cell == UNPRUNED], progress)
+            missing = [cell for cell in missing if cell != UNPRUNED]
+        _run(request, folder, missing, progress)
         results = {cell: _finished(folder, cell) for cell in cells}
         measured = [cell for cell, result in results.items() if result.refused is None]
-        groups = _time(request, folder, measured, questions[0], progress)
+        groups = _time(request, request.timing, folder, measured, questions[0], progress) if request.timing else []
         findings = find(
             results,
-            [question.picture for question in questions],
+            questions,
             groups,
             _overlaps(folder, measured),
             about=about,
-            timing=record_settings(request.timing, questions[0]),
+            timing=record_settings(request.timing, questions[0]) if request.timing else None,
         )
         with step(progress, "report"):
-            files = write_report(findings, folder.path)
+            shown = best_at_focus(findings)
+            examples = collect_examples(findings, shown, questions, folder) if shown else []
+            files = write_report(findings, folder.path, shown=shown, examples=examples, command=study_command(request))
             if not request.keep_bundles:
                 shutil.rmtree(folder.path / "bundles", ignore_errors=True)
     return StudyResult(findings=findings, files=files, reused=reused)
@@ -126,6 +121,17 @@ def _checkpoint(settings: Settings) -> Path:
     return source.directory
 
 
+def _labelled(questions: Sequence[Question]) -> bool:
+    """Return whether right answers are known, of all questions or of none."""
+    known = sum(bool(question.answers) for question in questions)
+    if 0 < known < len(questions):
+        raise InputError(
+            f"--data: {known} of {len(questions)} questions have an answer: give one with each, or with none, to"
+            " compare with the unpruned model"
+        )
+    return known > 0
+
+
 def _run(request: StudyRequest, folder: Folder, cells: Sequence[Cell], progress: Progress) -> None:
     _start(request, [Job(folder=folder, settings=request.settings, cell=cell) for cell in cells], "cells", progress)
 
@@ -138,6 +144,8 @@ def _start(request: StudyRequest, jobs: Sequence[Job], what: str, progress: Prog
         done += 1
         progress(what, done, len(jobs))
 
+    if not jobs:
+        return
     progress(what, 0, len(jobs))
     if request.ray is not None:
         run_on_ray(jobs, request.ray, count)
@@ -153,9 +161,14 @@ def _finished(folder: Folder, cell: Cell) -> CellResult:
 
 
 def _time(
-    request: StudyRequest, folder: Folder, cells: Sequence[Cell], question: Question, progress: Progress
+    request: StudyRequest,
+    timing: TimingSettings,
+    folder: Folder,
+    cells: Sequence[Cell],
+    question: Question,
+    progress: Progress,
 ) -> list[Group]:
-    groups = load_groups(folder, record_settings(request.timing, question))
+    groups = load_groups(folder, record_settings(timing, question))
     planned = plan_groups(cells, groups)
     # Bundles that an earlier run threw away, and that a new one needs to time its own beside.
     needed = dict.fromkeys(cell for group in planned for cell in group)
@@ -163,14 +176,14 @@ def _time(
     jobs = [Job(folder=folder, settings=request.settings, cell=cell, rebuild=True) for cell in lost]
     if jobs:
         _start(request, jobs, "bundles again", progress)
-    total, done = count_steps(planned, request.timing), 0
+    total, done = count_steps(planned, timing), 0
 
     def count(name: str) -> None:
         nonlocal done
         progress("timing", done, total)
         done += 1
 
-    groups += time_groups(folder, planned, request.timing, question, count)
+    groups += time_groups(folder, planned, timing, question, count)
     progress("timing", total, total)
     return groups
 
@@ -178,7 +191,7 @@ def _time(
 def _overlaps(folder: Folder, measured: Sequence[Cell]) -> dict[str, tuple[Overlap, ...]]:
     found = {}
     for cell in measured:
-        twin = Cell(method=cell.method, ratio=cell.ratio, int8=True)
+        twin = cell.twin
         if not cell.int8 and twin in measured:
             kept = [load_kept(folder.cell(one) / "kept.npz") for one in (cell, twin)]
             found[cell.name] = overlaps(*kept)

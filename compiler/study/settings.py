@@ -25,7 +25,9 @@ class Settings:
 
     Attributes:
         model: Alias, hub id, or absolute local directory.
-        data: ``tiny-llava``, or the absolute path of a JSON Lines file, as ``eval`` takes it.
+        data: ``tiny-llava``, or the absolute path of a JSON Lines file or of a folder of pictures, as ``compare`` takes
+            it.
+        prompts: What is asked about every picture of a folder.
         limit: Only the first so many questions.
         max_new_tokens: Answers are cut there.
         target: Where it will run.
@@ -40,6 +42,7 @@ class Settings:
     target: str
     calibration: Path | None
     calibration_samples: int
+    prompts: tuple[str, ...] = ()
 
 
 def identity(settings: Settings, checkpoint: Path | None, questions: Sequence[Question]) -> dict[str, str]:

@@ -4,79 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmmprune.compiler.measure.statistics import Estimate
+import numpy as np
+
+from lmmprune.compiler.measure.statistics import estimate, resample_means
 from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
 from lmmprune.compiler.study.grid import UNPRUNED, percent
+from lmmprune.compiler.study.words import name, points, shares, tenths, times
 
 _FOCUS = 0.5
-
-
-def points(one: Estimate, *, signed: bool = True) -> str:
-    """Return an estimate that is in points already, with its interval: ``-0.3 (-1.1 to 0.4)``."""
-    value, low, high = (tenths(number, signed=signed) for number in (one.value, one.low, one.high))
-    return f"{value} ({low} to {high})"
-
-
-def tenths(number: float, *, signed: bool = True) -> str:
-    """Return a number with one decimal, with its sign unless it is zero."""
-    # Not -0.0, and no sign where there is none.
-    return "0.0" if abs(number) < 0.05 else f"{number:+.1f}" if signed else f"{number:.1f}"
-
-
-def shares(one: Estimate) -> str:
-    """Return a share of 0..1 in percent with its interval: ``85.5 (83.8 to 86.9)``."""
-    return points(Estimate(value=100 * one.value, low=100 * one.low, high=100 * one.high), signed=False)
-
-
-def times(one: Estimate) -> str:
-    """Return a factor with its interval: ``1.33 (1.28 to 1.40)``."""
-    return f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+# What a method must beat: neither looks at the picture.
+BASELINES = ("random", "uniform", "downsample")
 
 
 def summary(findings: Findings) -> str:
-    """Return one paragraph on accuracy, cost of INT8, whether they multiply, kept sets and the Pareto front."""
-    sentences = [_unpruned(findings)]
-    if best := best_at_focus(findings):
+    """Return the bullets as one paragraph."""
+    return " ".join(bullets(findings))
+
+
+def bullets(findings: Findings) -> list[str]:
+    """Return the verdict, then accuracy, cost of INT8, whether they multiply, kept sets and the Pareto front."""
+    best = best_at_focus(findings)
+    sentences = [_verdict(findings, best)] if best else []
+    sentences.append(_unpruned(findings))
+    if best:
         sentences += _best(findings, best)
     if findings.pruned_pairs:
         sentences += [_accuracy_verdict(findings.pruned_pairs), *_speed_verdicts(findings.pruned_pairs)]
         sentences += _overlap(findings.pruned_pairs)
     if findings.front:
         front = ", ".join(name(row) for row in findings.front)
-        sentences.append(f"Accuracy over time to the first token has the Pareto front {front}.")
+        over = "time to the first token" if findings.timing else "FLOPs of the prefill"
+        sentences.append(f"Accuracy over {over} has the Pareto front {front}.")
     if findings.refused:
         count = len(findings.refused)
         sentences.append(f"{count} cell{'s' * (count > 1)} of the grid can't be had, for the reasons below.")
     failed = [(row, ", ".join(check.name for check in row.result.failures)) for row in findings.measured]
     if faults := [f"{name(row)} ({checks})" for row, checks in failed if checks]:
         sentences.append(f"Checks FAILED: {', '.join(faults)}.")
-    return " ".join(sentences)
+    return sentences
 
 
 def best_at_focus(findings: Findings) -> Row | None:
     """Return the most accurate pruned float cell at the ratio nearest to one half; None if there is none."""
-    rows = [row for row in findings.measured if row.cell.method and not row.cell.int8]
+    rows = [row for row in findings.measured if row.cell.ratio and not row.cell.int8]
     ratio = min((row.cell.ratio for row in rows), key=lambda ratio: (abs(ratio - _FOCUS), ratio), default=None)
     at = [row for row in rows if row.cell.ratio == ratio]
     return max(at, key=lambda row: row.accuracy.value if row.accuracy else 0.0, default=None)
 
 
-def name(row: Row) -> str:
-    """Return a cell's name for a sentence: ``freepruner 50 % int8``."""
-    return f"{row.cell.label} {row.precision}"
-
-
-def verdict(one: Estimate, null: float) -> str:
-    """Say whether an interval contains a value: ``contains 0``, or on which side of it it lies."""
-    if one.contains(null):
-        return f"contains {null:g}"
-    return f"above {null:g}" if one.above(null) else f"below {null:g}"
+def _verdict(findings: Findings, best: Row) -> str:
+    """Say whether the best method is worth its name: whether it beats what costs nothing to choose."""
+    ratio = percent(best.cell.ratio)
+    plain = [
+        row
+        for row in findings.measured
+        if (row.cell.ratio, row.cell.int8) == (best.cell.ratio, False) and row.cell.method in BASELINES
+    ]
+    rival = max(plain, key=lambda row: row.accuracy.value if row.accuracy else 0.0, default=None)
+    if rival is None or best.cell.method in BASELINES:
+        if rival is not None:
+            return f"Verdict: at {ratio} no method does better than {best.cell.series}, which costs nothing to choose."
+        return f"Verdict: at {ratio} {best.cell.series} does best; nothing that costs nothing to choose was measured."
+    right = np.array([best.result.correct, rival.result.correct], bool)
+    draws, means = 100 * resample_means(right, findings.asked_about), 100 * right.mean(axis=1)
+    lead = estimate(means[0] - means[1], draws[:, 0] - draws[:, 1])
+    beats = "is ahead of" if lead.above(0) else "can't be told from"
+    return (
+        f"Verdict: at {ratio} {best.cell.series} {beats} {rival.cell.series}, the best of what costs nothing to choose,"
+        f" by {points(lead)} points."
+    )
 
 
 def _unpruned(findings: Findings) -> str:
     row = findings.row(UNPRUNED)
     assert row.accuracy is not None
     asked = len(row.result.correct)
+    if not findings.labelled:
+        return (
+            f"No right answers are known: what {findings.about['model']} says unpruned in {row.precision} to {asked}"
+            f" questions about {findings.pictures} pictures is the measure."
+        )
     return (
         f"Unpruned in {row.precision}, {findings.about['model']} answers {shares(row.accuracy)} % of {asked} questions"
         f" about {findings.pictures} pictures right."
@@ -86,10 +93,12 @@ def _unpruned(findings: Findings) -> str:
 def _best(findings: Findings, best: Row) -> list[str]:
     ratio = percent(best.cell.ratio)
     sentences = []
+    what = "of that accuracy" if findings.labelled else "of the answers"
+    kept = f"retains {shares(best.retention)} % {what}" if best.retention else ""
     if best.retention is not None:
         sentences.append(
-            f"With {ratio} of the visual tokens removed, {best.cell.method} does best of the methods in"
-            f" {best.precision}: it retains {shares(best.retention)} % of that accuracy."
+            f"With {ratio} of the visual tokens removed, {best.cell.series} does best of the methods in"
+            f" {best.precision}: it {kept}."
         )
     costs = {pair.plain.cell: pair.cost for pair in findings.pairs}
     if best.cell in costs:

@@ -17,6 +17,7 @@ from lmmprune.compiler.study.folder import Folder, write_bytes, write_text
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import BundleError
+from lmmprune.limits import read_json
 
 # Cells in memory at once, the unpruned ones among them: neighbours in a round shall be neighbours in time.
 GROUP = 12
@@ -61,7 +62,7 @@ def load_groups(folder: Folder, record: Mapping[str, Any]) -> list[Group]:
     groups = []
     for file in sorted((folder.path / "timing").glob("group-*.json")):
         try:
-            row = json.loads(file.read_text(encoding="utf-8"))
+            row = read_json(file)
             if row["settings"] == dict(record):
                 groups.append(Group(samples=row["samples"]))
         except (ValueError, KeyError, TypeError) as error:
@@ -85,10 +86,10 @@ def plan_groups(cells: Sequence[Cell], groups: Sequence[Group]) -> list[tuple[Ce
         groups: What has been timed.
     """
     baselines = tuple(cell for cell in (UNPRUNED, UNPRUNED_INT8) if cell in cells)
-    by_variant: dict[tuple[str | None, float], list[Cell]] = {}
+    by_variant: dict[Cell, list[Cell]] = {}
     for cell in cells:
         if cell.method is not None:
-            by_variant.setdefault((cell.method, cell.ratio), []).append(cell)
+            by_variant.setdefault(dataclasses.replace(cell, int8=False), []).append(cell)
     missing = [found for found in by_variant.values() if find_group(groups, (*baselines, *found)) is None]
     planned: list[tuple[Cell, ...]] = []
     room: list[Cell] = []

@@ -43,6 +43,7 @@ def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
         "average_tokens": result.average_tokens,
         "bytes": result.bytes,
         "prefill_flops": result.prefill_flops,
+        "flops_speedup": result.flops_before / result.prefill_flops,
         "questions": len(result.correct),
         "correct": sum(result.correct),
         "correct_first_words": sum(result.first_word),
@@ -50,7 +51,19 @@ def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
         **_columns("accuracy", row.accuracy),
         **_columns("first_word_accuracy", row.first_word),
         **_columns("retention", row.retention),
+        **_columns("loss_points", row.loss),
     }
+    for kind, share in row.parts.kinds.items():
+        figures |= _columns(f"accuracy_of_{kind}", share)
+    if row.parts.hard_questions:
+        figures |= {
+            "questions_downsample_wrong": row.parts.hard_questions,
+            **_columns("accuracy_downsample_wrong", row.parts.hard),
+            **_columns("accuracy_downsample_right", row.parts.easy),
+        }
+    if (near := row.parts.measures) is not None:
+        for measure in ("first", "exact", "prefix", "first_kl", "kl", "perplexity_ratio"):
+            figures |= _columns(f"base_{measure}", getattr(near, measure))
     for metric in TIMES:
         if timed := row.times.get(metric):
             figures |= {metric: timed.ms, **_columns(f"{metric}_speedup", timed.speedup)}

@@ -3,7 +3,7 @@
 DIR/README.md, client.py                 how to start it, how to ask
 DIR/preprocess/  config.pbtxt, 1/        picture -> pixel values (Python)
 DIR/vision/      config.pbtxt, 1/        the bundle's graphs (onnxruntime, tensorrt or python)
-DIR/decoder/, DIR/bucket_K/
+DIR/decoder/, DIR/bucket_K/, DIR/selection/
 DIR/lmmprune/    config.pbtxt, 1/        picture and question -> text (Python, calls the others)
 DIR/build_engines.sh, */graph/           where TensorRT engines are yet to be built
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.engine_spec import engine_spec
 from lmmprune.compiler.bundle import engines
-from lmmprune.compiler.bundle.atomic import rename_over, temporary_sibling
 from lmmprune.compiler.bundle.bundle import ASSETS, PREPROCESSOR, Bundle
 from lmmprune.compiler.bundle.manifest import FILENAME
 from lmmprune.compiler.bundle.replace import REPOSITORY, check_apart, check_directory
+from lmmprune.compiler.bundle.workplace import replace_directory
 from lmmprune.compiler.targets.targets import resolve
 from lmmprune.compiler.triton.models import ANSWER, DEFAULT, PLAN, PREPROCESS, VERSION, Backend, backend_of, configs
 from lmmprune.compiler.triton.readme import readme
@@ -84,6 +84,11 @@ def check_destination(destination: Path, bundle: Path, *, force: bool = False) -
     Raises:
         InputError: Something is there already, or one would lie inside of the other.
     """
+    if any(letter.isspace() for letter in str(destination.resolve())):
+        raise InputError(
+            f"--triton '{destination}': Triton's Python backend serves nothing from a path with a space in it, and two"
+            " of the repository's models need it: give another place"
+        )
     check_apart(destination, bundle, option="--triton")
     check_directory(destination, REPOSITORY, force=force, option="--triton")
     return destination.resolve()
@@ -121,13 +126,18 @@ def write_repository(
         TargetError: Triton can't serve the bundle's target that way.
         BundleError: An engine is missing or stale.
     """
-    destination = check_destination(destination, bundle.path, force=force)
+    destination = destination.resolve()
+
+    def check() -> None:
+        check_destination(destination, bundle.path, force=force)
+
+    check()
     manifest = bundle.manifest
     check_cache(manifest.cache.capacity)
     chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)
     models = configs(manifest, chosen)
     missing = chosen == "tensorrt" and arch is None
-    with temporary_sibling(destination) as root:
+    with replace_directory(destination, check) as root:
         for name, config in models.items():
             (root / name / VERSION).mkdir(parents=True)
             (root / name / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
@@ -152,7 +162,6 @@ def write_repository(
             (root / BUILD).write_text(_build_script(bundle), encoding="utf-8", newline="\n")
         shutil.copyfile(Path(__file__).with_name(_CLIENT), root / _CLIENT)
         (root / "README.md").write_text(readme(manifest, chosen, missing=missing), encoding="utf-8")
-        rename_over(root, destination)
     return Repository(path=destination, backend=chosen, models=tuple(models), engines_missing=missing)
 
 

@@ -15,8 +15,8 @@ Array = np.ndarray[Any, Any]
 def broken_counts(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[str]:
     """Yield what is wrong with the tokens that leave each site of a picture."""
     manifest = vision.manifest
-    if (found := vision.features.shape[1]) != manifest.image_tokens:
-        yield f"image_features has {found} tokens, expected {manifest.image_tokens}"
+    if (found := vision.features.shape[1]) != manifest.vision_tokens:
+        yield f"image_features has {found} tokens, expected {manifest.vision_tokens}"
     outputs = kept_outputs(manifest)
     stages = {stage.site: stage for stage in manifest.schedule}
     for site, name in outputs.items():
@@ -25,8 +25,8 @@ def broken_counts(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[st
         if kept is None:
             yield f"no output {name} for {site}"
         else:
-            # In the decoder the places are among the tokens that entered it.
-            room = manifest.image_tokens if stage.in_decoder else manifest.tokens_before
+            # Behind the vision graph the places are among the tokens that left it.
+            room = manifest.vision_tokens if stage.in_decoder else manifest.tokens_before
             yield from _broken_places(name, kept, stage.tokens_out, room, missing=not stage.in_decoder)
     # The places behind the last site have an output too where each of several sites has its own.
     expected = {*outputs.values(), manifest.kept}

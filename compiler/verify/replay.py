@@ -14,10 +14,11 @@ from PIL import Image
 from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
-from lmmprune.compiler.bundle.manifest import Bucket, Manifest
+from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.runtime.select_tokens import select_tokens
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, KEPT, LOGITS, PIXEL_VALUES
 
@@ -57,7 +58,7 @@ class DecoderOutputs:
         tail: Ids behind it.
         tokens: The ids chosen, 1 + steps.
         logits: float32 ``[1 + steps, V]``.
-        kept: The prefill's outputs with kept places, ``[1,K]`` each.
+        kept: The outputs of selection and prefill with kept places, ``[1,K]`` each, among what left the vision graph.
         lengths: Lengths of each layer's cache after every call, ``[1 + steps, L]``.
     """
 
@@ -84,14 +85,17 @@ class Replay:
     """The bundle's graphs on ONNX Runtime's CPU provider, whatever the target."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Load both graphs."""
+        """Load all graphs."""
         self._manifest = bundle.manifest
 
-        def load(graph: Path) -> Any:
-            return load_on_cpu(graph, bundle.manifest.target, bundle.manifest.precision.dtype)
+        def load(graph: Graph) -> Any:
+            file, precision = bundle.file(graph.file), bundle.manifest.precision
+            return load_on_cpu(file, bundle.manifest.target, precision.dtype, expected=graph)
 
-        self._vision, self._decoder = load(bundle.vision), load(bundle.decoder)
-        self._buckets = [load(bundle.file(bucket.graph.file)) for bucket in bundle.manifest.buckets]
+        self._vision, self._decoder = load(bundle.manifest.vision), load(bundle.manifest.decoder)
+        selection = bundle.manifest.selection
+        self._selection = None if selection is None else load(selection)
+        self._buckets = [load(bucket.graph) for bucket in bundle.manifest.buckets]
         self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
         self._tokenizer = bundle.file(TOKENIZER)
 
@@ -117,8 +121,11 @@ class Replay:
     def decode(self, vision: VisionOutputs, question: str, steps: int) -> DecoderOutputs:
         """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up."""
         prompter = Prompter(vision.manifest, self._tokenizer)
-        prompt = prompter.encode(question)
-        positions = prompter.positions(prompt, vision.places)
+        entering = select_tokens(
+            vision.manifest, self._choose, prompter.encode(question), vision.features, vision.places
+        )
+        prompt = entering.prompt
+        positions = prompter.positions(prompt, entering.kept)
         first: dict[str, Array] = {}
         logits, tokens, lengths = [], [], []
 
@@ -136,16 +143,22 @@ class Replay:
             return tokens[-1]
 
         runs = min(1 + steps, prompter.room(prompt, positions))
-        drive(decode_steps(self._manifest, prompt, positions, vision.features, runs, choose), run)
+        drive(decode_steps(self._manifest, prompt, positions, entering.features, runs, choose), run)
         before, behind = prompt.image_start, prompt.image_start + prompt.image_tokens
         return DecoderOutputs(
             prefix=prompt.input_ids[0, :before].tolist(),
             tail=prompt.input_ids[0, behind:].tolist(),
             tokens=tokens,
             logits=np.stack(logits),
-            kept=_kept(first),
+            kept={
+                **_kept(entering.outputs),
+                **{name: entering.among_all(places) for name, places in _kept(first).items()},
+            },
             lengths=np.array(lengths),
         )
+
+    def _choose(self, feeds: Feeds) -> Outputs:
+        return run_graph(self._selection, feeds)
 
     def _length(self, present: Array) -> int:
         if self._manifest.cache.capacity is None:
@@ -154,7 +167,7 @@ class Replay:
         return int(np.count_nonzero(present.any(axis=(0, 1, 3))))
 
 
-def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
+def load_on_cpu(graph: Path, target: str, dtype: str, *, expected: Graph | None = None) -> Any:
     """Return a graph that was written for a target in ONNX Runtime's CPU provider.
 
     What is in bfloat16 is emulated: each operator computes in float32 and rounds, inputs and outputs are float32.
@@ -183,14 +196,15 @@ def load_on_cpu(graph: Path, target: str, dtype: str) -> Any:
         from lmmprune.compiler.onnx_files.load_onnx import load_onnx
         from lmmprune.passes.lower.emulate_bfloat16 import EmulateBfloat16
 
-        model = load_onnx(graph)
+        model = load_onnx(graph, expected=expected)
         EmulateBfloat16()(model)
+        expected = None  # its inputs and outputs are float32 now
         # Weights stay where they are.
         entries = {"session.model_external_initializers_file_folder_path": str(graph.parent)}
         source = ir.to_proto(model).SerializeToString()
     # Folding would widen all of them at once, for good.
     unfolded = None if dtype == "float32" else ["ConstantFolding"]
-    return cpu_session(source, entries=entries, configure=configure, disabled=unfolded)
+    return cpu_session(source, entries=entries, configure=configure, disabled=unfolded, expected=expected)
 
 
 def run_graph(session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from lmmprune.compiler.verify import manifest_checks, parity
 from lmmprune.compiler.verify.find_source import find_source
 from lmmprune.compiler.verify.prompt import compare_prompts
 from lmmprune.compiler.verify.replay import DecoderOutputs, Replay, VisionOutputs
-from lmmprune.errors import BundleError, InputError, below, require
+from lmmprune.errors import BundleError, InputError, below, one_line, require, said
 from lmmprune.models.source import Source
 from lmmprune.progress import Progress, silent, step
 
@@ -71,7 +71,9 @@ def verify(
         return [Check(name="checksums", passed=False, found=str(error))]
     checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
     behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
-    for graph in (bundle.vision, *behind, bundle.decoder):
+    selection = bundle.manifest.selection
+    between = [] if selection is None else [bundle.file(selection.file)]
+    for graph in (bundle.vision, *behind, *between, bundle.decoder):
         with step(progress, f"checker {graph.name}"):
             checks.append(_well_formed(graph, bundle.manifest))
     source = find_source(bundle.manifest, model, adapter)
@@ -91,8 +93,8 @@ def _well_formed(graph: Path, manifest: Manifest) -> Check:
     name = f"checker {graph.name}"
     try:
         onnx.checker.check_model(_unlinked(onnx, graph) or str(graph), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return Check(name=name, passed=False, found=str(error).splitlines()[0])
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, BundleError, ValueError) as error:
+        return Check(name=name, passed=False, found=one_line(next(iter(str(error).splitlines()), "it doesn't say why")))
     return Check(name=name, passed=True, found=f"opset {manifest.opset}")
 
 
@@ -101,7 +103,10 @@ def _unlinked(onnx: Any, graph: Path) -> Any:
 
     The checker refuses links, and files with a second name (onnx 1.23).
     """
-    model = onnx.load(str(graph), load_external_data=False)
+    try:
+        model = onnx.load(str(graph), load_external_data=False)
+    except Exception as error:  # whatever the reader stumbles over, it is the file
+        raise BundleError(f"'{graph}' isn't an ONNX file that can be read ({said(error)}): export again") from error
     outside = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
     files = [graph, *(graph.parent / place for place in places)]

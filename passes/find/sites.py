@@ -21,7 +21,8 @@ class Site:
     ``vision_layer_l``        in encoder layer l, between attention + residual and the MLP
     ``vision_output``         between encoder and projector
     ``projector_output``      behind the projector
-    ``llm_input_0``           in front of the decoder's first layer, behind the merge of image and text: no attention
+    ``llm_input_0``           in front of the decoder's first layer, where image and text are merged: no attention; a
+                              graph of its own chooses
     ``llm_input_l``           before decoder layer l >= 1; scored by the attention of layer l - 1
     ``llm_layer_l``           in decoder layer l, between attention + residual and the MLP
     ========================  ==========================================================================
@@ -35,8 +36,13 @@ class Site:
 
     @property
     def in_decoder(self) -> bool:
-        """Whether the site lies in the decoder graph."""
+        """Whether the site lies behind the merge of image and text."""
         return self.kind.startswith("llm")
+
+    @property
+    def before_layers(self) -> bool:
+        """Whether the site lies behind that merge and in front of all layers: a graph of its own chooses there."""
+        return self.kind == "llm_input" and self.layer == 0
 
     @property
     def depth(self) -> tuple[int, int, bool]:
@@ -76,7 +82,7 @@ def parse_site(text: str) -> Site:
     """
     if text in ("vision_output", "projector_output"):
         return Site(kind=text)  # type: ignore[arg-type]  # just compared with the literals
-    match = re.fullmatch(r"(vision_layer|llm_input|llm_layer)_(\d+)", text)
+    match = re.fullmatch(r"(vision_layer|llm_input|llm_layer)_([0-9]{1,4})", text)
     if not match:
         raise InputError(
             f"no site '{text}': expected vision_layer_L, vision_output, projector_output, llm_input_L or llm_layer_L"

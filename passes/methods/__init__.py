@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmmprune.errors import InputError, suggestion
 from lmmprune.passes.methods.foreign import from_file, from_packages
+from lmmprune.passes.methods.guard import blamed, check_plain, guarded
 from lmmprune.passes.methods.method import Method, keep_count
 
 __all__ = ["METHODS", "Method", "find_methods", "get_method", "keep_count"]
@@ -63,8 +64,11 @@ def get_method(name: str | Method, options: Mapping[str, str] | None = None, *, 
                 f"the method '{name.name}' is given itself, and {'options' if options else 'a file'} beside it: "
                 f"give the options to {type(name).__name__}, or the method by its name"
             )
+        guarded(type(name))
+        check_plain(name)
         return name
     known = find_methods(file)
     if name not in known:
         raise InputError(f"no method '{name}'{suggestion(name, known)}")
-    return known[name].with_options(options or {})
+    with blamed(known[name], "its options", "hyper-parameters that it takes"):
+        return known[name].with_options(options or {})

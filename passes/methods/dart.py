@@ -88,7 +88,7 @@ class Dart(Method):
             count = mine + theirs if theirs else mine
             together = b.op("Concat", *pivots, axis=1) if len(pivots) > 1 else pivots[0]
             likeness = b.op("Neg", products(at, together, unit))
-            if at.in_decoder:
+            if at.decodes:
                 room = np.zeros((at.batch, count, at.tokens), np.float32)
                 likeness = b.op("Slice", b.op("Concat", likeness, room, axis=2), [0], [at.tokens], [2])
             free = b.constant(np.zeros((at.batch, at.tokens), np.float32))

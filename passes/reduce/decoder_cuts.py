@@ -143,8 +143,6 @@ class DecoderCuts:
 
     def _boundary(self, site: Site) -> ir.Value:
         """Return the stream that is cut at a site."""
-        if site.scored_layer < 0:
-            return self._anchors.embeds
         layer = self._anchors.layers[site.scored_layer]
         return layer.mid if site.kind == "llm_layer" else layer.out
 
@@ -155,9 +153,8 @@ class DecoderCuts:
         at = SiteContext(
             b=b,
             name=str(stage.site),
-            layer=anchors.layers[max(stage.site.scored_layer, 0)],
+            layer=anchors.layers[stage.site.scored_layer],
             layers=anchors.layers,
-            attended=stage.site.scored_layer >= 0,
             depth=len(anchors.layers),
             stream=old,
             visual=old,
@@ -249,8 +246,7 @@ class DecoderCuts:
             self._model.graph.outputs.append(named)
         self._streams[stage.site] = new
         behind = stage.site.scored_layer + 1
-        # At the first layer all caches go on having one length, and its name.
-        for pair in self._anchors.past[behind:] if behind else ():
+        for pair in self._anchors.past[behind:]:
             for value in pair:
                 assert value.shape is not None
                 value.shape = ir.Shape([value.shape[0], value.shape[1], f"past_{behind}", value.shape[3]])

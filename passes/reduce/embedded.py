@@ -34,4 +34,4 @@ def places(at: SiteContext) -> ir.Value:
     """Return the places of the visual tokens that are there, ``[1,1,n]`` int64: 0..n-1, in a decode step 0."""
     b = at.b
     every = b.constant(np.arange(at.tokens, dtype=np.int64).reshape(1, 1, -1))
-    return b.op("Slice", every, [0], b.op("Shape", at.visual, start=1, end=2), [2]) if at.in_decoder else every
+    return b.op("Slice", every, [0], b.op("Shape", at.visual, start=1, end=2), [2]) if at.decodes else every

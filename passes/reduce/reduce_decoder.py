@@ -15,13 +15,14 @@ from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.specialize import specialize
 from lmmprune.passes.reduce.decoder_cuts import DecoderCuts, token_axis
 from lmmprune.passes.reduce.prune_text import PROTECTED
+from lmmprune.passes.reduce.returned import check_returned
 from lmmprune.passes.reduce.site_counts import check_counts, check_sites
 from lmmprune.passes.reduce.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReduceDecoder(GraphPass):
-    """Apply the stages of a method that lie in the decoder graph.
+    """Apply the stages of a method that lie between and in the layers of the decoder.
 
     Before: every layer sees ``[prefix, N visual tokens, tail]``
     After: layers behind a site see ``[prefix, K, tail]``; their caches are shorter by N - K. In a decode step (fewer
@@ -31,7 +32,8 @@ class ReduceDecoder(GraphPass):
 
     Attributes:
         method: Name, for the new nodes' names.
-        stages: In any order; those in the vision graph are left to ``ReduceVision``.
+        stages: In any order; those in the vision graph are left to ``ReduceVision``, that in front of all layers to
+            ``select_before_layers``.
         image_tokens: N, visual tokens that enter the decoder.
         prefix: Tokens of the prompt before the image.
         positions: ``contiguous`` numbers the shorter sequence anew, ``original`` keeps the numbers.
@@ -47,7 +49,8 @@ class ReduceDecoder(GraphPass):
 
     @property
     def _mine(self) -> list[Stage]:
-        return sorted((s for s in self.stages if s.site.in_decoder), key=lambda stage: stage.site.depth)
+        inside = (s for s in self.stages if s.site.in_decoder and not s.site.before_layers)
+        return sorted(inside, key=lambda stage: stage.site.depth)
 
     def requires(self, model: ir.Model) -> None:
         """Check that the graph has the anchors, isn't pruned yet, and has the layers and tokens of every stage."""
@@ -92,9 +95,11 @@ class ReduceDecoder(GraphPass):
             prompt = self.prefix + self.image_tokens + PROTECTED + sum(stage.prune_text for stage in self._mine)
             lengths = self.lengths(prompt)
             before = dict(zip(lengths, [prompt, *lengths.values()], strict=False))
+            prefill = specialize(model, seq=prompt)
+            check_returned(model, prefill)
             # A stage that removes nothing writes nothing.
             check_sites(
-                specialize(model, seq=prompt),
+                prefill,
                 {site: length for site, length in lengths.items() if length < before[site]},
             )
 

@@ -14,6 +14,7 @@ from lmmprune.passes.find.sites import PROJECTOR_OUTPUT
 from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
+from lmmprune.passes.reduce.returned import check_returned
 from lmmprune.passes.reduce.site_counts import check_counts, check_sites, removing
 from lmmprune.passes.reduce.stage import Stage
 from lmmprune.passes.reduce.vision_cuts import VisionCuts
@@ -105,6 +106,7 @@ class ReduceVision(GraphPass):
         if changed:
             RemoveUnusedNodesPass()(model)
             self._infer(model)
+            check_returned(model)
         return ir.passes.PassResult(model, modified=changed)
 
     def _infer(self, model: ir.Model) -> None:

@@ -106,7 +106,7 @@ def top(b: Builder, scores: ir.Value, count: int) -> ir.Value:
 
 def padded(at: SiteContext, scores: ir.Value) -> ir.Value:
     """Give the scores of a decode step, of which there are fewer, the static width n."""
-    if not at.in_decoder:
+    if not at.decodes:
         return scores
     b = at.b
     longer = b.op("Concat", scores, np.zeros((at.batch, at.tokens), np.float32), axis=1)

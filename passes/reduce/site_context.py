@@ -4,7 +4,8 @@ Shapes: B batch, T tokens of the sequence, n visual tokens among them, H heads, 
 Where a visual token is a group of g patches (behind a pixel shuffle), the encoder's sequence has n*g rows for them, and
 what is read off it for a token is the mean over its patches.
 In the decoder T isn't known when the graph is written, and a decode step has T = 1: spans are cut at its end there, so
-that a step computes one row instead of n (what it computes is not used; see ``cut_decoder``).
+that a step computes one row instead of n (what it computes is not used; see ``cut_decoder``). In front of all layers
+the choice has a graph of its own, which sees prompts only.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class SiteContext:
         carried: In the decoder: what brings tokens into that layer in front of the cut -> the axis that counts them.
         shared: What a rule's parts wrote for each other, by name.
         alive: In the decoder: scalar bool, whether this is the prefill; None: always.
+        prompted: In a graph without decode steps: whether the sequence is prompt and picture.
     """
 
     b: Builder
@@ -79,6 +81,7 @@ class SiteContext:
     ahead: Layer | None = None
     carried: Mapping[ir.Value, int] = field(default_factory=dict)
     alive: ir.Value | None = None
+    prompted: bool = False
     tiles: int = 1
     attended: bool = True
     shared: dict[str, tuple[ir.Value, ...]] = field(default_factory=dict, compare=False)
@@ -101,6 +104,11 @@ class SiteContext:
     @property
     def in_decoder(self) -> bool:
         """Whether the sequence is prompt and picture, not the picture alone."""
+        return self.decodes or self.prompted
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the graph also runs decode steps, which have fewer tokens than the spans of a prompt."""
         return self.alive is not None
 
     @property
@@ -142,7 +150,7 @@ class SiteContext:
             return self.b.op("ReduceMean", self.b.op("Cast", groups, to=FLOAT), [axis + 1], keepdims=0)
         begin, end = self._span(which)
         move = self.b.stream if stream else self.b.op
-        if self.in_decoder and which in ("visual", "text", "onward"):
+        if self.decodes and which in ("visual", "text", "onward"):
             # A decode step has fewer tokens than the span's place: give it its last one.
             b = self.b
             length = b.op("Shape", value, start=axis, end=axis + 1)
@@ -303,7 +311,7 @@ class SiteContext:
         return gather_tokens(self.b, value, indices, (self.batch, rows, count))
 
     def _inside(self, value: ir.Value, indices: ir.Value) -> ir.Value:
-        if not self.in_decoder:
+        if not self.decodes:
             return indices
         b = self.b
         return b.op("Min", indices, b.op("Sub", b.op("Shape", value, start=1, end=2), b.constant([1])))

@@ -18,6 +18,7 @@ from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
 from lmmprune.passes.reduce.insert_separators import insert_separators, replace_features, separated_features
+from lmmprune.passes.reduce.returned import check_returned
 from lmmprune.passes.reduce.rules import Reduce, ReductionRule, ascending, top
 from lmmprune.passes.reduce.site_context import SiteContext, gather_tokens
 from lmmprune.passes.reduce.vision_cuts import vision_output
@@ -65,6 +66,7 @@ class CountTokens(GraphPass):
             count = b.op("Add", count, np.int64(anchors.separators))
         _output(model, b, {DYNAMIC_COUNT: (count, (at.batch,))})
         infer_shapes(model)
+        check_returned(model)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -106,6 +108,7 @@ def split_vision(
     encoder.graph.outputs.remove(anchors.separated)
     RemoveUnusedNodesPass()(encoder)
     infer_shapes(encoder)
+    check_returned(encoder)
     return encoder, {count: _bucket_graph(model.clone(), method, grid, count) for count in counts}
 
 

@@ -1,9 +1,10 @@
-"""What the selection costs inside the decoder, per method, at 7B's widths: in a prefill, and in each step behind it.
+"""What the selection costs where the question is known, at 7B's widths: in a prefill, and in each step behind it.
 
 python scripts/llava7b/selection_cost_decoder.py -o docs/results/selection_cost_decoder
 
-Two layers are run, the method's cut in front of one of them. ONNX Runtime's profiler times every node: the selection is
-the sum of those that the method wrote. Weights are synthetic: times don't depend on them.
+Two layers are run, the method's cut in front of one of them; in front of both, it is a graph of its own, which no step
+runs. ONNX Runtime's profiler times every node: the selection is the sum of those that the method wrote. Weights are
+synthetic: times don't depend on them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lmmprune.passes.find.sites import llm_input
 from lmmprune.passes.methods import METHODS
 from lmmprune.passes.methods.dart import Dart
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.select_before_layers import select_before_layers
 from lmmprune.passes.reduce.stage import Stage
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
@@ -76,6 +78,39 @@ def step(feeds: dict[str, Any], removed: list[int]) -> dict[str, Any]:
     return feeds | past | {"input_ids": np.array([[7]]), "position_ids": np.array([[length]])}
 
 
+def before_layers(path: Path, stage: Stage, name: str, feeds: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Time a choice that is a graph of its own, and the layers behind it, which have no part of it."""
+    keep, count = stage.keep, feeds["image_features"].shape[1]
+    graph = select_before_layers(ir.load(path), stage, method=name, image_tokens=count, prefix=PREFIX)
+    assert graph is not None
+    chosen = path.with_name("selection.onnx")
+    ir.save(graph, chosen)
+    rows = [*range(PREFIX + keep), *range(PREFIX + count, feeds["input_ids"].shape[1])]
+    shorter = feeds | {"input_ids": feeds["input_ids"][:, rows], "image_features": feeds["image_features"][:, :keep]}
+    shorter["position_ids"] = np.arange(len(rows))[None]
+    asked = {name: feeds[name] for name in ("input_ids", "image_features")}
+    return {
+        "nodes": sum(str(node.name).startswith("lmmprune/") for node in graph.graph),
+        "prefill_ms": statistics.median(total for _, total in profile(chosen, asked, rounds)),
+        "prefill_rest_ms": statistics.median(total for _, total in profile(path, shorter, rounds)),
+        "step_ms": 0.0,
+        "step_rest_ms": statistics.median(t for _, t in profile(path, step(shorter, [0] * LAYERS), rounds)),
+    }
+
+
+def between_layers(path: Path, stored: ir.Model, run: ReduceDecoder, feeds: dict[str, Any], rounds: int) -> Any:
+    """Time a choice between layers: all of its nodes are in the decoder."""
+    graph = stored.clone()
+    run(graph)
+    ir.save(graph, path.with_name("pruned.onnx"))
+    row = {"nodes": sum(str(node.name).startswith("lmmprune/") for node in graph.graph)}
+    for kind, given in {"prefill": feeds, "step": step(feeds, run.removed_before(LAYERS))}.items():
+        times = profile(path.with_name("pruned.onnx"), given, rounds)
+        row[f"{kind}_ms"] = statistics.median(ours for ours, _ in times)
+        row[f"{kind}_rest_ms"] = statistics.median(total - ours for ours, total in times)
+    return row
+
+
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/selection_cost_decoder"))
 @click.option("--model", default="llava-1.5-7b", show_default=True)
@@ -94,17 +129,13 @@ def main(output: Path, model: str, keep: tuple[int, ...], rounds: int) -> None:
         stored = ir.load(path)
         for name in cuts(1):
             for count in keep:
-                stage, graph = cuts(count)[name], stored.clone()
-                run = ReduceDecoder(method=name, stages=[stage], image_tokens=facts.tokens, prefix=PREFIX)
-                run(graph)
-                ir.save(graph, path.with_name("pruned.onnx"))
+                stage = cuts(count)[name]
                 row: dict[str, Any] = {"method": name, "site": str(stage.site), "keep": count}
-                row["nodes"] = sum(str(node.name).startswith("lmmprune/") for node in graph.graph)
-                both = {"prefill": feeds, "step": step(feeds, run.removed_before(LAYERS))}
-                for kind, given in both.items():
-                    times = profile(path.with_name("pruned.onnx"), given, rounds)
-                    row[f"{kind}_ms"] = statistics.median(ours for ours, _ in times)
-                    row[f"{kind}_rest_ms"] = statistics.median(total - ours for ours, total in times)
+                if stage.site.before_layers:
+                    row |= before_layers(path, stage, name, feeds, rounds)
+                else:
+                    run = ReduceDecoder(method=name, stages=[stage], image_tokens=facts.tokens, prefix=PREFIX)
+                    row |= between_layers(path, stored, run, feeds, rounds)
                 rows.append(row)
                 bar.update(task, advance=1, description=name)
     lines = [

@@ -15,9 +15,13 @@ the extra ``export``. Whatever you can mend is an ``lmmprune.LmmpruneError`` of 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from lmmprune.version import __version__
+
+# ONNX Runtime reports to its makers unless it is told not to before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from lmmprune import errors

@@ -86,6 +86,24 @@ def below(part: str, advice: str, *, kind: type[LmmpruneError] = ModelError) -> 
         raise kind(f"{part} failed ({said(root)}): {advice}; -v shows the traceback") from error
 
 
+def one_line(message: str, most: int = 400) -> str:
+    """Return a message as one line that is safe to print, without its middle if it is long.
+
+    Args:
+        message: Words that may hold what somebody else wrote: names, values, a library's reason.
+        most: Letters at most.
+    """
+    words = " ".join(message.split())
+    plain = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in words
+    )
+    if len(plain) <= most:
+        return plain
+    # What to do stands at the end.
+    end = most // 3
+    return f"{plain[: most - end - 3]} … {plain[-end:]}"
+
+
 def said(error: BaseException) -> str:
     """Return an exception's own words in one line, the first of them where there are many."""
     words = " ".join(str(error).split())

@@ -13,6 +13,9 @@ PATCHES = "patches"
 RANKING = "ranking"
 DYNAMIC_COUNT = "dynamic_count"
 
+# The selection between vision graph and decoder.
+SELECTED = "selected_features"
+
 # The decoder.
 INPUT_IDS = "input_ids"
 POSITION_IDS = "position_ids"

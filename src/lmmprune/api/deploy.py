@@ -9,6 +9,7 @@ from pathlib import Path
 from lmmprune.compiler.build.build import Built
 from lmmprune.compiler.build.engine_spec import WORKSPACE
 from lmmprune.compiler.build.options import BuildOptions
+from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.deploy import deploy as boards
 from lmmprune.compiler.deploy.deploy import Deployed
@@ -21,6 +22,7 @@ from lmmprune.progress import Progress, silent
 File = str | PathLike[str]
 
 
+@seal.may_be_unsealed
 def build(
     bundle: File,
     target: str | None = None,
@@ -31,6 +33,7 @@ def build(
     options: BuildOptions | None = None,
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    unsealed: bool = False,
     progress: Progress = silent,
 ) -> list[Built]:
     """Compile a bundle's graphs into engines beside them; one that is up to date is kept.
@@ -44,6 +47,7 @@ def build(
         options: What to ask of the builder.
         force: Build even what is up to date, or was built with other options.
         say: Called with one line at a time.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
         progress: Called while it runs.
 
     Returns:

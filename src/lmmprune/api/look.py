@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.runtime.open_picture import Picture, open_picture
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.show_kept import Drawing, check_drawing, show_kept
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 File = str | PathLike[str]
 
 
+@seal.may_be_unsealed
 def verify(
     bundle: File,
     *,
     samples: int = 4,
     model: File | None = None,
     adapter: File | None = None,
+    unsealed: bool = False,
     progress: Progress = silent,
 ) -> list[Check]:
     """Check a bundle's files and graphs, and its kept indices and logits against the PyTorch model.
@@ -40,6 +43,7 @@ def verify(
         samples: Pictures with questions to compare on.
         model: Where its checkpoint is, for a bundle that was exported from a directory; None: what the bundle names.
         adapter: LoRA directory that was merged into its weights.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
         progress: Called while it runs.
 
     Returns:
@@ -64,6 +68,7 @@ def verify(
     )
 
 
+@seal.may_be_unsealed
 def show(
     bundle: File,
     picture: Picture,
@@ -73,6 +78,7 @@ def show(
     site: str | None = None,
     threads: int | None = None,
     force: bool = False,
+    unsealed: bool = False,
 ) -> Drawing:
     """Draw which patches a bundle keeps of a picture, one panel per site.
 
@@ -84,6 +90,7 @@ def show(
         site: Draw this one only, such as ``vision_layer_3``.
         threads: Threads within an operator, where the CPU computes.
         force: Replace a drawing that is there.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
 
     Returns:
         The drawing as a PIL image, and the tokens that leave each site.
@@ -103,13 +110,17 @@ def show(
     return drawing
 
 
-def inspect(path: File, *, target: str | None = None, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
+@seal.may_be_unsealed
+def inspect(
+    path: File, *, target: str | None = None, image_size: tuple[int, int] | None = None, unsealed: bool = False
+) -> dict[str, Any]:
     """Say what the passes see in a bundle or in an ONNX file, also of another tool.
 
     Args:
         path: The bundle's directory, or the file.
         target: Check Q/DQ pairs against this target's rules; None: the bundle's, or what the file looks like.
         image_size: Height and width of the picture, where another tool's tower leaves them open.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
 
     Returns:
         ``graphs``: inputs, outputs, operators, weights, sites, anchors and INT8 of each; ``engines``: their records.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmmprune.api.model import Model
+from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.data.questions import Question, load_examples, load_questions
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.measure.evaluate import Evaluation
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 File = str | PathLike[str]
 
 
+@seal.may_be_unsealed
 def bench(
     bundles: Sequence[File],
     image: File,
@@ -32,6 +34,7 @@ def bench(
     new_tokens: int = 16,
     threads: int | None = None,
     memory: bool = True,
+    unsealed: bool = False,
     progress: Progress = silent,
 ) -> BenchReport:
     """Time bundles side by side, interleaved in one process; the first one is what the others are compared with.
@@ -44,6 +47,7 @@ def bench(
         new_tokens: Tokens per answer, at least 2.
         threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
         memory: Whether to measure peak memory, a process each.
+        unsealed: Read bundles whose manifest was edited, or is of the format before seals, as they are.
         progress: Called while it runs.
 
     Raises:
@@ -65,6 +69,7 @@ def bench(
     )
 
 
+@seal.may_be_unsealed
 def compare(
     base: File,
     others: Sequence[File],
@@ -77,6 +82,7 @@ def compare(
     threads: int | None = None,
     keep_answers: bool = True,
     drawings: bool = False,
+    unsealed: bool = False,
     progress: Progress = silent,
 ) -> Comparison:
     """Compare bundles with another one, the unpruned one as a rule, on pictures and prompts; no answers need be known.
@@ -95,6 +101,7 @@ def compare(
         threads: Threads within an operator; None leaves it to the back end.
         keep_answers: Whether to keep the base's answers on disk for the next time.
         drawings: Whether to draw what each bundle keeps for its least faithful examples.
+        unsealed: Read bundles whose manifest was edited, or is of the format before seals, as they are.
         progress: Called while it runs.
 
     Raises:
@@ -143,6 +150,7 @@ def draw_chart(report: BenchReport, out: File, *, force: bool = False) -> None:
     chart.draw_chart(report, Path(out))
 
 
+@seal.may_be_unsealed
 def explain(
     bundles: Sequence[File],
     image: File,
@@ -150,6 +158,7 @@ def explain(
     *,
     rounds: int = 10,
     threads: int | None = None,
+    unsealed: bool = False,
     progress: Progress = silent,
 ) -> Explanation:
     """Say which kernel computed each layer of bundles for ``ort-cpu``, how long, and why one stayed in floating point.
@@ -160,6 +169,7 @@ def explain(
         prompt: The question.
         rounds: Runs of each phase that count.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
+        unsealed: Read bundles whose manifest was edited, or is of the format before seals, as they are.
         progress: Called while it runs.
 
     Raises:
@@ -172,6 +182,7 @@ def explain(
     return room.explain(paths, Path(image), prompt, rounds=rounds, threads=threads, on_step=step)
 
 
+@seal.may_be_unsealed
 def evaluate(
     bundle: File | Model,
     data: File | Sequence[Question],
@@ -180,6 +191,7 @@ def evaluate(
     max_new_tokens: int = 16,
     match: str = "exact",
     threads: int | None = None,
+    unsealed: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Ask questions with known answers; say the share of right answers and of right first words, with intervals.
@@ -193,6 +205,7 @@ def evaluate(
         match: When an answer is right: ``exact``, ``contains`` (it stands in what was said), or ``vqa`` (by how many
             of the answers, as in VQA).
         threads: Threads within an operator, where the bundle is loaded here.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
         progress: Called while it runs.
 
     Raises:
@@ -216,8 +229,13 @@ def evaluate(
             model.close()
 
 
-def flops(bundle: File) -> dict[str, Any]:
+@seal.may_be_unsealed
+def flops(bundle: File, *, unsealed: bool = False) -> dict[str, Any]:
     """Say what pruning saves in a bundle's prefill: FLOPs and key/value cache, before and after.
+
+    Args:
+        bundle: Its directory.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
 
     Returns:
         ``sites``; ``flops`` of ``vision`` and ``prefill``, and ``kv_bytes``, each with ``before`` and ``after``;

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from types import TracebackType
 
+from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.runtime.answer import Answer
@@ -30,7 +31,8 @@ class Model:
         runtime: What runs it, for measuring tools.
     """
 
-    def __init__(self, path: str | PathLike[str], *, threads: int | None = None) -> None:
+    @seal.may_be_unsealed
+    def __init__(self, path: str | PathLike[str], *, threads: int | None = None, unsealed: bool = False) -> None:
         """Use ``load`` instead."""
         self.bundle: Bundle = Bundle.open(Path(path))
         self.manifest: Manifest = self.bundle.manifest
@@ -144,12 +146,14 @@ class Model:
         self.close()
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None) -> Model:
+@seal.may_be_unsealed
+def load(path: str | PathLike[str], *, threads: int | None = None, unsealed: bool = False) -> Model:
     """Load a bundle for answering. Needs neither torch nor transformers.
 
     Args:
         path: The bundle's directory.
         threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
 
     Raises:
         BundleError: It isn't a bundle, is damaged, or has no engines for this GPU.
@@ -161,4 +165,4 @@ def load(path: str | PathLike[str], *, threads: int | None = None) -> Model:
         with lmmprune.load("out") as model:
             print(model.ask("cat.jpg", "What is this?").text)
     """
-    return Model(path, threads=threads)
+    return Model(path, threads=threads, unsealed=unsealed)

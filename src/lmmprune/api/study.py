@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,12 @@ def study(
     methods: Sequence[str],
     ratios: Sequence[float],
     int8: bool = False,
+    options: Mapping[str, Sequence[object]] | None = None,
+    method_files: Sequence[File] = (),
+    positions: Sequence[str] = (),
+    schedules: Sequence[File] = (),
     data: File = "tiny-llava",
+    prompts: Sequence[str] = (),
     limit: int | None = None,
     max_new_tokens: int = 16,
     calibration: File | None = None,
@@ -30,6 +35,7 @@ def study(
     target: str = "ort-cpu",
     workers: int = 1,
     ray: str | None = None,
+    timing: bool = True,
     rounds: int = 30,
     new_tokens: int = 16,
     threads: int | None = None,
@@ -45,10 +51,15 @@ def study(
     Args:
         model: Alias, hub id, or local directory.
         out: Folder, new or to go on with.
-        methods: Names.
+        methods: Names; ``all`` among them takes every one.
         ratios: Fractions of visual tokens removed.
         int8: Measure every variant in INT8 too.
-        data: ``tiny-llava``, or a JSON Lines file as for ``evaluate``.
+        options: Hyper-parameters as ``{"fastv.layer": [2, 3]}``: every combination of the values is a variant.
+        method_files: Python files that define methods.
+        positions: Numbering of the tokens that stay, ``contiguous``, ``original`` or both; none: each method's own.
+        schedules: JSON files of sites and counts, each one variant more of the methods that can follow it.
+        data: As for ``compare``; where no answer is known, those of the unpruned model are the measure.
+        prompts: Asked about every picture of a folder.
         limit: Ask only the first so many questions.
         max_new_tokens: Answers are cut there.
         calibration: Pictures for INT8's ranges; None: what fits the model.
@@ -56,6 +67,7 @@ def study(
         target: Where it will run.
         workers: Processes on this machine.
         ray: Address of a Ray cluster to run on instead, or ``auto``; nodes share the folder.
+        timing: Whether times are taken.
         rounds: Rounds of timing that count.
         new_tokens: Tokens per timed answer.
         threads: Threads within an operator when timing.
@@ -69,10 +81,20 @@ def study(
     Raises:
         LmmpruneError: Anything that you can mend, in one line.
     """
-    from lmmprune.compiler.study.run_study import StudyRequest, run_study
+    from lmmprune.compiler.study.request import StudyRequest
+    from lmmprune.compiler.study.run_study import run_study
     from lmmprune.compiler.study.settings import Settings
     from lmmprune.compiler.study.timing import TimingSettings
+    from lmmprune.compiler.study.variants import choose_variants, parse_settings
 
+    variants = choose_variants(
+        methods,
+        (),
+        files=[Path(file) for file in method_files],
+        options=parse_settings([f"{name}={value}" for name, values in (options or {}).items() for value in values]),
+        positions=positions,
+        schedules=[Path(file) for file in schedules],
+    )
     request = StudyRequest(
         settings=Settings(
             model=_absolute(model),
@@ -82,14 +104,15 @@ def study(
             target=target,
             calibration=None if calibration is None else Path(calibration).resolve(),
             calibration_samples=calibration_samples,
+            prompts=tuple(prompts),
         ),
-        methods=methods,
+        variants=variants,
         ratios=ratios,
         int8=int8,
         output=Path(out),
         workers=workers,
         ray=ray,
-        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads),
+        timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads) if timing else None,
         keep_bundles=keep_bundles,
         force=force,
     )

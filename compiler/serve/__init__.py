@@ -1,0 +1,1 @@
+"""Serve bundles over HTTP as OpenAI's chat API does. Without torch."""

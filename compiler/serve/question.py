@@ -1,0 +1,102 @@
+"""What a request asks of a bundle: the picture, the question, and how it is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmmprune.compiler.runtime.sampling import Sampling
+from lmmprune.compiler.runtime.stop_strings import StopStrings
+from lmmprune.compiler.serve.errors import ApiError
+from lmmprune.compiler.serve.protocol import ChatRequest, ImagePart, Message, TextPart
+
+_STOPS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One request in the run-time's words.
+
+    Attributes:
+        url: Where the picture is.
+        words: The question; or a conversation: a question, its answer, the next question, ...
+        max_new_tokens: The answer ends after so many.
+        sampling: How tokens are chosen.
+        stop: Texts that end it.
+    """
+
+    url: str
+    words: tuple[str, ...]
+    max_new_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+
+
+def question_of(request: ChatRequest, max_tokens: int) -> Question:
+    """Read a request.
+
+    Args:
+        request: Its body.
+        max_tokens: New tokens that this server gives at most, and where nothing is asked for.
+
+    Raises:
+        ApiError: It asks for what a bundle can't do.
+        InputError: A sampling option is out of its range.
+    """
+    url, words = _conversation(request.messages)
+    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    if len(stop) > _STOPS:
+        raise ApiError(f"stop: {len(stop)} texts, at most {_STOPS} are taken", param="stop")
+    StopStrings(stop)  # refuses what isn't one
+    return Question(
+        url=url, words=words, max_new_tokens=_limit(request, max_tokens), sampling=_sampling(request), stop=stop
+    )
+
+
+def _conversation(messages: list[Message]) -> tuple[str, tuple[str, ...]]:
+    """Return where the picture is, and what was said: a question, its answer, the next question, ..."""
+    for number, message in enumerate(messages):
+        expected = "assistant" if number % 2 else "user"
+        if message.role != expected:
+            more = (
+                " (a bundle's prompt has no place for instructions)" if message.role in ("system", "developer") else ""
+            )
+            raise ApiError(
+                f"messages: number {number + 1} is of the role '{message.role}', expected '{expected}'{more}",
+                param="messages",
+            )
+    if len(messages) % 2 == 0:
+        raise ApiError("messages: the last one is an answer, expected a question", param="messages")
+    urls, words = [], []
+    for number, message in enumerate(messages):
+        parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+        found = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+        if number and found:
+            raise ApiError("messages: a picture in a later message, expected it in the first one", param="messages")
+        urls += found
+        words.append("\n".join(part.text for part in parts if isinstance(part, TextPart)))
+    if len(urls) != 1:
+        raise ApiError(f"messages: {len(urls)} pictures, a bundle takes exactly one (image_url)", param="messages")
+    return urls[0], tuple(words)
+
+
+def _limit(request: ChatRequest, most: int) -> int:
+    asked = {request.max_tokens, request.max_completion_tokens} - {None}
+    if len(asked) > 1:
+        raise ApiError("max_tokens and max_completion_tokens differ: give one", param="max_tokens")
+    wanted = asked.pop() if asked else most
+    assert wanted is not None
+    if wanted > most:
+        name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        raise ApiError(f"{name} is {wanted}, this server gives at most {most}", param=name)
+    return wanted
+
+
+def _sampling(request: ChatRequest) -> Sampling:
+    """Return how tokens are chosen: without a temperature the likeliest one, as ``run`` does [ours]."""
+    top_p = 1.0 if request.top_p is None else request.top_p
+    top_k = 0 if request.top_k in (None, -1) else request.top_k
+    assert top_k is not None
+    temperature = request.temperature
+    if temperature is None and top_p == 1 and not top_k:
+        temperature = 0.0  # every seed gives the same answer
+    return Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=request.seed)

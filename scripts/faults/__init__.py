@@ -1,0 +1,1 @@
+"""The sections of the fault campaign: one file each, with ``run(seconds, seed) -> list[Row]``."""
