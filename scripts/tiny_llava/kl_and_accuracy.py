@@ -52,8 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     template = Request(model="tiny-llava", output=arguments.work)
     lab = Lab(folder=arguments.work, template=template, match="exact", threads=1)
-    few, many = unlabelled(), load_questions("tiny-llava")[: arguments.limit]
-    many = sorted(many, key=lambda one: one.picture)
+    few, many = unlabelled(), sorted(load_questions("tiny-llava"), key=lambda one: one.picture)[: arguments.limit]
     rows = []
     base = None
     for candidate in (UNPRUNED, *(Candidate(method=m, ratio=r) for m, r in itertools.product(METHODS, RATIOS))):
