@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lmmprune.compiler.bundle.atomic import only_writer
+from lmmprune.compiler.bundle.lock import only_writer
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.study.folder import write_text

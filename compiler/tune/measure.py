@@ -94,7 +94,7 @@ class Lab:
         """Remove the bundles of all others, but for the unpruned one."""
         names = {one.name for one in (UNPRUNED, *candidates)}
         for path in (self.folder / "bundles").iterdir():
-            if path.name not in names:
+            if path.is_dir() and path.name not in names:
                 shutil.rmtree(path)
 
     def score(self, candidate: Candidate, examples: Sequence[Question], *, heldout: bool = False) -> Cell:

@@ -1,0 +1,86 @@
+"""Does KL on a few unlabelled pictures rank variants as accuracy on 2,000 questions does?
+
+python scripts/tiny_llava/kl_and_accuracy.py -o docs/results/kl_and_accuracy
+
+Every variant is led through the unpruned model's answers about 64 other pictures (KL), and asked the 2,000 held-out
+questions. What is measured lies in ``--work`` and is used again, so that a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import results
+
+from lmmprune.compiler.data.questions import Question, load_questions
+from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.study.chart_style import LIGHT, label, paper
+from lmmprune.compiler.tune.candidate import Candidate
+from lmmprune.compiler.tune.measure import UNPRUNED, Lab
+from lmmprune.models.tiny_llava.dataset import calibration
+
+METHODS = ("cls", "divprune", "fastv", "freepruner", "pyramiddrop", "random", "uniform", "v2drop")
+RATIOS = (0.3, 0.5, 0.7)
+PICTURES = 64
+
+
+def unlabelled() -> list[Question]:
+    """Return training scenes, which no held-out question is about."""
+    return [
+        Question(picture=f"c{one.image_id}", load=lambda image=one.image: image, prompt=one.question, answers=("?",))  # type: ignore[misc]  # mypy can't infer a lambda with a default
+        for one in calibration(PICTURES)
+    ]
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Return ranks from 0 on, those of equal values averaged."""
+    return np.array([(np.sum(values < one) + np.sum(values <= one) - 1) / 2 for one in values])
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("kl_and_accuracy.work"))
+    parser.add_argument("--limit", type=int, help="ask only the first so many questions, to try the script")
+    arguments = parser.parse_args()
+    template = Request(model="tiny-llava", output=arguments.work)
+    lab = Lab(folder=arguments.work, template=template, match="exact", threads=1)
+    few, many = unlabelled(), sorted(load_questions("tiny-llava"), key=lambda one: one.picture)[: arguments.limit]
+    rows = []
+    base = None
+    for candidate in (UNPRUNED, *(Candidate(method=m, ratio=r) for m, r in itertools.product(METHODS, RATIOS))):
+        lab.score(candidate, few)
+        cell = lab.score(candidate, many, heldout=True)
+        if base is None:
+            base = cell
+        elif cell.refused is None:
+            lost = 100 * (np.mean(base.heldout.right) - np.mean(cell.heldout.right))
+            rows.append((candidate.label, float(np.mean(cell.tuning.kl)), float(lost)))
+            print(*rows[-1], flush=True)
+    kl, lost = (np.array([row[place] for row in rows]) for place in (1, 2))
+    rank = float(np.corrcoef(ranks(kl), ranks(lost))[0, 1])
+    figure, (axes,) = paper(LIGHT, 4.4)
+    axes.plot(kl, lost, "o", markersize=4)
+    for name, x, y in rows:
+        axes.annotate(name, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=5)
+    axes.set_xscale("symlog", linthresh=1e-4)
+    label(axes, LIGHT, x=f"KL on {PICTURES} unlabelled pictures, nats", y=f"points lost on {len(many)} questions")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(arguments.output.with_suffix(".png"))
+    table = "\n".join(f"| {name} | {x:.4g} | {y:.1f} |" for name, x, y in sorted(rows, key=lambda row: row[1]))
+    text = (
+        f"Spearman's rank correlation over {len(rows)} variants: {rank:.3f}.\n\n"
+        f"| variant | KL, nats | points lost |\n|---|--:|--:|\n{table}"
+    )
+    results.write(arguments.output, {"spearman": rank, "variants": [list(row) for row in rows]}, text)
+
+
+if __name__ == "__main__":
+    main()
