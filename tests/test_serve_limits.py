@@ -148,3 +148,11 @@ def test_the_metrics_count(made: Path) -> None:
         assert server.metric('lmmprune_errors_total{type="invalid_request_error"}') == 1
         path = 'lmmprune_requests_total{path="/v1/chat/completions",status='
         assert (server.metric(path + '"200"}'), server.metric(path + '"400"}')) == (3, 1)
+
+
+def test_several_answers_grow_at_the_same_time(made: Path) -> None:
+    with sf.serving(made / "pruned", "--max-concurrency", 2, slow=0.05) as server, ThreadPoolExecutor(2) as pool:
+        alone = server.client().chat.completions.create(**sf.body(max_tokens=20)).choices[0]
+        asked = [pool.submit(server.client().chat.completions.create, **sf.body(max_tokens=20)) for _ in range(2)]
+        server.wait_for("lmmprune_running", 2)
+        assert [one.result().choices[0].message.content for one in asked] == [alone.message.content] * 2
