@@ -118,6 +118,7 @@ _TIMING = "Timing"
     group=_TIMING,
 )
 @threads_option("Threads within an operator when timing.", group=_TIMING)
+@target_option()
 @option(
     "--max-loss",
     type=float,
@@ -125,7 +126,6 @@ _TIMING = "Timing"
     help="Name the fastest variant that loses no more points of accuracy, and the command that makes it.",
     group=OUTPUT,
 )
-@target_option()
 @output_option("Folder, new or to go on with.")
 @option(
     "--workers",

@@ -117,10 +117,13 @@ def _jsonl(path: Path, limit: int) -> list[Sample]:
             continue
         try:
             row = parse_json(line)
+        except ValueError as error:
+            raise InputError(f"{path}:{number} isn't JSON ({error}): give an object per line") from error
+        try:
             image, prompt, answer = row["image"], row["prompt"], row.get("answer", "")
             if not all(isinstance(text, str) for text in (image, prompt, answer)):
                 raise TypeError
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}:{number}: expected an object with 'image', 'prompt' and perhaps 'answer', all of them texts"
             ) from error

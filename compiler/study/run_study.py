@@ -12,7 +12,7 @@ from lmmprune.compiler.backends.onnxruntime import target_of
 from lmmprune.compiler.data.calibration import load_calibration
 from lmmprune.compiler.data.questions import Question, load_examples
 from lmmprune.compiler.study.cell_result import CellResult
-from lmmprune.compiler.study.choice import check_allowed
+from lmmprune.compiler.study.choice import Choice, check_allowed
 from lmmprune.compiler.study.commands import study_command
 from lmmprune.compiler.study.examples import collect_examples
 from lmmprune.compiler.study.findings import Findings, find
@@ -48,11 +48,13 @@ class StudyResult:
         findings: All of it.
         files: That were written, the report first.
         reused: How many cells had been finished before.
+        choice: The fastest variant within a loss, where one was asked for.
     """
 
     findings: Findings
     files: tuple[Path, ...]
     reused: int
+    choice: Choice | None = None
 
 
 def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult:

@@ -76,7 +76,8 @@ def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
         try:
             json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise ValueError("it holds half a character, which isn't valid UTF-8") from error
+            half = repr(error.object[error.start])
+            raise ValueError(f"it holds half a character, {half}, which isn't valid UTF-8") from error
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -39,6 +40,7 @@ def study(
     rounds: int = 30,
     new_tokens: int = 16,
     threads: int | None = None,
+    max_loss: float | None = None,
     keep_bundles: bool = True,
     force: bool = False,
     progress: Progress = silent,
@@ -71,6 +73,7 @@ def study(
         rounds: Rounds of timing that count.
         new_tokens: Tokens per timed answer.
         threads: Threads within an operator when timing.
+        max_loss: Points of accuracy that the result's ``choice``, the fastest such variant, may lose.
         keep_bundles: Whether bundles stay once all is timed.
         force: Begin a study that is there anew.
         progress: Called while it runs.
@@ -81,6 +84,7 @@ def study(
     Raises:
         LmmpruneError: Anything that you can mend, in one line.
     """
+    from lmmprune.compiler.study.choice import choose
     from lmmprune.compiler.study.request import StudyRequest
     from lmmprune.compiler.study.run_study import run_study
     from lmmprune.compiler.study.settings import Settings
@@ -115,8 +119,12 @@ def study(
         timing=TimingSettings(rounds=rounds, new_tokens=new_tokens, threads=threads) if timing else None,
         keep_bundles=keep_bundles,
         force=force,
+        max_loss=max_loss,
     )
-    return run_study(request, progress)
+    result = run_study(request, progress)
+    if max_loss is None:
+        return result
+    return dataclasses.replace(result, choice=choose(result.findings, max_loss, request.settings, variants))
 
 
 def _absolute(name: File) -> str:
