@@ -154,7 +154,7 @@ def test_tokens_of_no_patch_are_counted(show: Show, tmp_path: Path) -> None:
 def test_eight_of_many_sites_are_drawn(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = fx.make_bundle(tmp_path / "out", keep=4)
     (stage,) = made.manifest.schedule
-    names = [f"vision_layer_{layer}" for layer in range(11)]
+    names = [f"vision_layer_{layer}" for layer in range(12)]
     schedule = [dataclasses.replace(stage, site=n, tokens_in=16 - i, tokens_out=15 - i) for i, n in enumerate(names)]
     made = fx.make_bundle(tmp_path / "many", keep=4, schedule=tuple(schedule))
     sites = {s.site: site(s.tokens_in, range(s.tokens_out)) for s in schedule}
@@ -165,8 +165,8 @@ def test_eight_of_many_sites_are_drawn(show: Show, tmp_path: Path, monkeypatch: 
     picture = fx.save_picture(tmp_path / "p.png", 3, 5)
     code, out, _ = show(made.path, "--image", picture)
     assert code == 0
-    assert "8 of 11 sites, evenly chosen" in out
-    assert out.count("visual tokens") == 11, "all of them are listed"
+    assert "8 of 12 sites, evenly chosen" in out
+    assert out.count("visual tokens") == 12, "all of them are listed"
     _, out, _ = show(made.path, "--image", picture, "--json")
     drawn = [row["site"] for row in json.loads(out)["sites"] if row["drawn"]]
     assert len(drawn) == 8
@@ -192,7 +192,7 @@ def test_nothing_pruned_has_no_sites(show: Show, tmp_path: Path) -> None:
 def test_graphs_that_say_nothing_of_a_site_are_refused(show: Show, tmp_path: Path) -> None:
     made = fx.make_bundle(tmp_path / "out", keep=4)
     (stage,) = made.manifest.schedule
-    inside = dataclasses.replace(stage, site="llm_input_1", tokens_in=4, tokens_out=2)
+    inside = dataclasses.replace(stage, site="llm_input_1", tokens_in=4, tokens_out=2, kept=None)
     made = fx.make_bundle(tmp_path / "old", keep=4, schedule=(stage, inside))
     code, out, err = show(made.path, "--image", fx.save_picture(tmp_path / "p.png", 3))
     assert (code, out) == (2, "")
