@@ -69,4 +69,5 @@ def check_words(words: list[str]) -> None:
                 raise InputError(
                     f"{shown} has letters that this locale ({encoding}) can't name: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
                 ) from error
-            raise InputError(f"{shown} holds half a character, which isn't valid UTF-8: rename what it names") from error
+            what = "holds half a character, which isn't valid UTF-8: rename what it names"
+            raise InputError(f"{shown} {what}") from error
