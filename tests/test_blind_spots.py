@@ -20,6 +20,7 @@ from lmmprune.passes.find.anchors import find_decoder_anchors, find_vision_ancho
 from lmmprune.passes.find.layers import Layer
 from lmmprune.passes.methods import METHODS, get_method
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.select_before_layers import select_before_layers
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
 from lmmprune.passes.reduce.stage import Stage
 
@@ -104,7 +105,12 @@ def kept(name: str, which: int, *, in_decoder: bool) -> dict[str, np.ndarray]:
         before = planned(name, in_decoder=False)
         tokens = min((stage.keep for stage in before), default=SHAPE.facts.tokens)
         model, given = decoders()[which].clone(), prompt(tokens)
-        ReduceDecoder(method=name, stages=stages, image_tokens=tokens, prefix=PREFIX)(model)
+        if stages and stages[0].site.before_layers:
+            selection = select_before_layers(model, stages[0], method=name, image_tokens=tokens, prefix=PREFIX)
+            assert selection is not None
+            model, given = selection, {key: given[key] for key in ("input_ids", "image_features")}
+        else:
+            ReduceDecoder(method=name, stages=stages, image_tokens=tokens, prefix=PREFIX)(model)
     else:
         model, given = towers()[which].clone(), pixels()
         ReduceVision(method=name, stages=stages, grid=SHAPE.facts.grid)(model)

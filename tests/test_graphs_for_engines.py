@@ -15,6 +15,7 @@ from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.methods import METHODS, get_method
 from lmmprune.passes.methods.aim import merge_rounds
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
+from lmmprune.passes.reduce.select_before_layers import select_before_layers
 from lmmprune.passes.reduce.stage import Stage
 
 IN_VISION = [name for name in sorted(METHODS) if "vision" in METHODS[name].sites or "projector" in METHODS[name].sites]
@@ -74,6 +75,13 @@ def method_stages(name: str) -> tuple[tuple[Stage, ...], int]:
     return tuple(s for s in stages if s.site.in_decoder), entering
 
 
+def check_decoder_nodes(model: ir.Model) -> None:
+    for node in model.graph:
+        assert node.op_type not in UNWANTED
+        assert not node.op_type.startswith("Scatter")
+        assert node.op_type != "TopK" or node.inputs[0].dtype == ir.DataType.FLOAT  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("name", IN_DECODER)
 def test_decoder_graphs(name: str) -> None:
     """Every method: attention fused, no branches, no scatters, TopK on floats, outputs in their old order."""
@@ -81,13 +89,16 @@ def test_decoder_graphs(name: str) -> None:
     fused = {n.name: [v and v.name for v in n.inputs[:3]] for n in model.graph if n.op_type == "Attention"}
     stages, entering = method_stages(name)
     assert stages
+    if stages[0].site.before_layers:
+        chosen = select_before_layers(model, stages[0], method=name, image_tokens=entering, prefix=PREFIX)
+        assert chosen is not None
+        assert chosen.graph.outputs[1].name == f"kept_indices.{stages[0].site}"
+        check_decoder_nodes(chosen)
+        return
     ReduceDecoder(method=name, stages=stages, image_tokens=entering, prefix=PREFIX)(model)
     attention = [node for node in model.graph if node.op_type == "Attention"]
     assert {n.name: [v and v.name for v in n.inputs[:3]] for n in attention} == fused
-    for node in model.graph:
-        assert node.op_type not in UNWANTED
-        assert not node.op_type.startswith("Scatter")
-        assert node.op_type != "TopK" or node.inputs[0].dtype == ir.DataType.FLOAT  # type: ignore[union-attr]
+    check_decoder_nodes(model)
     names = [value.name for value in model.graph.outputs]
     assert names[: 1 + 2 * DECODER.layers] == ["logits", *(n for pair in cache_names(DECODER.layers)[1] for n in pair)]
     assert {f"kept_indices.{s.site}" for s in stages} <= set(names)

@@ -152,7 +152,7 @@ def test_they_stand_in_one_file() -> None:
         if file.name == "private_names.py":
             continue
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-        own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
         own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
         own |= {
             str(node.target.id)

@@ -127,18 +127,18 @@ def test_any_chain_of_cuts_equals_numpy(
     tokens, tail = int(rng.integers(3, 10)), int(rng.integers(3, 8))
     ids = prompt(rng, prefix, tokens, tail)
     words = [i for i in ids[prefix + tokens + 1 : -1] if i not in SPECIAL]
-    places = sorted(rng.permutation(np.arange(-1, layers))[: rng.integers(1, layers + 1)])
+    places = sorted(rng.permutation(layers)[: rng.integers(1, layers + 1)])
     chosen, prune = int(rng.integers(len(places))), int(rng.integers(0, len(words) + 1))
     stages, keep = [], tokens
     for index, layer in enumerate(places):
-        before_next = layer < 0 or (bool(rng.integers(2)) and layer + 1 < layers)
+        before_next = bool(rng.integers(2)) and layer + 1 < layers
         site = llm_input(int(layer) + 1) if before_next else llm_layer(int(layer))
-        pruned = prune if index == chosen and layer >= 0 else 0
+        pruned = prune if index == chosen else 0
         # Once in a while a stage keeps all the visual tokens; the first one only if words go there.
         if (index == 0 and not pruned) or rng.random() < 0.8:
             keep = int(rng.integers(1, max(keep, 2)))
         rules = [name for name in RULES if name != "own" or before_next]
-        stages.append((site, keep, "longest" if layer < 0 else str(rng.choice(rules)), pruned))
+        stages.append((site, keep, str(rng.choice(rules)), pruned))
 
     model, reduce = cut_decoder(
         decoder,

@@ -29,7 +29,6 @@ def test_a_pruned_graph_is_refused() -> None:
         ([stage(llm_layer(0), 0)], r"can't keep 0 of 8 visual tokens at llm_layer_0: expected 1\.\.8"),
         ([stage(llm_layer(0), 9)], r"can't keep 9 of 8 visual tokens at llm_layer_0: expected 1\.\.8"),
         ([stage(llm_layer(0), 4), stage(llm_layer(1), 5)], r"can't keep 5 of 4 visual tokens at llm_layer_1"),
-        ([stage(llm_input(0), 4)], r"llm_input_0: no attention lies before it: score the tokens themselves"),
         ([stage(llm_input(4), 4)], r"no site 'llm_input_4': the decoder has layers 0\.\.3, give one of them"),
         ([stage(llm_layer(4), 4)], r"no site 'llm_layer_4': the decoder has layers 0\.\.3, give one of them"),
         ([stage(llm_layer(1), 4), stage(llm_input(2), 3)], "llm_input_2: layer 1 is already cut"),

@@ -218,6 +218,8 @@ def test_every_command_that_writes_has_force() -> None:
     commands = {name: app.get_command(context, name) for name in COMMANDS}
     for name, command in commands.items():
         assert command is not None
+        if name == "tune":  # goes on in its folder, and refuses another run's
+            continue
         options = {str(parameter.name) for parameter in command.params}
         assert ("force" in options) == bool(options & writes), name
 

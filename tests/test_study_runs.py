@@ -212,7 +212,7 @@ def test_on_a_ray_cluster_an_earlier_study_is_extended(cli: Cli, cluster: str, t
         (("--methods", ","), "--methods is empty"),
         (("--ratios", "0,1.5"), "0 <= ratio < 1"),
         (("--ratios", "half"), "--ratios half: expected numbers"),
-        (("--data", "none.jsonl"), "'none.jsonl' isn't a file"),
+        (("--data", "none.jsonl"), "there is no 'none.jsonl'"),
         (("--data", "empty.jsonl"), "holds no questions"),
         (("--target", "tensorrt-rtx"), "tensorrt-rtx"),
         (("--ray", "127.0.0.1:9"), "no Ray cluster answers there"),
