@@ -20,8 +20,8 @@ from lmmprune.passes.find.anchors import find_decoder_anchors, find_vision_ancho
 from lmmprune.passes.find.layers import Layer
 from lmmprune.passes.methods import METHODS, get_method
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
-from lmmprune.passes.reduce.select_before_layers import select_before_layers
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
+from lmmprune.passes.reduce.select_before_layers import select_before_layers
 from lmmprune.passes.reduce.stage import Stage
 
 SHAPE = SHAPES[3]
