@@ -14,6 +14,7 @@ from lmmprune.compiler.serve.errors import ApiError
 from lmmprune.version import __version__
 
 _PARAM = "messages"
+_SLOW = "image_url: the host is too slow"
 _PORT = 443
 _PIECE = 2**16
 
@@ -107,12 +108,13 @@ def fetch(
             return _read(connection, end, limit)
         finally:
             connection.close()
+    except TimeoutError as error:
+        raise ApiError(_SLOW, param=_PARAM) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise failed from error
 
 
 def _read(connection: http.client.HTTPSConnection, end: float, limit: int) -> bytes:
-    slow = ApiError("image_url: the host is too slow", param=_PARAM)
     stream = connection.sock  # the connection lets go of it when the host will close
     response = connection.getresponse()
     if response.status != 200:
@@ -121,7 +123,7 @@ def _read(connection: http.client.HTTPSConnection, end: float, limit: int) -> by
     while True:
         left = end - time.monotonic()
         if left <= 0:
-            raise slow
+            raise ApiError(_SLOW, param=_PARAM)
         if stream is not None:
             stream.settimeout(left)
         piece = response.read1(_PIECE)  # whatever came: a host that drips is found out at the deadline
