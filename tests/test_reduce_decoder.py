@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from cuts import DECODER, FASTV, PREFIX, SPECIAL, TOKENS, cut_decoder, stage
+from cuts import DECODER, FASTV, PREFIX, SPECIAL, TOKENS, cut_decoder, select_and_decode, stage
 from decoders import IMAGE, VOCAB, Layer, SmallDecoder, feeds, grown
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -127,26 +128,27 @@ def test_any_chain_of_cuts_equals_numpy(
     tokens, tail = int(rng.integers(3, 10)), int(rng.integers(3, 8))
     ids = prompt(rng, prefix, tokens, tail)
     words = [i for i in ids[prefix + tokens + 1 : -1] if i not in SPECIAL]
-    places = sorted(rng.permutation(layers)[: rng.integers(1, layers + 1)])
+    places = sorted(rng.permutation(np.arange(-1, layers))[: rng.integers(1, layers + 1)])
     chosen, prune = int(rng.integers(len(places))), int(rng.integers(0, len(words) + 1))
     stages, keep = [], tokens
     for index, layer in enumerate(places):
-        before_next = bool(rng.integers(2)) and layer + 1 < layers
+        before_next = layer < 0 or (bool(rng.integers(2)) and layer + 1 < layers)
         site = llm_input(int(layer) + 1) if before_next else llm_layer(int(layer))
-        pruned = prune if index == chosen else 0
+        pruned = prune if index == chosen and layer >= 0 else 0
         # Once in a while a stage keeps all the visual tokens; the first one only if words go there.
         if (index == 0 and not pruned) or rng.random() < 0.8:
             keep = int(rng.integers(1, max(keep, 2)))
         rules = [name for name in RULES if name != "own" or before_next]
-        stages.append((site, keep, str(rng.choice(rules)), pruned))
+        stages.append((site, keep, "longest" if layer < 0 else str(rng.choice(rules)), pruned))
 
-    model, reduce = cut_decoder(
-        decoder,
-        [stage(site, keep, RULES[rule], prune) for site, keep, rule, prune in stages],
-        tokens=tokens,
-        prefix=prefix,
-        positions=positions,
-    )
+    chain = [stage(site, keep, RULES[rule], prune) for site, keep, rule, prune in stages]
+    asked: dict[str, Any] = {"tokens": tokens, "prefix": prefix, "positions": positions}
+    if places[0] < 0:
+        call = both = select_and_decode(decoder, chain, **asked)
+        removed = both.removed_before(layers)
+    else:
+        model, reduce = cut_decoder(decoder, chain, **asked)
+        call, removed = session(model), reduce.removed_before(layers)
     # Sites that change nothing: the oracle leaves them out, as the pass does.
     active, n = {}, tokens
     for site, keep, rule, prune in stages:
@@ -155,10 +157,8 @@ def test_any_chain_of_cuts_equals_numpy(
         n = keep
     oracle = Oracle(decoder, active, ids, tokens, prefix, positions)
     features, at = decoder.features(tokens), np.arange(len(ids))
-    call = session(model)
     found = call(feeds(decoder, ids, at, features, decoder.no_cache()))
     logits, past = decoder.forward(ids, at, features, decoder.no_cache(), cut=oracle)
-    removed = reduce.removed_before(layers)
     assert {name for name in found if name.startswith("kept_indices")} == {f"kept_indices.{site}" for site in active}
     for site, places in oracle.kept.items():
         assert found[f"kept_indices.{site}"].tolist() == [places]
