@@ -27,7 +27,8 @@ from lmmprune.compiler.bundle.replace import PLAN, STUDY, what_is_at
 from lmmprune.compiler.bundle.write_bundle import write_bundle
 from lmmprune.compiler.bundle.write_folder import write_folder, write_sums
 from lmmprune.compiler.onnx_files.write_graph import write_graph
-from lmmprune.compiler.study.folder import open_study, write_text
+from lmmprune.compiler.study.folder import open_study
+from lmmprune.compiler.study.write_file import write_text
 from lmmprune.errors import BundleError
 
 

@@ -6,9 +6,9 @@ import os
 import signal
 import time
 
-from lmmprune.compiler.study.folder import write_text
 from lmmprune.compiler.study.grid import UNPRUNED
 from lmmprune.compiler.study.run_cell import Job
+from lmmprune.compiler.study.write_file import write_text
 from lmmprune.errors import InputError
 
 

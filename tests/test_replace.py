@@ -12,15 +12,17 @@ import exports
 import pytest
 import runtime_fixtures as fx
 
-from lmmprune.compiler.bundle.replace import BOARD, BUNDLE, PLAN, REPOSITORY, STUDY, check_directory, what_is_at
+from lmmprune.compiler.bundle.replace import BOARD, BUNDLE, PLAN, REPOSITORY, STUDY, TUNING, check_directory, what_is_at
 from lmmprune.compiler.cli import COMMANDS, app
 from lmmprune.compiler.deploy.deploy import deploy
 from lmmprune.compiler.deploy.write_plan import write_plan
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.study.charts import CHARTS
-from lmmprune.compiler.study.folder import open_study, write_text
+from lmmprune.compiler.study.folder import open_study
+from lmmprune.compiler.study.write_file import write_text
 from lmmprune.compiler.triton.repository import write_repository
+from lmmprune.compiler.tune.folder import open_run
 from lmmprune.errors import InputError
 from lmmprune.models import canonical
 
@@ -207,6 +209,25 @@ def test_a_study_goes_on_and_begins_anew_with_force(study: Path) -> None:
     assert (study / "study.json").is_file()
 
 
+def test_a_tuning_goes_on_and_begins_anew_with_force(tmp_path: Path) -> None:
+    path = tmp_path / "tuned"
+    with open_run(path, {"model": "a"}) as folder:
+        for name in ("cells/fastv-0.5.json", "schedules/x.json", "answers/y.npz", "report.html", "front.csv"):
+            write_text(folder / name, "{}")
+    found = what_is_at(path)
+    assert found is not None
+    assert (found.kind, found.foreign, found.text) == (TUNING, None, "a tuning of a")
+    with open_run(path, {"model": "a"}):
+        assert (path / "cells/fastv-0.5.json").is_file()
+    with pytest.raises(InputError, match="a tuning of something else, .*--force to begin anew"):
+        open_run(path, {"model": "b"}).__enter__()
+    with open_run(path, {"model": "b"}, force=True):
+        assert sorted(one.name for one in path.iterdir()) == ["tune.json"]
+    (path / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"holds 'thesis\.tex'"):
+        open_run(path, {"model": "b"}, force=True).__enter__()
+
+
 def test_a_pipe_is_no_file(sources: Path, cli: Cli) -> None:
     assert cli(*arguments("predictions", sources, Path("/dev/null")))[0] == 0
 
@@ -218,8 +239,6 @@ def test_every_command_that_writes_has_force() -> None:
     commands = {name: app.get_command(context, name) for name in COMMANDS}
     for name, command in commands.items():
         assert command is not None
-        if name == "tune":  # goes on in its folder, and refuses another run's
-            continue
         options = {str(parameter.name) for parameter in command.params}
         assert ("force" in options) == bool(options & writes), name
 

@@ -14,7 +14,7 @@ import study_jobs
 from lmmprune.compiler.bundle.workplace import hold, sweep
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.study.cell_result import CellResult
-from lmmprune.compiler.study.folder import Folder, open_study, write_text
+from lmmprune.compiler.study.folder import Folder, open_study
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell, grid
 from lmmprune.compiler.study.kept_sets import load_kept, overlaps, save_kept
 from lmmprune.compiler.study.local import run_locally
@@ -22,6 +22,7 @@ from lmmprune.compiler.study.run_cell import Job
 from lmmprune.compiler.study.settings import Settings, identity
 from lmmprune.compiler.study.timing import GROUP, Group, find_group, plan_groups
 from lmmprune.compiler.study.variants import choose_variants, parse_settings
+from lmmprune.compiler.study.write_file import write_text
 from lmmprune.errors import BundleError, InputError, LmmpruneError
 from lmmprune.passes.methods import find_methods
 

@@ -20,7 +20,7 @@ from lmmprune.errors import InputError
 from lmmprune.limits import read_json
 
 BUNDLE, PLAN, BOARD = "bundle", "plan", "folder for a board"
-REPOSITORY, STUDY = "model repository", "study"
+REPOSITORY, STUDY, TUNING = "model repository", "study", "tuning"
 """Kinds of directories that lmmprune writes."""
 
 _SUMS = "SHA256SUMS"
@@ -30,6 +30,10 @@ _CHARTS = ("retention", "speed", "front", "interaction_accuracy", "interaction_s
 _MADE_BY_STUDY = (
     *("study.json", ".lock", "cells", "bundles", "methods", "timing", "report.html", "results.csv"),
     *(f"{name}.png" for name in _CHARTS),
+)
+_MADE_BY_TUNE = (
+    *("tune.json", ".lock", "cells", "bundles", "answers", "schedules"),
+    *("report.html", "front.csv", "front.json", "front.png"),
 )
 
 
@@ -120,7 +124,7 @@ def check_apart(output: Path, source: Path, *, option: str = "-o") -> None:
 
 def what_is_at(path: Path) -> Found | None:
     """Return what lmmprune wrote into a directory, None if it isn't anything of its own."""
-    for finder in (_plan, _bundle, _repository, _study):
+    for finder in (_plan, _bundle, _repository, _study, _tuning):
         if (found := finder(path)) is not None:
             return found
     return None
@@ -183,6 +187,14 @@ def _study(path: Path) -> Found | None:
         text=f"a study of {model} with {cells} finished variant{'s' * (cells != 1)}",
         foreign=_foreign(path, set(), _MADE_BY_STUDY),
     )
+
+
+def _tuning(path: Path) -> Found | None:
+    raw = _read(path / "tune.json")
+    if not {"format", "identity"} <= raw.keys():
+        return None
+    model = raw["identity"].get("model", "a model") if isinstance(raw["identity"], dict) else "a model"
+    return Found(kind=TUNING, text=f"a tuning of {model}", foreign=_foreign(path, set(), _MADE_BY_TUNE))
 
 
 def _foreign(path: Path, files: set[str], below: Iterable[str]) -> str | None:

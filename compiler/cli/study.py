@@ -22,6 +22,7 @@ from lmmprune.compiler.cli.options import (
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import Column, table
+from lmmprune.compiler.cli.values import numbers_of, words_of
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError, require
 
@@ -194,11 +195,11 @@ def command(
     refuse_ignored(ray is None, "is for this machine alone: with --ray, the cluster decides", "workers")
     refuse_ignored(timing, "says how to take times: leave out --no-timing", "rounds", "new_tokens", "threads")
     variants = choose_variants(
-        None if methods is None else _names(methods),
-        _names(_METHODS),
+        None if methods is None else words_of(methods),
+        words_of(_METHODS),
         files=method_files,
         options=parse_settings(pairs),
-        positions=_names(positions or ""),
+        positions=words_of(positions or ""),
         schedules=schedules,
     )
     request = StudyRequest(
@@ -213,7 +214,7 @@ def command(
             prompts=prompts,
         ),
         variants=variants,
-        ratios=_numbers(ratios),
+        ratios=numbers_of("--ratios", ratios),
         int8=int8,
         output=output,
         workers=workers or min(machine.cores(), _MOST_WORKERS),
@@ -263,17 +264,6 @@ def _absolute(name: str) -> str:
     """Return a path so that every worker finds it, wherever it runs; aliases and hub ids stay."""
     known = name == "tiny-llava" or not Path(name).exists()
     return name if known else str(Path(name).resolve())
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in _names(text)]
-    except ValueError as error:
-        raise InputError(f"--ratios {text}: expected numbers, separated by commas, such as 0,0.5,0.75") from error
 
 
 def _cells(row: Row, width: int) -> list[str]:

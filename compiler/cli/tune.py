@@ -7,19 +7,27 @@ from typing import Any
 
 import click
 
+from lmmprune.api.tune import METHODS, RATIOS
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import Command, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import MODEL, OUTPUT, model_option, output_option, target_option, threads_option
+from lmmprune.compiler.cli.options import (
+    MODEL,
+    OUTPUT,
+    force_option,
+    model_option,
+    output_option,
+    target_option,
+    threads_option,
+)
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import phases
-from lmmprune.errors import InputError
+from lmmprune.compiler.cli.values import numbers_of, words_of
 
 _BUDGET = "Budget (one of them)"
 _TRIED = "What is tried"
 _DATA = "Data"
-_METHODS = "cls,divprune,vispruner,scope,cdpruner,fastv,pyramiddrop,v2drop,ficoco-l"
-_RATIOS = "0.3,0.5,0.6,0.7,0.8,0.9"
+_METHODS, _RATIOS = ",".join(METHODS), ",".join(map(str, RATIOS))
 
 
 @click.command("tune", cls=Command, example="lmmprune tune --model tiny-llava --data tiny-llava --max-loss 1 -o tuned/")
@@ -92,6 +100,7 @@ _RATIOS = "0.3,0.5,0.6,0.7,0.8,0.9"
 @threads_option()
 @target_option()
 @output_option("Folder, new or to go on with.", group=OUTPUT)
+@force_option("a run that is there: begin anew")
 @json_option
 def command(
     *,
@@ -120,9 +129,9 @@ def command(
             options.pop("model"),
             output,
             data,
-            methods=_names(methods),
-            ratios=_numbers(ratios),
-            positions=_names(positions),
+            methods=words_of(methods),
+            ratios=numbers_of("--ratios", ratios),
+            positions=words_of(positions),
             int8=int8_policy if int8 else None,
             calibration=calib,
             progress=progress,
@@ -135,14 +144,3 @@ def command(
         if one is not None:
             show(f"{name}: {line(one)}\n  {one.command}")
     note(f"{len(found.dropped)} candidates left the race; report: {found.files[0]}")
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in _names(text)]
-    except ValueError as error:
-        raise InputError(f"--ratios {text}: expected numbers, separated by commas, such as 0.5,0.75") from error

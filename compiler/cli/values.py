@@ -56,3 +56,20 @@ def number_pair(option: str, text: str | None, *, single: bool = False) -> tuple
     if match is None or not (single or match[2]):
         raise InputError(f"{option} {text}: expected {'a number, or ' * single}two numbers such as 24x24")
     return int(match[1]), int(match[2] or match[1])
+
+
+def words_of(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers_of(option: str, text: str) -> list[float]:
+    """Return numbers that are separated by commas.
+
+    Raises:
+        InputError: One isn't a number.
+    """
+    try:
+        return [float(part) for part in words_of(text)]
+    except ValueError as error:
+        raise InputError(f"{option} {text}: expected numbers, separated by commas, such as 0.5,0.75") from error

@@ -15,7 +15,7 @@ from lmmprune.compiler.compare.record import Recorded, record_answer, score_answ
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.runtime import Runtime
-from lmmprune.compiler.study.folder import write_bytes
+from lmmprune.compiler.study.write_file import write_bytes
 from lmmprune.errors import BundleError
 
 T = TypeVar("T")

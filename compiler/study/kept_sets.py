@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.runtime.runtime import Runtime
-from lmmprune.compiler.study.folder import write_bytes
+from lmmprune.compiler.study.write_file import write_bytes
 
 # Site -> int32 [pictures, K]: the patch in whose place each token is; -1: of none.
 Kept = Mapping[str, NDArray[np.int32]]

@@ -12,11 +12,11 @@ from lmmprune.compiler.study.chart_style import DARK, LIGHT
 from lmmprune.compiler.study.charts import CHARTS, charts_for
 from lmmprune.compiler.study.examples import Example
 from lmmprune.compiler.study.findings import Findings, Row
-from lmmprune.compiler.study.folder import write_bytes, write_text
 from lmmprune.compiler.study.grid import percent
 from lmmprune.compiler.study.summary import bullets
 from lmmprune.compiler.study.words import number, points, shares, times, verdict
 from lmmprune.compiler.study.write_csv import csv_text
+from lmmprune.compiler.study.write_file import write_bytes, write_text
 from lmmprune.errors import require
 from lmmprune.units import human_bytes
 

@@ -20,10 +20,11 @@ from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.fidelity import measure_cell, record_base
-from lmmprune.compiler.study.folder import BASE_ANSWERS, STUDY, Folder, write_text
+from lmmprune.compiler.study.folder import BASE_ANSWERS, STUDY, Folder
 from lmmprune.compiler.study.grid import UNPRUNED, Cell
 from lmmprune.compiler.study.kept_sets import collect_kept, save_kept
 from lmmprune.compiler.study.settings import Settings
+from lmmprune.compiler.study.write_file import write_text
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import GraphRefusal, InputError, LmmpruneError
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.bench import bench, steps
-from lmmprune.compiler.study.folder import Folder, write_bytes, write_text
+from lmmprune.compiler.study.folder import Folder
 from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.study.write_file import write_bytes, write_text
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import BundleError
 from lmmprune.limits import read_json

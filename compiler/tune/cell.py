@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmmprune.compiler.bundle.convert import structure
-from lmmprune.compiler.study.folder import write_text
+from lmmprune.compiler.study.write_file import write_text
 from lmmprune.errors import BundleError
 
 _FORMAT = 1

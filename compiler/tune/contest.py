@@ -14,7 +14,7 @@ import numpy as np
 
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.statistics import speedup
-from lmmprune.compiler.study.folder import write_text
+from lmmprune.compiler.study.write_file import write_text
 from lmmprune.compiler.tune.budget import Budget
 from lmmprune.compiler.tune.candidate import Candidate
 from lmmprune.compiler.tune.cell import Cell, Scores

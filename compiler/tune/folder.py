@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from lmmprune.compiler.bundle.lock import only_writer
+from lmmprune.compiler.bundle.replace import TUNING
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.study.folder import write_text
-from lmmprune.compiler.study.settings import Settings, differences, identity
-from lmmprune.errors import InputError
+from lmmprune.compiler.study.record_folder import Record, open_record
+from lmmprune.compiler.study.settings import Settings, identity
 
-TUNE = "tune.json"
-_FORMAT = 1
+_RECORD = Record(file="tune.json", format=1, kind=TUNING, command="tune", temporary=(".*.tmp", "*/.*.tmp"))
 
 
 def run_identity(
@@ -46,31 +43,15 @@ def run_identity(
     return found | {name: str(value) for name, value in {**own, **more}.items()}
 
 
-@contextlib.contextmanager
-def open_run(path: Path, about: dict[str, str]) -> Iterator[Path]:
+def open_run(path: Path, about: dict[str, str], *, force: bool = False) -> contextlib.AbstractContextManager[Path]:
     """Open the folder, new or to go on with; one process at a time.
 
     Args:
         path: The folder.
         about: As ``run_identity`` says.
+        force: Begin anew: what another run measured there is thrown away.
 
     Raises:
         InputError: It holds something else, or another run.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"'{path}' is a file: give a directory")
-    if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
-        try:
-            earlier = json.loads((path / TUNE).read_text(encoding="utf-8"))
-            there = {str(name): str(value) for name, value in earlier["identity"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"'{path}' isn't empty and isn't of 'lmmprune tune': give another folder") from error
-        if differ := list(differences(there, about)):
-            raise InputError(f"'{path}' holds another run, which differs in {', '.join(differ)}: give another folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"can't write into '{path}' ({error.strerror}): give another folder") from error
-    with only_writer(path / ".lock", f"another process works in '{path}': wait for it, or give another folder"):
-        write_text(path / TUNE, json.dumps({"format": _FORMAT, "identity": about}, indent=1) + "\n")
-        yield path
+    return open_record(path, _RECORD, about, force=force)

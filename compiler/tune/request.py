@@ -28,6 +28,7 @@ class TuneRequest:
         max_new_tokens: Answers are cut there.
         rounds: Timed rounds of each finalist.
         threads: Threads within an operator.
+        force: Whether what another run measured in the folder is thrown away.
     """
 
     template: Request
@@ -41,3 +42,4 @@ class TuneRequest:
     max_new_tokens: int = 16
     rounds: int = 20
     threads: int | None = None
+    force: bool = False

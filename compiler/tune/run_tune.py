@@ -61,7 +61,7 @@ def run_tune(request: TuneRequest, progress: Progress = silent) -> TuneResult:
         budget=request.budget,
         new_tokens=request.max_new_tokens,
     )
-    with open_run(request.output, about) as folder:
+    with open_run(request.output, about, force=request.force) as folder:
         lab = Lab(
             folder=folder,
             template=template,

@@ -14,7 +14,7 @@ from typing import Any
 from lmmprune.compiler.measure.page import page_environment, page_style, png_uri
 from lmmprune.compiler.measure.statistics import RESAMPLES, Estimate
 from lmmprune.compiler.study.chart_style import DARK, LIGHT, Theme, label, paper, styles
-from lmmprune.compiler.study.folder import write_bytes, write_text
+from lmmprune.compiler.study.write_file import write_bytes, write_text
 from lmmprune.compiler.tune.budget import Budget
 from lmmprune.compiler.tune.choose import POINTS, Choice, Finalist, front_of
 from lmmprune.units import human_bytes

@@ -46,6 +46,7 @@ def tune(
     max_new_tokens: int = 16,
     rounds: int = 20,
     threads: int | None = None,
+    force: bool = False,
     progress: Progress = silent,
 ) -> TuneResult:
     """Choose method, ratio, positions and precision within one budget; finish what an earlier call began.
@@ -76,6 +77,7 @@ def tune(
         max_new_tokens: Answers are cut there.
         rounds: Timed rounds of each finalist, at least 2.
         threads: Threads within an operator.
+        force: Begin anew where another run is.
         progress: Called while it runs.
 
     Raises:
@@ -116,5 +118,6 @@ def tune(
         max_new_tokens=max_new_tokens,
         rounds=rounds,
         threads=threads,
+        force=force,
     )
     return run_tune(request, progress)
