@@ -80,9 +80,7 @@ def test_shared_options_say_the_same_everywhere() -> None:
     texts: dict[str, set[str]] = {}
     for name in ("export", "rewrite", "study", "build", "bench", "run", "eval", "show"):
         for option in command_of(name).params:
-            # A study takes several methods, and so several files and everybody's hyper-parameters.
-            own = name == "study" and option.name in ("method_files", "pairs")
-            if isinstance(option, Option) and not own:
+            if isinstance(option, Option):
                 texts.setdefault(option.opts[-1], set()).add(str(option.help))
     for shared in (
         "--method-file",

@@ -219,7 +219,7 @@ def test_a_tuning_goes_on_and_begins_anew_with_force(tmp_path: Path) -> None:
     assert (found.kind, found.foreign, found.text) == (TUNING, None, "a tuning of a")
     with open_run(path, {"model": "a"}):
         assert (path / "cells/fastv-0.5.json").is_file()
-    with pytest.raises(InputError, match="a tuning of something else, .*--force to begin anew"):
+    with pytest.raises(InputError, match=r"a tuning of something else, .*--force to begin anew"):
         open_run(path, {"model": "b"}).__enter__()
     with open_run(path, {"model": "b"}, force=True):
         assert sorted(one.name for one in path.iterdir()) == ["tune.json"]

@@ -105,6 +105,7 @@ def measure(bundle: Path) -> None:
     assert_type(lmmprune.flops(bundle), dict[str, Any])
     assert_type(lmmprune.flops_of_model("llava-1.5-7b", Keep(192), method="fastv"), dict[str, Any])
     assert_type(lmmprune.tune("tiny-llava", "tuned", "tiny-llava", max_loss=1, int8="auto"), lmmprune.TuneResult)
+    lmmprune.serve({"tiny": bundle}, port=0, options=lmmprune.ServeOptions(queue=4))
     assert_type(lmmprune.study("tiny-llava", "study", methods=["random"], ratios=[0.5]), lmmprune.StudyResult)
 
 

@@ -67,11 +67,11 @@ def method_options(
             "pairs",
             multiple=True,
             metavar="NAME=VALUE",
-            help="A hyper-parameter of the method; may be repeated.",
+            help="A hyper-parameter of a method; may be repeated.",
             group=group,
         )(function)
         if file:
-            function = method_file_option("Python file that defines the method.", group=group)(function)
+            function = method_file_option("Python file that defines methods.", group=group)(function)
         shown = default is not None
         return option("--method", type=completion.METHOD, default=default, show_default=shown, help=about, group=group)(
             function

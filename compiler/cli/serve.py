@@ -118,12 +118,10 @@ def command(
     threads: int | None,
 ) -> None:
     """Answer over HTTP as OpenAI's chat API does; several bundles are served under their names."""
-    from lmmprune.errors import require
+    from lmmprune.api.serve import require_serve, serve
 
-    for module in ("starlette", "uvicorn", "pydantic", "prometheus_client"):
-        require(module, "serve")
+    require_serve()
     from lmmprune.compiler.serve.options import ServeOptions
-    from lmmprune.compiler.serve.run_server import run_server
     from lmmprune.compiler.serve.served import names_of
 
     options = ServeOptions(
@@ -140,7 +138,7 @@ def command(
         access_log=not WANTED.quiet,
     )
     named = names_of(bundles)
-    run_server(
+    serve(
         named,
         host=host,
         port=port,

@@ -60,7 +60,7 @@ _TIMING = "Timing"
     "pairs",
     multiple=True,
     metavar="METHOD.NAME=VALUE",
-    help="A hyper-parameter of one method; may be repeated, and with other values gives more variants.",
+    help="A hyper-parameter of a method; may be repeated.",
     group=_GRID,
 )
 @option(
@@ -68,7 +68,7 @@ _TIMING = "Timing"
     "method_files",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Python file that defines methods; may be repeated.",
+    help="Python file that defines methods.",
     group=_GRID,
 )
 @option(
@@ -181,7 +181,8 @@ def command(
     """Measure every method at every ratio in every precision, and write one report.
 
     Finished variants are kept: the same command goes on where it was ended, and one with more methods or ratios
-    measures only those.
+    measures only those. --set with several values of a hyper-parameter measures a variant of each; --method-file may be
+    repeated.
     """
     require("onnx_ir", "export")
     from lmmprune.compiler.study.choice import choose

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lmmprune.api.make import export, rewrite
     from lmmprune.api.measure import bench, compare, draw_chart, evaluate, explain, flops, flops_of_model, read_result
     from lmmprune.api.model import Model, load
+    from lmmprune.api.serve import serve
     from lmmprune.api.study import study
     from lmmprune.api.tune import tune
     from lmmprune.compiler.build.build import Built
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens
     from lmmprune.compiler.runtime.open_picture import Picture
     from lmmprune.compiler.runtime.show_kept import Drawing
+    from lmmprune.compiler.serve.options import ServeOptions
     from lmmprune.compiler.study.run_study import StudyResult
     from lmmprune.compiler.targets.target import Target
     from lmmprune.compiler.triton.repository import Repository
@@ -117,6 +119,8 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "StudyResult",
     "tune",
     "TuneResult",
+    "serve",
+    "ServeOptions",
     "build",
     "BuildOptions",
     "Built",
@@ -158,6 +162,7 @@ _HOMES = {
     "api.make": "export rewrite",
     "api.measure": "bench compare draw_chart evaluate explain flops flops_of_model read_result",
     "api.model": "Model load",
+    "api.serve": "serve",
     "api.study": "study",
     "api.tune": "tune",
     "compiler.build.build": "Built",
@@ -179,6 +184,7 @@ _HOMES = {
     "compiler.runtime.image_features": "ImageFeatures SiteTokens",
     "compiler.runtime.open_picture": "Picture",
     "compiler.runtime.show_kept": "Drawing",
+    "compiler.serve.options": "ServeOptions",
     "compiler.study.run_study": "StudyResult",
     "compiler.targets.target": "Target",
     "compiler.triton.repository": "Repository",
