@@ -118,7 +118,7 @@ def _jsonl(path: Path, limit: int) -> list[Sample]:
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise InputError(f"{path}:{number} isn't JSON ({error}): give an object per line") from error
+            raise InputError(f"{path}:{number}: expected an object in JSON per line ({error})") from error
         try:
             image, prompt, answer = row["image"], row["prompt"], row.get("answer", "")
             if not all(isinstance(text, str) for text in (image, prompt, answer)):
