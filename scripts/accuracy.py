@@ -7,36 +7,18 @@ python scripts/accuracy.py STUDY/ -o docs/results/accuracy_small_llava --kinds 0
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parent))  # scripts/, where results.py lies
+sys.path.insert(0, str(Path(__file__).parent))  # scripts/, where these two lie
 
 import results
+from study_rows import Row, read_rows
 
-Row = dict[str, str]
 _SHARE = "accuracy_of_"
-_PAGE = Path("docs/results/accuracy.md")
-
-
-def read_rows(study: Path) -> list[Row]:
-    """Return the float cells of a study.
-
-    Raises:
-        click.ClickException: It isn't finished, or measured no accuracies.
-    """
-    file = study / "results.csv"
-    if not file.is_file():
-        raise click.ClickException(f"'{study}' has no results.csv: end its 'lmmprune study' first")
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["precision"] != "int8"]
-    if not any(row.get("accuracy") for row in rows):
-        raise click.ClickException(f"'{study}' has no accuracies: its questions had no answers")
-    return rows
 
 
 def share(row: Row, name: str) -> str:
@@ -46,32 +28,33 @@ def share(row: Row, name: str) -> str:
 
 
 def by_ratio(rows: list[Row]) -> str:
-    """Return methods x ratios; a cell that can't be had is a dash, ascending by the name of the method."""
+    """Return variants x ratios; a cell that can't be had is a dash, ascending by the name of the variant."""
     ratios = sorted({float(row["ratio"]) for row in rows} - {0.0})
-    cells = {(row["method"], float(row["ratio"])): row for row in rows}
+    cells = {(row["variant"], float(row["ratio"])): row for row in rows}
     lines = [
         "| method | " + " | ".join(f"{100 * ratio:g}% removed" for ratio in ratios) + " |",
         "|---|" + "---|" * len(ratios),
         f"| unpruned | {share(cells['', 0.0], 'accuracy')} |" + " |" * (len(ratios) - 1),
     ]
-    for method in sorted({row["method"] for row in rows} - {""}):
-        found = [cells[method, ratio] for ratio in ratios]
+    for variant in sorted({row["variant"] for row in rows} - {""}):
+        found = [cells[variant, ratio] for ratio in ratios]
         lines.append(
-            f"| {method} | " + " | ".join("-" if row["refused"] else share(row, "accuracy") for row in found) + " |"
+            f"| {variant} | " + " | ".join("-" if row["refused"] else share(row, "accuracy") for row in found) + " |"
         )
     return "\n".join(lines)
 
 
 def by_kind(rows: list[Row], ratio: float) -> str:
-    """Return methods x kinds at one ratio, the most accurate method first."""
+    """Return variants x kinds at one ratio, the most accurate first."""
     chosen = [row for row in rows if not row["refused"] and float(row["ratio"]) in (0.0, ratio)]
-    chosen.sort(key=lambda row: (row["method"] != "", -float(row["accuracy"])))
+    chosen.sort(key=lambda row: (row["variant"] != "", -float(row["accuracy"])))
     kinds = [name.removeprefix(_SHARE) for name in chosen[0] if name.startswith(_SHARE)]
     kinds = [kind for kind in kinds if not kind.endswith(("_low", "_high"))]
     lines = ["| method | all | " + " | ".join(kinds) + " |", "|---|--:|" + "--:|" * len(kinds)]
     for row in chosen:
         values = [row["accuracy"], *(row[_SHARE + kind] for kind in kinds)]
-        lines.append(f"| {row['method'] or 'unpruned'} | " + " | ".join(f"{100 * float(v):.1f}" for v in values) + " |")
+        shares = " | ".join(f"{100 * float(value):.1f}" for value in values)
+        lines.append(f"| {row['variant'] or 'unpruned'} | {shares} |")
     return "\n".join(lines)
 
 
@@ -83,14 +66,15 @@ def figures(rows: list[Row]) -> list[dict[str, Any]]:
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Without a suffix.")
+@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/results/accuracy.md"), show_default=True)
 @click.option("--kinds", type=float, help="Write a table by kind of question, too, at this ratio.")
-def main(study: Path, output: Path, kinds: float | None) -> None:
-    """Write OUTPUT.json and its part of docs/results/accuracy.md."""
-    rows = read_rows(study)
+def main(study: Path, output: Path, page: Path, kinds: float | None) -> None:
+    """Write OUTPUT.json and its part of PAGE."""
+    rows = [row for row in read_rows(study) if row["precision"] != "int8"]
     text = by_ratio(rows)
     if kinds is not None:
         text += f"\n\nBy kind of question, {100 * kinds:g}% removed:\n\n{by_kind(rows, kinds)}"
-    results.write(output, figures(rows), text, page=_PAGE)
+    results.write(output, figures(rows), text, page=page)
 
 
 if __name__ == "__main__":

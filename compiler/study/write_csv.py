@@ -31,6 +31,7 @@ def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
     result = row.result
     figures: dict[str, Any] = {
         "cell": row.cell.name,
+        "variant": row.cell.series,
         "method": row.cell.method or "",
         "ratio": row.cell.ratio,
         "precision": "int8" if row.cell.int8 else result.dtype,

@@ -14,6 +14,7 @@ HELDOUT_SCENES = 250
 QUESTIONS_PER_SCENE = 8
 HELDOUT_SEED = 7_000_001
 CALIBRATION_SEED = 7_000_002
+TUNING_SEED = 7_000_003
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +58,8 @@ def heldout() -> list[Example]:
 def calibration(count: int = 32) -> list[Example]:
     """Return `count` training scenes, one question each, for calibrating quantizers."""
     return list(_examples("train", count, 1, seed=CALIBRATION_SEED))
+
+
+def tuning(count: int) -> list[Example]:
+    """Return questions about `count` training scenes, for choosing what held-out questions then judge."""
+    return list(_examples("train", count, QUESTIONS_PER_SCENE, seed=TUNING_SEED))

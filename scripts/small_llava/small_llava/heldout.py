@@ -18,6 +18,7 @@ QUESTIONS = 8
 
 HELDOUT_SEED = 7_100_001
 CALIBRATION_SEED = 7_100_002
+TUNING_SEED = 7_100_003
 CALIBRATION_SCENES = 32
 
 
@@ -48,6 +49,11 @@ def heldout(count: int = SCENES) -> list[Asked]:
 def calibration(count: int = CALIBRATION_SCENES) -> list[Asked]:
     """Return training scenes with a question each, for calibrating quantizers."""
     return list(_draw("train", count, 1, seed=CALIBRATION_SEED))
+
+
+def tuning(count: int) -> list[Asked]:
+    """Return training scenes with eight questions each, for choosing what held-out questions then judge."""
+    return list(_draw("train", count, QUESTIONS, seed=TUNING_SEED))
 
 
 def write_questions(directory: Path, index: str, asked: list[Asked]) -> None:
