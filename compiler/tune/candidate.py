@@ -65,6 +65,7 @@ class Candidate:
             positions=self.positions if self.method else None,
             int8=Int8(policy=self.int8) if self.int8 else None,
             calibration=template.calibration if self.int8 else None,
+            judge=False,  # that is what the run is for
             force=True,  # the run's own, of a run that was killed
         )
 
