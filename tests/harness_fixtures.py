@@ -1,4 +1,4 @@
-"""A task of lmms-eval and a file of questions for ``lmmprune eval`` that ask the same, about tiny-llava's scenes."""
+"""The task of docs/guide/judge.md, on pictures of tiny-llava: it asks what its file asks in ``lmmprune eval``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from docs_blocks import blocks_of
 
 from lmmprune.compiler.data.questions import load_questions
 
@@ -17,24 +18,21 @@ HOME = Path(sys.prefix) / "harnesses"
 """The packages of ``harness-requirements.txt``, where they are installed."""
 SCENES = range(10, 16)  # six pictures; some answers of a bundle that keeps half of the tokens are wrong
 
-_UTILS = """
-from pathlib import Path
-from PIL import Image
-
-def pictures(doc):
-    return [Image.open(Path(__file__).parent / doc["image"])]
+# What some tasks need beside the page's.
+_MORE = """
 
 def twice(doc):
     return 2 * pictures(doc)
 
-def text(doc, lmms_eval_specific_kwargs=None, **round):
+
+def text(doc, lmms_eval_specific_kwargs=None, **of_the_round):
     return doc["prompt"]
 """
 DRAWN = {"max_new_tokens": 3, "until": ["o"], "temperature": 40, "top_p": 0.9, "seed": 4, "do_sample": True}
 
 
 def write_tasks(folder: Path) -> Path:
-    """Write pictures, ``questions.jsonl``, and tasks that ask them: ``scenes``, and others that differ in one thing."""
+    """Write pictures, ``questions.jsonl``, and tasks that ask them: the page's ``photos``, and others that differ."""
     rows = []
     for question in load_questions("tiny-llava"):
         if int(question.picture) in SCENES:
@@ -43,49 +41,36 @@ def write_tasks(folder: Path) -> Path:
             rows.append({"image": name, "prompt": question.prompt, "answer": question.answers[0]})
     questions = folder / "questions.jsonl"
     questions.write_text("\n".join(map(json.dumps, rows)))
-    (folder / "utils.py").write_text(_UTILS)
-    _write(folder, "scenes")
-    _write(folder, "drawn", generation_kwargs=DRAWN)
-    _write(folder, "two", doc_to_visual="!function utils.twice")
-    _write(folder, "beams", generation_kwargs={"num_beams": 4})
-    _write(folder, "rounds", output_type="generate_until_multi_round", doc_to_text="!function utils.text")
+    page = Path(__file__).parents[1] / "docs" / "guide" / "judge.md"
+    texts = {block.language: block.text for block in blocks_of(page)}
+    (folder / "utils.py").write_text(texts["python"] + _MORE)
+    _write(folder, "photos", texts["yaml"])
+    _write(folder, "drawn", texts["yaml"], generation_kwargs=DRAWN)
+    _write(folder, "two", _with_function(texts["yaml"], "doc_to_visual", "twice"))
+    _write(folder, "beams", texts["yaml"], generation_kwargs={"num_beams": 4})
+    rounds = _with_function(texts["yaml"], "doc_to_text", "text")
+    _write(folder, "rounds", rounds, output_type="generate_until_multi_round")
     return questions
 
 
-def _write(folder: Path, name: str, **changes: Any) -> None:
-    task = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(folder / "questions.jsonl")}},
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_visual": "!function utils.pictures",
-        "doc_to_text": "{{prompt}}",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"max_new_tokens": 16, "temperature": 0},
-        "metric_list": [
-            {
-                "metric": "exact_match",
-                "aggregation": "mean",
-                "higher_is_better": True,
-                "ignore_case": True,
-                "ignore_punctuation": True,
-            }
-        ],
-        **changes,
-    }
-    # A function is a tag of YAML's, no text.
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task).replace("'!function utils.", "!function 'utils."))
+def _with_function(task: str, field: str, name: str) -> str:
+    return f"{task}\n{field}: !function utils.{name}"
+
+
+def _write(folder: Path, name: str, task: str, **changes: Any) -> None:
+    # Of a field that stands there twice, the last one counts.
+    (folder / f"{name}.yaml").write_text(f"{task}\n{yaml.safe_dump({'task': name, **changes})}")
 
 
 def with_packages(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run Python with the packages of ``HOME``, without a hub; what they keep goes into a folder."""
+    """Run Python in a folder with the packages of ``HOME``, without a hub; what they keep stays in the folder."""
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
         check=True,
+        cwd=folder,
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),

@@ -75,8 +75,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
         chat = f"model=half,base_url={server.url}/v1,api_key=none,num_cpus=2"
         tasks = ["--include_path", str(folder), "--log_samples", "--tasks"]
         commands = [
-            ["--model", "lmmprune", "--model_args", f"bundle={bundle},threads=1", *tasks, "scenes,drawn"],
-            ["--model", "async_openai", "--model_args", chat, *tasks, "scenes"],
+            ["--model", "lmmprune", "--model_args", f"bundle={bundle},threads=1", *tasks, "photos,drawn"],
+            ["--model", "async_openai", "--model_args", chat, *tasks, "photos"],
         ]
         order = {
             "commands": [[*words, "--output_path", str(folder / words[1])] for words in commands],
@@ -108,10 +108,10 @@ def test_lmms_eval_says_what_eval_says(asked: Asked, model: str) -> None:
     assert len({row["image"] for row in asked.rows}) == 6
     assert 0 < asked.accuracy < 1, "an equal score says something"
     found = hf.results(asked.folder / model)
-    assert found["results"]["scenes"]["exact_match,none"] == pytest.approx(asked.accuracy, abs=1e-12)
-    answers = [sample["filtered_resps"] for sample in hf.samples(asked.folder / model, "scenes")]
+    assert found["results"]["photos"]["exact_match,none"] == pytest.approx(asked.accuracy, abs=1e-12)
+    answers = [sample["filtered_resps"] for sample in hf.samples(asked.folder / model, "photos")]
     assert answers == asked.predictions
-    assert "|scenes" in printed.replace(" ", ""), "the table"
+    assert "|photos" in printed.replace(" ", ""), "the table"
 
 
 @real
@@ -120,7 +120,7 @@ def test_answers_count_the_tokens_of_the_decoder(asked: Asked) -> None:
         first = asked.rows[0]
         stats = model.ask(asked.picture(first), first["prompt"], max_new_tokens=16).stats
     for model in ("lmmprune", "async_openai"):
-        counted = hf.samples(asked.folder / model, "scenes")[0]["token_counts"][0]
+        counted = hf.samples(asked.folder / model, "photos")[0]["token_counts"][0]
         assert (counted["input_tokens"], counted["output_tokens"]) == (stats.prompt_tokens, stats.new_tokens)
     assert hf.results(asked.folder / "lmmprune")["throughput"]["avg_image_tokens"] == stats.image_tokens
     assert asked.requests == len(asked.rows)

@@ -12,7 +12,7 @@ from lmmprune.errors import InputError
 
 _DEFAULT_TOKENS = 1024  # where a task says nothing: as lmms-eval's clients of chat APIs do
 _READ = ("max_new_tokens", "until", "temperature", "top_p", "top_k", "seed")
-# do_sample: a temperature of 0 draws nothing, any other draws, as in all chat models of lmms-eval.
+# do_sample: a temperature of 0 draws nothing, any other draws, as through lmms-eval's clients of chat APIs.
 # image_aspect_ratio: for models that see a picture in several ways; a bundle has one.
 _PASSED_OVER = ("do_sample", "image_aspect_ratio")
 # Where they hold one of these, they change nothing.
