@@ -65,11 +65,11 @@ def _write(folder: Path, name: str, task: str, **changes: Any) -> None:
 def with_packages(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """Run Python in a folder with the packages of ``HOME``, without a hub; what they keep stays in the folder."""
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         cwd=folder,
         env={
             **os.environ,
@@ -78,6 +78,8 @@ def with_packages(folder: Path, *words: object) -> subprocess.CompletedProcess[s
             "HF_HUB_OFFLINE": "1",
         },
     )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def samples(folder: Path, task: str) -> list[dict[str, Any]]:

@@ -119,8 +119,8 @@ def test_answers_count_the_tokens_of_the_decoder(asked: Asked) -> None:
     with lmmprune.load(asked.bundle, threads=1) as model:
         first = asked.rows[0]
         stats = model.ask(asked.picture(first), first["prompt"], max_new_tokens=16).stats
-    for model in ("lmmprune", "async_openai"):
-        counted = hf.samples(asked.folder / model, "photos")[0]["token_counts"][0]
+    for name in ("lmmprune", "async_openai"):
+        counted = hf.samples(asked.folder / name, "photos")[0]["token_counts"][0]
         assert (counted["input_tokens"], counted["output_tokens"]) == (stats.prompt_tokens, stats.new_tokens)
     assert hf.results(asked.folder / "lmmprune")["throughput"]["avg_image_tokens"] == stats.image_tokens
     assert asked.requests == len(asked.rows)
