@@ -120,6 +120,7 @@ def command(
     found = [
         {
             "bundle": str(path),
+            "sha256": bundle.sha256,
             "data": data,
             **({"format": chosen.name} if chosen else {"match": match}),
             "model": bundle.manifest.model,
@@ -127,7 +128,9 @@ def command(
             "tokens_before": bundle.manifest.tokens_before,
             "image_tokens": bundle.manifest.image_tokens,
             "average_tokens": bundle.manifest.average_tokens,
+            "dtype": bundle.manifest.precision.dtype,
             "int8": bundle.manifest.precision.int8,
+            "target": bundle.manifest.target,
             **result.as_dict(),
         }
         for path, bundle, result in zip(bundles, opened, results, strict=True)
