@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,10 @@ import pytest
 
 # pytest's importlib mode doesn't add the tests' folder.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A shell starts what it puts into the background deaf to Ctrl-C, and processes of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What an earlier run measured must not stand in for what this one would.
 # Processes of one run share it: each would trace tiny-llava, and export it in the same ways, for itself.

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import study_fixtures as fx
 
+import lmmprune
 from lmmprune.compiler.cli import main
 
 ROOT = tempfile.TemporaryDirectory(prefix="lmmprune-study-")
@@ -203,6 +204,27 @@ def test_on_a_ray_cluster_an_earlier_study_is_extended(cli: Cli, cluster: str, t
     assert all(cell["ttft_ms"] > 0 for cell in said["cells"])
     assert len({result["worker"] for result in new}) == 2, "both workers had a cell"
     assert not (folder / "bundles").exists()
+    check_tuning_on_ray(cluster, tmp_path / "tuned")
+
+
+def check_tuning_on_ray(cluster: str, out: Path) -> None:
+    """A run of ``tune`` on the same cluster, which takes seconds to start, ends as one on this machine does."""
+    calib = Path("models/tiny_llava/calib/calib.jsonl")
+    lmmprune.tune(
+        "tiny-llava",
+        out,
+        calib,
+        max_kl=10,
+        limit=8,
+        methods=["cls", "random"],
+        ratios=[0.5],
+        positions=["original"],
+        search=False,
+        rounds=2,
+        ray=cluster,
+    )
+    cells = [json.loads((out / "cells" / f"{name}-50.json").read_text()) for name in ("cls", "random")]
+    assert all(len(cell["tuning"]["kl"]) == 4 for cell in cells)
 
 
 @pytest.mark.parametrize(

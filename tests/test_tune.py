@@ -132,3 +132,39 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     )
     assert tight.returncode == 2
     assert "which differs in budget" in tight.stderr
+
+
+LONGEST = """
+from lmmprune import Method
+
+class Longest(Method):
+    "Keep the longest patches."
+    name = "longest"
+    reference = "an example"
+    exactness = "exact"
+
+    def filter(self, at):
+        return at.b.op("ReduceL2", at.visual, [2], keepdims=0)
+"""
+
+
+def test_workers_find_what_one_process_finds(tmp_path: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
+    own = tmp_path / "longest.py"
+    own.write_text(LONGEST, encoding="utf-8")
+    line = [*TUNE, "--data", CALIB, "--limit", 8, "--max-kl", 10, "--methods", "cls", "--method-file", own]
+    line += ["--ratios", "0.5", "--positions", "original", "--rounds", 2, "--no-search", "--threads", 1]
+    found = {}
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        status, _, err = cli(*line, "--workers", workers, "-o", out)
+        assert status == 0, err
+        cells = {file.stem: json.loads(file.read_text()) for file in (out / "cells").iterdir()}
+        assert set(cells) == {"unpruned", "cls-50", "longest-50"}
+        found[workers] = {name: (cell["tuning"], cell["heldout"], cell["flops"]) for name, cell in cells.items()}
+        commands = [row["command"] for row in json.loads((out / "front.json").read_text())["finalists"]]
+        assert f"--method longest --method-file {own}" in " ".join(commands)
+    assert found[1] == found[2]
+    own.write_text(LONGEST.replace("ReduceL2", "ReduceL1"), encoding="utf-8")
+    status, _, err = cli(*line, "-o", tmp_path / "1")
+    assert status == 2
+    assert "which differs in code of longest" in err

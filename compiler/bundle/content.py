@@ -40,6 +40,23 @@ class Precision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loss:
+    """How far the graphs, computed in float32, are from the unpruned model on a few pictures.
+
+    Attributes:
+        samples: Pictures with a question each.
+        source: Whose pictures they are.
+        kl: Divergence per token of the unpruned model's greedy answers, nats.
+        same_first: Samples whose answer would begin with the same token.
+    """
+
+    samples: int
+    source: str
+    kl: float
+    same_first: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class File:
     """Size and checksum of one file of the bundle."""
 
@@ -69,5 +86,6 @@ class Content(Interface):
     adapter: ModelSource | None = None  # the LoRA adapter that was merged into the weights
     # transformers' generation settings that change greedy answers: {"applied": {name: value}, "ignored": {..}}
     generation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    loss: Loss | None = None  # None: it wasn't measured
     files: Mapping[str, File] = field(default_factory=dict)
     format: int = FORMAT

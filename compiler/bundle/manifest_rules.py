@@ -101,6 +101,11 @@ def _check_numbers(manifest: Content) -> None:
         expect(set(row) == _FLOPS, f"flops.{part}", sorted(row), "'before' and 'after'")
         for name, flops in row.items():
             expect(math.isfinite(flops) and flops >= 0, f"flops.{part}.{name}", flops, "a number from 0 on")
+    if (loss := manifest.loss) is not None:
+        bounded(loss.samples, "loss.samples", 1, _COUNT)
+        bounded(loss.same_first, "loss.same_first", 0, loss.samples)
+        expect(math.isfinite(loss.kl) and loss.kl >= 0, "loss.kl", loss.kl, "a number from 0 on")
+        _check_name("loss.source", loss.source)
     bounded(len(manifest.cache.length_offsets), "the number of cache.length_offsets", 1, 2**12)
     for field in ("kv_heads", "head_dim"):
         bounded(getattr(manifest.cache, field), f"cache.{field}", 1, 2**20)

@@ -12,6 +12,7 @@ import click
 from lmmprune.compiler.bundle.manifest import Manifest, ScheduledSite
 from lmmprune.compiler.cli.command import Command
 from lmmprune.compiler.cli.export_options import check_export_options, export_options
+from lmmprune.compiler.cli.loss_line import loss_line
 from lmmprune.compiler.cli.options import check_triton
 from lmmprune.compiler.cli.output import note, print_json, show, warn
 from lmmprune.compiler.cli.progress import steps
@@ -140,6 +141,8 @@ def command(
         warn(warning)
     if stayed := _in_float(manifest):
         note(f"kept in floating point: {', '.join(stayed)}")
+    if (lost := loss_line(manifest, output, calib)) is not None:
+        note(lost)
     if report.counts:
         note(_dynamic_counts(report.counts, manifest))
     data = {
@@ -157,6 +160,7 @@ def command(
         "steps": dict(report.steps),
         "peak_bytes": report.peak_bytes,
         "warnings": list(report.warnings),
+        "loss": None if manifest.loss is None else dataclasses.asdict(manifest.loss),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
         "dynamic_counts": list(report.counts.counts) if report.counts else None,
         "triton": None if triton is None else str(triton),

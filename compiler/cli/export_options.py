@@ -218,5 +218,11 @@ def check_export_options(
     refuse_ignored(
         static or len(one) > 1 or ratio == "auto" or bool(buckets),
         "is for what looks at pictures first, --int8, --ratio auto and --buckets: add one of them, or leave it out",
-        *("calib", "calib_samples"),
+        "calib_samples",
+    )
+    refuse_ignored(
+        prunes or bool(one),
+        "is for what looks at pictures first, --int8, --ratio auto and --buckets, and for measuring what is lost: add"
+        " one of them or --ratio R, or leave it out",
+        "calib",
     )

@@ -54,6 +54,14 @@ _METHODS, _RATIOS = ",".join(METHODS), ",".join(map(str, RATIOS))
     group=_TRIED,
 )
 @option(
+    "--method-file",
+    "method_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Python file that defines methods, which are tried, too; may be repeated.",
+    group=_TRIED,
+)
+@option(
     "--ratios",
     default=_RATIOS,
     metavar="R,R,..",
@@ -100,6 +108,15 @@ _METHODS, _RATIOS = ",".join(METHODS), ",".join(map(str, RATIOS))
 @threads_option()
 @target_option()
 @output_option("Folder, new or to go on with.", group=OUTPUT)
+@option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Candidates that are measured at once, each in a process of its own.",
+    group=OUTPUT,
+)
+@option("--ray", metavar="HOST:PORT", help="As for 'study'.", group=OUTPUT)
 @force_option("a run that is there: begin anew")
 @json_option
 def command(
@@ -123,6 +140,7 @@ def command(
     from lmmprune.api.tune import tune
     from lmmprune.compiler.tune.write_report import document_of, line, named_lines
 
+    refuse_ignored(options["ray"] is None, "is for this machine alone: with --ray, the cluster decides", "workers")
     refuse_ignored(int8, "says how to quantize: add --int8", "int8_policy", "calib")
     with phases() as progress:
         found = tune(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,8 @@ def _folder(path: Path, prompts: Sequence[str]) -> list[Question]:
     if not pictures:
         raise InputError(f"'{path}' holds no pictures ({', '.join(sorted(PICTURES))})")
 
-    def picture(file: Path) -> Callable[[], Image.Image]:
-        return lambda: load_image(file)
-
     return [
-        Question(picture=str(file), load=picture(file), prompt=check_text(prompt, "--prompt"), answers=())
+        Question(picture=str(file), load=partial(load_image, file), prompt=check_text(prompt, "--prompt"), answers=())
         for file in pictures
         for prompt in prompts
     ]
@@ -117,13 +115,10 @@ def _tiny_llava() -> list[Question]:
     require("sklearn", "export")
     from lmmprune.models.tiny_llava.dataset import heldout
 
-    def constant(image: Image.Image) -> Callable[[], Image.Image]:
-        return lambda: image
-
     return [
         Question(
             picture=str(example.image_id),
-            load=constant(example.image),
+            load=example.image.copy,
             prompt=example.question,
             answers=(example.answer,),
             kind=example.kind,
@@ -153,7 +148,7 @@ def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     kind = row.get("kind")
     return Question(
         picture=str(image),
-        load=lambda: load_image(image),
+        load=partial(load_image, image),
         prompt=check_text(row["prompt"], f"{where}: the prompt"),
         answers=tuple(answers),
         kind=None if kind is None else str(kind),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
     from lmmprune.passes.reduce.stage import Stage
+
+
+JUDGED = 8
+"""Of the user's pictures, how many tell what is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,15 @@ class Decision:
         return any(stage.site.in_decoder for stage in stages)
 
     @property
+    def judged_on(self) -> CalibrationSet | None:
+        """The user's own pictures that tell what is lost; None: nothing is, or nobody gave any."""
+        own = self.request.judge and self.request.calibration is not None
+        if self.data is None or not own or self.buckets or not (self.stages or self.auto or self.int8):
+            return None
+        few = [dataclasses.replace(sample, answer="") for sample in self.data.samples[:JUDGED]]
+        return dataclasses.replace(self.data, samples=few)
+
+    @property
     def calibrates(self) -> bool:
         """Whether ranges of activations are measured."""
         return self.int8 is not None and self.data is not None
@@ -112,7 +126,9 @@ def decide(request: Request) -> Decision:
     int8 = int8_of(request, target, dtype)
     # Pictures are needed for ranges, or for token counts.
     measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or isinstance(request.tokens, Auto | Buckets)
-    data = load_calibration(source, request.calibration, request.calibration_samples) if measures else None
+    samples = request.calibration_samples if measures else min(request.calibration_samples, JUDGED)
+    given = measures or (request.calibration is not None and request.judge)
+    data = load_calibration(source, request.calibration, samples) if given else None
     # What the pictures decide is known only when the encoder has seen them; everything else can be refused now.
     if isinstance(request.tokens, Schedule):
         stages = stages_of(request.tokens, method, facts)

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lmmprune.compiler.assets.write_assets import Assets
+from lmmprune.compiler.bundle.content import Loss
 from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource, Precision
 from lmmprune.compiler.export.count_tokens import TokenPlan
@@ -56,7 +57,12 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
 
 
 def describe(
-    decision: Decision, plan: TokenPlan, reduced: Reduced, assets: Assets, calibration: Mapping[str, Any] | None
+    decision: Decision,
+    plan: TokenPlan,
+    reduced: Reduced,
+    assets: Assets,
+    calibration: Mapping[str, Any] | None,
+    loss: Loss | None,
 ) -> Manifest:
     """Return the manifest of finished graphs, but for its list of files."""
     source, request = decision.source, decision.request
@@ -82,6 +88,7 @@ def describe(
         adapter=_source(identify_adapter(request.adapter)) if request.adapter else None,
         generation={"applied": assets.generation.applied, "ignored": assets.generation.ignored},
         flops=reduced.flops,
+        loss=loss,
         tools=tools(),
         created=_now(),
     )

@@ -13,6 +13,7 @@ from lmmprune.compiler.export.count_tokens import count_tokens
 from lmmprune.compiler.export.decide import decide
 from lmmprune.compiler.export.describe import describe, report
 from lmmprune.compiler.export.finish_graphs import cast_and_lower, quantize, write_graphs
+from lmmprune.compiler.export.measure_loss import ask_unpruned, measure_loss
 from lmmprune.compiler.export.preflight import preflight
 from lmmprune.compiler.export.reduce import reduce
 from lmmprune.compiler.export.request import Report, Request
@@ -51,10 +52,12 @@ def export(
         assets = write_assets(decision.source, writer.path, request.template)
         text = text_layout(assets.prompt, writer.path / TOKENIZER, in_decoder=decision.cuts_decoder)
         graphs = trace(decision, assets.prompt, traced, clock)
+        unpruned = ask_unpruned(decision, graphs, assets.prompt, text, writer.path, clock)
         plan = count_tokens(decision, graphs, writer.path, clock)
         reduced = reduce(decision, plan, graphs, assets.prompt, text, clock)
         calibration = quantize(decision, reduced, writer.path, clock)
+        loss = measure_loss(unpruned, decision, reduced, writer.path, clock)
         cast_and_lower(decision, reduced, clock)
         weights = write_graphs(decision, reduced, writer.path, calibration, clock)
-        manifest = writer.finish(describe(decision, plan, reduced, assets, calibration), weights, clock.report)
+        manifest = writer.finish(describe(decision, plan, reduced, assets, calibration, loss), weights, clock.report)
     return report(decision, plan, reduced, assets, manifest, clock)

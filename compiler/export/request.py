@@ -23,7 +23,8 @@ class Request:
     """What the user asked for; see ``lmmprune export --help``.
 
     ``tokens`` None removes none, ``int8`` None quantizes nothing. The pictures of ``calibration`` (None: built-in ones)
-    serve both: ``int8`` for ranges, ``Auto`` and ``Buckets`` for counts.
+    serve all: ``int8`` for ranges, ``Auto`` and ``Buckets`` for counts, and a few of the user's tell what is lost
+    (``judge`` False: they don't).
     """
 
     model: str
@@ -34,6 +35,7 @@ class Request:
     int8: Int8 | None = None
     calibration: Path | None = None
     calibration_samples: int = 32
+    judge: bool = True
     dtype: str | None = None
     target: str = "ort-cpu"
     positions: str | None = None

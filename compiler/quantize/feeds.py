@@ -41,7 +41,14 @@ class SampleFeeds:
     """
 
     def __init__(
-        self, interface: Interface, assets: Path, data: CalibrationSet, vision: Path, selection: Path | None = None
+        self,
+        interface: Interface,
+        assets: Path,
+        data: CalibrationSet,
+        vision: Path,
+        selection: Path | None = None,
+        *,
+        answers: Sequence[Sequence[int]] | None = None,
     ) -> None:
         """Open tokenizer and preprocessor.
 
@@ -51,12 +58,14 @@ class SampleFeeds:
             data: The samples.
             vision: The float32 vision graph, whose features the decoder is fed.
             selection: The float32 graph that chooses among them, where the interface has one.
+            answers: For each sample the tokens that it is led through, instead of its own.
         """
         self._interface = interface
         self._assets = assets
         self._data = data
         self._graph = vision
         self._selection = selection
+        self._answers = answers
         self._preprocess = Preprocessor.load(assets / PREPROCESSOR)
         self._prompter = Prompter(interface, assets / TOKENIZER)
         self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
@@ -67,7 +76,11 @@ class SampleFeeds:
 
     def decoder(self) -> list[Callable[[], Steps]]:
         """Return the runs of the decoder per sample, prefill and decode steps."""
-        return [functools.partial(self._converse, sample) for sample in self._data.samples]
+        own: list[Sequence[int] | None] = [None] * len(self._data.samples)
+        return [
+            functools.partial(self._converse, sample, answer)
+            for sample, answer in zip(self._data.samples, self._answers or own, strict=True)
+        ]
 
     def script(self) -> list[list[dict[str, Array]]]:
         """Return for every sample the decoder's inputs without the cache: of the prefill, then of each decode step.
@@ -102,17 +115,19 @@ class SampleFeeds:
     def _pixels(self, sample: Sample) -> Feeds:
         return {self._interface.vision.inputs[0].name: self._preprocess(sample.image)}
 
-    def _converse(self, sample: Sample) -> Steps:
+    def _converse(self, sample: Sample, led: Sequence[int] | None) -> Steps:
         start = self._start(sample)
-        given = iter(start.answer)
+        # A sample without an answer goes on with what it says itself; one that is led through nothing doesn't.
+        answer = (start.answer or None) if led is None else led
+        given = iter(answer or ())
 
         def choose(outputs: Outputs) -> int | None:
             token = next(given, None)
             if token is None:
                 token = int(outputs[LOGITS][0, -1].argmax())
-            return None if not start.answer and token in self._interface.prompt.eos_token_ids else token
+            return None if answer is None and token in self._interface.prompt.eos_token_ids else token
 
-        runs = min(start.room, len(start.answer) or OWN_TOKENS, ANSWER_TOKENS) + 1
+        runs = min(start.room, OWN_TOKENS if answer is None else len(answer), ANSWER_TOKENS) + 1
         return decode_steps(self._interface, start.prompt, start.positions, start.features, runs, choose)
 
     def _steps(self, sample: Sample) -> list[dict[str, Array]]:

@@ -1,4 +1,4 @@
-"""Run cells in processes of this machine."""
+"""Run jobs in processes of this machine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
-from lmmprune.compiler.study.run_cell import Job, run_cell
 from lmmprune.errors import LmmpruneError, require
 
+Job = TypeVar("Job")
 
-def run_locally(
-    jobs: Sequence[Job], workers: int, on_done: Callable[[str], None], work: Callable[[Job], str] = run_cell
-) -> None:
+
+def run_locally(jobs: Sequence[Job], workers: int, on_done: Callable[[str], None], work: Callable[[Job], str]) -> None:
     """Run jobs, as many at a time as there are workers.
 
     On any exception, Ctrl-C included, running jobs are ended; finished ones have their results on disk.
@@ -24,8 +24,8 @@ def run_locally(
     Args:
         jobs: In the order in which they are started.
         workers: Processes.
-        on_done: Called with the name of each cell when it is finished.
-        work: What to do.
+        on_done: Called with the name of each one when it is finished.
+        work: What to do; returns the job's name.
 
     Raises:
         LmmpruneError: A job's, or a worker process was killed.
@@ -47,7 +47,7 @@ def run_locally(
         if isinstance(error, BrokenProcessPool):
             raise LmmpruneError(
                 "a worker process was ended from outside, perhaps for want of memory: try fewer than"
-                f" {workers} --workers; finished cells are kept"
+                f" {workers} --workers; what is finished is kept"
             ) from error
         raise
     finally:

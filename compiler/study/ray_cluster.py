@@ -1,4 +1,4 @@
-"""Run cells on a Ray cluster whose nodes share the study's folder."""
+"""Run jobs on a Ray cluster whose nodes share the folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from lmmprune.compiler.study.run_cell import Job, run_cell
 from lmmprune.errors import InputError, LmmpruneError, require
 
 _PATIENCE = 5.0  # seconds
+Job = TypeVar("Job")
 
 
 def check_ray(address: str) -> None:
@@ -53,16 +53,14 @@ def _check_health(address: str) -> None:
         raise _unreachable(address, ConnectionError(last)) from error
 
 
-def run_on_ray(
-    jobs: Sequence[Job], address: str, on_done: Callable[[str], None], work: Callable[[Job], str] = run_cell
-) -> None:
+def run_on_ray(jobs: Sequence[Job], address: str, on_done: Callable[[str], None], work: Callable[[Job], str]) -> None:
     """Run jobs on a cluster, one per CPU that it offers.
 
     Args:
         jobs: In the order in which they are started.
         address: As for ``check_ray``.
-        on_done: Called with the name of each cell when it is finished.
-        work: What to do; lmmprune must be installed on every node.
+        on_done: Called with the name of each one when it is finished.
+        work: What to do, returns the job's name; lmmprune must be installed on every node.
 
     Raises:
         LmmpruneError: A job's, or the cluster can't be reached or lost a worker.
@@ -75,7 +73,7 @@ def run_on_ray(
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _unreachable(address, error) from error
     try:
-        # A worker that has traced the model is used again for the next cell.
+        # A worker that has traced the model is used again for the next job.
         remote = ray.remote(num_cpus=1)(work)
         waiting = [remote.remote(job) for job in jobs]
         while waiting:
@@ -97,7 +95,7 @@ def _value(ray: Any, reference: Any) -> str:
     except ray.exceptions.RayError as error:
         first = str(error).strip().splitlines()[0]
         raise LmmpruneError(
-            f"the Ray cluster lost a cell ({first}): look at its nodes, then start again; finished cells are kept"
+            f"the Ray cluster lost a job ({first}): look at its nodes, then start again; what is finished is kept"
         ) from error
     return name
 

@@ -61,6 +61,7 @@ def request_of(job: Job) -> Request:
         int8=Int8() if job.cell.int8 else None,
         calibration=settings.calibration,
         calibration_samples=settings.calibration_samples,
+        judge=False,  # that is what the study is for
         target=settings.target,
         force=True,  # the study's own, of a run that was ended before it was measured
     )

@@ -23,7 +23,7 @@ from lmmprune.compiler.study.local import run_locally
 from lmmprune.compiler.study.ray_cluster import check_ray, run_on_ray
 from lmmprune.compiler.study.report import write_report
 from lmmprune.compiler.study.request import StudyRequest
-from lmmprune.compiler.study.run_cell import Job
+from lmmprune.compiler.study.run_cell import Job, run_cell
 from lmmprune.compiler.study.settings import Settings, identity
 from lmmprune.compiler.study.summary import best_at_focus
 from lmmprune.compiler.study.timing import (
@@ -150,9 +150,9 @@ def _start(request: StudyRequest, jobs: Sequence[Job], what: str, progress: Prog
         return
     progress(what, 0, len(jobs))
     if request.ray is not None:
-        run_on_ray(jobs, request.ray, count)
+        run_on_ray(jobs, request.ray, count, run_cell)
     else:
-        run_locally(jobs, request.workers, count)
+        run_locally(jobs, request.workers, count, run_cell)
 
 
 def _finished(folder: Folder, cell: Cell) -> CellResult:

@@ -76,7 +76,8 @@ def choose_variants(
     Raises:
         InputError: An unknown method, hyper-parameter or position, or a file that doesn't load.
     """
-    owners, digests = _own(files)
+    owners = methods_of(files)
+    digests = {name: file_digest(file) for name, file in owners.items()}
     known = sorted({*find_methods(), *owners})
     names = _names(methods, defaults, known, owners)
     given = options or {}
@@ -120,18 +121,20 @@ def choose_variants(
     )
 
 
-def _own(files: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return what each method of the files is defined by: the file, and the digest of its content."""
+def methods_of(files: Sequence[Path]) -> dict[str, Path]:
+    """Return what each method that files define is defined by.
+
+    Raises:
+        InputError: A file doesn't load, or two define the same name.
+    """
     installed = find_methods()
     owners: dict[str, Path] = {}
-    digests: dict[str, str] = {}
     for file in dict.fromkeys(files):
         for name in find_methods(file).keys() - installed.keys():
             if name in owners:
                 raise InputError(f"--method-file {file}: it defines '{name}', and so does '{owners[name]}': rename one")
             owners[name] = file
-            digests[name] = file_digest(file)
-    return owners, digests
+    return owners
 
 
 def file_digest(file: Path) -> str:

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Int8, Ratio, Schedule
-from lmmprune.errors import InputError
+from lmmprune.compiler.study.variants import methods_of
+from lmmprune.errors import InputError, suggestion
 from lmmprune.passes.methods import find_methods
 
 POSITIONS = ("original", "contiguous")
@@ -29,6 +30,7 @@ class Candidate:
         positions: How kept tokens are numbered.
         int8: ``all`` or ``auto``, as ``--int8-policy`` takes it; None: floating point.
         schedule: (site, tokens that leave it), in place of the ratio.
+        method_file: What defines the method; None: it is installed.
     """
 
     method: str | None = None
@@ -37,6 +39,7 @@ class Candidate:
     positions: str = POSITIONS[0]
     int8: str | None = None
     schedule: tuple[tuple[str, int], ...] = ()
+    method_file: Path | None = None
 
     @property
     def label(self) -> str:
@@ -60,11 +63,13 @@ class Candidate:
             template,
             output=output,
             method=self.method or Request.method,
+            method_file=self.method_file,
             options=dict(self.options),
             tokens=Schedule(dict(self.schedule)) if self.schedule else Ratio(self.ratio),
             positions=self.positions if self.method else None,
             int8=Int8(policy=self.int8) if self.int8 else None,
             calibration=template.calibration if self.int8 else None,
+            judge=False,  # that is what the run is for
             force=True,  # the run's own, of a run that was killed
         )
 
@@ -75,6 +80,7 @@ class Candidate:
         words += ["--layers", str(template.layers)] * (template.layers is not None)
         if self.method is not None:
             words += ["--method", self.method]
+            words += [] if self.method_file is None else ["--method-file", str(self.method_file)]
             words += ["--schedule", str(schedule)] if self.schedule else ["--ratio", f"{self.ratio:g}"]
             words += [part for name, value in self.options for part in ("--set", f"{name}={value}")]
             words += ["--positions", self.positions]
@@ -85,23 +91,31 @@ class Candidate:
 
 
 def candidates(
-    methods: Sequence[str], ratios: Sequence[float], positions: Sequence[str], int8: str | None
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    positions: Sequence[str],
+    int8: str | None,
+    files: Sequence[Path] = (),
 ) -> tuple[Candidate, ...]:
     """Return all candidates: method x its hyper-parameters x ratio x positions x precision.
 
     Args:
-        methods: Names, or ``all``.
+        methods: Names, or ``all``; those that the files define are tried, too.
         ratios: Fractions removed, each ``0 < ratio < 1``.
         positions: Of ``POSITIONS``.
         int8: As in ``Candidate``; None: floating point only.
+        files: Python files that define methods.
 
     Raises:
         InputError: Something isn't known, or there is nothing to try.
     """
-    known = find_methods()
+    known = dict(find_methods())
     names = list(known) if list(methods) == ["all"] else list(dict.fromkeys(methods))
+    owners = methods_of(files)
+    known |= {name: find_methods(file)[name] for name, file in owners.items()}
+    names += [name for name in owners if name not in names]
     if unknown := [name for name in names if name not in known]:
-        raise InputError(f"--methods: no method '{unknown[0]}' (see 'lmmprune methods')")
+        raise InputError(f"--methods: no method '{unknown[0]}'{suggestion(unknown[0], known)}")
     if wrong := [word for word in positions if word not in POSITIONS]:
         raise InputError(f"--positions {wrong[0]}: expected {' or '.join(POSITIONS)}")
     if wrong_ratios := [ratio for ratio in ratios if not 0 < ratio < 1]:
@@ -110,7 +124,9 @@ def candidates(
         raise InputError("nothing to try: give --methods, --ratios and --positions at least one value each")
     precisions = (None, int8) if int8 else (None,)
     return tuple(
-        Candidate(method=name, ratio=ratio, options=options, positions=place, int8=precision)
+        Candidate(
+            method=name, ratio=ratio, options=options, positions=place, int8=precision, method_file=owners.get(name)
+        )
         for name in names
         for options in _options(known[name].tunable)
         for ratio in sorted(set(ratios))

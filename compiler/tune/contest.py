@@ -26,7 +26,7 @@ from lmmprune.compiler.tune.request import TuneRequest
 from lmmprune.compiler.tune.search_schedule import search_schedule, sites_to_search, trials
 from lmmprune.errors import InputError
 from lmmprune.facts import Facts
-from lmmprune.passes.methods import find_methods
+from lmmprune.passes.methods import Method, find_methods
 from lmmprune.progress import Progress, counting
 
 _FEW_ROUNDS = 8
@@ -61,14 +61,16 @@ class Contest:
         """Return who is left when the samples have grown to all."""
         alive, tuning, budget = list(self.request.candidates), self.request.tuning, self.request.budget
         for number, size in enumerate(rungs(len(tuning))):
-            step = counting(self.progress, len(alive) + 1)
-            step(f"{size} examples, {len(alive)} candidates")
+            what = f"{size} examples, {len(alive)} candidates"
+            step = functools.partial(counting(self.progress, 2 * len(alive) + 1), what)
+            step()
             base = self.lab.score(UNPRUNED, tuning[:size])
-            cells: dict[Candidate, Cell] = {}
+            self.request.crew.work(self.lab, alive, None)
+            staying = []
             twins: dict[object, str] = {}
             for candidate in alive:
-                step(f"{size} examples, {len(alive)} candidates")
-                cell = self._measured(candidate, base, tuning[:size], first=number == 0)
+                step()
+                cell = self._allowed(candidate, base, tuning[:size], first=number == 0)
                 # On a decoder of few layers, several of the paper's layers are the same one.
                 cuts = dataclasses.replace(candidate, ratio=0.0, options=_without_layers(candidate.options))
                 twin = twins.setdefault((cuts, tuple(cell.schedule.items())), candidate.label)
@@ -76,7 +78,13 @@ class Contest:
                     cell = self._leave(cell, f"cuts as {twin} does")
                     self.dropped[candidate.label] = str(cell.dropped)
                 if cell.dropped is None:
-                    cells[candidate] = cell
+                    staying.append(candidate)
+            self.request.crew.work(self.lab, staying, tuning[:size], step)
+            cells = {}
+            for candidate in staying:
+                cells[candidate] = self.lab.score(candidate, tuning[:size])
+                if self.request.crew.alone:
+                    step()
             alive = self._drop(cells, base, size) if cells else []
             if not alive:
                 break
@@ -86,8 +94,8 @@ class Contest:
             )
         return alive
 
-    def _measured(self, candidate: Candidate, base: Cell, examples: Sequence[Question], *, first: bool) -> Cell:
-        """Measure a candidate, unless it left the race in an earlier run, or costs too much whatever it loses."""
+    def _allowed(self, candidate: Candidate, base: Cell, examples: Sequence[Question], *, first: bool) -> Cell:
+        """Make a candidate, unless it left the race in an earlier run; it leaves it if it costs too much."""
         budget, cell = self.request.budget, self.lab.cell(candidate)
         if cell.dropped is None:
             cell = self.lab.make(candidate)
@@ -102,8 +110,7 @@ class Contest:
                 cell = self._leave(cell, surely)
         if cell.dropped is not None:
             self.dropped[candidate.label] = cell.dropped
-            return cell
-        return self.lab.score(candidate, examples)
+        return cell
 
     def _leave(self, cell: Cell, why: str) -> Cell:
         return dataclasses.replace(cell, dropped=why).save(self.lab.cells)
@@ -149,11 +156,11 @@ class Contest:
 
     def search(self, alive: Sequence[Candidate]) -> list[Candidate]:
         """Return candidates with schedules, one for each precision: of the method that loses least where it can cut."""
-        known, found = find_methods(), []
-        able = [one for one in alive if one.method and sites_to_search(known[one.method], self.facts)]
+        found = []
+        able = [one for one in alive if one.method and sites_to_search(_class_of(one), self.facts)]
         for int8 in dict.fromkeys(one.int8 for one in able):
             start = min((one for one in able if one.int8 == int8), key=lambda one: self.lab.cell(one).flops)
-            sites = sites_to_search(known[str(start.method)], self.facts)
+            sites = sites_to_search(_class_of(start), self.facts)
             plain = dataclasses.replace(start, options=_without_layers(start.options))
             step = counting(self.progress, trials(sites))
             schedule = search_schedule(
@@ -205,6 +212,10 @@ class Contest:
         file = self.request.output / "schedules" / f"{candidate.name}.json"
         write_text(file, json.dumps(dict(candidate.schedule)) + "\n")
         return file
+
+
+def _class_of(candidate: Candidate) -> type[Method]:
+    return find_methods(candidate.method_file)[str(candidate.method)]
 
 
 def _too_slow(cell: Cell, budget: Budget) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.tune.budget import Budget
 from lmmprune.compiler.tune.candidate import Candidate
+from lmmprune.compiler.tune.crew import Crew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class TuneRequest:
         max_new_tokens: Answers are cut there.
         rounds: Timed rounds of each finalist.
         threads: Threads within an operator.
+        crew: Who works beside the race.
         force: Whether what another run measured in the folder is thrown away.
     """
 
@@ -42,4 +44,5 @@ class TuneRequest:
     max_new_tokens: int = 16
     rounds: int = 20
     threads: int | None = None
+    crew: Crew = field(default_factory=Crew)
     force: bool = False

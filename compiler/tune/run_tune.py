@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmmprune.compiler.backends.onnxruntime import target_of
+from lmmprune.compiler.study.ray_cluster import check_ray
+from lmmprune.compiler.study.variants import file_digest
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.tune.choose import KL, POINTS, Choice, Finalist, choose
 from lmmprune.compiler.tune.contest import Contest
@@ -60,7 +62,10 @@ def run_tune(request: TuneRequest, progress: Progress = silent) -> TuneResult:
         match=request.match,
         budget=request.budget,
         new_tokens=request.max_new_tokens,
+        **_code(request),
     )
+    if request.crew.ray is not None:
+        check_ray(request.crew.ray)
     with open_run(request.output, about, force=request.force) as folder:
         lab = Lab(
             folder=folder,
@@ -81,6 +86,12 @@ def run_tune(request: TuneRequest, progress: Progress = silent) -> TuneResult:
             f"{request.budget}: no finalist keeps it; the nearest is {line(choice.nearest)} (report: {files[0]})"
         )
     return TuneResult(choice=choice, finalists=tuple(finalists), dropped=contest.dropped, files=files)
+
+
+def _code(request: TuneRequest) -> dict[str, str]:
+    """Return what tells the user's own methods from others of their names."""
+    files = {str(one.method): one.method_file for one in request.candidates}
+    return {f"code of {name}": file_digest(file) for name, file in sorted(files.items()) if file is not None}
 
 
 def _labelled(request: TuneRequest) -> bool:

@@ -34,6 +34,7 @@ def tune(
     heldout: File | Sequence[Question] | None = None,
     limit: int | None = None,
     methods: Sequence[str] = METHODS,
+    method_files: Sequence[File] = (),
     ratios: Sequence[float] = RATIOS,
     positions: Sequence[str] = ("original", "contiguous"),
     int8: str | None = None,
@@ -46,6 +47,8 @@ def tune(
     max_new_tokens: int = 16,
     rounds: int = 20,
     threads: int | None = None,
+    workers: int = 1,
+    ray: str | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> TuneResult:
@@ -65,6 +68,7 @@ def tune(
         heldout: As ``data``: what the final numbers are measured on; None: half of the pictures.
         limit: Use only the first so many examples of ``data``.
         methods: Names, or ``("all",)``.
+        method_files: Python files that define methods of your own, which are tried, too.
         ratios: Fractions of visual tokens removed.
         positions: ``original``, ``contiguous`` or both.
         int8: Also try INT8: ``all``, or ``auto`` (what hurts most stays in float).
@@ -77,6 +81,8 @@ def tune(
         max_new_tokens: Answers are cut there.
         rounds: Timed rounds of each finalist, at least 2.
         threads: Threads within an operator.
+        workers: Processes that measure candidates at once, each with one in memory; times are always taken alone.
+        ray: Address of a Ray cluster that does so instead, or ``auto``; its nodes share the folder.
         force: Begin anew where another run is.
         progress: Called while it runs.
 
@@ -88,6 +94,7 @@ def tune(
     from lmmprune.compiler.export.request import Request
     from lmmprune.compiler.tune.budget import one_budget
     from lmmprune.compiler.tune.candidate import candidates
+    from lmmprune.compiler.tune.crew import Crew
     from lmmprune.compiler.tune.examples import split
     from lmmprune.compiler.tune.request import TuneRequest
     from lmmprune.compiler.tune.run_tune import run_tune
@@ -97,7 +104,7 @@ def tune(
         return found[:most]
 
     budget = one_budget(max_loss=max_loss, max_kl=max_kl, ttft=ttft, ttft_ms=ttft_ms, flops=flops)
-    tried = candidates(methods, ratios, positions, int8)
+    tried = candidates(methods, ratios, positions, int8, [Path(file) for file in method_files])
     tuning, final = split(examples(data, limit), None if heldout is None else examples(heldout, None))
     request = TuneRequest(
         template=Request(
@@ -118,6 +125,7 @@ def tune(
         max_new_tokens=max_new_tokens,
         rounds=rounds,
         threads=threads,
+        crew=Crew(workers=workers, ray=ray),
         force=force,
     )
     return run_tune(request, progress)
