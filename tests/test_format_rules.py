@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import runtime_fixtures as fx
 from format_folders import MAKERS, MMBENCH, asked, mmbench, values
 
+from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.formats.refcoco import find_box, overlap, padded, thousandths
 from lmmprune.compiler.measure.formats.table import get_format, read_format
 from lmmprune.errors import InputError
@@ -48,6 +50,65 @@ def test_pope_is_scored_as_scikit_learn_does(folder: Callable[[str], Path]) -> N
     assert {name: found[name] for name in means} == pytest.approx({name: sum(v) / 3 for name, v in means.items()})
     assert len({*means["F1"]}) == 3, "three different ones were put together"
     assert next(iter(found)) == "F1"
+
+
+def question(picture: str, answer: str, kind: str, group: str | None = None) -> Question:
+    return Question(picture=picture, load=fx.picture, prompt="x", answers=(answer,), kind=kind, group=group)
+
+
+def test_pope_gives_a_row_of_its_paper() -> None:
+    # LLaVA with random objects: accuracy 50.37, precision 50.19, recall 99.13, F1 66.64, yes 98.77, of 1,500 questions
+    # of each kind. So it said yes 2,963 times, 1,487 of them rightly.
+    asked_about = [question(str(n // 6), "yes" if n < 1500 else "no", "random") for n in range(3000)]
+    said = ["Yes"] * 1487 + ["No"] * 13 + ["Yes"] * 1476 + ["No"] * 24
+    found = get_format("pope").score(asked_about, said, [0.0] * 3000).estimates()
+    published = {"accuracy": 50.37, "precision": 50.19, "recall": 99.13, "F1": 66.64, "yes": 98.77}
+    assert {name: round(100 * found[name].value, 2) for name in published} == published
+
+
+# What the released evaluation printed for InternLM-XComposer-VL, with the number of pictures of each subtask.
+MME = {
+    "existence": (30, 190.0),
+    "count": (30, 158.33333333333331),
+    "position": (30, 126.66666666666666),
+    "color": (30, 165.0),
+    "posters": (147, 161.9047619047619),
+    "celebrity": (170, 150.2941176470588),
+    "scene": (200, 159.75),
+    "landmark": (200, 165.25),
+    "artwork": (200, 126.25),
+    "OCR": (20, 125.0),
+    "commonsense_reasoning": (70, 138.57142857142858),
+    "numerical_calculation": (20, 55.0),
+    "text_translation": (20, 112.5),
+    "code_reasoning": (20, 85.0),
+}
+
+
+def test_mme_gives_what_its_own_evaluation_printed() -> None:
+    asked_about, right = [], []
+    for subtask, (pictures, points) in MME.items():
+        # points = 100 (right / 2n + both / n): counts that give them.
+        parts = round(points * 2 * pictures / 100)
+        both = next(b for b in range(pictures, -1, -1) if 2 * b <= parts - 2 * b <= pictures + b)
+        for n in range(pictures):
+            name = f"{subtask}/{n}"
+            asked_about += [question(name, answer, subtask, name) for answer in ("yes", "no")]
+            right += [1.0, 1.0] if n < both else [float(n < parts - 3 * both), 0.0]
+    found = get_format("mme").score(asked_about, [""] * len(right), right).estimates()
+    assert {name: found[name].value for name in MME} == pytest.approx(
+        {name: points for name, (_, points) in MME.items()}
+    )
+    assert found["perception"].value == pytest.approx(1528.4488795518207)
+    assert found["cognition"].value == pytest.approx(391.07142857142856)
+    assert found["perception"].low < 1528 < found["perception"].high
+
+
+def test_chance_has_half_and_a_quarter_on_mme() -> None:
+    """As section 2.2 of the paper says of random answers."""
+    asked_about = [question(str(n), answer, "OCR", str(n)) for n in range(4) for answer in ("yes", "no")]
+    found = get_format("mme").score(asked_about, [""] * 8, [0, 0, 0, 1, 1, 0, 1, 1]).estimates()
+    assert (found["OCR, accuracy"].value, found["OCR, accuracy+"].value, found["OCR"].value) == (0.5, 0.25, 75)
 
 
 def test_pope_without_any_yes_has_no_f1(folder: Callable[[str], Path]) -> None:

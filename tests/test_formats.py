@@ -117,6 +117,8 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "mmbench options": ("mmbench", lambda home: mmbench(home, [{**MMBENCH[1], "B": ""}]), "the options 'A' and 'B'"),
     "mmbench picture": ("mmbench", lambda home: mmbench(home, [{**MMBENCH[1], "image": "77"}]), "has no picture"),
     "mmbench index": ("mmbench", lambda home: mmbench(home, [{**MMBENCH[1], "index": "x3"}]), "the index 'x3'"),
+    "mmbench twice": ("mmbench", lambda home: mmbench(home, MMBENCH[1:2] * 2), "row 2 of .* has the index '252'"),
+    "mmbench long": ("mmbench", lambda home: mmbench(home, [{**MMBENCH[1], "index": "9" * 5000}]), "the index '999"),
     "mmbench two": ("mmbench", lambda home: (home / "b.tsv").write_text(""), "holds 2 TSV files"),
     "refcoco box": (
         "refcoco",
@@ -209,9 +211,14 @@ def folder_of(words: Sequence[object]) -> object:
 def test_from_python(bundles: tuple[Path, Path], folder: Callable[[str], Path]) -> None:
     import lmmprune
 
-    found = lmmprune.evaluate(bundles[0], folder("gqa"), format="gqa", limit=2, max_new_tokens=2)
+    folder_of_gqa = folder("gqa")
+    found = lmmprune.evaluate(bundles[0], folder_of_gqa, format="gqa", limit=2, max_new_tokens=2)
     assert found.overall.total == 2
     assert found.as_dict()["figures"]["accuracy"]["most"] == 1
+    with pytest.raises(InputError, match="the match 'vqa' is given for GQA"):
+        lmmprune.evaluate(bundles[0], folder_of_gqa, format="gqa", match="vqa")
+    with pytest.raises(InputError, match="give its format, too"):
+        lmmprune.evaluate(bundles[0], "x", pictures="y")
     with pytest.raises(InputError, match="did you mean 'gqa'"):
         lmmprune.evaluate(bundles[0], "x", format="gqaa")
 

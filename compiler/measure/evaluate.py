@@ -165,10 +165,14 @@ def evaluate(
         on_answer: Called after every answer.
 
     Raises:
-        InputError: A picture or a prompt can't be used, or there is no such match.
+        InputError: A picture or a prompt can't be used, or there is no such match, or one beside a format.
     """
     if match not in MATCHES:
         raise InputError(f"no match '{match}'{suggestion(match, MATCHES)}")
+    if form is not None and match != "exact":
+        raise InputError(
+            f"the match '{match}' is given for {form.title}, which says itself what is right: leave it out"
+        )
     longest = max_new_tokens or (form.max_new_tokens if form else NEW_TOKENS)
     start = time.perf_counter()
     predictions: list[Prediction | None] = [None] * len(questions)

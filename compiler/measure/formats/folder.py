@@ -139,7 +139,7 @@ def text_of(path: Path) -> str:
         InputError: It can't be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' can't be read as text ({error})") from error
 

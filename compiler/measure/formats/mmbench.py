@@ -25,6 +25,7 @@ from lmmprune.errors import InputError
 
 _CIRCLE = 1_000_000  # a question's index is this one's rest: its copies with shifted options add a multiple
 _REFERENCE = 64  # letters: a shorter "picture" is the index of the row that has it
+_DIGITS = 12  # of an index
 _FIELD = 2**28  # letters of a field
 _OPTIONS = "ABCD"
 _NOTHING = ("", "nan", "none")
@@ -41,13 +42,14 @@ def read(folder: Folder) -> list[Question]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    before = csv.field_size_limit(_FIELD)
+    before, seen = csv.field_size_limit(_FIELD), set[int]()
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             for number, row in enumerate(csv.DictReader(stream, delimiter="\t"), 1):
                 index = row.get("index") or ""
-                if not index.isdecimal():
-                    raise InputError(f"row {number} of '{path}' has the index '{index[:20]}': expected a number")
+                if not index.isdecimal() or len(index) > _DIGITS or int(index) in seen:
+                    raise InputError(f"row {number} of '{path}' has the index '{index[:20]}': expected another number")
+                seen.add(int(index))
                 yield int(index), {name: value or "" for name, value in row.items() if isinstance(value, str | None)}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"'{path}' can't be read as a table with tabs ({error})") from error

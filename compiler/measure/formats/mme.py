@@ -47,7 +47,7 @@ def _subtask(folder: Folder, subtask: str) -> Iterator[Question]:
     home = folder.path / subtask
     apart = home / "questions_answers_YN"
     texts, below = (apart, f"{subtask}/images") if apart.is_dir() else (home, subtask)
-    for path in sorted(texts.glob("*.txt")):
+    for path in sorted(texts.glob("[!.]*.txt")):
         picture = _picture(folder, path.stem, below)
         lines = [line for line in text_of(path).splitlines() if line.strip()]
         if len(lines) != _PER_PICTURE:

@@ -13,6 +13,7 @@ from lmmprune.compiler.data.questions import Question, load_examples, load_quest
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.measure.evaluate import Evaluation
 from lmmprune.compiler.measure.report import BenchReport
+from lmmprune.errors import InputError
 from lmmprune.progress import Progress, counting, silent
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ def evaluate(
     from lmmprune.compiler.measure.formats.table import get_format, read_format
 
     form = None if format is None else get_format(format)
+    if pictures is not None and (form is None or not isinstance(data, (str, PathLike))):
+        raise InputError("pictures are given, which is for the folder of a public set: give its format, too")
     if form is not None and isinstance(data, (str, PathLike)):
         asked = read_format(form, Path(data), None if pictures is None else Path(pictures), limit)
     else:
