@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from lmmprune.compiler.card.card import Card
     from lmmprune.compiler.inspect.doctor import Diagnosis
     from lmmprune.compiler.verify.verify import Check
     from lmmprune.models.aliases import Alias
@@ -134,6 +135,46 @@ def inspect(
     from lmmprune.compiler.inspect.inspect_path import inspect_path
 
     return inspect_path(Path(path), target=target, image_size=image_size)
+
+
+@seal.may_be_unsealed
+def card(
+    bundle: File,
+    out: File | None = None,
+    *,
+    evaluations: Sequence[File | Mapping[str, Any]] = (),
+    comparisons: Sequence[File | Mapping[str, Any]] = (),
+    benches: Sequence[File | Mapping[str, Any]] = (),
+    force: bool = False,
+    unsealed: bool = False,
+) -> Card:
+    """Make a bundle's model card in Markdown: what it is, what was measured and how, and what wasn't.
+
+    Args:
+        bundle: Its directory.
+        out: File for the card; None: it is only returned.
+        evaluations: What ``lmmprune eval --json`` printed: files, or what they say.
+        comparisons: The same of ``compare``; ``Comparison.as_dict()`` is that, too.
+        benches: The same of ``bench``; ``BenchReport.as_dict()`` is that, too.
+        force: Replace a card that is there.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
+
+    Raises:
+        LmmpruneError: The bundle can't be opened, a result isn't one or says nothing of this bundle, or the file can't
+            be written.
+    """
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.card import card as room
+
+    def given(results: Sequence[File | Mapping[str, Any]]) -> list[Path | Mapping[str, Any]]:
+        return [one if isinstance(one, Mapping) else Path(one) for one in results]
+
+    if out is not None:
+        room.check_card(Path(out), force=force)
+    found = room.make_card(Bundle.open(Path(bundle)), given(evaluations), given(comparisons), given(benches))
+    if out is not None:
+        found.save(Path(out), force=force)
+    return found
 
 
 def doctor() -> Diagnosis:
