@@ -13,6 +13,7 @@ RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_s
   stop_strings targets
 
 .PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom setup browser triton optimum vocabularies harnesses clean
+.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom audit setup browser triton optimum vocabularies clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +47,17 @@ types: setup
 # What the wheel's install brings, with licences; fails where one isn't signed off (see scripts/sbom.py).
 sbom: setup
 	$(BIN)/python scripts/sbom.py -o dist/lmmprune.cdx.json
+
+# Known vulnerabilities of the versions that the tests run with. pip-audit lives apart: its packages aren't ours. --strict:
+# where the list of vulnerabilities can't be reached, or lacks a package, it would pass.
+audit: $(VENV)/audit/.ready
+	for pins in constraints.txt constraints-py310.txt; do \
+	  $(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
+
+$(VENV)/audit/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@touch $@
 
 # The report of a study is tested in a real browser.
 browser:
