@@ -12,8 +12,8 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   stop_strings targets
 
-.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom setup browser triton optimum vocabularies harnesses clean
-.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom audit setup browser triton optimum vocabularies clean
+.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom audit setup browser triton optimum \
+  vocabularies harnesses clean
 
 setup: $(VENV)/.ready
 
