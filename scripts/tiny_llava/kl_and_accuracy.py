@@ -8,12 +8,14 @@ questions. What is measured lies in ``--work`` and is used again, so that a kill
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
+from rich.progress import Progress
+from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import results
@@ -38,48 +40,44 @@ def unlabelled() -> list[Question]:
     ]
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks from 0 on, those of equal values averaged."""
-    return np.array([(np.sum(values < one) + np.sum(values <= one) - 1) / 2 for one in values])
-
-
-def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("kl_and_accuracy.work"))
-    parser.add_argument("--limit", type=int, help="ask only the first so many questions, to try the script")
-    arguments = parser.parse_args()
-    template = Request(model="tiny-llava", output=arguments.work)
-    lab = Lab(folder=arguments.work, template=template, match="exact", threads=1)
-    few, many = unlabelled(), sorted(load_questions("tiny-llava"), key=lambda one: one.picture)[: arguments.limit]
+@click.command()
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/kl_and_accuracy"), show_default=True
+)
+@click.option("--work", type=click.Path(path_type=Path), default=Path("kl_and_accuracy.work"), show_default=True)
+@click.option("--limit", type=int, help="Ask only the first so many questions, to try the script.")
+def main(output: Path, work: Path, limit: int | None) -> None:
+    """Write OUTPUT.json, OUTPUT.png and their part of OUTPUT.md."""
+    lab = Lab(folder=work, template=Request(model="tiny-llava", output=work), match="exact", threads=1)
+    few, many = unlabelled(), sorted(load_questions("tiny-llava"), key=lambda one: one.picture)[:limit]
+    variants = [Candidate(method=method, ratio=ratio) for method, ratio in itertools.product(METHODS, RATIOS)]
     rows = []
-    base = None
-    for candidate in (UNPRUNED, *(Candidate(method=m, ratio=r) for m, r in itertools.product(METHODS, RATIOS))):
-        lab.score(candidate, few)
-        cell = lab.score(candidate, many, heldout=True)
-        if base is None:
-            base = cell
-        elif cell.refused is None:
-            lost = 100 * (np.mean(base.heldout.right) - np.mean(cell.heldout.right))
-            rows.append((candidate.label, float(np.mean(cell.tuning.kl)), float(lost)))
-            print(*rows[-1], flush=True)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("measure", total=len(variants) + 1)
+        for candidate in (UNPRUNED, *variants):
+            lab.score(candidate, few)
+            cell = lab.score(candidate, many, heldout=True)
+            bar.update(task, advance=1, description=candidate.label)
+            if candidate != UNPRUNED and cell.refused is None:
+                base = lab.cell(UNPRUNED).heldout
+                lost = 100 * (np.mean(base.right) - np.mean(cell.heldout.right))
+                rows.append((candidate.label, float(np.mean(cell.tuning.kl)), float(lost)))
     kl, lost = (np.array([row[place] for row in rows]) for place in (1, 2))
-    rank = float(np.corrcoef(ranks(kl), ranks(lost))[0, 1])
+    rank = float(spearmanr(kl, lost).statistic)
     figure, (axes,) = paper(LIGHT, 4.4)
     axes.plot(kl, lost, "o", markersize=4)
     for name, x, y in rows:
         axes.annotate(name, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=5)
     axes.set_xscale("symlog", linthresh=1e-4)
     label(axes, LIGHT, x=f"KL on {PICTURES} unlabelled pictures, nats", y=f"points lost on {len(many)} questions")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output.with_suffix(".png"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output.with_suffix(".png"))
     table = "\n".join(f"| {name} | {x:.4g} | {y:.1f} |" for name, x, y in sorted(rows, key=lambda row: row[1]))
     text = (
         f"Spearman's rank correlation over {len(rows)} variants: {rank:.3f}.\n\n"
         f"| variant | KL, nats | points lost |\n|---|--:|--:|\n{table}"
     )
-    results.write(arguments.output, {"spearman": rank, "variants": [list(row) for row in rows]}, text)
+    results.write(output, {"spearman": rank, "variants": [list(row) for row in rows]}, text)
 
 
 if __name__ == "__main__":
