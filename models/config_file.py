@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.errors import ModelError, below, require, said
+from lmmprune.limits import shortened
 from lmmprune.models.config_sizes import check_sizes
 from lmmprune.models.read_json import read_json
 
@@ -43,6 +44,7 @@ def read_raw(directory: Path) -> dict[str, Any]:
         raise ModelError(f"no {CONFIG} in '{directory}': {_instead(directory)}")
     raw = read_json(directory / CONFIG)
     try:
+        _check_names(raw)
         check_sizes(raw)
     except ValueError as error:
         raise ModelError(f"'{directory / CONFIG}': {error}; is the file whole?") from error
@@ -106,14 +108,23 @@ def _instead(directory: Path) -> str:
     return f"not a Hugging Face checkpoint{f'; did you mean its {inside[0]!r}?' if inside else ''}"
 
 
+def _check_names(raw: Mapping[str, Any]) -> None:
+    names, kind = raw.get("architectures"), raw.get("model_type")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"architectures is {shortened(names)}: expected a list of names")
+    if kind is not None and not isinstance(kind, str):
+        raise ValueError(f"model_type is {shortened(kind)}: expected a name")
+
+
 def _refuse_original_llava(file: Path, raw: Mapping[str, Any]) -> None:
     names = raw.get("architectures") or []
     kind = next((name for name in _ORIGINAL_LLAVA if name in names), None)
     tower = raw.get("mm_vision_tower")
     if kind is None and tower is None:
         return
-    key = (kind or _ORIGINAL_LLAVA[0], raw.get("hidden_size"), bool(raw.get("image_grid_pinpoints")))
-    converted = _CONVERTED.get(key)  # type: ignore[arg-type]  # whatever the file says
+    width = raw.get("hidden_size")
+    key = (kind or _ORIGINAL_LLAVA[0], width if isinstance(width, int) else 0, bool(raw.get("image_grid_pinpoints")))
+    converted = _CONVERTED.get(key)
     raise ModelError(
         f"'{file}' is of original LLaVA ({kind or raw.get('model_type')}, its vision tower '{tower}' lies elsewhere):"
         f" take {f'{converted!r}, ' if converted else ''}the same model in transformers' layout, whose name ends in"

@@ -58,7 +58,7 @@ def main() -> int:
     print("[11/21/2026-08:00:00] [I] Selected Device: Orin")
     if (text := os.environ.get("FAKE_SLEEP")) and text in line:
         Path("sleeping").touch()
-        time.sleep(60)
+        time.sleep(900)  # it is interrupted
     if "onnx" in given:
         build(given)
     else:

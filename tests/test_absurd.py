@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import runtime_fixtures as fx
 
 import lmmprune
+from lmmprune.compiler.cli import app
+from lmmprune.compiler.cli.command import Argument, Option
 from lmmprune.errors import BundleError, InputError, ModelError
-from lmmprune.models.config_file import read_raw
+from lmmprune.models.config_file import read_config, read_raw
 from lmmprune.models.registry import tiny_llava_dir
 
 Call = Callable[..., tuple[int, str, str]]
@@ -52,6 +55,20 @@ def test_an_absurd_option(given: tuple[str, str], asked: list[Any], cli: Call) -
     assert GIVEN[given] in err
     assert len(err) <= 401
     assert err[:-1].isprintable()
+
+
+def test_every_word_of_every_command_is_looked_at() -> None:
+    context = click.Context(app)
+    commands = [app.get_command(context, name) for name in app.list_commands(context)]
+    assert len(commands) > 15
+    assert {type(one) for command in commands if command for one in command.params} == {Argument, Option}
+
+
+@pytest.mark.parametrize("bundle", ["a\0b", "\ud800", "name=a\0b", "name=" + "x" * 300, "x" * 300], ids=range(5))
+def test_an_absurd_bundle_to_serve(bundle: str, cli: Call) -> None:
+    code, _, err = cli("serve", bundle)
+    assert code == 2
+    assert err.count("\n") == 1
 
 
 def replaced(words: list[Any], option: str, value: str) -> list[Any]:
@@ -136,6 +153,27 @@ def test_absurd_sizes_of_a_checkpoint(size: tuple[str, str, Any], tmp_path: Path
     with pytest.raises(ModelError, match="; is the file whole") as caught:
         read_raw(tmp_path)
     assert SIZES[size] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("architectures", True),
+        ("architectures", "LlavaLlamaForCausalLM"),
+        ("architectures", [["x"]]),
+        ("model_type", [1]),
+    ],
+)
+def test_absurd_names_in_a_configuration(name: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"mm_vision_tower": "x", "hidden_size": [4096], name: value}))
+    with pytest.raises(ModelError, match=rf"{name} is .*: expected a (list of )?names?; is the file whole"):
+        read_config(tmp_path)
+
+
+def test_an_original_llava_of_absurd_width(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"mm_vision_tower": "x", "hidden_size": [4096]}))
+    with pytest.raises(ModelError, match="is of original LLaVA"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}'], ids=range(3))

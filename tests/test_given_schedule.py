@@ -54,6 +54,8 @@ def test_an_export_by_schedule_is_what_pytorch_keeps(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "can't be read as JSON"),
+        pytest.param("[" * 100_000, "nested more than 64 deep", id="deep"),
+        pytest.param('{"llm_input_2": ' + "9" * 5000 + "}", "a number of 5000 digits", id="digits"),
         ("[3]", "isn't an object of sites and whole numbers"),
         ('{"llm_input_2": 7.5}', "isn't an object of sites and whole numbers"),
         ('{"llm_input_2": true}', "isn't an object of sites and whole numbers"),

@@ -16,6 +16,7 @@ import runtime_fixtures as fx
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord, read_records, write_engine
 from lmmprune.compiler.bundle.hold_signature import as_found, hold_signature
+from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import BundleError
 
 Call = Callable[..., tuple[int, str, str]]
@@ -77,6 +78,50 @@ def rename(model: onnx.ModelProto) -> None:
         node.output[:] = ["places" if name == "kept_indices" else name for name in node.output]
 
 
+def test_onnxruntime_says_nothing_past_us(bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    """It logs on its own, too, in colours, what it raises."""
+    longer = other(lambda model: next(one for one in model.graph.initializer if one.name == "axis1").dims.append(3))
+    put(bundle, "decoder.onnx", longer(bundle.decoder.read_bytes()))
+    with pytest.raises(BundleError, match="can't load"):
+        Runtime(Bundle.open(bundle.path))
+    assert capfd.readouterr() == ("", "")
+
+
+TAKERS = {
+    "plan": ("tensorrt-10.3", ["--target", "tensorrt-10.3", "--plan-only", "-o"]),
+    "board": ("tensorrt-10.3", ["--for", "jetson-orin-jp6", "-o"]),
+    "repository": ("ort-cpu", ["--triton"]),
+}
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_what_is_taken_elsewhere_is_opened_before(taker: str, tmp_path: Path, cli: Call) -> None:
+    target, options = TAKERS[taker]
+    bundle = fx.make_bundle(tmp_path / "out", keep=4, dtype="float16", target=target)
+    words = ["deploy" if taker == "board" else "build", bundle.path, *options, tmp_path / "made"]
+    graph, weights = bundle.decoder.read_bytes(), (bundle.path / "decoder.data").read_bytes()
+    half, fewer = graph[: len(graph) // 2], other(lambda model: model.graph.output.pop())
+    for file, content in (
+        *(("decoder.onnx", one) for one in (half, other(dangle)(graph), fewer(graph))),
+        ("decoder.data", weights[:-4]),
+    ):
+        put(bundle, "decoder.onnx", graph)
+        put(bundle, file, content)
+        code, out, err = cli(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert file in err
+        assert "export" in err or "copy it again" in err
+        assert not (tmp_path / "made").exists()
+    put(bundle, "decoder.data", weights)
+    assert cli(*words)[0] == 0
+    assert (tmp_path / "made").is_dir()
+
+
+def dangle(model: onnx.ModelProto) -> None:
+    """Let a node read what nothing makes."""
+    model.graph.node[3].input[0] = "nowhere"
+
+
 OTHERS = {
     "another size": (
         other(lambda model: model.graph.input[0].type.tensor_type.shape.dim[2].__setattr__("dim_value", 16)),
@@ -87,6 +132,10 @@ OTHERS = {
     "another type": (
         other(lambda model: model.graph.output[1].type.tensor_type.__setattr__("elem_type", 6)),
         "kept_indices",
+    ),
+    "no type": (
+        other(lambda model: model.graph.output[1].type.tensor_type.__setattr__("elem_type", 0)),
+        "doesn't say the type or the shape of 'kept_indices'",
     ),
 }
 

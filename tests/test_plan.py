@@ -68,7 +68,7 @@ def measure(plan, program, *arguments, **environment):
         text=True,
         cwd=plan.parent,
         check=False,
-        timeout=60,
+        timeout=900,  # one that hangs, however slow the machine is
     )
     return done, plan.parent / "result.json"
 
@@ -279,11 +279,11 @@ def test_interrupted_script_says_so(plan, program):
         text=True,
         start_new_session=True,
     )
-    give_up = time.monotonic() + 30
-    while not (plan / "sleeping").exists() and time.monotonic() < give_up:
+    while not (plan / "sleeping").exists():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate()
     assert process.returncode == 1
     assert "measure.sh: interrupted" in error
     raw = json.loads((plan.parent / "result.json").read_text())

@@ -10,8 +10,6 @@ from lmmprune.compiler.backends.open_graph import failures, open_graph, reason
 from lmmprune.compiler.bundle.interface import Graph
 from lmmprune.errors import BundleError, require
 
-_ERRORS = 3  # its warnings are about its own optimizer
-
 
 def cpu_session(
     graph: Path | bytes,
@@ -38,7 +36,6 @@ def cpu_session(
     """
     ort = require("onnxruntime", "export")
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     configure(ort, options)

@@ -18,8 +18,6 @@ from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import BundleError, InputError, TargetError, require
 from lmmprune.limits import MOST_THREADS, bounded
 
-_ERRORS = 3  # ONNX Runtime's log severity: its warnings are about its own optimizer, not for our users
-
 
 class OrtSession:
     """One graph in ONNX Runtime; satisfies ``Session``.
@@ -116,7 +114,6 @@ def session_options(ort: Any, threads: int | None) -> Any:
         InputError: More than any machine has, or none.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS
     # Where only the weights are INT8: products in integer arithmetic inside of the kernel.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
     if threads is not None:

@@ -15,6 +15,8 @@ from lmmprune.errors import BundleError, one_line
 _PLACE = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?|/\S*\.(cc|h):\d+ |This is an invalid model. "
 )
+_SILENT = 4
+"""Log severity: its warnings are about its own optimizer, and its errors are raised, too, and become a line of ours."""
 _TYPES = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names of types, where NumPy has another."""
 
@@ -34,7 +36,7 @@ def open_graph(
     Args:
         ort: The module ``onnxruntime``.
         source: The ONNX file, or the serialized graph.
-        options: Of the session.
+        options: Of the session; what they say of its log is replaced.
         providers: Where it runs, in order of preference.
         disabled: Optimizers that are switched off.
         expected: What the manifest says of its inputs and outputs; None: nothing does.
@@ -43,6 +45,7 @@ def open_graph(
     Raises:
         BundleError: ONNX Runtime refuses it, or its inputs or outputs aren't those that are expected.
     """
+    options.log_severity_level = _SILENT
     file = Path(name) if isinstance(source, bytes) else source
     given = source if isinstance(source, bytes) else str(source)
     try:

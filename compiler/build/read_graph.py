@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmmprune.compiler.bundle.hold_signature import Found, hold_signature
+from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Graph
-from lmmprune.errors import BundleError, said
+from lmmprune.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def read_graph(path: Path, expected: Graph | None = None) -> ir.Model | None:
-    """Return a graph without its weights; None where there is no onnx-ir.
+def read_graph(path: Path, expected: Graph | None = None, *, weights: bool = False) -> ir.Model | None:
+    """Return a graph, its weights unread; None where there is no onnx-ir.
 
     Args:
         path: The file.
         expected: What the manifest says of its inputs and outputs; None: nothing does.
+        weights: Whether the files with its weights must be there, and complete.
 
     Raises:
-        BundleError: It can't be read as ONNX, or isn't as expected.
+        BundleError: It can't be read as ONNX, isn't a graph that could be computed, or isn't as expected.
     """
     if importlib.util.find_spec("onnx_ir") is None:
         return None
-    import onnx_ir as ir
+    from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 
     try:
-        model = ir.load(path)
-    except Exception as error:  # whatever the readers stumble over, it is the file
-        raise BundleError(f"'{path}' isn't an ONNX file that can be read ({said(error)}): export again") from error
-    if expected is not None:
-        hold_signature(path, expected, _found(model.graph.inputs), _found(model.graph.outputs))
-    return model
+        return load_onnx(path, weights=weights, expected=expected)
+    except InputError as error:
+        raise BundleError(str(error)) from error
 
 
-def _found(values: Iterable[ir.Value]) -> Found:
-    return {
-        str(value.name): (
-            "unknown" if value.dtype is None else str(value.dtype.numpy()),
-            [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()],
-        )
-        for value in values
-    }
+def check_graphs(bundle: Bundle) -> None:
+    """Open every graph of a bundle whose files are taken elsewhere, where nobody could say what is wrong with them.
+
+    Without onnx-ir nothing is opened; checksums were compared all the same.
+
+    Raises:
+        BundleError: One is damaged, isn't what the manifest says, or lacks weights.
+    """
+    for graph in bundle.manifest.graphs.values():
+        read_graph(bundle.file(graph.file), graph, weights=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lmmprune.compiler.cli.command import Command, option
+from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import note
 from lmmprune.compiler.cli.values import size
@@ -16,7 +16,7 @@ _ADDRESS, _LOAD, _LIMITS, _PICTURES = "Address", "Load", "Limits", "Pictures"
 
 
 @click.command("serve", cls=Command, example="lmmprune serve out/ --port 8000")
-@click.argument("bundles", nargs=-1, required=True, metavar="[NAME=]DIR...")
+@argument("bundles", nargs=-1, required=True, metavar="[NAME=]DIR...")
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.", group=_ADDRESS)
 @option(
     "--port",

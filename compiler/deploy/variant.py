@@ -10,6 +10,7 @@ from pathlib import Path
 from lmmprune.compiler.build.build import check_suits
 from lmmprune.compiler.build.engine_spec import EngineSpec, engine_spec
 from lmmprune.compiler.build.options import BuildOptions
+from lmmprune.compiler.build.read_graph import check_graphs
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.deploy.stages import BuildStep, stages_of
 from lmmprune.compiler.targets.target import Target
@@ -32,10 +33,12 @@ def variant_of(
     """Return a bundle with the stages and what its engines are built with for a target.
 
     Raises:
+        BundleError: A graph is damaged, or isn't what the manifest says.
         InputError: The question doesn't fit.
         TargetError: The bundle doesn't suit the target.
     """
     check_suits(bundle, target)
+    check_graphs(bundle)
     spec = engine_spec(bundle.manifest, target, max_prompt=max_prompt, options=options)
     return Variant(name=name, bundle=bundle, spec=spec, stages=stages_of(bundle, spec.profiles, question))
 

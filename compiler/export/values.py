@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lmmprune.errors import InputError
+from lmmprune.limits import read_json
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Schedule:
             InputError: It can't be read, or holds something else.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+            found = read_json(path, once=True)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"--schedule: '{path}' can't be read as JSON ({reason})") from error
@@ -93,14 +92,6 @@ class Schedule:
                 f"--schedule: '{path}' isn't an object of sites and whole numbers, such as {{\"llm_input_2\": 72}}"
             )
         return cls(found)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object's entries; one that stands twice is an error, of which JSON's reader takes the last."""
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"'{twice[0]}' stands in it twice")
-    return dict(pairs)
 
 
 Tokens = Ratio | Keep | Auto | Buckets | Schedule

@@ -53,8 +53,10 @@ def load_onnx(path: Path, *, weights: bool = True, expected: Graph | None = None
 
 
 def _signature(path: Path, model: ir.Model) -> Graph:
+    import onnx_ir as ir
+
     for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.shape is None or value.dtype is None:
+        if value.shape is None or value.dtype in (None, ir.DataType.UNDEFINED):
             raise InputError(f"'{path}' doesn't say the type or the shape of '{value.name}': export it again")
     return signature(path.name, model)
 

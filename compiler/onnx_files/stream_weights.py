@@ -18,6 +18,7 @@ from lmmprune.compiler.bundle.write_bundle import journal_of
 from lmmprune.compiler.onnx_files.weight_pieces import PIECE, copied_from, pieces_ahead
 from lmmprune.errors import ModelError
 from lmmprune.lazy import numbers
+from lmmprune.limits import bounded, parse_json
 from lmmprune.stored import Array
 
 INLINE_BYTES = 256
@@ -147,22 +148,24 @@ def _intact(file: Path, journal: Path, key: str) -> tuple[Any, int]:
     """Return the running SHA-256 and the number of bytes that a journal vouches for, and that are still so."""
     fresh = hashlib.sha256()
     try:
-        lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    except (OSError, ValueError):
-        return fresh, 0
-    if not lines or lines[0] != {"key": key}:
+        text = journal.read_text(encoding="utf-8")
+        lines = [parse_json(line) for line in text.splitlines() if line.endswith("}")]
+        if not lines or lines[0] != {"key": key}:
+            return fresh, 0
+        marks = [(bounded(line["done"], "done", 0, 2**63 - 1), line["sha256"]) for line in lines[1:]]
+    except (OSError, ValueError, KeyError, TypeError):
         return fresh, 0
     digest = hashlib.sha256()
     done = 0
     good: tuple[Any, int] = fresh, 0
     with contextlib.suppress(OSError), file.open("rb") as stream:
-        for line in lines[1:]:
-            left = line["done"] - done
+        for end, expected in marks:
+            left = end - done
             while left > 0 and (piece := stream.read(min(left, PIECE))):
                 digest.update(piece)
                 left -= len(piece)
-            done = line["done"]
-            if left > 0 or digest.hexdigest() != line["sha256"]:
+            done = end
+            if left > 0 or digest.hexdigest() != expected:
                 break
             good = digest.copy(), done
     return good

@@ -23,7 +23,7 @@ from lmmprune.compiler.serve.metrics import Metrics
 from lmmprune.compiler.serve.options import ServeOptions
 from lmmprune.compiler.serve.page import PAGE, page_routes
 from lmmprune.compiler.serve.served import Served, find
-from lmmprune.errors import InputError, LmmpruneError
+from lmmprune.errors import InputError, LmmpruneError, one_line
 
 _OPEN = ("/health", "/health/ready", *PAGE)
 """What needs no key: it says nothing of anybody."""
@@ -83,7 +83,7 @@ def make_app(served: Mapping[str, Served], options: ServeOptions) -> Starlette:
     async def failed(request: Request, error: Exception) -> Response:
         told = _from_http(error) if isinstance(error, HTTPException) else as_api_error(error)
         if not isinstance(error, ApiError | InputError | HTTPException):
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         metrics.error(told.kind)
         notes_of(request.scope)["error"] = told.kind
         return JSONResponse(told.body(), told.status, told.headers())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lmmprune.errors import InputError, LmmpruneError
+from lmmprune.errors import InputError, LmmpruneError, one_line
 
+_LONGEST_NAME = 100
 Kind = Literal["invalid_request_error", "authentication_error", "rate_limit_error", "timeout_error", "server_error"]
 
 
@@ -35,8 +36,9 @@ class ApiError(LmmpruneError):
 
     def body(self) -> dict[str, Any]:
         """Return the body of the answer."""
-        said = " ".join(str(self).split())
-        return {"error": {"message": said, "type": self.kind, "param": self.param, "code": self.code}}
+        # Both may hold what the request said.
+        param = None if self.param is None else one_line(self.param, most=_LONGEST_NAME)
+        return {"error": {"message": one_line(str(self)), "type": self.kind, "param": param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to it."""

@@ -15,6 +15,7 @@ from lmmprune.compiler.serve.desk import Desk
 from lmmprune.compiler.serve.errors import ApiError
 from lmmprune.compiler.serve.options import ServeOptions
 from lmmprune.errors import InputError, suggestion
+from lmmprune.limits import is_directory
 
 
 class Served:
@@ -71,7 +72,7 @@ def names_of(directories: Sequence[str]) -> dict[str, Path]:
     for given in directories:
         name, equals, directory = given.partition("=")
         # A directory may have such a sign in its own name.
-        if not equals or Path(given).exists() or "/" in name:
+        if not equals or is_directory(Path(given)) or "/" in name:
             name, directory = Path(given).resolve().name, given
         if not name or not directory:
             raise InputError(f"'{given}' isn't a bundle to serve: expected DIR or NAME=DIR")

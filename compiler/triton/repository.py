@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lmmprune.compiler.build import trtexec
 from lmmprune.compiler.build.engine_spec import engine_spec
+from lmmprune.compiler.build.read_graph import check_graphs
 from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.bundle import ASSETS, PREPROCESSOR, Bundle
 from lmmprune.compiler.bundle.manifest import FILENAME
@@ -124,7 +125,7 @@ def write_repository(
     Raises:
         InputError: The destination isn't empty or can't be written, or the bundle's cache has a fixed length.
         TargetError: Triton can't serve the bundle's target that way.
-        BundleError: An engine is missing or stale.
+        BundleError: An engine is missing or stale; or a graph is damaged, or isn't what the manifest says.
     """
     destination = destination.resolve()
 
@@ -132,6 +133,7 @@ def write_repository(
         check_destination(destination, bundle.path, force=force)
 
     check()
+    check_graphs(bundle)
     manifest = bundle.manifest
     check_cache(manifest.cache.capacity)
     chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)

@@ -11,6 +11,7 @@ from pathlib import Path
 from lmmprune.compiler.bundle.convert import structure
 from lmmprune.compiler.study.write_file import write_text
 from lmmprune.errors import BundleError
+from lmmprune.limits import read_json
 
 _FORMAT = 1
 
@@ -77,11 +78,11 @@ def load_cell(folder: Path, name: str) -> Cell:
     if not file.is_file():
         return Cell(name=name)
     try:
-        row = json.loads(file.read_text(encoding="utf-8"))
+        row = read_json(file)
         if row.pop("format") != _FORMAT:
             raise ValueError("another format")
         return structure(row, Cell)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"'{file}' isn't the record of a candidate ({error}): delete it, and it is made again"
         ) from error

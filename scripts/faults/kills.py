@@ -1,11 +1,12 @@
-"""Writers that are killed before each of their changes of the disk, and two that write to one place at once."""
+"""Writers that are killed before each of their changes of the disk and within each write, and two at one place."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults.tally import HALF, Row, Rows, while_time_lasts
@@ -17,10 +18,10 @@ def run(seconds: float, seed: int) -> list[Row]:
 
     rows = Rows("kills")
     jobs: list[Callable[[], None]] = [
-        lambda name=name, before=before, exchange=exchange: _kill(rows, name, before, exchange)  # type: ignore[misc]  # mypy: defaults of a lambda
+        lambda name=name, before=before, how=how: _kill(rows, name, before, how)  # type: ignore[misc]  # mypy: defaults of a lambda
         for name in WRITERS
         for before in ("", "old")
-        for exchange in (True, False)
+        for how in _HOW
     ]
     jobs.append(lambda: _two(rows))
     for number in while_time_lasts(seconds, at_least=len(jobs)):
@@ -28,17 +29,23 @@ def run(seconds: float, seed: int) -> list[Row]:
     return rows.list()
 
 
-def _kill(rows: Rows, name: str, before: str, exchange: bool) -> None:
-    from kill_points import killed_at_every_change
+_EXCHANGED, _STEPS, _WITHIN = "names exchanged", "names changed one by one", "within a write"
+_HOW = (_EXCHANGED, _STEPS, _WITHIN)
+
+
+def _kill(rows: Rows, name: str, before: str, how: str) -> None:
+    from kill_points import killed_at_every_change, killed_within_every_write
     from killed_writers import WRITERS, copied, leftovers
 
     from lmmprune.compiler.bundle import exchange as module
     from lmmprune.compiler.bundle.workplace import recover
 
     writer, kept = WRITERS[name], module._renameat2
-    what = f"{name}, {'replaced' if before else 'new'}, names {'exchanged' if exchange else 'changed one by one'}"
-    row = rows[what]
-    if not exchange:
+    row = rows[f"{name}, {'replaced' if before else 'new'}, {how}"]
+    killed: Callable[..., Iterator[object]] = killed_at_every_change
+    if how == _WITHIN:
+        killed = functools.partial(killed_within_every_write, sizes=tuple(2**power for power in range(14)))
+    if how == _STEPS:
         module._renameat2 = lambda: None  # type: ignore[assignment]  # as on a system without the call
     root = Path(tempfile.mkdtemp())
     try:
@@ -47,10 +54,10 @@ def _kill(rows: Rows, name: str, before: str, exchange: bool) -> None:
         if before:
             writer.write(spare, before)
         copied(spare, folder)
-        for number in killed_at_every_change(lambda: writer.write(folder, "new"), folder):
+        for place in killed(lambda: writer.write(folder, "new"), folder):
             fault, words = None, ""
             try:
-                if not exchange:
+                if how == _STEPS:
                     recover(folder / "out")  # as the next command does
                 if (found := writer.read(folder)) not in {before, "new"}:
                     fault, words = HALF, f"found {found!r}"
@@ -59,7 +66,7 @@ def _kill(rows: Rows, name: str, before: str, exchange: bool) -> None:
                     fault, words = HALF, f"afterwards there is {leftovers(folder)}"
             except Exception as error:  # noqa: BLE001  # whatever reading or writing again stumbles over
                 fault, words = HALF, f"{type(error).__name__}: {error}"
-            row.count(fault, f"killed at change {number}: {words}")
+            row.count(fault, f"killed at {place}: {words}")
             copied(spare, folder)
     finally:
         module._renameat2 = kept

@@ -53,12 +53,13 @@ def shortened(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = False, once: bool = False) -> Any:
     """Return what a JSON text says.
 
     Args:
         text: The text.
         finite: Whether NaN and infinite numbers, which JSON doesn't have and Python writes, are refused.
+        once: Whether a name that stands twice in an object is refused; else the last one counts.
 
     Raises:
         ValueError: It isn't JSON, is nested deeper or has longer numbers than anything that makes sense, or holds half
@@ -66,9 +67,11 @@ def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
     """
     if isinstance(text, bytes):
         text = text.decode()
-    numbers = {"parse_float": _finite, "parse_constant": _no_constant} if finite else {}
+    hooks: dict[str, Any] = {"parse_float": _finite, "parse_constant": _no_constant} if finite else {}
+    if once:
+        hooks["object_pairs_hook"] = _once
     try:
-        found = json.loads(text, parse_int=_integer, **numbers)  # type: ignore[arg-type]  # each of its own kind
+        found = json.loads(text, parse_int=_integer, **hooks)
     except RecursionError as error:
         raise ValueError(f"it is nested more than {MOST_DEPTH} deep") from error
     _check_depth(found)
@@ -81,12 +84,13 @@ def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
     return found
 
 
-def read_json(path: Path, *, finite: bool = False, most: int = MOST_BYTES) -> Any:
+def read_json(path: Path, *, finite: bool = False, once: bool = False, most: int = MOST_BYTES) -> Any:
     """Return what a JSON file says.
 
     Args:
         path: A regular file.
         finite: As for ``parse_json``.
+        once: Same.
         most: Bytes that it may have.
 
     Raises:
@@ -98,7 +102,7 @@ def read_json(path: Path, *, finite: bool = False, most: int = MOST_BYTES) -> An
         raise ValueError("it is no regular file")
     if found.st_size > most:
         raise ValueError(f"it has {found.st_size} bytes, expected {most} at most")
-    return parse_json(path.read_bytes(), finite=finite)
+    return parse_json(path.read_bytes(), finite=finite, once=once)
 
 
 def is_file(path: Path) -> bool:
@@ -132,6 +136,15 @@ def _finite(digits: str) -> float:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}, which is no number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{shortened(name)} stands in it twice")
+        found[name] = value
+    return found
 
 
 def _check_depth(value: object) -> None:

@@ -32,6 +32,7 @@ def verify(
     bundle: File,
     *,
     samples: int = 4,
+    data: File | None = None,
     model: File | None = None,
     adapter: File | None = None,
     unsealed: bool = False,
@@ -42,6 +43,7 @@ def verify(
     Args:
         bundle: Its directory.
         samples: Pictures with questions to compare on.
+        data: A directory of them, or a JSON Lines file with ``image`` and ``prompt``; None: built-in ones.
         model: Where its checkpoint is, for a bundle that was exported from a directory; None: what the bundle names.
         adapter: LoRA directory that was merged into its weights.
         unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
@@ -63,6 +65,7 @@ def verify(
     return run(
         Path(bundle),
         samples=samples,
+        data=None if data is None else Path(data),
         model=None if model is None else str(model),
         adapter=None if adapter is None else Path(adapter),
         progress=progress,
