@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.card.markdown import code, number, percent, plain, signed, table
+from lmmprune.compiler.card.markdown import code, number, paper, percent, plain, signed, table
 from lmmprune.compiler.card.results import Given, Section, own, place, printed_by, read
 from lmmprune.compiler.measure.formats.table import FORMATS
 from lmmprune.compiler.measure.report import LABELS
@@ -37,7 +37,7 @@ def answers(given: Given, bundle: Bundle) -> Section:
         how = f"scored as {code(f'--format {form}')}" if form else f"right by {code('--match ' + row['match'])}"
         beside = {} if row is first else row.get("differences") or {"all": row["difference"]}
         lines = [f"### Right answers: {plain(known.title) if known else data}", ""]
-        lines += [f"{asked}, {how}; 95 % intervals.{f' {known.reference}.' if known else ''}", ""]
+        lines += [f"{asked}, {how}; 95 % intervals.{f' {paper(known.reference)}.' if known else ''}", ""]
         body = _figures(row, beside) if form else _kinds(row, beside)
         if beside:
             lines[-2] += f" Beside: {code(Path(str(first['bundle'])).name)}, on the same questions, in points."
