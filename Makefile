@@ -12,7 +12,8 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   stop_strings targets
 
-.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom audit setup browser triton optimum vocabularies clean
+.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom audit setup browser triton optimum \
+  vocabularies harnesses clean
 
 setup: $(VENV)/.ready
 
@@ -98,6 +99,16 @@ $(VENV)/vocabularies/.ready: tests/vocabulary-requirements.txt | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/vocabularies -r $<
 	@touch $@
 
+# Bundles are judged by lmms-eval's own command, and asked as VLMEvalKit asks a server; their packages live apart.
+harnesses: $(VENV)/harnesses/.ready
+
+$(VENV)/harnesses/.ready: tests/harness-requirements.txt | setup
+	@echo "installing lmms-eval and VLMEvalKit for the tests"
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-compile --no-deps --target $(VENV)/harnesses -r $<
+	@# Benchmarks whose data is on a hub: lmms-eval reads the files of all of them at each start, for seconds.
+	find $(VENV)/harnesses/lmms_eval/tasks -mindepth 1 -maxdepth 1 -type d -exec rm -r {} +
+	@touch $@
+
 # The hub layouts once more with the oldest transformers that pyproject.toml allows, in a folder before the newest one's.
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
@@ -117,7 +128,7 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-checks: test-transformers-low lint types browser triton optimum vocabularies test-py310
+checks: test-transformers-low lint types browser triton optimum vocabularies harnesses test-py310
 
 # Two cores have work all the time: what is needed before runs two at a time, then files of tests, the longest first.
 test: setup

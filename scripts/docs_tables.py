@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmmprune.compiler.measure.formats.table import FORMATS
 from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
 from lmmprune.compiler.targets.targets import TARGETS, Target, resolve
 from lmmprune.models.aliases import ALIASES
@@ -75,6 +76,15 @@ def aliases() -> str:
         for name, alias in ALIASES.items()
     ]
     return _table(["`--model`", "family", "checkpoint", "note"], rows)
+
+
+def formats() -> str:
+    """Return the public data sets that ``eval`` reads."""
+    rows = [
+        [f"`{name}`", _paper(form.reference, form.title), form.layout, form.reports, f"`{_one_line(form.template)}`"]
+        for name, form in FORMATS.items()
+    ]
+    return _table(["`--format`", "set", "the folder holds", "figures", "asked as"], rows)
 
 
 def targets() -> str:
@@ -150,6 +160,10 @@ def _paper(reference: str, text: str = r"\1") -> str:
     return page if papers or text == r"\1" else text
 
 
+def _one_line(text: str) -> str:
+    return text.replace("\n", r"\n")
+
+
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -161,7 +175,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 TABLES = {
     table.__name__: table
-    for table in (methods, methods_in_full, families, aliases, targets, profiles, jetsons, boards, dialects)
+    for table in (methods, methods_in_full, families, aliases, formats, targets, profiles, jetsons, boards, dialects)
 }
 
 

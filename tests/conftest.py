@@ -46,6 +46,7 @@ _LONGEST = (
     "test_trace_cache",
     "test_hub",
     "test_reach",
+    "test_harness",
 )
 
 

@@ -11,6 +11,7 @@ import runtime_fixtures as fx
 from lmmprune.compiler.data.questions import Question, load_questions
 from lmmprune.compiler.measure.evaluate import Accuracy, evaluate
 from lmmprune.compiler.measure.matching import MATCHES, normalized
+from lmmprune.compiler.measure.vqa_text import vqa_normalized
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError
 
@@ -115,6 +116,33 @@ VQA = [
     ("don't", ["dont"], 1.0),
     ("red/blue", ["red blue"], 1.0),
 ]
+# By hand, from the steps of the released evaluation.
+FORMS = [
+    ("A dog.", "dog"),
+    ("dont", "don't"),
+    ("Couldnt've", "couldn't've"),
+    ("yalld've", "yalld've"),
+    ("its", "its"),
+    ("it's", "it's"),
+    ("somebody'd", "somebodyd"),
+    ("twas ten", "'twas 10"),
+    ("red/blue", "red blue"),
+    ("red / blue", "red blue"),
+    ("red,blue", "red blue"),
+    ("red, blue", "red blue"),
+    ("1,000/2", "10002"),
+    ("7.5", "7.5"),
+    ("7.", "7"),
+    ("a.b", "ab"),
+    ("st. none", "st 0"),
+    ("12:30", "12:30"),
+    ("one\ttwo\nthree", "1 2 3"),
+]
+
+
+@pytest.mark.parametrize(("answer", "form"), FORMS)
+def test_the_form_in_which_vqa_compares(answer: str, form: str) -> None:
+    assert vqa_normalized(answer) == form
 
 
 @pytest.mark.parametrize(("said", "answers", "score"), VQA)

@@ -104,5 +104,7 @@ def test_half_a_character_is_one_line(prompt: str, command: int, folder: Path, c
 
 def test_half_a_character_in_calibration_data(folder: Path) -> None:
     commands(folder, "fine.png", "\ud800")
-    with pytest.raises(InputError, match=r"q.jsonl:1: expected an object in JSON per line \(it holds half a character, '\\ud800'"):
+    with pytest.raises(
+        InputError, match=r"q.jsonl:1: expected an object in JSON per line \(it holds half a character, '\\ud800'"
+    ):
         load_calibration(resolve("tiny-llava"), folder / "q.jsonl", 2)

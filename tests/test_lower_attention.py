@@ -10,6 +10,7 @@ from lowering import lowered, shown
 from towers import run
 
 from lmmprune.errors import GraphRefusal
+from lmmprune.passes.lower.equal_head_widths import EqualHeadWidths
 from lmmprune.passes.lower.lower_attention import LowerAttention
 
 B, H, S, T, D = 2, 4, 3, 5, 6
@@ -172,3 +173,24 @@ def test_lengths_of_keys_are_refused() -> None:
     model = graph(f"{qkv()}, int64[2] lengths", "y = Attention(q, k, v, , , , lengths)")
     with pytest.raises(GraphRefusal, match="nonpad_kv_seqlen"):
         LowerAttention()(model)
+
+
+@pytest.mark.parametrize("scale", ["", "<scale = 0.3>"], ids=["own", "given"])
+def test_queries_and_keys_are_widened_to_the_values(scale: str) -> None:
+    inputs = "float[2,4,3,6] q, float[2,4,5,6] k, float[2,4,5,16] v"
+    model = lowered(graph(inputs, f"y = Attention{scale}(q, k, v)", "float[2,4,3,16] y"), EqualHeadWidths())
+    (node,) = [node for node in model.graph if node.op_type == "Attention"]
+    assert [list(value.shape or ()) for value in node.inputs if value is not None] == [
+        [2, 4, 3, 16],
+        [2, 4, 5, 16],
+        [2, 4, 5, 16],
+    ]
+    feeds = draw(q=FEEDS["q"], k=FEEDS["k"], v=(B, H, T, 16))
+    wanted = formula(**feeds, scale=0.3 if scale else D**-0.5)
+    np.testing.assert_allclose(run(model, feeds)["y"], wanted, atol=2e-6)
+
+
+def test_equal_widths_stay_as_they_are() -> None:
+    model = graph(qkv(), "y = Attention(q, k, v)")
+    assert not EqualHeadWidths()(model).modified
+    assert [node.op_type for node in model.graph] == ["Attention"]

@@ -140,3 +140,12 @@ def test_ends_belong_to_the_interval() -> None:
     assert nothing.contains(0)
     assert not nothing.above(0)
     assert not nothing.below(0)
+
+
+def test_pictures_are_drawn_within_what_they_belong_to() -> None:
+    # Two of each; the values of a stratum are all alike, so that no draw can change its mean.
+    values = np.array([[1.0, 1.0, 0.0, 0.0]])
+    pictures, strata = ["a", "b", "c", "d"], ["x", "x", "y", "y"]
+    assert np.ptp(resample_means(values, pictures)) == 1
+    assert np.ptp(resample_means(values, pictures, strata)) == 0
+    assert (resample_means(values, pictures, ["x"] * 4) == resample_means(values, pictures)).all(), "one is none"

@@ -197,6 +197,24 @@ def test_hyper_parameters_that_the_reference_doesnt_know_are_named(edited: Calla
     assert "cls has no option 'brightness'" in checks["parity"].found
 
 
+def test_pictures_of_ones_own(
+    tmp_path: Path, cli: Callable[..., tuple[int, str, str]], refusal: Callable[..., str]
+) -> None:
+    path, _ = exported_again(ratio=0.5)
+    own = Path("models/tiny_llava/calib/calib.jsonl")
+    status, out, _ = cli("verify", path, "--data", own, "--samples", 1, "--json")
+    said = {check["name"]: check["found"] for check in json.loads(out)["checks"]}
+    assert status == 0
+    # The first of tiny-llava's own scenes is what it takes unless told otherwise.
+    assert said["logits"] == checked(path, samples=1)["logits"].found
+    (tmp_path / "other.jsonl").write_text(
+        json.dumps({"image": str((own.parent / "scene_005.png").resolve()), "prompt": "how many digits are there?"})
+    )
+    _, out, _ = cli("verify", path, "--data", tmp_path / "other.jsonl", "--json")
+    assert {check["name"]: check["found"] for check in json.loads(out)["checks"]}["logits"] != said["logits"]
+    assert "--data 'nowhere' doesn't exist" in refusal("verify", path, "--data", "nowhere")
+
+
 def test_questions_that_the_bundle_refuses_are_left_out() -> None:
     path, _ = exported_again(ratio=0.5, method="inflection", options=(("prune_text", "12"),))
     checks = checked(path, samples=1)
@@ -207,7 +225,9 @@ def test_questions_that_the_bundle_refuses_are_left_out() -> None:
 
 def difference(**changes: Any) -> Difference:
     same: dict[str, Any] = {"overlaps": {"a": 1.0}, "same": True, "relative": 1e-6, "cosine": 1.0, "margin": 0.1}
-    return Difference(**{**same, **changes})
+    asked = {**same, **changes}
+    row = (asked.pop("relative"), asked.pop("cosine"))
+    return Difference(**asked, rows=[(0.0, 1.0), row])
 
 
 FLIPPED = {"overlaps": {"a": 0.5}, "same": False, "relative": 0.2, "cosine": 0.9}
@@ -234,6 +254,10 @@ FLIPPED = {"overlaps": {"a": 0.5}, "same": False, "relative": 0.2, "cosine": 0.9
         ([difference(**FLIPPED)], "int8", True, False, "IoU 0.5000"),
         ([difference(**{**FLIPPED, "cosine": 0.96})], "int8", True, True, ""),
         ([difference(cosine=0.998, relative=0.1)], "float16", True, False, ""),
+        ([difference(cosine=0.7, relative=0.14)], "int8", True, True, ""),
+        ([difference(cosine=0.7, relative=0.16)], "int8", True, False, ""),
+        ([difference(cosine=float("nan"), relative=0.16)], "int8", True, False, ""),
+        ([difference(cosine=0.7, relative=float("nan"))], "int8", True, False, ""),
     ],
 )
 def test_judgements(
@@ -243,6 +267,12 @@ def test_judgements(
     assert verdict.passed is kept
     assert note in verdict.found
     assert parity.judge_values(differences, precision).passed is values
+
+
+def test_what_is_said_behind_the_end_of_an_answer() -> None:
+    assert parity.answer_length([7, 2, 9, 2], [2]) == 2
+    assert parity.answer_length([7, 9], [2]) == 2
+    assert parity.answer_length([5, 7], [2, 5]) == 1
 
 
 def test_judgement_of_dynamic_counts() -> None:

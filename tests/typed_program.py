@@ -103,6 +103,9 @@ def measure(bundle: Path) -> None:
     questions: list[lmmprune.Question] = []
     lmmprune.evaluate(lmmprune.load(bundle), questions)
     assert_type(lmmprune.flops(bundle), dict[str, Any])
+    card = lmmprune.card(bundle, "CARD.md", evaluations=["eval.json"], comparisons=[comparison.as_dict()])
+    assert_type(card, lmmprune.Card)
+    print(card.markdown, card.missing)
     assert_type(lmmprune.flops_of_model("llava-1.5-7b", Keep(192), method="fastv"), dict[str, Any])
     assert_type(lmmprune.tune("tiny-llava", "tuned", "tiny-llava", max_loss=1, int8="auto"), lmmprune.TuneResult)
     lmmprune.serve({"tiny": bundle}, port=0, options=lmmprune.ServeOptions(queue=4))

@@ -122,6 +122,15 @@ class Bundle:
             if not name.endswith((".json", ".png")) and PurePosixPath(name).parts[0] != ENGINES
         )
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over the names and checksums of all files: what was measured is told by it, wherever it lies.
+
+        Engines and what else is made of a bundle later don't change it, nor does the time of its export.
+        """
+        lines = (f"{entry.sha256}  {name}\n" for name, entry in sorted(self.manifest.files.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
     def _check_weights(self, graph: str) -> None:
         """Refuse weights that aren't files of the bundle: runtimes read them from wherever the graph says."""
         folder = posixpath.dirname(graph)

@@ -38,6 +38,7 @@ COMMANDS = {
     "verify": "Check a bundle against its checksums and the PyTorch model.",
     "inspect": "Show sites, anchors and shapes of a bundle or a graph.",
     "show": "Draw the kept patches over a picture.",
+    "card": "Write a bundle's model card.",
     "flops": "Say what pruning saves: FLOPs and key/value cache before and after.",
     "methods": "List the pruning methods.",
     "models": "List the models and families.",

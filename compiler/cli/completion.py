@@ -1,4 +1,4 @@
-"""Names that the shell completes: of methods, models, targets, boards and architectures. Nothing here imports torch."""
+"""Names that the shell completes: of methods, models, targets, boards, formats. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -89,6 +89,12 @@ def _architectures() -> Iterable[str]:
     return NVIDIA
 
 
+def _formats() -> Iterable[str]:
+    from lmmprune.compiler.measure.formats.table import FORMATS
+
+    return FORMATS
+
+
 METHOD = Name("method", _methods)
 METHODS = Name("methods", _methods, many=True)
 MODEL = Name("model", _models, paths=True)
@@ -96,3 +102,4 @@ MODEL_OR_FAMILY = Name("name", _aliases_and_families)
 TARGET = Name("target", _targets)
 BOARD = Name("board", _boards)
 ARCHITECTURE = Name("arch", _architectures)
+FORMAT = Name("format", _formats)

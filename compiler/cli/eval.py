@@ -11,24 +11,47 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
+from lmmprune.compiler.cli.eval_tables import show_all, show_figures, show_one
 from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
-from lmmprune.compiler.cli.output import json_option, note, print_json, show, warn
+from lmmprune.compiler.cli.output import json_option, print_json, warn
 from lmmprune.compiler.cli.progress import progress
-from lmmprune.compiler.cli.table import table
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.bundle.manifest import Manifest
-    from lmmprune.compiler.measure.evaluate import Accuracy, Evaluation
+    from lmmprune.compiler.data.questions import Question
+    from lmmprune.compiler.measure.evaluate import Evaluation
+    from lmmprune.compiler.measure.formats.format import Format
 
 
 @click.command("eval", cls=Command, example="lmmprune eval out/ --data questions.jsonl --predictions answers.jsonl")
 @argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-@option("--data", required=True, help="'tiny-llava', or a JSON Lines file with image, prompt, answer(s), kind.")
+@option(
+    "--data",
+    required=True,
+    help="'tiny-llava', a JSON Lines file with image, prompt, answer(s), kind; or the folder of --format.",
+)
+@option(
+    "--format",
+    "form",
+    type=completion.FORMAT,
+    help="The public set in the folder, which says how to ask and what is right: pope, gqa, mme, textvqa, scienceqa,"
+    " mmbench, refcoco.",
+)
+@option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the set's pictures are.  [default: where its own layout has them]",
+)
 @option("--limit", type=click.IntRange(min=1), help="Ask only the first so many questions.")
-@option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(min=1), help="Cut answers there.")
+@option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="Cut answers there.  [default: 16, or what the format needs]",
+)
 @option(
     "--match",
     type=click.Choice(["exact", "contains", "vqa"]),
@@ -45,8 +68,10 @@ if TYPE_CHECKING:
 def command(
     bundles: tuple[Path, ...],
     data: str,
+    form: str | None,
+    pictures: Path | None,
     limit: int | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     match: str,
     min_accuracy: float | None,
     threads: int | None,
@@ -56,11 +81,11 @@ def command(
 ) -> int:
     """Ask questions with known answers; print the share of right ones, and of right first words, with 95 % intervals.
 
-    Several bundles are asked the same, and compared with the first one, question by question.
+    Several bundles are asked the same, and compared with the first one, question by question. With --format, the
+    figures are those of the set's own paper.
     """
     from lmmprune.compiler.bundle.bundle import Bundle
     from lmmprune.compiler.bundle.replace import check_file
-    from lmmprune.compiler.data.questions import load_questions
     from lmmprune.compiler.measure.bench import short_names
     from lmmprune.compiler.measure.evaluate import evaluate
     from lmmprune.compiler.runtime.runtime import Runtime
@@ -72,28 +97,40 @@ def command(
         raise InputError(f"can't write '{predictions}': there is no directory '{predictions.parent}'")
     if predictions:
         check_file(predictions, force=force, option="--predictions")
-    questions = load_questions(data)[:limit]
+    chosen, questions = _questions(data, form, pictures, limit)
     results = []
     with progress() as bar:
         for name, bundle in zip(names, opened, strict=True):
             task = bar.add_task(f"answers of {name}", total=len(questions))
             runtime = Runtime(bundle, threads=threads)
             advance = functools.partial(bar.update, task, advance=1)
-            results.append(evaluate(runtime, questions, max_new_tokens=max_new_tokens, match=match, on_answer=advance))
+            results.append(
+                evaluate(
+                    runtime,
+                    questions,
+                    max_new_tokens=max_new_tokens,
+                    match=match,
+                    form=chosen,
+                    on_answer=advance,
+                )
+            )
             runtime.close()
     if predictions:
         _write(predictions, bundles, results)
     found = [
         {
             "bundle": str(path),
+            "sha256": bundle.sha256,
             "data": data,
-            "match": match,
+            **({"format": chosen.name} if chosen else {"match": match}),
             "model": bundle.manifest.model,
             "method": bundle.manifest.method,
             "tokens_before": bundle.manifest.tokens_before,
             "image_tokens": bundle.manifest.image_tokens,
             "average_tokens": bundle.manifest.average_tokens,
+            "dtype": bundle.manifest.precision.dtype,
             "int8": bundle.manifest.precision.int8,
+            "target": bundle.manifest.target,
             **result.as_dict(),
         }
         for path, bundle, result in zip(bundles, opened, results, strict=True)
@@ -101,12 +138,17 @@ def command(
     if len(found) > 1:
         for one, result in zip(found, results, strict=True):
             one["difference"] = dataclasses.asdict(result.difference(results[0]))
+            if chosen:
+                beside = result.differences(results[0])
+                one["differences"] = {name: dataclasses.asdict(found) for name, found in beside.items()}
     if as_json:
         print_json(found[0] if len(found) == 1 else {"bundles": found})
+    elif chosen:
+        show_figures(chosen, names, results)
     elif len(results) == 1:
-        _show_one(opened[0].manifest, results[0])
+        show_one(opened[0].manifest, results[0])
     else:
-        _show_all(names, [bundle.manifest for bundle in opened], results)
+        show_all(names, [bundle.manifest for bundle in opened], results)
     low = [
         f"{name} has {result.overall.value:.1%} right, at least {min_accuracy:.1%} are asked for"
         for name, result in zip(names, results, strict=True)
@@ -115,6 +157,21 @@ def command(
     for line in low:
         warn(line)
     return 1 if low else 0
+
+
+def _questions(
+    data: str, form: str | None, pictures: Path | None, limit: int | None
+) -> tuple[Format | None, list[Question]]:
+    """Return the format, if there is one, and what to ask."""
+    from lmmprune.compiler.data.questions import load_questions
+    from lmmprune.compiler.measure.formats.table import get_format, read_format
+
+    refuse_ignored(form is not None, "is for public sets: add --format", "pictures")
+    refuse_ignored(form is None, "is for questions of your own: --format says what is right", "match")
+    if form is None:
+        return None, load_questions(data)[:limit]
+    chosen = get_format(form)
+    return chosen, read_format(chosen, Path(data), pictures, limit)
 
 
 def _write(file: Path, bundles: Sequence[Path], results: Sequence[Evaluation]) -> None:
@@ -131,39 +188,3 @@ def _write(file: Path, bundles: Sequence[Path], results: Sequence[Evaluation]) -
             stream.writelines(line.encode() for line in lines)
     except OSError as error:
         raise InputError(f"can't write '{file}' ({error.strerror})") from error
-
-
-def _show_one(manifest: Manifest, result: Evaluation) -> None:
-    rows = [_cells(kind, whole, result.kinds_first_word[kind]) for kind, whole in result.kinds.items()]
-    columns = ("questions", "asked", "correct", "95 % interval", "first word", "95 % interval")
-    show(table(columns, [*rows, _cells("all", result.overall, result.first_word)]))
-    note(f"{manifest.tokens_before} -> {manifest.average_tokens:.4g} image tokens; {result.seconds:.1f} s")
-
-
-def _show_all(names: Sequence[str], manifests: Sequence[Manifest], results: Sequence[Evaluation]) -> None:
-    rows = []
-    for name, manifest, result in zip(names, manifests, results, strict=True):
-        low, high = result.overall.interval
-        beside = result.difference(results[0])
-        rows.append(
-            [
-                name,
-                f"{manifest.tokens_before} -> {manifest.average_tokens:.4g}",
-                f"{result.overall.value:.1%}",
-                f"{low:.1%} .. {high:.1%}",
-                f"{result.first_word.value:.1%}",
-                "-" if result is results[0] else f"{100 * beside.value:+.1f}",
-                "-" if result is results[0] else f"{100 * beside.low:+.1f} .. {100 * beside.high:+.1f}",
-            ]
-        )
-    columns = ("bundle", "tokens", "correct", "95 % interval", "first word", "points beside the first", "95 % interval")
-    show(table(columns, rows))
-    note(f"{results[0].overall.total} questions; differences are paired, pictures drawn again")
-
-
-def _cells(name: str, whole: Accuracy, first: Accuracy) -> list[str]:
-    cells = [name, str(whole.total)]
-    for accuracy in (whole, first):
-        low, high = accuracy.interval
-        cells += [f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}"]
-    return cells

@@ -27,6 +27,7 @@ class Compared:
         ratios: By metric, this bundle's time over the base's, within each round.
         accuracy: Share of right answers, whole, where they are known.
         accuracy_difference: The same less the base's.
+        sha256: Of the bundle (``Bundle.sha256``).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Compared:
     ratios: Mapping[str, Estimate]
     accuracy: Estimate | None = None
     accuracy_difference: Estimate | None = None
+    sha256: str = ""
 
     @property
     def precision(self) -> str:
@@ -62,6 +64,7 @@ class Compared:
             int8=manifest.precision.int8,
             target=manifest.target,
             bytes=bundle.bytes,
+            sha256=bundle.sha256,
             **measured,
         )
 

@@ -76,8 +76,14 @@ class CalibrationSet:
         return digest.hexdigest()
 
 
-def load_calibration(source: Source, path: Path | None, limit: int) -> CalibrationSet:
+def load_calibration(source: Source, path: Path | None, limit: int, *, option: str = "--calib") -> CalibrationSet:
     """Return at most ``limit`` samples from a directory, a jsonl file, or what fits the model.
+
+    Args:
+        source: The model.
+        path: The directory or the file; None: what fits the model.
+        limit: At least 1.
+        option: What the user gave the path with.
 
     Raises:
         InputError: Nothing usable there, or none asked for.
@@ -85,32 +91,32 @@ def load_calibration(source: Source, path: Path | None, limit: int) -> Calibrati
     if limit < 1:
         raise InputError(f"{limit} calibration samples: expected 1 or more")
     if path is not None:
-        samples = _jsonl(path, limit) if path.is_file() else _directory(path, limit)
+        samples = _jsonl(path, limit, option) if path.is_file() else _directory(path, limit, option)
         return CalibrationSet(samples=samples, source=path.resolve().name, generic=False)
     own = source.directory and source.directory / "calib" / "calib.jsonl"
     if own and own.is_file():
         return CalibrationSet(
-            samples=_jsonl(own, limit), source=f"{source.identity.name}'s training scenes", generic=False
+            samples=_jsonl(own, limit, option), source=f"{source.identity.name}'s training scenes", generic=False
         )
     return CalibrationSet(samples=_photographs(limit), source="photographs of scikit-image", generic=True)
 
 
-def _directory(path: Path, limit: int) -> list[Sample]:
+def _directory(path: Path, limit: int, option: str) -> list[Sample]:
     if not path.is_dir():
-        raise InputError(f"--calib '{path}' doesn't exist: give a directory of pictures or a jsonl file")
+        raise InputError(f"{option} '{path}' doesn't exist: give a directory of pictures or a jsonl file")
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
     if not files:
-        raise InputError(f"--calib '{path}' holds no pictures ({', '.join(sorted(_SUFFIXES))})")
+        raise InputError(f"{option} '{path}' holds no pictures ({', '.join(sorted(_SUFFIXES))})")
     return [Sample(image=load_image(file), prompt=_QUESTION) for file in files[:limit]]
 
 
-def _jsonl(path: Path, limit: int) -> list[Sample]:
+def _jsonl(path: Path, limit: int, option: str) -> list[Sample]:
     samples = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"--calib '{path}' can't be read as text ({error}): give a directory or a jsonl file"
+            f"{option} '{path}' can't be read as text ({error}): give a directory or a jsonl file"
         ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -133,7 +139,7 @@ def _jsonl(path: Path, limit: int) -> list[Sample]:
         if len(samples) == limit:
             break
     if not samples:
-        raise InputError(f"--calib '{path}' is empty: give lines with 'image' and 'prompt'")
+        raise InputError(f"{option} '{path}' is empty: give lines with 'image' and 'prompt'")
     return samples
 
 

@@ -30,6 +30,8 @@ class Question:
         prompt: the bare question.
         answers: any of them is right; none where nobody knows.
         kind: for the breakdown; None if there are no kinds.
+        options: the texts behind the letters A, B, ... that the prompt offers; empty where it offers none.
+        group: what tells questions that count only together from others; None: it counts for itself.
     """
 
     picture: str
@@ -37,6 +39,8 @@ class Question:
     prompt: str
     answers: tuple[str, ...]
     kind: str | None = None
+    options: tuple[str, ...] = ()
+    group: str | None = None
 
 
 def load_questions(spec: str) -> list[Question]:

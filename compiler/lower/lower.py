@@ -10,6 +10,7 @@ from lmmprune.compiler.lower import require_supported
 from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import below
 from lmmprune.passes.lower.convert_opset import ConvertOpset
+from lmmprune.passes.lower.equal_head_widths import EqualHeadWidths
 from lmmprune.passes.lower.lower_attention import LowerAttention
 from lmmprune.passes.lower.lower_gelu import LowerGelu
 from lmmprune.passes.lower.lower_rms_norm import LowerRmsNorm
@@ -36,6 +37,8 @@ def lower(model: ir.Model, target: Target) -> None:
         GraphRefusal: An operator is of a form that no primitives stand for, or the opset can't say something.
         TargetError: The target's parser doesn't take the lowered graph.
     """
+    if target.equal_head_widths:
+        EqualHeadWidths()(model)
     for op_type, make in LOWERINGS.items():
         if not target.takes(op_type):
             make()(model)

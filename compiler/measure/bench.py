@@ -131,6 +131,7 @@ def _row(
         times={metric: Spread.of(own[metric]) for metric in METRICS},
         speedup={metric: paired_speedup(first[metric], own[metric]) for metric in METRICS},
         intervals={metric: speedup(first[metric], own[metric]) for metric in METRICS},
+        sha256=bundle.sha256,
     )
 
 

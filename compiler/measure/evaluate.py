@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 
 from lmmprune.compiler.data.questions import Question
+from lmmprune.compiler.measure.figures import Figures
+from lmmprune.compiler.measure.formats.format import Format
 from lmmprune.compiler.measure.matching import MATCHES, first_word
 from lmmprune.compiler.measure.statistics import Estimate, estimate, resample_means
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError, suggestion
+
+NEW_TOKENS = 16
+"""Longest answer, where no format says otherwise."""
 
 _Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -78,6 +83,7 @@ class Evaluation:
         kinds_first_word: Kind of question -> accuracy by the first word.
         predictions: One per question, in order.
         seconds: For all of them.
+        figures: What the data set's own paper reports, where the questions are of a public format.
     """
 
     overall: Accuracy
@@ -86,6 +92,7 @@ class Evaluation:
     kinds_first_word: dict[str, Accuracy]
     predictions: tuple[Prediction, ...]
     seconds: float
+    figures: Figures | None = None
 
     def difference(self, base: Evaluation) -> Estimate:
         """Return this accuracy less another one's on the same questions, paired, pictures drawn again.
@@ -93,12 +100,28 @@ class Evaluation:
         Raises:
             InputError: Other questions were asked.
         """
-        asked = [[(one.picture, one.prompt) for one in side.predictions] for side in (self, base)]
-        if asked[0] != asked[1]:
-            raise InputError("the two were asked different questions: evaluate both on the same data")
+        asked = self._asked_same(base)
         right = np.array([[one.correct for one in side.predictions] for side in (self, base)], np.float64)
-        draws = resample_means(right, [picture for picture, _ in asked[0]])
+        draws = resample_means(right, asked)
         return estimate(self.overall.value - base.overall.value, draws[:, 0] - draws[:, 1])
+
+    def differences(self, base: Evaluation) -> dict[str, Estimate]:
+        """Return every figure less another evaluation's; none where there are no figures.
+
+        Raises:
+            InputError: Other questions were asked, or not in the same format.
+        """
+        self._asked_same(base)
+        if self.figures is None or base.figures is None:
+            return {}
+        return self.figures.differences(base.figures)
+
+    def _asked_same(self, base: Evaluation) -> list[str]:
+        """Return the picture of every question; refuse an evaluation on others."""
+        asked = [[(one.picture, one.prompt) for one in side.predictions] for side in (self, base)]
+        if asked[0] != asked[1] or (self.figures is None) != (base.figures is None):
+            raise InputError("the two were asked different questions: evaluate both on the same data")
+        return [picture for picture, _ in asked[0]]
 
     def as_dict(self, *, predictions: bool = False) -> dict[str, Any]:
         """Return the result for JSON, on request with every prediction."""
@@ -108,6 +131,12 @@ class Evaluation:
         }
         first = self.first_word.as_dict()
         result = {**self.overall.as_dict(), "first_word": first, "kinds": kinds, "seconds": self.seconds}
+        if self.figures is not None:
+            found = self.figures.estimates()
+            result["figures"] = {
+                name: {**dataclasses.asdict(found[name]), "most": formula.most}
+                for name, formula in self.figures.formulas.items()
+            }
         if predictions:
             result["predictions"] = [dataclasses.asdict(prediction) for prediction in self.predictions]
         return result
@@ -117,8 +146,9 @@ def evaluate(
     runtime: Runtime,
     questions: Sequence[Question],
     *,
-    max_new_tokens: int = 16,
+    max_new_tokens: int | None = None,
     match: str = "exact",
+    form: Format | None = None,
     on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Ask every question, greedily; questions about one picture share its vision pass.
@@ -129,15 +159,21 @@ def evaluate(
     Args:
         runtime: A loaded bundle.
         questions: At least one; those of a picture need not be neighbours.
-        max_new_tokens: Answers are cut there.
+        max_new_tokens: Answers are cut there; None: ``NEW_TOKENS``, or the format's own.
         match: When an answer is right, a key of ``MATCHES``.
+        form: The public format that the questions are of, which says instead what is right.
         on_answer: Called after every answer.
 
     Raises:
-        InputError: A picture or a prompt can't be used, or there is no such match.
+        InputError: A picture or a prompt can't be used, or there is no such match, or one beside a format.
     """
     if match not in MATCHES:
         raise InputError(f"no match '{match}'{suggestion(match, MATCHES)}")
+    if form is not None and match != "exact":
+        raise InputError(
+            f"the match '{match}' is given for {form.title}, which says itself what is right: leave it out"
+        )
+    longest = max_new_tokens or (form.max_new_tokens if form else NEW_TOKENS)
     start = time.perf_counter()
     predictions: list[Prediction | None] = [None] * len(questions)
     picture: str | None = None
@@ -146,14 +182,14 @@ def evaluate(
         question = questions[index]
         if visual is None or question.picture != picture:
             picture, visual = question.picture, runtime.encode_image(question.load())
-        said = runtime.answer(visual, question.prompt, max_new_tokens).text.strip()
+        said = runtime.answer(visual, question.prompt, longest).text.strip()
         predictions[index] = Prediction(
             picture=question.picture,
             prompt=question.prompt,
             answers=question.answers,
             kind=question.kind,
             predicted=said,
-            correct=MATCHES[match](said, question.answers),
+            correct=form.judge(question, said) if form else MATCHES[match](said, question.answers),
             first_word=any(first_word(said) == first_word(answer) for answer in question.answers),
         )
         on_answer()
@@ -167,6 +203,7 @@ def evaluate(
         kinds_first_word={kind: _first(asked) for kind, asked in kinds.items()},
         predictions=done,
         seconds=time.perf_counter() - start,
+        figures=form.score(questions, [one.predicted for one in done], [one.correct for one in done]) if form else None,
     )
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-_ARTICLES = frozenset({"a", "an", "the"})
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS)} | {"none": "0"}
-_INSIDE = re.compile(r"(?<=\d),(?=\d)")  # 1,000
-_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)")  # any but that of 7.5
-_MARKS = re.compile(r"""[;/\[\]"{}()=+\\_<>@`,?!:*-]""")
+from lmmprune.compiler.measure.vqa_text import vqa_normalized
+
 _VOTES = 3  # people who must have given an answer for it to be wholly right
 
 Match = Callable[[str, Sequence[str]], float]
@@ -39,25 +35,23 @@ def contains(said: str, answers: Sequence[str]) -> bool:
 
 
 def vqa(said: str, answers: Sequence[str]) -> float:
-    """Return how many people gave this answer, as VQA counts: a third for each, at most 1.
+    """Return how many people gave this answer, as VQA counts: a third for each, at most 1 (``agreement``).
 
-    With several answers, each in turn is left out and the results are averaged; a single one is right or wrong. Before,
-    both sides lose case, articles, punctuation and apostrophes (these in place of the table of contractions [ours]),
-    and numbers up to ten are written in digits.
+    Before, both sides are brought into VQA's form (``vqa_normalized``), also where all people agree [ours: the released
+    evaluation leaves it out there]. A single answer is right or wrong [ours].
 
     Reference: Antol et al., VQA, 2015, arXiv 1505.00468; evaluation of VQA v2.
     """
-    same = [vqa_normalized(answer) == vqa_normalized(said) for answer in answers]
+    return agreement(vqa_normalized(said), [vqa_normalized(answer) for answer in answers])
+
+
+def agreement(said: str, answers: Sequence[str]) -> float:
+    """Return ``min(matches / 3, 1)``, each of the answers left out in turn, averaged; one alone is right or wrong."""
+    same = [answer == said for answer in answers]
     if len(same) == 1:
         return float(same[0])
     total = sum(same)
     return sum(min(1.0, (total - one) / _VOTES) for one in same) / len(same)
-
-
-def vqa_normalized(answer: str) -> str:
-    """Return an answer as VQA compares it."""
-    text = _STOP.sub("", _MARKS.sub(" ", _INSIDE.sub("", answer.casefold().replace("'", ""))))
-    return " ".join(_DIGITS.get(word, word) for word in text.split() if word not in _ARTICLES)
 
 
 MATCHES: Mapping[str, Match] = {"exact": exact, "contains": contains, "vqa": vqa}

@@ -40,6 +40,7 @@ class Row:
         times: their median and quartiles.
         speedup: per metric, how many times faster than the first row; the ratio is taken within each round.
         intervals: the same with its 95 % interval, rounds drawn again.
+        sha256: of the bundle (``Bundle.sha256``); empty where it was measured elsewhere.
         weights_bytes: size of the graphs with their weights on disk.
         memory: of a process that loads the bundle and answers; None if it wasn't measured.
     """
@@ -59,6 +60,7 @@ class Row:
     times: dict[str, Spread]
     speedup: dict[str, Spread]
     intervals: dict[str, Estimate]
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

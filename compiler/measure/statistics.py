@@ -40,7 +40,7 @@ class Estimate:
         return self.high < value - _ROUNDING
 
 
-def resample_means(values: NDArray[Any], pictures: Sequence[str]) -> Floats:
+def resample_means(values: NDArray[Any], pictures: Sequence[str], strata: Sequence[str] | None = None) -> Floats:
     """Return the means over questions when pictures are drawn again, with replacement.
 
     Questions about one picture are drawn together, because they aren't independent; all cells see the same draws, so
@@ -49,6 +49,8 @@ def resample_means(values: NDArray[Any], pictures: Sequence[str]) -> Floats:
     Args:
         values: ``[cells, questions]``, numbers or whether an answer is right.
         pictures: For every question, what its picture is.
+        strata: For every question, what its picture belongs to, so that as many are drawn of each as there are; None:
+            all belong together.
 
     Returns:
         ``[RESAMPLES, cells]``.
@@ -60,11 +62,16 @@ def resample_means(values: NDArray[Any], pictures: Sequence[str]) -> Floats:
     sums = np.zeros((len(names), len(values)))
     np.add.at(sums, cluster, values.T.astype(np.float64))
     asked = np.bincount(cluster, minlength=len(names)).astype(np.float64)
+    of = np.zeros(len(names), np.int64)
+    if strata is not None:
+        of[cluster] = np.unique(np.asarray(strata), return_inverse=True)[1]
+    members = [np.flatnonzero(of == stratum) for stratum in np.unique(of)]
     generator = np.random.default_rng(_SEED)
     chunks = []
     for start in range(0, RESAMPLES, _CHUNK):
-        size = min(_CHUNK, RESAMPLES - start)
-        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size).astype(np.float64)
+        drawn = np.empty((min(_CHUNK, RESAMPLES - start), len(names)))
+        for own in members:
+            drawn[:, own] = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=len(drawn))
         chunks.append((drawn @ sums) / (drawn @ asked)[:, None])
     return np.concatenate(chunks)
 

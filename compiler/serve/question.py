@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lmmprune.compiler.runtime.conversation import Said, read_conversation
 from lmmprune.compiler.runtime.sampling import Sampling
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.serve.errors import ApiError
 from lmmprune.compiler.serve.protocol import ChatRequest, ImagePart, Message, TextPart
+from lmmprune.errors import InputError
 
 _STOPS = 16
 
@@ -54,29 +56,19 @@ def question_of(request: ChatRequest, max_tokens: int) -> Question:
 
 def _conversation(messages: list[Message]) -> tuple[str, tuple[str, ...]]:
     """Return where the picture is, and what was said: a question, its answer, the next question, ..."""
-    for number, message in enumerate(messages):
-        expected = "assistant" if number % 2 else "user"
-        if message.role != expected:
-            more = (
-                " (a bundle's prompt has no place for instructions)" if message.role in ("system", "developer") else ""
-            )
-            raise ApiError(
-                f"messages: number {number + 1} is of the role '{message.role}', expected '{expected}'{more}",
-                param="messages",
-            )
-    if len(messages) % 2 == 0:
-        raise ApiError("messages: the last one is an answer, expected a question", param="messages")
-    urls, words = [], []
-    for number, message in enumerate(messages):
-        parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
-        found = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
-        if number and found:
-            raise ApiError("messages: a picture in a later message, expected it in the first one", param="messages")
-        urls += found
-        words.append("\n".join(part.text for part in parts if isinstance(part, TextPart)))
-    if len(urls) != 1:
-        raise ApiError(f"messages: {len(urls)} pictures, a bundle takes exactly one (image_url)", param="messages")
-    return urls[0], tuple(words)
+    try:
+        return read_conversation([_said(message) for message in messages])
+    except InputError as error:
+        raise ApiError(str(error), param="messages") from error
+
+
+def _said(message: Message) -> Said[str]:
+    parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+    return Said(
+        role=message.role,
+        pictures=[part.image_url.url for part in parts if isinstance(part, ImagePart)],
+        texts=[part.text for part in parts if isinstance(part, TextPart)],
+    )
 
 
 def _limit(request: ChatRequest, most: int) -> int:

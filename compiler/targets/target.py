@@ -49,6 +49,7 @@ class Target:
         timing_cache: Whether the builder keeps what it measured, so that the next build is faster.
         weightless_needs_gpu: Whether engines without weights, or to be refitted, are built on the GPU only.
         lean_runtime: Whether an engine for several releases brings a runtime of its own.
+        equal_head_widths: Whether an attention's values must be as wide as its keys.
         builder_measured: Whether what the builder takes of the host's memory was measured, so that a lack is refused.
     """
 
@@ -78,6 +79,7 @@ class Target:
     timing_cache: bool = False
     weightless_needs_gpu: bool = False
     lean_runtime: bool = False
+    equal_head_widths: bool = True
     builder_measured: bool = False
 
     @property

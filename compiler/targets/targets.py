@@ -36,6 +36,7 @@ _TABLE = (
         extra="cpu",
         requires="any x86-64 or Arm CPU; AVX512-VNNI makes INT8 fast",
         aliases=("ort", "cpu"),
+        equal_head_widths=False,  # seen in 1.31
     ),
     Target(
         name="ort-cuda",

@@ -43,6 +43,7 @@ def verify(
     path: Path,
     *,
     samples: int = 4,
+    data: Path | None = None,
     model: str | None = None,
     adapter: Path | None = None,
     progress: Progress = silent,
@@ -52,6 +53,7 @@ def verify(
     Args:
         path: The bundle.
         samples: Pictures with questions to compare on.
+        data: Where they are, as ``load_calibration`` takes it; None: built-in ones.
         model: Where its checkpoint is: a directory, a hub id or an alias; None: what the manifest names.
         adapter: Directory of the LoRA adapter that is merged into its weights.
         progress: Called with the step, what is done and how much there is.
@@ -81,7 +83,7 @@ def verify(
         prompts = compare_prompts(bundle, source)
     if prompts:
         checks.append(Check(name="prompt", passed=prompts[0], found=prompts[1]))
-    pairs, refusal = _replay(bundle, source, samples, progress)
+    pairs, refusal = _replay(bundle, source, samples, data, progress)
     if not pairs:
         return [*checks, _not_compared(f"the bundle takes none of the questions: {refusal}")]
     held = _promises(bundle.manifest, pairs)
@@ -118,20 +120,22 @@ def _unlinked(onnx: Any, graph: Path) -> Any:
     return model
 
 
-def _replay(bundle: Bundle, source: Source, samples: int, progress: Progress) -> tuple[list[Pair], str]:
+def _replay(
+    bundle: Bundle, source: Source, samples: int, data: Path | None, progress: Progress
+) -> tuple[list[Pair], str]:
     """Run the graphs on some pictures; return also why the bundle refuses a question, such as a short one."""
     engine = Replay(bundle)
     # Every bucket gets a picture at least.
     buckets = len(bundle.manifest.buckets) or 1
-    data = load_calibration(source, None, max(samples, buckets)).samples
+    chosen = load_calibration(source, data, max(samples, buckets), option="--data").samples
     pairs, refusal = [], ""
-    for index, sample in enumerate(data):
+    for index, sample in enumerate(chosen):
         vision = engine.encode_image(sample.image, index % buckets)
         try:
             pairs.append((vision, engine.decode(vision, sample.prompt, STEPS)))
         except InputError as error:
             refusal = str(error)
-        progress("run the graphs", index + 1, len(data))
+        progress("run the graphs", index + 1, len(chosen))
     return pairs, refusal
 
 
@@ -205,7 +209,7 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
     add("image features", parity.judge_values(seen, precision), emulated)
     if any(difference.overlaps for difference in said):
         add("kept in the decoder", parity.judge_kept(said, precision))
-    fewest = min(len(decoder.logits) for _, decoder in pairs) - 1
+    fewest = min(len(difference.rows) for difference in said) - 1
     add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps{emulated}")
     return checks
 

@@ -16,7 +16,8 @@ from lmmprune.passes.graph.shapes import infer_shapes
 from lmmprune.passes.lower.cast_float import HALF
 
 FLOAT = int(ir.DataType.FLOAT)
-_HALF = {kind: array for kind, array in HALF.values()}
+HALF_OF = {kind: array for kind, array in HALF.values()}
+"""Half-precision type -> that of its arrays."""
 
 
 class Lowering:
@@ -49,7 +50,7 @@ class Lowering:
 
     def number(self, data: float) -> ir.Value:
         """Write a constant of the node's type."""
-        return self.b.constant(np.asarray(data, _HALF.get(self.dtype, np.float32)))
+        return self.b.constant(np.asarray(data, HALF_OF.get(self.dtype, np.float32)))
 
     def to_float(self, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
         """Cast to float32 where the value (of the node's type unless given) isn't."""

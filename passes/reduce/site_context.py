@@ -209,23 +209,29 @@ class SiteContext:
         """The axes that count heads in what ``logits`` and ``attention`` return."""
         return [1, 2] if self.layer.heads[0] != self.layer.heads[1] else [1]
 
-    def logits(self, queries: ir.Value, keys: ir.Value) -> ir.Value:
+    def logits(self, queries: ir.Value, keys: ir.Value, *, few: bool = False) -> ir.Value:
         """Return scaled products ``[B,H,rows,columns]``, or ``[B,Hk,G,rows,columns]`` for grouped heads.
 
         Args:
             queries: From ``queries``.
             keys: From ``keys``.
+            few: Whether there are far fewer rows than columns: then they are turned, and not all keys.
         """
         b, (heads, key_heads, width) = self.b, self.layer.heads
-        keys = b.op("Transpose", keys, perm=[0, 1, 3, 2])
-        if heads != key_heads:
+        grouped = heads != key_heads
+        turned = [0, 1, 2, 4, 3] if grouped else [0, 1, 3, 2]
+        if grouped:
             queries = b.op("Reshape", queries, [self.images, key_heads, heads // key_heads, -1, width])
-            keys = b.op("Unsqueeze", keys, [2])
-        return b.op("MatMul", queries, keys)
+        if few:
+            keys = b.op("Unsqueeze", keys, [2]) if grouped else keys
+            products = b.op("MatMul", keys, b.op("Transpose", queries, perm=turned))
+            return b.op("Transpose", products, perm=turned)
+        keys = b.op("Transpose", keys, perm=[0, 1, 3, 2])
+        return b.op("MatMul", queries, b.op("Unsqueeze", keys, [2]) if grouped else keys)
 
     def attention(self, which: Rows) -> ir.Value:
         """Return the attention of some queries on all tokens, shaped as ``logits``; rows sum to one."""
-        logits = self.logits(self.queries(which), self.keys("all"))
+        logits = self.logits(self.queries(which), self.keys("all"), few=which in ("cls", "last"))
         return self.b.op("Softmax", self._masked(logits, which), axis=-1)
 
     def attention_of(self, queries: ir.Value) -> ir.Value:
@@ -236,7 +242,7 @@ class SiteContext:
                 f"{self.name}: the rule asks for the attention of tokens that it chose, and this tower adds a number to"
                 " the logits of each pair of tokens (relative positions): use a method that scores all of them"
             )
-        return self.b.op("Softmax", self._masked(self.logits(queries, self.keys("all")), "all"), axis=-1)
+        return self.b.op("Softmax", self._masked(self.logits(queries, self.keys("all"), few=True), "all"), axis=-1)
 
     def _masked(self, logits: ir.Value, which: Rows) -> ir.Value:
         inputs = self.layer.node.inputs

@@ -79,5 +79,6 @@ def _random(shape: Any, dtype: str) -> Array:
 
 def _compared(found: Array, expected: Array) -> dict[str, float]:
     """Return the lowest cosine of a row, and the largest difference of a value, of the row's largest."""
-    relative, cosine = relative_and_cosine(found.astype(np.float32), expected.astype(np.float32))
-    return {"cosine": cosine, "relative": relative}
+    pairs = zip(found.astype(np.float32), expected.astype(np.float32), strict=True)
+    rows = [relative_and_cosine(ours, theirs) for ours, theirs in pairs]
+    return {"cosine": min(cosine for _, cosine in rows), "relative": max(relative for relative, _ in rows)}

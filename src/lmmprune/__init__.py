@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lmmprune import errors
     from lmmprune.api.deploy import build, deploy, plan, triton_repository
     from lmmprune.api.look import (
+        card,
         doctor,
         inspect,
         list_families,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.build.options import BuildOptions
     from lmmprune.compiler.bundle.bundle import Bundle
     from lmmprune.compiler.bundle.manifest import Manifest
+    from lmmprune.compiler.card.card import Card
     from lmmprune.compiler.compare.comparison import Comparison
     from lmmprune.compiler.data.questions import Question
     from lmmprune.compiler.deploy.deploy import Deployed
@@ -115,6 +117,8 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "Question",
     "flops",
     "flops_of_model",
+    "card",
+    "Card",
     "study",
     "StudyResult",
     "tune",
@@ -158,7 +162,7 @@ __all__ = [  # noqa: RUF022  # the order of the reference
 
 _HOMES = {
     "api.deploy": "build deploy plan triton_repository",
-    "api.look": "doctor inspect list_families list_methods list_models list_targets show verify",
+    "api.look": "card doctor inspect list_families list_methods list_models list_targets show verify",
     "api.make": "export rewrite",
     "api.measure": "bench compare draw_chart evaluate explain flops flops_of_model read_result",
     "api.model": "Model load",
@@ -169,6 +173,7 @@ _HOMES = {
     "compiler.build.options": "BuildOptions",
     "compiler.bundle.bundle": "Bundle",
     "compiler.bundle.manifest": "Manifest",
+    "compiler.card.card": "Card",
     "compiler.compare.comparison": "Comparison",
     "compiler.data.questions": "Question",
     "compiler.deploy.deploy": "Deployed",

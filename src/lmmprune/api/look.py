@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from lmmprune.compiler.card.card import Card
     from lmmprune.compiler.inspect.doctor import Diagnosis
     from lmmprune.compiler.verify.verify import Check
     from lmmprune.models.aliases import Alias
@@ -31,6 +32,7 @@ def verify(
     bundle: File,
     *,
     samples: int = 4,
+    data: File | None = None,
     model: File | None = None,
     adapter: File | None = None,
     unsealed: bool = False,
@@ -41,6 +43,7 @@ def verify(
     Args:
         bundle: Its directory.
         samples: Pictures with questions to compare on.
+        data: A directory of them, or a JSON Lines file with ``image`` and ``prompt``; None: built-in ones.
         model: Where its checkpoint is, for a bundle that was exported from a directory; None: what the bundle names.
         adapter: LoRA directory that was merged into its weights.
         unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
@@ -62,6 +65,7 @@ def verify(
     return run(
         Path(bundle),
         samples=samples,
+        data=None if data is None else Path(data),
         model=None if model is None else str(model),
         adapter=None if adapter is None else Path(adapter),
         progress=progress,
@@ -131,6 +135,46 @@ def inspect(
     from lmmprune.compiler.inspect.inspect_path import inspect_path
 
     return inspect_path(Path(path), target=target, image_size=image_size)
+
+
+@seal.may_be_unsealed
+def card(
+    bundle: File,
+    out: File | None = None,
+    *,
+    evaluations: Sequence[File | Mapping[str, Any]] = (),
+    comparisons: Sequence[File | Mapping[str, Any]] = (),
+    benches: Sequence[File | Mapping[str, Any]] = (),
+    force: bool = False,
+    unsealed: bool = False,
+) -> Card:
+    """Make a bundle's model card in Markdown: what it is, what was measured and how, and what wasn't.
+
+    Args:
+        bundle: Its directory.
+        out: File for the card; None: it is only returned.
+        evaluations: What ``lmmprune eval --json`` printed: files, or what they say.
+        comparisons: The same of ``compare``; ``Comparison.as_dict()`` is that, too.
+        benches: The same of ``bench``; ``BenchReport.as_dict()`` is that, too.
+        force: Replace a card that is there.
+        unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
+
+    Raises:
+        LmmpruneError: The bundle can't be opened, a result isn't one or says nothing of this bundle, or the file can't
+            be written.
+    """
+    from lmmprune.compiler.bundle.bundle import Bundle
+    from lmmprune.compiler.card import card as room
+
+    def given(results: Sequence[File | Mapping[str, Any]]) -> list[Path | Mapping[str, Any]]:
+        return [one if isinstance(one, Mapping) else Path(one) for one in results]
+
+    if out is not None:
+        room.check_card(Path(out), force=force)
+    found = room.make_card(Bundle.open(Path(bundle)), given(evaluations), given(comparisons), given(benches))
+    if out is not None:
+        found.save(Path(out), force=force)
+    return found
 
 
 def doctor() -> Diagnosis:

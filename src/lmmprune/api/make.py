@@ -7,9 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmmprune.api.schedule import schedule_of
 from lmmprune.compiler.export.request import Report, Request
-from lmmprune.compiler.export.values import Int8, Keep, Ratio, Schedule, Tokens
-from lmmprune.errors import InputError, require
+from lmmprune.compiler.export.values import Int8, Keep, Ratio, Tokens
+from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def export(
     request = Request(
         model=str(model),
         output=Path(out),
-        tokens=tokens if schedule is None else _schedule(schedule, tokens),
+        tokens=tokens if schedule is None else schedule_of(schedule, tokens),
         method=method,
         options=_texts(options),
         method_file=_path(method_file),
@@ -202,9 +203,3 @@ def _texts(options: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _path(path: File | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _schedule(given: Mapping[str, int] | File, tokens: Tokens | None) -> Schedule:
-    if tokens is not None:
-        raise InputError("'tokens' and 'schedule' exclude each other: give one")
-    return Schedule(dict(given)) if isinstance(given, Mapping) else Schedule.read(Path(given))

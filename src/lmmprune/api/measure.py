@@ -13,6 +13,7 @@ from lmmprune.compiler.data.questions import Question, load_examples, load_quest
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.measure.evaluate import Evaluation
 from lmmprune.compiler.measure.report import BenchReport
+from lmmprune.errors import InputError
 from lmmprune.progress import Progress, counting, silent
 
 if TYPE_CHECKING:
@@ -187,8 +188,10 @@ def evaluate(
     bundle: File | Model,
     data: File | Sequence[Question],
     *,
+    format: str | None = None,
+    pictures: File | None = None,
     limit: int | None = None,
-    max_new_tokens: int = 16,
+    max_new_tokens: int | None = None,
     match: str = "exact",
     threads: int | None = None,
     unsealed: bool = False,
@@ -199,9 +202,12 @@ def evaluate(
     Args:
         bundle: Its directory, or a model that is loaded.
         data: ``tiny-llava``, a JSON Lines file with ``image``, ``prompt``, ``answer`` or ``answers`` and perhaps
-            ``kind``, or questions.
+            ``kind``, questions, or the folder of a public set.
+        format: The public set: ``pope``, ``gqa``, ``mme``, ``textvqa``, ``scienceqa``, ``mmbench`` or ``refcoco``. It
+            says how to ask and what is right; the result has its published ``figures``.
+        pictures: Where the set's pictures are; None: where its own layout has them.
         limit: Ask only the first so many.
-        max_new_tokens: Answers are cut there.
+        max_new_tokens: Answers are cut there; None: 16, or what the format needs.
         match: When an answer is right: ``exact``, ``contains`` (it stands in what was said), or ``vqa`` (by how many
             of the answers, as in VQA).
         threads: Threads within an operator, where the bundle is loaded here.
@@ -212,8 +218,15 @@ def evaluate(
         LmmpruneError: The bundle, a picture or a question can't be used.
     """
     from lmmprune.compiler.measure.evaluate import evaluate as run
+    from lmmprune.compiler.measure.formats.table import get_format, read_format
 
-    asked = (load_questions(str(data)) if isinstance(data, (str, PathLike)) else list(data))[:limit]
+    form = None if format is None else get_format(format)
+    if pictures is not None and (form is None or not isinstance(data, (str, PathLike))):
+        raise InputError("pictures are given, which is for the folder of a public set: give its format, too")
+    if form is not None and isinstance(data, (str, PathLike)):
+        asked = read_format(form, Path(data), None if pictures is None else Path(pictures), limit)
+    else:
+        asked = (load_questions(str(data)) if isinstance(data, (str, PathLike)) else list(data))[:limit]
     step = counting(progress, len(asked))
     model = bundle if isinstance(bundle, Model) else Model(bundle, threads=threads)
     try:
@@ -222,6 +235,7 @@ def evaluate(
             asked,
             max_new_tokens=max_new_tokens,
             match=match,
+            form=form,
             on_answer=lambda: step("answering"),
         )
     finally:
@@ -253,6 +267,7 @@ def flops_of_model(
     model: File,
     tokens: Ratio | Keep | None = None,
     *,
+    schedule: Mapping[str, int] | File | None = None,
     method: str | None = None,
     options: Mapping[str, str] | None = None,
     text_tokens: int = TEXT_TOKENS,
@@ -263,6 +278,7 @@ def flops_of_model(
     Args:
         model: Alias, hub id, or local directory.
         tokens: ``Ratio(removed)`` or ``Keep(count)``; None prunes nothing.
+        schedule: In place of ``tokens``, as for ``export``.
         method: Whose schedule to follow; None: all that goes is gone before the decoder.
         options: Hyper-parameter of the method -> value as text.
         text_tokens: Text tokens beside the visual ones.
@@ -275,6 +291,7 @@ def flops_of_model(
     Raises:
         LmmpruneError: The model or the method is unknown, or the count can't be.
     """
+    from lmmprune.api.schedule import schedule_of
     from lmmprune.compiler.export.values import Keep, Ratio
     from lmmprune.compiler.flops.report import model_report, traced_report
 
@@ -285,6 +302,7 @@ def flops_of_model(
         text_tokens=text_tokens,
         method=method,
         options=dict(options or {}),
+        schedule=None if schedule is None else schedule_of(schedule, tokens).counts,
     )
     if trace_layers is not None:
         sums = {side: count + text_tokens for side, count in found["visual_tokens"].items()}

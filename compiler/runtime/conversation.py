@@ -1,0 +1,53 @@
+"""The messages of a chat as a bundle takes them: one picture in the first one, and what was said in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from lmmprune.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said(Generic[T]):
+    """One message.
+
+    Attributes:
+        role: Who said it.
+        pictures: What leads to its pictures.
+        texts: Its pieces of text, which make lines of their own.
+    """
+
+    role: str
+    pictures: Sequence[T]
+    texts: Sequence[str]
+
+
+def read_conversation(messages: Sequence[Said[T]]) -> tuple[T, tuple[str, ...]]:
+    """Return the picture, and a question, its answer, the next question, ...
+
+    Raises:
+        InputError: Roles don't take turns from ``user`` to ``user``, or there isn't one picture, in the first message.
+    """
+    if not messages:
+        raise InputError("messages: none, expected a question")
+    for number, message in enumerate(messages):
+        expected = "assistant" if number % 2 else "user"
+        if message.role != expected:
+            more = (
+                " (a bundle's prompt has no place for instructions)" if message.role in ("system", "developer") else ""
+            )
+            raise InputError(
+                f"messages: number {number + 1} is of the role '{message.role}', expected '{expected}'{more}"
+            )
+    if len(messages) % 2 == 0:
+        raise InputError("messages: the last one is an answer, expected a question")
+    if any(message.pictures for message in messages[1:]):
+        raise InputError("messages: a picture in a later message, expected it in the first one")
+    pictures = messages[0].pictures
+    if len(pictures) != 1:
+        raise InputError(f"messages: {len(pictures)} pictures, a bundle takes exactly one")
+    return pictures[0], tuple("\n".join(message.texts) for message in messages)
