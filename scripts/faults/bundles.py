@@ -37,7 +37,7 @@ def copied(bundles: list[Path], rng: random.Random, bundle: Path) -> int:
 def reading(rng: random.Random, bundle: Path, picture: Path, number: int) -> list[Any]:
     """Return a command that reads a bundle, of those that the copied one is for."""
     asked, beside = ["--image", picture, "--prompt", "hi"], bundle.parent
-    commands: list[list[Any]] = [["flops", bundle], ["inspect", bundle]]
+    commands: list[list[Any]] = [["flops", bundle], ["inspect", bundle], ["card", bundle]]
     if number == 1:
         commands += [
             ["build", bundle, "--target", TARGET, "--plan-only", "-o", beside / "plan", "--force"],

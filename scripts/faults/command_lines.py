@@ -136,7 +136,7 @@ def _questions(rng: random.Random, bundle: Path, picture: Path, file: Path) -> T
 
 
 def _schedule(rng: random.Random, model: Path, file: Path) -> Try:
-    """Return an export by a damaged schedule."""
+    """Return a command by a damaged schedule."""
     places = rng.choice((["llm_input_1", "llm_input_3"], ["vision_output"], ["llm_layer_2", "llm_input_2"]))
     counts = sorted((rng.randrange(1, 144) for _ in places), reverse=True)
     raw: dict[str, Any] = dict(zip(places, counts, strict=True))
@@ -148,6 +148,8 @@ def _schedule(rng: random.Random, model: Path, file: Path) -> Try:
         text = json.dumps(damaged({"it": raw}, rng)[0].get("it"))
     file.write_text(text, encoding="utf-8")
     method = rng.choice(("fastv", "sparsevlm", "random", "cls", "freepruner"))
+    if rng.random() < 0.5:
+        return "--schedule", ["flops", "--model", "tiny-llava", "--method", method, "--schedule", file], False
     words = ["export", "--model", model, "--method", method, "--schedule", file, "-o", model.parent / "out"]
     return "--schedule", words, True
 

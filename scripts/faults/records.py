@@ -26,10 +26,10 @@ def run(seconds: float, seed: int) -> list[Row]:
     rng, rows = random.Random(seed), Rows("records")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        result = json.loads(_result(home).read_text(encoding="utf-8"))
-        tries = (_import, _options, _variable)
+        made = {"--import": json.loads(_result(home).read_text(encoding="utf-8")), **_measured(home)}
+        tries = (_import, _card, _options, _variable)
         for number in while_time_lasts(seconds, at_least=8 * len(tries)):
-            kind, words, variables = tries[number % len(tries)](rng, home, result)
+            kind, words, variables = tries[number % len(tries)](rng, home, made)
             with mock.patch.dict(os.environ, variables):
                 fault = fault_of(called := call(*words), must_refuse=False)
             rows[kind].count(fault, f"number {number} of this seed, {variables}: {called.code} {called.err[-300:]!r}")
@@ -39,20 +39,29 @@ def run(seconds: float, seed: int) -> list[Row]:
 Try = tuple[str, list[Any], dict[str, str]]
 
 
-def _import(rng: random.Random, home: Path, result: Any) -> Try:
-    file = home / "result.json"
-    if rng.random() < 0.1:
-        file.write_text(rng.choice(TEXTS), encoding="utf-8")
-    elif rng.random() < 0.2:
-        file.write_bytes(damaged_bytes(json.dumps(result).encode(), rng)[0])
-    else:
-        other, _ = damaged({"it": result}, rng)
-        file.write_text(json.dumps(other.get("it")), encoding="utf-8")
+def _import(rng: random.Random, home: Path, made: dict[str, Any]) -> Try:
+    file = _damaged(rng, home / "damaged.json", made["--import"])
     more: list[Any] = rng.choice(([], ["--json"], ["--chart", home / "chart.png", "--force"]))
     return "result.json of a board", ["bench", "--import", file, *more], {}
 
 
-def _options(rng: random.Random, home: Path, result: Any) -> Try:
+def _card(rng: random.Random, home: Path, made: dict[str, Any]) -> Try:
+    option = rng.choice(("--eval", "--compare", "--bench"))
+    file = _damaged(rng, home / "damaged.json", made[option])
+    return "what a card tells", ["card", home / "pruned", option, file], {}
+
+
+def _damaged(rng: random.Random, file: Path, record: Any) -> Path:
+    if rng.random() < 0.1:
+        file.write_text(rng.choice(TEXTS), encoding="utf-8")
+    elif rng.random() < 0.2:
+        file.write_bytes(damaged_bytes(json.dumps(record).encode(), rng)[0])
+    else:
+        file.write_text(json.dumps(damaged({"it": record}, rng)[0].get("it")), encoding="utf-8")
+    return file
+
+
+def _options(rng: random.Random, home: Path, made: dict[str, Any]) -> Try:
     file = home / "options.toml"
     if rng.random() < 0.5:
         file.write_bytes(damaged_bytes(_OPTIONS.encode(), rng)[0])
@@ -65,7 +74,7 @@ def _options(rng: random.Random, home: Path, result: Any) -> Try:
     return "a file of options", ["flops", "--model", "tiny-llava", "--keep", "9", "--config", file], {}
 
 
-def _variable(rng: random.Random, home: Path, result: Any) -> Try:
+def _variable(rng: random.Random, home: Path, made: dict[str, Any]) -> Try:
     name = rng.choice(("TEXT", "RATIO", "METHOD", "LAYERS", "JSON", "GRAPH", "MODEL", "X", "KEEP", ""))
     value = rng.choice([word for word in ODD_WORDS if word.isprintable()])
     words = ["flops", "--model", "tiny-llava", "--keep", "9"]
@@ -93,3 +102,21 @@ def _result(home: Path) -> Path:
     environment = {**os.environ, "TRTEXEC": str(program)}
     subprocess.run(["sh", str(plan / SCRIPT), *given], env=environment, check=True, capture_output=True)
     return home / "result.json"
+
+
+def _measured(home: Path) -> dict[str, Any]:
+    """Measure a bundle as ``card`` wants to be told of it."""
+    import runtime_fixtures as fx
+
+    base, pruned = (fx.make_bundle(home / name, keep=keep).path for name, keep in (("base", 16), ("pruned", 4)))
+    picture = fx.save_picture(home / "p.png", 3)
+    questions = home / "asked.jsonl"
+    questions.write_text(json.dumps({"image": picture.name, "prompt": "hi", "answer": "x"}) + "\n", encoding="utf-8")
+    asked, short = ["--data", questions, "--max-new-tokens", "2", "--json"], ["--rounds", "2"]
+    shown = ["--image", picture, "--prompt", "hi", "--new-tokens", "2", "--no-memory", "--json"]
+    commands: dict[str, list[Any]] = {
+        "--eval": ["eval", pruned, *asked],
+        "--compare": ["compare", base, pruned, *asked, *short],
+        "--bench": ["bench", base, pruned, *shown, *short],
+    }
+    return {name: json.loads(call(*words).out) for name, words in commands.items()}
