@@ -20,6 +20,19 @@ _FIDELITY = {
 }
 
 
+def at_export(bundle: Bundle) -> list[Section]:
+    """Return what the export itself measured, if it did; it stands for no comparison, as it has no interval."""
+    loss = bundle.manifest.loss
+    if loss is None:
+        return []
+    found = (
+        f"On {loss.samples} samples of {code(loss.source)}, led through the unpruned model's greedy answers: KL"
+        f" {loss.kl:.3g} nats per token; {loss.same_first} of {loss.samples} answers begin alike. In float32"
+        " arithmetic, without an interval."
+    )
+    return [Section(lines=["### While exporting", "", found, ""], covers=frozenset())]
+
+
 def answers(given: Given, bundle: Bundle) -> Section:
     """Return what ``eval`` found of a bundle.
 
