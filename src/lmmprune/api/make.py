@@ -34,6 +34,7 @@ def export(
     dtype: str | None = None,
     calibration: File | None = None,
     calibration_samples: int = 32,
+    judge: bool = True,
     positions: str | None = None,
     static_cache: int | None = None,
     weights: str = "auto",
@@ -67,6 +68,7 @@ def export(
         calibration: Pictures (directory) or image and prompt pairs (JSON Lines) for INT8's ranges and a method's
             counts; None: what fits the model.
         calibration_samples: Samples at most.
+        judge: Whether a few of ``calibration``'s pictures tell what is lost (``manifest.loss``).
         positions: ``contiguous`` or ``original``; None: the method's.
         static_cache: Tokens that a key/value cache of fixed length has room for; None: it grows.
         weights: ``auto``, or ``dummy`` for synthetic ones.
@@ -108,6 +110,7 @@ def export(
         dtype=dtype,
         calibration=_path(calibration),
         calibration_samples=calibration_samples,
+        judge=judge,
         positions=positions,
         static_cache=static_cache,
         weights=weights,
