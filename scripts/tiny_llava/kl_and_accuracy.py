@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.lines import Line2D
 from rich.progress import Progress
 from scipy.stats import spearmanr
 
@@ -65,9 +67,14 @@ def main(output: Path, work: Path, limit: int | None) -> None:
     kl, lost = (np.array([row[place] for row in rows]) for place in (1, 2))
     rank = float(spearmanr(kl, lost).statistic)
     figure, (axes,) = paper(LIGHT, 4.4)
-    axes.plot(kl, lost, "o", markersize=4)
+    colours = dict(zip(METHODS, colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]  # a listed map has them
+    shapes = dict(zip((f"{100 * ratio:g} %" for ratio in RATIOS), "o^s", strict=True))
     for name, x, y in rows:
-        axes.annotate(name, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=5)
+        method, ratio = name.split(" ", 1)
+        axes.plot(x, y, shapes[ratio], color=colours[method], markersize=5)
+    keys = [Line2D([], [], color=colour, marker="o", linestyle="", label=name) for name, colour in colours.items()]
+    keys += [Line2D([], [], color="grey", marker=shape, linestyle="", label=name) for name, shape in shapes.items()]
+    axes.legend(handles=keys, fontsize=7, frameon=False, loc="upper left")
     axes.set_xscale("symlog", linthresh=1e-4)
     label(axes, LIGHT, x=f"KL on {PICTURES} unlabelled pictures, nats", y=f"points lost on {len(many)} questions")
     output.parent.mkdir(parents=True, exist_ok=True)
