@@ -73,7 +73,7 @@ def main(output: Path, work: Path, limit: int | None) -> None:
         method, ratio = name.split(" ", 1)
         axes.plot(x, y, shapes[ratio], color=colours[method], markersize=5)
     keys = [Line2D([], [], color=colour, marker="o", linestyle="", label=name) for name, colour in colours.items()]
-    keys += [Line2D([], [], color="grey", marker=shape, linestyle="", label=name) for name, shape in shapes.items()]
+    keys += [Line2D([], [], color="black", marker=shape, linestyle="", label=name) for name, shape in shapes.items()]
     axes.legend(handles=keys, fontsize=7, frameon=False, loc="upper left")
     axes.set_xscale("symlog", linthresh=1e-4)
     label(axes, LIGHT, x=f"KL on {PICTURES} unlabelled pictures, nats", y=f"points lost on {len(many)} questions")
