@@ -41,6 +41,8 @@ SECTIONS = {
     "tampering": 2,
     "command_lines": 2,
     "method_files": 1,
+    "records": 1,
+    "served": 1,
 }
 """Module of scripts/faults/ -> its share of the time."""
 

@@ -91,7 +91,7 @@ def test_the_bundle_by_itself(home: Path) -> None:
     found = tables(card.markdown)
     assert card.markdown.startswith("# synthetic: 8 of 16 visual tokens by visionzip, float32, for ort-cpu\n")
     assert found["Tokens"][1:] == [["`vision_output`", "16", "8", "0"]]
-    assert "arXiv 2412.04467" in card.markdown, "the paper of VisionZip"
+    assert "[arXiv 2412.04467](https://arxiv.org/abs/2412.04467)" in card.markdown, "the paper of VisionZip"
     assert "`dominant=0.8`" in card.markdown
     # Every file with the checksum that its bytes have, and one checksum over all of them.
     files = {row[0]: row[2] for row in found["Numbers and size"] if len(row) == 3 and row[0] != "file"}
@@ -225,8 +225,10 @@ def test_a_card_as_json(home: Path, cli: Cli) -> None:
 
 def test_words_of_others_are_no_markup(tmp_path: Path) -> None:
     name = "x|y <b>*z*</b> [l](u) `c` # h"
-    bundle = fx.make_bundle(tmp_path / "out", keep=4, model=name)
-    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(make_card(bundle).markdown)
+    bundle = fx.make_bundle(tmp_path / "it's `my` out", keep=4, model=name)
+    text = make_card(bundle).markdown
+    assert "lmmprune run 'it'\"'\"'s `my` out' --image" in text
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert "<b>" not in html
     assert "<a " not in html
     assert "<em>" not in html

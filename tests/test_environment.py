@@ -158,8 +158,8 @@ main()
 @pytest.mark.parametrize(
     ("number", "then", "code", "says"),
     [
-        ("SIGINT", "import time; time.sleep(9)", 130, "interrupted; "),
-        ("SIGTERM", "import time; time.sleep(9)", 143, "terminated; "),
+        ("SIGINT", "import time; time.sleep(900)", 130, "interrupted; "),
+        ("SIGTERM", "import time; time.sleep(900)", 143, "terminated; "),
         # What C code makes of it.
         ("SIGINT", "raise SystemError('initialization failed')", 130, "interrupted; "),
     ],
@@ -179,7 +179,7 @@ def test_an_interrupt_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.Mo
     )
     program = "import lmmprune.compiler.cli.signals as s\nimport sys, time\n" + (
         "with s.remembered():\n"
-        "    try:\n        import slow_module\n        time.sleep(9)\n"
+        "    try:\n        import slow_module\n        time.sleep(900)\n"
         "    except KeyboardInterrupt:\n        print(slow_module.whole)\n"
     )
     done = subprocess.run(
@@ -289,15 +289,3 @@ def test_many_answers_in_threads_are_those_of_one(bundle: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def test_memory_stays_flat_over_many_answers(bundle: Path) -> None:
-    import psutil
-
-    runtime, picture = Runtime(fx.Bundle.open(bundle), threads=1), fx.picture(3)
-    sizes = []
-    for _ in range(3):
-        for _ in range(150):
-            [*runtime.answer(picture, "what?", 4)]
-        sizes.append(psutil.Process().memory_info().rss)
-    assert sizes[2] - sizes[1] < 8 * 2**20, sizes

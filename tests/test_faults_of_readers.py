@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from fault_campaign import run_section
 
 
-@pytest.mark.parametrize("section", ["manifests", "tampering", "command_lines", "method_files"])
+@pytest.mark.parametrize("section", ["manifests", "tampering", "command_lines", "method_files", "records", "served"])
 def test_nothing_that_must_not_happens(section: str) -> None:
     rows = run_section(section, 0, seed=3)
     assert sum(row.tries for row in rows) >= 10

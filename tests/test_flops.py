@@ -8,11 +8,13 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 from exports import TRACED, exported, exported_again
 
+import lmmprune
 from lmmprune.compiler.flops import report as flops_report
 from lmmprune.compiler.flops.formula import TEXT_TOKENS, kv_bytes, layer_flops, prefill, uniform
 from lmmprune.compiler.flops.graph import count_layers, trace_decoder_layers
@@ -266,3 +268,17 @@ def test_mistakes_are_one_line(arguments: list[object], message: str, cli: Cli) 
     assert message in err
     assert err.count("\n") == 1
     assert out == ""
+
+
+def test_a_schedule_of_ones_own(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    file = tmp_path / "schedule.json"
+    file.write_text('{"llm_input_2": 200, "llm_input_16": 60}')
+    code, out, _ = cli("flops", "--model", "llava-1.5-7b", "--method", "fastv", "--schedule", file, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["visual_tokens"]["after"] == (2 * 576 + 14 * 200 + 16 * 60) / 32
+    assert [layer["tokens"]["after"] for layer in found["layers"]] == [636] * 2 + [260] * 14 + [120] * 16
+    counts = {"llm_input_2": 200, "llm_input_16": 60}
+    assert lmmprune.flops_of_model("llava-1.5-7b", schedule=counts, method="fastv") == found
+    code, _, err = cli("flops", "--model", "llava-1.5-7b", "--keep", 3, "--schedule", file)
+    assert (code, "--keep and --schedule exclude each other" in err) == (2, True)

@@ -11,6 +11,7 @@ import pytest
 from exports import exported
 
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.card.card import make_card
 
 Cli = Callable[..., tuple[int, str, str]]
 SCENES = Path("models/tiny_llava/calib")
@@ -70,3 +71,14 @@ def test_the_command_says_what_is_known(tmp_path: Path, cli: Cli) -> None:
     assert "loss" not in out
     status, out, err = cli(*line, "--calib", SCENES / "calib.jsonl", "--json")
     assert (status, json.loads(out)["loss"]["samples"]) == (0, 8)
+
+
+def test_a_card_tells_it() -> None:
+    path, _ = exported(method="random", ratio=0.9, calibration=SCENES / "calib.jsonl")
+    bundle = Bundle.open(path)
+    assert bundle.manifest.loss is not None
+    found = make_card(bundle)
+    told = "On 8 samples of `calib.jsonl`, led through the unpruned model's greedy answers: KL "
+    assert f"{told}{bundle.manifest.loss.kl:.3g} nats" in found.markdown
+    assert not found.measured, "it stands for no comparison"
+    assert "### While exporting" not in make_card(Bundle.open(exported(method="random", ratio=0.9)[0])).markdown

@@ -16,8 +16,9 @@ import runtime_fixtures as fx
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord, read_records, write_engine
 from lmmprune.compiler.bundle.hold_signature import as_found, hold_signature
+from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.compiler.runtime.runtime import Runtime
-from lmmprune.errors import BundleError
+from lmmprune.errors import BundleError, InputError
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -85,6 +86,14 @@ def test_onnxruntime_says_nothing_past_us(bundle: Bundle, capfd: pytest.CaptureF
     with pytest.raises(BundleError, match="can't load"):
         Runtime(Bundle.open(bundle.path))
     assert capfd.readouterr() == ("", "")
+
+
+def test_onnx_ir_says_nothing_past_us(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = other(lambda model: model.graph.output[0].__setattr__("name", "nowhere"))
+    put(bundle, "decoder.onnx", nowhere(bundle.decoder.read_bytes()))
+    with pytest.raises(InputError, match=r"nothing in '.*decoder.onnx' makes its output 'nowhere'"):
+        load_onnx(bundle.decoder)
+    assert caplog.records == []
 
 
 TAKERS = {

@@ -73,6 +73,27 @@ def test_a_body_that_never_comes_ends(narrow: sf.Server) -> None:
         assert connection.recv(64).startswith(b"HTTP/1.1 408")
 
 
+def test_what_turns_out_not_to_be_http_is_answered_once(made: Path) -> None:
+    with sf.serving(made / "pruned") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        for first in ("GET /health", "POST /v1/chat/completions", "POST /nowhere"):
+            head = f"{first} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            for pieces in ([head + "no chunk\r\n\r\n"], [head, "no chunk\r\n\r\n"]):
+                said = b""
+                with socket.create_connection((host, int(port)), timeout=sf.STARTED) as connection:
+                    for piece in pieces:
+                        connection.sendall(piece.encode())
+                        if len(pieces) == 2:
+                            server.ask("/health")  # the first piece has been read
+                    while more := connection.recv(4096):
+                        said += more
+                assert said.count(b"HTTP/1.1 ") == 1, said
+                assert said.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200", b"HTTP/1.1 404", b"HTTP/1.1 415")), said
+        assert server.ask("/v1/chat/completions", sf.body())[0] == 200
+        assert server.end() == 0
+    assert not [line for line in server.lines if "Traceback" in line or line.startswith("error: ")]
+
+
 def test_a_key_is_asked_for(narrow: sf.Server) -> None:
     for key in ("", "third", "firstx", "first second"):
         with pytest.raises(openai.AuthenticationError, match="expected 'Authorization: Bearer KEY'"):

@@ -80,6 +80,7 @@ def make_card(
         InputError: One of them is no such result, or says nothing of this bundle.
     """
     sections = [
+        *measured.at_export(bundle),
         *(measured.answers(given, bundle) for given in evaluations),
         *(measured.faithfulness(given, bundle) for given in comparisons),
         *(measured.speed(given, bundle) for given in benches),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord, read_records
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource
-from lmmprune.compiler.card.markdown import bullets, code, number, plain, table
+from lmmprune.compiler.card.markdown import bullets, code, number, paper, plain, table
 from lmmprune.compiler.targets.targets import TARGETS
+from lmmprune.errors import one_line
 from lmmprune.units import human_bytes, human_si
 
 _DUMMY = "made up: it measures speed and size only, its answers mean nothing"
@@ -104,7 +107,7 @@ def _method(manifest: Manifest) -> list[str]:
     known = find_methods().get(str(manifest.method))
     if known is None:
         return [*found, "Paper: unknown here, it is a method from outside"]
-    return [*found, f"Paper: {plain(known.reference)}", f"What is exact: {plain(known.exactness)}"]
+    return [*found, f"Paper: {paper(known.reference)}", f"What is exact: {plain(known.exactness)}"]
 
 
 def numbers(bundle: Bundle) -> list[str]:
@@ -143,7 +146,8 @@ def _calibration(found: Mapping[str, Any]) -> str:
 
 def how_to_run(bundle: Bundle) -> list[str]:
     """Return the section with commands to copy."""
-    manifest, name = bundle.manifest, Path(bundle.path).resolve().name
+    manifest, folder = bundle.manifest, one_line(Path(bundle.path).resolve().name)
+    name = shlex.quote(folder)
     known = TARGETS.get(manifest.target)
     extra = known.extra if known else "cpu"
     build = [f"lmmprune build {name} --target {manifest.target}"] if known and known.trtexec else []
@@ -155,7 +159,7 @@ def how_to_run(bundle: Bundle) -> list[str]:
     python = [
         "import lmmprune",
         "",
-        f'with lmmprune.load("{name}") as model:',
+        f"with lmmprune.load({json.dumps(folder)}) as model:",
         '    print(model.ask("photo.jpg", "What is in the picture?").text)',
     ]
     needs = [f"Needs {known.requires}.", ""] if known else []

@@ -9,12 +9,18 @@ from typing import Any
 from lmmprune.errors import one_line
 
 _MARKUP = re.compile(r"([\\`*\[\]<>#|])")
+_ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 _LONGEST = 300  # letters of a value that somebody else wrote
 
 
 def plain(value: object) -> str:
     """Return a value as one line of text without markup."""
     return _MARKUP.sub(r"\\\1", one_line(str(value), _LONGEST))
+
+
+def paper(reference: str) -> str:
+    """Return a reference with links to its pages on arXiv."""
+    return _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", plain(reference))
 
 
 def code(value: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.card.markdown import code, number, percent, plain, signed, table
+from lmmprune.compiler.card.markdown import code, number, paper, percent, plain, signed, table
 from lmmprune.compiler.card.results import Given, Section, own, place, printed_by, read
 from lmmprune.compiler.measure.formats.table import FORMATS
 from lmmprune.compiler.measure.report import LABELS
@@ -18,6 +18,19 @@ _FIDELITY = {
     "first": "first token the same",
     "prefix": "of the answer before the first difference",
 }
+
+
+def at_export(bundle: Bundle) -> list[Section]:
+    """Return what the export itself measured, if it did; it stands for no comparison, as it has no interval."""
+    loss = bundle.manifest.loss
+    if loss is None:
+        return []
+    found = (
+        f"On {loss.samples} samples of {code(loss.source)}, led through the unpruned model's greedy answers: KL"
+        f" {loss.kl:.3g} nats per token; {loss.same_first} of {loss.samples} answers begin alike. In float32"
+        " arithmetic, without an interval."
+    )
+    return [Section(lines=["### While exporting", "", found, ""], covers=frozenset())]
 
 
 def answers(given: Given, bundle: Bundle) -> Section:
@@ -37,7 +50,7 @@ def answers(given: Given, bundle: Bundle) -> Section:
         how = f"scored as {code(f'--format {form}')}" if form else f"right by {code('--match ' + row['match'])}"
         beside = {} if row is first else row.get("differences") or {"all": row["difference"]}
         lines = [f"### Right answers: {plain(known.title) if known else data}", ""]
-        lines += [f"{asked}, {how}; 95 % intervals.{f' {known.reference}.' if known else ''}", ""]
+        lines += [f"{asked}, {how}; 95 % intervals.{f' {paper(known.reference)}.' if known else ''}", ""]
         body = _figures(row, beside) if form else _kinds(row, beside)
         if beside:
             lines[-2] += f" Beside: {code(Path(str(first['bundle'])).name)}, on the same questions, in points."

@@ -98,8 +98,9 @@ def _load(path: Path) -> dict[str, Any]:
         loaded: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config {path}: it can't be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"--config {path}: it isn't TOML ({error})") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"--config {path}: it isn't TOML ({reason})") from error
     return loaded
 
 

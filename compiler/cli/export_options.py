@@ -22,6 +22,7 @@ from lmmprune.compiler.cli.options import (
     model_option,
     output_option,
     ratio_options,
+    schedule_option,
     target_option,
     triton_options,
 )
@@ -79,12 +80,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Several ratios behind one encoder; each picture takes one of them.",
         group=PRUNING,
     ),
-    option(
-        "--schedule",
-        type=click.Path(path_type=Path),
-        help="JSON file of sites and the tokens that leave them, for a method that can cut at any decoder layer.",
-        group=PRUNING,
-    ),
+    schedule_option(),
     method_options(),
     option(
         "--positions",

@@ -10,11 +10,12 @@ import click
 
 from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.given import refuse_ignored
-from lmmprune.compiler.cli.options import method_options, model_option, ratio_options, unsealed_option
+from lmmprune.compiler.cli.options import method_options, model_option, ratio_options, schedule_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.compiler.cli.values import set_options
+from lmmprune.compiler.export.values import Schedule
 from lmmprune.errors import InputError
 from lmmprune.units import human_si
 
@@ -23,6 +24,7 @@ from lmmprune.units import human_si
 @argument("bundle", required=False, type=click.Path(path_type=Path))
 @model_option("Alias (see 'lmmprune models'), hub id, or local directory, instead of a bundle.", group=GENERAL)
 @ratio_options(group=GENERAL)
+@schedule_option(group=GENERAL)
 @method_options(
     None,
     about="Follow this method's schedule (see 'lmmprune methods').  [default: before the decoder]",
@@ -50,8 +52,12 @@ def command(bundle: Path | None, model: str | None, as_json: bool, **options: An
     elif bundle is not None:
         raise InputError("--model and a bundle's directory exclude each other: give one")
     else:
-        prunes = options["ratio"] is not None or options["keep"] is not None
-        refuse_ignored(prunes, "says how tokens are removed: add --ratio R or --keep K", "method", "pairs")
+        given = [f"--{name}" for name in ("ratio", "keep", "schedule") if options[name] is not None]
+        if len(given) > 1 and "--schedule" in given:
+            raise InputError(f"{' and '.join(given)} exclude each other: give one")
+        refuse_ignored(
+            bool(given), "says how tokens are removed: add --ratio R, --keep K or --schedule", "method", "pairs"
+        )
         _model(model, as_json=as_json, **options)
 
 
@@ -60,6 +66,7 @@ def _model(
     *,
     ratio: float | None,
     keep: int | None,
+    schedule: Path | None,
     method: str | None,
     pairs: tuple[str, ...],
     text: int | None,
@@ -75,7 +82,16 @@ def _model(
     if graph and method:
         raise InputError("--graph and --method exclude each other: export, then 'lmmprune flops DIR' counts its graphs")
     text = TEXT_TOKENS if text is None else text
-    data = model_report(model, ratio=ratio, keep=keep, text_tokens=text, method=method, options=set_options(pairs))
+    counts = None if schedule is None else Schedule.read(schedule).counts
+    data = model_report(
+        model,
+        ratio=ratio,
+        keep=keep,
+        text_tokens=text,
+        method=method,
+        options=set_options(pairs),
+        schedule=counts,
+    )
     sums = {side: count + text for side, count in data["visual_tokens"].items()}
     if graph:
         with progress() as bar:

@@ -55,6 +55,7 @@ def command(name: str | None, method_file: Path | None, as_json: bool) -> None:
                 "cut at": found["sites"],
                 "tokens left": found["schedule"],
                 "positions": methods[name].numbering(),
+                "takes --schedule": _schedule(methods[name]),
                 "needs CLS": "yes" if found["needs_cls"] else "no",
                 "reference": found["reference"],
                 "what is exact": found["exactness"],
@@ -77,10 +78,16 @@ def _describe(name: str, method: type[Method]) -> dict[str, Any]:
         "positions": method.positions,
         "published_positions": method.published_positions,
         "needs_cls": method.needs_cls,
+        "schedule_sites": list(method.movable),
         "parameters": method().parameters,
         "reference": method.reference,
         "exactness": method.exactness,
     }
+
+
+def _schedule(method: type[Method]) -> str:
+    sites = [f"{kind}_L" for kind in method.movable]
+    return f"yes, of {' and '.join(sites)}" if sites else "no"
 
 
 def _summary(method: type[Method]) -> str:

@@ -104,6 +104,16 @@ def ratio_options(*, auto: bool = False, group: str = PRUNING) -> Callable[[F], 
     return decorate
 
 
+def schedule_option(*, group: str = PRUNING) -> Callable[[F], F]:
+    """Add ``--schedule``."""
+    return option(
+        "--schedule",
+        type=click.Path(path_type=Path),
+        help="JSON file of sites and the tokens that leave them, for a method that can cut at any decoder layer.",
+        group=group,
+    )
+
+
 def target_option(
     default: str | None = "ort-cpu", *, about: str = "Where it will run (see 'lmmprune targets').", group: str = TARGET
 ) -> Callable[[F], F]:

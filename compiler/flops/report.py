@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def model_report(
     text_tokens: int = TEXT_TOKENS,
     method: str | None = None,
     options: dict[str, str] | None = None,
+    schedule: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the cost of a model's prefill with all visual tokens and with those that stay, by formula.
 
@@ -31,6 +33,7 @@ def model_report(
         text_tokens: Text tokens beside the visual ones.
         method: Whose schedule to follow; None: all that goes is gone before the decoder.
         options: The method's hyper-parameters as text.
+        schedule: Site -> tokens that leave it, instead of ``ratio`` and ``keep``.
 
     Returns:
         ``visual_tokens`` (per decoder layer, on average), ``prefill_flops``, ``kv_bytes`` (half precision), each with
@@ -44,14 +47,17 @@ def model_report(
     source = resolve(model, weights="dummy")
     # Only now: without the packages of the extra, resolve says what to install.
     from lmmprune.models.facts import facts_of
+    from lmmprune.passes.find.sites import parse_site
     from lmmprune.passes.methods import get_method, keep_count
     from lmmprune.passes.reduce.schedule import average, cached_tokens, layer_tokens
 
     spec, tokens = source.decoder, source.vision.tokens
-    wanted = keep_count(tokens, ratio=ratio, keep=keep)
     facts = facts_of(source)
     chosen = get_method(method or "uniform", options)
-    plan = chosen.plan(facts, wanted)
+    if schedule is None:
+        plan = chosen.plan(facts, keep_count(tokens, ratio=ratio, keep=keep))
+    else:
+        plan = chosen.plan_schedule(facts, [(parse_site(site), count) for site, count in schedule.items()])
     counts = [(stage.site, stage.keep) for stage in plan]
     visual = {"before": tokens, "after": average(counts, facts)}
     handed_on, attending = (

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lmmprune.compiler.measure.board_result import PlannedVariant, Run, read_board_result
 from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
 from lmmprune.compiler.measure.statistics import speedup
 from lmmprune.errors import InputError
-from lmmprune.limits import read_json
 
-_FORMAT = 1
 _LEAST_ROUNDS = 2  # fewer have no spread
 # Stages that the picture takes; a bundle of several token counts has a graph of its bucket behind the encoder.
 _PICTURE = ("vision", "bucket")
@@ -38,65 +36,53 @@ def import_result(path: Path) -> Imported:
     Raises:
         InputError: It isn't such a file, or no variant was timed in full; the message says what went wrong there.
     """
-    raw = _read(path)
+    found, raw = read_board_result(path)
+    plan = found.plan
+    stopped = [f"measure.sh was {found.problem}"] if found.status == "interrupted" else []
+    missing = (*stopped, *_failures(found.runs))
+    rounds = {one.name: _rounds(one, found.runs) for one in plan.variants}
+    timed = [one for one in plan.variants if len(rounds[one.name]) >= _LEAST_ROUNDS]
+    # Ratios are taken within a round: one that failed for any of them says nothing.
+    common = sorted(set.intersection(*(set(rounds[one.name]) for one in timed))) if timed else []
+    if len(common) < _LEAST_ROUNDS:
+        reasons = "; ".join(dict.fromkeys([*filter(None, [found.problem]), *missing])) or "nothing was timed"
+        raise InputError(f"'{path}' holds no variant that was timed in full: {reasons}")
     try:
-        plan, runs = raw["plan"], raw["runs"]
-        stopped = [f"measure.sh was {raw['problem']}"] if raw["status"] == "interrupted" else []
-        missing = (*stopped, *_failures(runs))
-        found = {one["name"]: _rounds(one, runs) for one in plan["variants"]}
-        timed = [one for one in plan["variants"] if len(found[one["name"]]) >= _LEAST_ROUNDS]
-        # Ratios are taken within a round: one that failed for any of them says nothing.
-        common = sorted(set.intersection(*(set(found[one["name"]]) for one in timed))) if timed else []
-        if len(common) < _LEAST_ROUNDS:
-            reasons = "; ".join(dict.fromkeys([*filter(None, [raw["problem"]]), *missing])) or "nothing was timed"
-            raise InputError(f"'{path}' holds no variant that was timed in full: {reasons}")
-        samples = [_samples([found[one["name"]][number] for number in common]) for one in timed]
-        rows = tuple(_row(one, own, samples[0], plan["target"]) for one, own in zip(timed, samples, strict=True))
-        report = BenchReport(
-            settings={"rounds": len(common), "seconds": raw["seconds"], "created": plan["created"]},
-            machine={
-                "processor": raw["device"] or "unknown GPU",
-                "engine": f"TensorRT {raw['version']}",
-                "trtexec": raw["trtexec"],
-                "target": plan["target"],
-                **({"power": power} if (power := raw.get("power")) else {}),
-            },
-            rows=rows,
-            products=find_products(rows),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"'{path}' isn't what measure.sh writes ({type(error).__name__}: {error}): give its result.json"
-        ) from error
+        samples = [_samples([rounds[one.name][number] for number in common]) for one in timed]
+    except KeyError as error:
+        raise InputError(f"'{path}' says nothing of the stage {error}: give the result.json of measure.sh") from error
+    rows = tuple(_row(one, own, samples[0], plan.target) for one, own in zip(timed, samples, strict=True))
+    report = BenchReport(
+        settings={"rounds": len(common), "seconds": found.seconds, "created": plan.created},
+        machine={
+            "processor": found.device or "unknown GPU",
+            "engine": f"TensorRT {found.version}",
+            "trtexec": found.trtexec,
+            "target": plan.target,
+            **({"power": raw["power"]} if found.power else {}),
+        },
+        rows=rows,
+        products=find_products(rows),
+    )
     return Imported(report=report, missing=missing)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = read_json(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' can't be read ({error}): give the result.json of measure.sh") from error
-    if not isinstance(raw, dict) or raw.get("format") != _FORMAT:
-        raise InputError(f"'{path}' isn't a result of measure.sh in format {_FORMAT}: give its result.json")
-    return raw
-
-
-def _failures(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _failures(runs: Sequence[Run]) -> list[str]:
     lines = []
     for run in runs:
-        if not run["ok"]:
-            what = f"building {run['component']}" if run["kind"] == "build" else f"timing {run['stage']}"
-            lines.append(f"{run['variant']}: {what} failed: {run['error']}")
+        if not run.ok:
+            what = f"building {run.component}" if run.kind == "build" else f"timing {run.stage}"
+            lines.append(f"{run.variant}: {what} failed: {run.error}")
     return list(dict.fromkeys(lines))
 
 
-def _rounds(variant: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+def _rounds(variant: PlannedVariant, runs: Sequence[Run]) -> dict[int, dict[str, float]]:
     """Return round -> stage -> milliseconds, for the rounds in which every stage of the variant was timed."""
     found: dict[int, dict[str, float]] = {}
     for run in runs:
-        if run["kind"] == "time" and run["variant"] == variant["name"] and run["ok"]:
-            found.setdefault(run["round"], {})[run["stage"]] = float(run["gpu_ms"])
-    return {number: times for number, times in found.items() if times.keys() >= set(variant["stages"])}
+        if run.kind == "time" and run.variant == variant.name and run.gpu_ms is not None and run.ok:
+            found.setdefault(run.round, {})[run.stage] = run.gpu_ms
+    return {number: times for number, times in found.items() if times.keys() >= set(variant.stages)}
 
 
 def _samples(rounds: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
@@ -112,22 +98,22 @@ def _samples(rounds: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ..
 
 
 def _row(
-    variant: Mapping[str, Any],
+    variant: PlannedVariant,
     own: Mapping[str, tuple[float, ...]],
     first: Mapping[str, tuple[float, ...]],
     target: str,
 ) -> Row:
     return Row(
-        name=variant["name"],
-        path=variant["name"],
-        model=variant["model"],
-        method=variant["method"],
-        tokens_before=variant["tokens_before"],
-        image_tokens=variant["image_tokens"],
-        dtype=variant["dtype"],
-        int8=variant["int8"],
+        name=variant.name,
+        path=variant.name,
+        model=variant.model,
+        method=variant.method,
+        tokens_before=variant.tokens_before,
+        image_tokens=variant.image_tokens,
+        dtype=variant.dtype,
+        int8=variant.int8,
         target=target,
-        weights_bytes=variant["weights_bytes"],
+        weights_bytes=variant.weights_bytes,
         memory=None,
         samples=dict(own),
         times={metric: Spread.of(values) for metric, values in own.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from lmmprune.compiler.bundle.hold_signature import as_found, hold_signature
 from lmmprune.compiler.bundle.manifest import Graph
 from lmmprune.compiler.onnx_files.signature import signature
 from lmmprune.errors import InputError, said
+from lmmprune.limits import shortened
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,10 +32,16 @@ def load_onnx(path: Path, *, weights: bool = True, expected: Graph | None = None
 
     from lmmprune.compiler.onnx_files.linked_data import link_data
 
+    # Its reader logs what is looked for below.
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         model = ir.load(path)
     except Exception as error:  # whatever the readers stumble over, it is the file
         raise InputError(f"'{path}' isn't an ONNX file that can be read ({said(error)}): export it again") from error
+    finally:
+        logger.setLevel(level)
     link_data(model, path, check=weights)
     for graph in model.graphs():
         _check_tensors(path, graph)
@@ -82,6 +90,11 @@ def _check_tensors(path: Path, graph: ir.Graph) -> None:
 def _check_values(path: Path, graph: ir.Graph) -> None:
     """Refuse values that nothing makes."""
     own = {value for node in graph for value in node.outputs}
+    for output in graph.outputs:
+        if not (output in own or output.producer() or output.is_initializer() or output.is_graph_input()):
+            raise InputError(
+                f"nothing in '{path}' makes its output {shortened(output.name)}: the file is damaged; export it again"
+            )
     for node in graph:
         for value in node.inputs:
             if value is None or value in own or value.producer() is not None:

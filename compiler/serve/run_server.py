@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from lmmprune.compiler.serve.app import make_app
+from lmmprune.compiler.serve.connection import Connection
 from lmmprune.compiler.serve.options import ServeOptions
 from lmmprune.compiler.serve.served import load_served
 from lmmprune.errors import InputError
@@ -46,7 +47,7 @@ def run_server(
         try:
             config = uvicorn.Config(
                 make_app(served, options),
-                http="h11",
+                http=Connection,
                 loop="asyncio",
                 ws="none",
                 lifespan="off",

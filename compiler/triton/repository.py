@@ -133,12 +133,12 @@ def write_repository(
         check_destination(destination, bundle.path, force=force)
 
     check()
-    check_graphs(bundle)
     manifest = bundle.manifest
     check_cache(manifest.cache.capacity)
     chosen = backend_of(resolve(manifest.target), manifest.precision.dtype, backend)
     models = configs(manifest, chosen)
     missing = chosen == "tensorrt" and arch is None
+    check_graphs(bundle)
     with replace_directory(destination, check) as root:
         for name, config in models.items():
             (root / name / VERSION).mkdir(parents=True)

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,17 @@ _QUICK = (
     "models",
     "targets",
 )
+_LONG = ("export", "tune", "study", "serve")
+"""What would take minutes, or never ends: something that it needs isn't there, so that all of it ends in a line."""
 _LEFT_OUT = {
-    "verbose",
-    "output",
-    "html",
-    "chart",
-    "predictions",
-    "triton",
-    "page",
-    "timing_cache",
-    "plan_only",
-    "config",
-    "graph",
+    *("verbose", "output", "html", "chart", "predictions", "triton", "page", "timing_cache", "plan_only", "config"),
+    *("graph", "ray"),
 }
+_ENDLESS = ("--rounds", "--new-tokens")  # a million are a million
+
+
+Try = tuple[str, list[Any], bool]
+"""What was damaged, the command, and whether it must refuse."""
 
 
 def run(seconds: float, seed: int) -> list[Row]:
@@ -60,23 +59,25 @@ def run(seconds: float, seed: int) -> list[Row]:
         home = Path(folder)
         bundle = runtime_fixtures.make_bundle(home / "whole", keep=4).path
         picture = runtime_fixtures.save_picture(home / "picture.png", 3)
-        for number in while_time_lasts(seconds, at_least=24):
-            if number % 3 == 0:
-                kind, words, must_refuse = _checkpoint(rng, home / "model")
-            elif number % 3 == 1:
-                kind, words, must_refuse = _questions(rng, bundle, picture, home / "asked.jsonl")
-            else:
-                kind, words, must_refuse = _options(rng, bundle, picture)
+        without = _without_weights(home / "without")
+        tries: tuple[Callable[[], Try], ...] = (
+            lambda: _checkpoint(rng, home / "model"),
+            lambda: _questions(rng, bundle, picture, home / "asked.jsonl"),
+            lambda: _options(rng, bundle, picture),
+            lambda: _long(rng, without),
+            lambda: _schedule(rng, without, home / "schedule.json"),
+            lambda: _beside(rng, without, home / "model"),
+        )
+        for number in while_time_lasts(seconds, at_least=36):
+            kind, words, must_refuse = tries[number % len(tries)]()
             fault = fault_of(called := call(*words), must_refuse=must_refuse)
             shown = " ".join(str(word)[:40] for word in words)
             rows[kind].count(fault, f"{shown!r}: {called.code} {called.err[-300:]!r}")
     return rows.list()
 
 
-def _options(rng: random.Random, bundle: Path, picture: Path) -> tuple[str, list[Any], bool]:
+def _options(rng: random.Random, bundle: Path, picture: Path) -> Try:
     """Return a command that is right but for one option."""
-    from lmmprune.compiler.cli import app
-
     name = rng.choice(_QUICK)
     asked = ["--image", picture, "--prompt", "hi"]
     words: list[Any] = {
@@ -87,21 +88,40 @@ def _options(rng: random.Random, bundle: Path, picture: Path) -> tuple[str, list
         "compare": ["compare", bundle, bundle, "--data", bundle.parent / "none.jsonl"],
         "deploy": ["deploy", bundle, "-o", bundle.parent / "board"],
     }.get(name, [name, bundle] if name in ("flops", "inspect", "build") else [name])
-    command = app.get_command(click.Context(app), name)
+    return "an option", _with_odd(rng, words), False
+
+
+def _long(rng: random.Random, model: Path) -> Try:
+    """Return a long command that is wrong in one option, and can't begin."""
+    name, data = rng.choice(_LONG), model.parent / "none.jsonl"
+    words: list[Any] = {
+        "export": ["export", "--model", model, "--keep", "36", "-o", model.parent / "out"],
+        "tune": ["tune", "--model", model, "--data", data, "--max-loss", "1", "-o", model.parent / "tuned"],
+        "study": ["study", "--model", model, "--data", data, "-o", model.parent / "study"],
+        "serve": ["serve", model.parent / "none"],
+    }[name]
+    return f"an option of {name}", _with_odd(rng, words), True
+
+
+def _with_odd(rng: random.Random, words: list[Any]) -> list[Any]:
+    """Return a command with something odd in the place of an option's value or its argument, or as one more option."""
+    from lmmprune.compiler.cli import app
+
+    command = app.get_command(click.Context(app), words[0])
     assert command is not None
     options = [one for one in command.params if isinstance(one, click.Option) and one.name not in _LEFT_OUT]
     option = rng.choice(options)
-    given = [option.opts[-1]] if option.is_flag else [option.opts[-1], rng.choice(ODD_WORDS)]
-    if not option.is_flag and option.opts[-1] in words:
-        words[words.index(option.opts[-1]) + 1] = given[1]
-    elif rng.random() < 0.1:
-        words = [name, rng.choice(ODD_WORDS), *words[2:]]
-    else:
-        words += given
-    return "an option", words, False
+    name, value = option.opts[-1], rng.choice(ODD_WORDS)
+    if name in _ENDLESS and value == "1000000":
+        value = "0"
+    if not option.is_flag and name in words:
+        return [*words[: (place := words.index(name) + 1)], value, *words[place + 1 :]]
+    if rng.random() < 0.1:
+        return [words[0], value, *words[2:]]
+    return [*words, name] if option.is_flag else [*words, name, value]
 
 
-def _questions(rng: random.Random, bundle: Path, picture: Path, file: Path) -> tuple[str, list[Any], bool]:
+def _questions(rng: random.Random, bundle: Path, picture: Path, file: Path) -> Try:
     """Return an evaluation with damaged questions."""
     row = {"image": picture.name, "prompt": "hi", "answer": "x", "kind": "a"}
     if rng.random() < 0.5:
@@ -115,7 +135,51 @@ def _questions(rng: random.Random, bundle: Path, picture: Path, file: Path) -> t
     return "questions", ["eval", bundle, "--data", file, "--max-new-tokens", "2"], False
 
 
-def _checkpoint(rng: random.Random, folder: Path) -> tuple[str, list[Any], bool]:
+def _schedule(rng: random.Random, model: Path, file: Path) -> Try:
+    """Return a command by a damaged schedule."""
+    places = rng.choice((["llm_input_1", "llm_input_3"], ["vision_output"], ["llm_layer_2", "llm_input_2"]))
+    counts = sorted((rng.randrange(1, 144) for _ in places), reverse=True)
+    raw: dict[str, Any] = dict(zip(places, counts, strict=True))
+    if rng.random() < 0.3:
+        text = rng.choice(TEXTS)
+    elif rng.random() < 0.3:
+        text = damaged_bytes(json.dumps(raw).encode(), rng)[0].decode("latin-1")
+    else:
+        text = json.dumps(damaged({"it": raw}, rng)[0].get("it"))
+    file.write_text(text, encoding="utf-8")
+    method = rng.choice(("fastv", "sparsevlm", "random", "cls", "freepruner"))
+    if rng.random() < 0.5:
+        return "--schedule", ["flops", "--model", "tiny-llava", "--method", method, "--schedule", file], False
+    words = ["export", "--model", model, "--method", method, "--schedule", file, "-o", model.parent / "out"]
+    return "--schedule", words, True
+
+
+def _beside(rng: random.Random, model: Path, folder: Path) -> Try:
+    """Return an export of a checkpoint whose other files are damaged."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(model, folder)
+    file = rng.choice(sorted(path for path in folder.iterdir() if path.suffix in (".json", ".jinja")))
+    if rng.random() < 0.5 or file.suffix != ".json":
+        file.write_bytes(damaged_bytes(file.read_bytes(), rng)[0])
+    elif rng.random() < 0.3:
+        file.write_text(rng.choice(TEXTS), encoding="utf-8")
+    else:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(damaged({"it": raw}, rng)[0].get("it")), encoding="utf-8")
+    words = ["export", "--model", folder, "--keep", "36", "-o", folder.parent / "out"]
+    return f"{file.name} of a checkpoint", words, True
+
+
+def _without_weights(folder: Path) -> Path:
+    """Write a checkpoint that lacks its weights: all else is looked at, and nothing is exported."""
+    from lmmprune.models.registry import tiny_llava_dir
+
+    ignored = shutil.ignore_patterns("calib", "examples", "*.safetensors", "*.py", "__pycache__")
+    shutil.copytree(tiny_llava_dir(), folder, ignore=ignored)
+    return folder
+
+
+def _checkpoint(rng: random.Random, folder: Path) -> Try:
     """Return a command that reads a damaged checkpoint."""
     from lmmprune.models.registry import tiny_llava_dir
 

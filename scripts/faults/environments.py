@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from faults.bundles import BOARD, TARGET
 from faults.tally import HALF, SILENT, TRACEBACK, Row, Rows, while_time_lasts
 
 _STREAMS = {
@@ -39,11 +40,14 @@ def run(seconds: float, seed: int) -> list[Row]:
     """Draw a command for each surrounding in turn, until the time is over."""
     import runtime_fixtures as fx
 
+    from lmmprune.compiler.bundle.workplace import remove
+
     draw, rows = random.Random(seed), Rows("environments")
     root = Path(tempfile.mkdtemp())
     root.chmod(0o755)
     for name in ("out", "dütt"):
         fx.make_bundle(root / name, keep=4)
+    fx.make_bundle(root / "board", keep=4, dtype="float16", target=TARGET)
     fx.save_picture(root / "p.png", 3)
     (root / "q.jsonl").write_text(json.dumps({"image": str(root / "p.png"), "prompt": "hi", "answer": "x"}) + "\n")
     surroundings = [*_STREAMS, *_VARIABLES, *_LIMITS, "a folder without permission", "SIGINT", "SIGTERM"]
@@ -54,12 +58,13 @@ def run(seconds: float, seed: int) -> list[Row]:
         words = _command(root, draw)
         before = _files(root)
         fault, said = _try(root, kind, words, draw)
-        left = sorted(_files(root) - before - {"x.png", "x.jsonl"})
+        left = sorted(name for name in _files(root) - before if not name.startswith(("x.png", "x.jsonl")))
         if fault is None and left:
             fault, said = HALF, f"left {left}"
         rows[kind].count(fault, f"{shlex.join(words)}: {said}")
         for name in ("x.png", "x.jsonl", *left):
-            (root / name).unlink(missing_ok=True)
+            if os.path.lexists(root / name):
+                remove(root / name)
     shutil.rmtree(root)
     return rows.list()
 
@@ -75,6 +80,9 @@ def _command(root: Path, draw: random.Random) -> list[str]:
             ["flops", bundle, "--json"],
             ["show", bundle, "--image", picture, "-o", str(root / "x.png")],
             ["eval", bundle, "--data", str(root / "q.jsonl"), "--max-new-tokens", "2", *predictions],
+            ["compare", bundle, bundle, "--data", str(root / "q.jsonl"), "--max-new-tokens", "2", "--rounds", "2"],
+            ["build", bundle, "--triton", str(root / "x.png")],
+            ["deploy", str(root / "board"), "--for", BOARD, "-o", str(root / "x.png")],
             ["targets"],
             ["methods", "--json"],
         ]
@@ -114,7 +122,8 @@ def _signalled(words: list[str], number: int, draw: random.Random) -> tuple[str 
         process.send_signal(number)
         out, err = process.communicate()
     done = subprocess.CompletedProcess(words, process.returncode, out, err)
-    if process.returncode in (0, 130, 143, -signal.SIGTERM):  # the last: before the command began
+    # The last two, which a shell says as 130 and 143: before the command began, or when all was done.
+    if process.returncode in (0, 130, 143, -signal.SIGINT, -signal.SIGTERM):
         return (TRACEBACK, err.decode()[-300:]) if b"Traceback" in err else (None, "")
     return _judge(done, must_fail=False)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from faults.bundles import copied, reading, whole
 from faults.command_line import call, fault_of
 from faults.damage import TEXTS, damaged, entry, write_manifest
 from faults.tally import Row, Rows, while_time_lasts
@@ -26,35 +25,20 @@ def run(seconds: float, seed: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"repetition_penalty": 1.2, "suppress_tokens": [5], "sequence_bias": [[[7], 0.5]]}
         generation = {"applied": settings, "ignored": {"top_k": 3}}
-        whole = runtime_fixtures.make_bundle(Path(folder) / "whole", keep=4, generation=generation).path
+        bundles = whole(Path(folder), generation=generation)
         picture = runtime_fixtures.save_picture(Path(folder) / "picture.png", 3)
-        _add_engines(whole)
+        _add_engines(bundles[0])
         bundle = Path(folder) / "bundle"
         for number in while_time_lasts(seconds, at_least=40):
-            shutil.rmtree(bundle, ignore_errors=True)
-            shutil.copytree(whole, bundle)
-            kind, done, must_refuse = _TRIES[number % len(_TRIES)](rng, bundle)
-            words = reading(rng, bundle, picture)
+            attempt = _TRIES[number % len(_TRIES)]
+            which = copied(bundles[:1] if attempt is _engines else bundles, rng, bundle)
+            kind, done, must_refuse = attempt(rng, bundle)
+            words = reading(rng, bundle, picture, which)
             if kind.startswith("engine.json"):
                 words = ["inspect", bundle]
             fault = fault_of(called := call(*words), must_refuse=must_refuse)
-            rows[kind].count(fault, f"{done}: {words[0]}: {called.code} {called.err[-200:]}")
+            rows[kind].count(fault, f"{bundles[which].name}: {done}: {words[0]}: {called.code} {called.err[-200:]}")
     return rows.list()
-
-
-def reading(rng: random.Random, bundle: Path, picture: Path) -> list[Any]:
-    """Return a command that reads a bundle."""
-    asked = ["--image", picture, "--prompt", "hi"]
-    return rng.choice(
-        (
-            ["run", bundle, *asked, "--max-new-tokens", "3"],
-            ["run", bundle, *asked, "--max-new-tokens", "3", "--json"],
-            ["show", bundle, "--image", picture, "-o", bundle.parent / "drawing.png", "--force"],
-            ["flops", bundle],
-            ["inspect", bundle],
-            ["build", bundle],
-        )
-    )
 
 
 def _edited(rng: random.Random, bundle: Path) -> tuple[str, str, bool]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from faults.bundles import copied, reading, whole
 from faults.command_line import call, fault_of
 from faults.damage import damaged, damaged_bytes, entry, write_manifest
-from faults.manifests import reading
 from faults.tally import Row, Rows, while_time_lasts
 
 
@@ -21,13 +20,13 @@ def run(seconds: float, seed: int) -> list[Row]:
 
     rng, rows = random.Random(seed), Rows("tampering")
     with tempfile.TemporaryDirectory() as folder:
-        whole = runtime_fixtures.make_bundle(Path(folder) / "whole", keep=4).path
+        bundles = whole(Path(folder))
         picture = runtime_fixtures.save_picture(Path(folder) / "picture.png", 3)
         bundle = Path(folder) / "bundle"
         for _ in while_time_lasts(seconds, at_least=40):
-            shutil.rmtree(bundle, ignore_errors=True)
-            shutil.copytree(whole, bundle)
-            name = rng.choice(("vision.onnx", "decoder.onnx", "decoder.onnx", "decoder.data", "tokenizer.json"))
+            which = copied(bundles, rng, bundle)
+            names = sorted(path.name for path in bundle.iterdir() if path.suffix in (".onnx", ".data"))
+            name = rng.choice((*names, "decoder.onnx", "tokenizer.json"))
             before = (bundle / name).read_bytes()
             done = _damage(bundle / name, rng)
             after = (bundle / name).read_bytes()
@@ -36,12 +35,12 @@ def run(seconds: float, seed: int) -> list[Row]:
                 raw = json.loads((bundle / "manifest.json").read_text())
                 raw["files"][name] = entry(after)
                 write_manifest(bundle, raw, seal=True)
-            words = reading(rng, bundle, picture)
+            words = reading(rng, bundle, picture, which)
             if rng.random() < 0.2:
                 words = ["verify", bundle]
             fault = fault_of(called := call(*words), must_refuse=not again and after != before)
             kind = f"{name}{', listed and sealed again' * again}"
-            rows[kind].count(fault, f"{done}: {words[0]}: {called.code} {called.err[-300:]}")
+            rows[kind].count(fault, f"{bundles[which].name}: {done}: {words[0]}: {called.code} {called.err[-300:]}")
     return rows.list()
 
 

@@ -7,9 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmmprune.api.schedule import schedule_of
 from lmmprune.compiler.export.request import Report, Request
-from lmmprune.compiler.export.values import Int8, Keep, Ratio, Schedule, Tokens
-from lmmprune.errors import InputError, require
+from lmmprune.compiler.export.values import Int8, Keep, Ratio, Tokens
+from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def export(
     dtype: str | None = None,
     calibration: File | None = None,
     calibration_samples: int = 32,
+    judge: bool = True,
     positions: str | None = None,
     static_cache: int | None = None,
     weights: str = "auto",
@@ -66,6 +68,7 @@ def export(
         calibration: Pictures (directory) or image and prompt pairs (JSON Lines) for INT8's ranges and a method's
             counts; None: what fits the model.
         calibration_samples: Samples at most.
+        judge: Whether a few of ``calibration``'s pictures tell what is lost (``manifest.loss``).
         positions: ``contiguous`` or ``original``; None: the method's.
         static_cache: Tokens that a key/value cache of fixed length has room for; None: it grows.
         weights: ``auto``, or ``dummy`` for synthetic ones.
@@ -98,7 +101,7 @@ def export(
     request = Request(
         model=str(model),
         output=Path(out),
-        tokens=tokens if schedule is None else _schedule(schedule, tokens),
+        tokens=tokens if schedule is None else schedule_of(schedule, tokens),
         method=method,
         options=_texts(options),
         method_file=_path(method_file),
@@ -107,6 +110,7 @@ def export(
         dtype=dtype,
         calibration=_path(calibration),
         calibration_samples=calibration_samples,
+        judge=judge,
         positions=positions,
         static_cache=static_cache,
         weights=weights,
@@ -202,9 +206,3 @@ def _texts(options: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _path(path: File | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _schedule(given: Mapping[str, int] | File, tokens: Tokens | None) -> Schedule:
-    if tokens is not None:
-        raise InputError("'tokens' and 'schedule' exclude each other: give one")
-    return Schedule(dict(given)) if isinstance(given, Mapping) else Schedule.read(Path(given))

@@ -267,6 +267,7 @@ def flops_of_model(
     model: File,
     tokens: Ratio | Keep | None = None,
     *,
+    schedule: Mapping[str, int] | File | None = None,
     method: str | None = None,
     options: Mapping[str, str] | None = None,
     text_tokens: int = TEXT_TOKENS,
@@ -277,6 +278,7 @@ def flops_of_model(
     Args:
         model: Alias, hub id, or local directory.
         tokens: ``Ratio(removed)`` or ``Keep(count)``; None prunes nothing.
+        schedule: In place of ``tokens``, as for ``export``.
         method: Whose schedule to follow; None: all that goes is gone before the decoder.
         options: Hyper-parameter of the method -> value as text.
         text_tokens: Text tokens beside the visual ones.
@@ -289,6 +291,7 @@ def flops_of_model(
     Raises:
         LmmpruneError: The model or the method is unknown, or the count can't be.
     """
+    from lmmprune.api.schedule import schedule_of
     from lmmprune.compiler.export.values import Keep, Ratio
     from lmmprune.compiler.flops.report import model_report, traced_report
 
@@ -299,6 +302,7 @@ def flops_of_model(
         text_tokens=text_tokens,
         method=method,
         options=dict(options or {}),
+        schedule=None if schedule is None else schedule_of(schedule, tokens).counts,
     )
     if trace_layers is not None:
         sums = {side: count + text_tokens for side, count in found["visual_tokens"].items()}
