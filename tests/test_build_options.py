@@ -182,7 +182,7 @@ LOWERINGS = ("lower_attention", "lower_gelu", "lower_rms_norm", "lower_rotary")
     [
         (
             {"target": "tensorrt-10.3", "method": "ficoco-vl"},
-            {"reduce_vision", "reduce_decoder", "cast_float", *LOWERINGS},
+            {"reduce_vision", "reduce_decoder", "cast_float", "equal_head_widths", *LOWERINGS},
         ),
         ({"method": "fastv", "int8": True}, {"insert_qdq", "reduce_decoder"}),
         (

@@ -41,12 +41,11 @@ def test_vision_graphs(name: str, has_cls: bool) -> None:
     attention = [node for node in model.graph if node.op_type == "Attention"]
     assert len(attention) >= tower.layers
     for node in attention:
-        # FiCoCo-V asks the fused attention for its CLS column, too: wider q, k and v, and what was there comes first.
-        wider = [value.producer() for value in node.inputs[:3] if value is not None]
-        if name in ("ficoco-v", "ficoco-vl") and all(one is not None and one.op_type == "Concat" for one in wider):
-            read = [one.inputs[0] for one in wider if one is not None]
-        else:
-            read = list(node.inputs[:3])
+        read = list(node.inputs[:3])
+        # FiCoCo-V asks the fused attention for its CLS column, too: wider values, and what was there comes first.
+        wider = read[2] and read[2].producer()
+        if name in ("ficoco-v", "ficoco-vl") and wider is not None and wider.op_type == "Concat":
+            read[2] = wider.inputs[0]
         assert [value and value.name for value in read] == fused[node.name]
     ours = [node for node in model.graph if str(node.name).startswith("lmmprune/")]
     assert len(ours) > 2

@@ -142,12 +142,13 @@ def test_methods_as_data(cli: Cli) -> None:
     for name, row in rows.items():
         assert set(row) == {
             *("name", "sites", "schedule", "positions", "needs_cls", "parameters", "reference", "exactness"),
-            "published_positions",
+            *("published_positions", "schedule_sites"),
         }
         assert all(
             isinstance(row[key], str) and row[key]
-            for key in set(row) - {"needs_cls", "parameters", "published_positions"}
+            for key in set(row) - {"needs_cls", "parameters", "published_positions", "schedule_sites"}
         ), name
+        assert name not in METHODS or row["schedule_sites"] == list(METHODS[name].movable), name
         assert row["positions"] == "original"
         assert row["published_positions"] in ("contiguous", "original", None)
         assert row["reference"] == "baseline" or re.fullmatch(r"arXiv \d{4}\.\d{5}(v\d)?", row["reference"])

@@ -61,7 +61,7 @@ def test_accuracies_and_interactions_are_those_of_the_study(
 
 
 def test_a_study_that_isnt_finished_is_refused(scripts: Any, tmp_path: Path) -> None:
-    with pytest.raises(click.ClickException, match="no results.csv"):
+    with pytest.raises(click.ClickException, match=r"no results\.csv"):
         scripts[1].read_rows(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,3 +169,21 @@ def test_workers_find_what_one_process_finds(tmp_path: Path, cli: Callable[..., 
     status, _, err = cli(*line, "-o", tmp_path / "1")
     assert status == 2
     assert "which differs in code of longest" in err
+
+
+@pytest.mark.parametrize(
+    ("budget", "nearest"),
+    [
+        (("--flops", 0.01), r"none of 2 candidates comes near; the nearest is cls 90 % with 0\.6\d* of the FLOPs"),
+        (("--ttft-ms", 1e-6), r"the nearest is cls \d0 % with 0\.\d+ of the FLOPs, \d+(\.\d+)? ms to the first token"),
+    ],
+    ids=["flops", "ttft"],
+)
+def test_a_budget_out_of_reach_names_the_nearest(
+    budget: tuple[object, ...], nearest: str, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    line = [*TUNE, "--data", CALIB, "--limit", 4, *budget, "--methods", "cls", "--ratios", "0.5,0.9"]
+    status, _, err = cli(*line, "--positions", "original", "--no-search", "--threads", 1, "-o", tmp_path / "tuned")
+    assert status == 2
+    assert re.search(nearest, err), err
+    assert len(err.strip().splitlines()[-1]) <= 400
