@@ -104,6 +104,13 @@ def ratio_options(*, auto: bool = False, group: str = PRUNING) -> Callable[[F], 
     return decorate
 
 
+def method_files_option(about: str, *, group: str) -> Callable[[F], F]:
+    """Add ``--method-file``, which may be repeated."""
+    return option(
+        "--method-file", "method_files", multiple=True, type=click.Path(path_type=Path), help=about, group=group
+    )
+
+
 def schedule_option(*, group: str = PRUNING) -> Callable[[F], F]:
     """Add ``--schedule``."""
     return option(

@@ -14,6 +14,7 @@ from lmmprune.compiler.cli.options import (
     OUTPUT,
     calibration_options,
     force_option,
+    method_files_option,
     model_option,
     output_option,
     target_option,
@@ -63,14 +64,7 @@ _TIMING = "Timing"
     help="A hyper-parameter of a method; may be repeated.",
     group=_GRID,
 )
-@option(
-    "--method-file",
-    "method_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Python file that defines methods.",
-    group=_GRID,
-)
+@method_files_option("Python file that defines methods.", group=_GRID)
 @option(
     "--positions",
     metavar="contiguous,original",

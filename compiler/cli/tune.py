@@ -15,6 +15,7 @@ from lmmprune.compiler.cli.options import (
     MODEL,
     OUTPUT,
     force_option,
+    method_files_option,
     model_option,
     output_option,
     target_option,
@@ -53,14 +54,7 @@ _METHODS, _RATIOS = ",".join(METHODS), ",".join(map(str, RATIOS))
     help=f"Methods (see 'lmmprune methods').  [default: {_METHODS.replace(',', ', ')}]",
     group=_TRIED,
 )
-@option(
-    "--method-file",
-    "method_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Python file that defines methods, which are tried, too; may be repeated.",
-    group=_TRIED,
-)
+@method_files_option("Python file that defines methods, which are tried, too; may be repeated.", group=_TRIED)
 @option(
     "--ratios",
     default=_RATIOS,

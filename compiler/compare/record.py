@@ -86,7 +86,16 @@ def record_answer(runtime: Runtime, picture: ImageFeatures, prompt: str, limit: 
         tokens.append(token)
         if token in ends:
             break
-    logs = log_softmax(np.stack(recorder.scores[: len(tokens)]))
+    return keep_likeliest(tokens, log_softmax(np.stack(recorder.scores[: len(tokens)])))
+
+
+def keep_likeliest(tokens: Sequence[int], logs: NDArray[np.float64]) -> Recorded:
+    """Keep of each step what a comparison needs.
+
+    Args:
+        tokens: The answer ``[n]``.
+        logs: Log probabilities ``[n,V]`` that it was chosen from, nats.
+    """
     ids = np.argsort(-logs, axis=1, kind="stable")[:, :LIKELIEST]
     return Recorded(
         tokens=np.array(tokens, np.int64),

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lmmprune.compiler.assets.text_layout import TextLayout
 from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.bundle.content import Loss
 from lmmprune.compiler.bundle.interface import SELECTION, Prompt
-from lmmprune.compiler.compare.record import log_softmax
+from lmmprune.compiler.compare.fidelity import measure_fidelity
+from lmmprune.compiler.compare.record import Recorded, keep_likeliest, log_softmax
 from lmmprune.compiler.data.calibration import CalibrationSet
 from lmmprune.compiler.export.count_tokens import TokenPlan
 from lmmprune.compiler.export.decide import Decision
@@ -26,7 +26,7 @@ from lmmprune.compiler.export.reduce import Reduced, reduce
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.quantize.feeds import SampleFeeds
 from lmmprune.compiler.quantize.int8_plan import WHOLE_BYTES
-from lmmprune.compiler.quantize.quantize import float_bytes
+from lmmprune.compiler.quantize.quantize import float_bytes, write_to_run
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, drive
 from lmmprune.models.canonical import Canonical
 from lmmprune.names import LOGITS
@@ -39,11 +39,11 @@ class Unpruned:
 
     Attributes:
         data: The samples.
-        words: Log probabilities ``[n,V]`` of each token of its own greedy answer, nats.
+        answers: Its own greedy answers.
     """
 
     data: CalibrationSet
-    words: Sequence[NDArray[np.float64]]
+    answers: Sequence[Recorded]
 
 
 def ask_unpruned(
@@ -75,7 +75,8 @@ def ask_unpruned(
             text,
             StepClock(silent),
         )
-        return Unpruned(data=data, words=_ask(decision, whole, data, assets, None))
+        words = _ask(decision, whole, data, assets, None)
+        return Unpruned(data=data, answers=[keep_likeliest(logs.argmax(axis=1).tolist(), logs) for logs in words])
 
 
 def measure_loss(
@@ -93,26 +94,15 @@ def measure_loss(
     if unpruned is None:
         return None
     with step(clock.report, "measure loss"):
-        answers = [words[:-1].argmax(axis=1).tolist() for words in unpruned.words]
-        found = _ask(decision, reduced, unpruned.data, assets, answers)
-    pairs = list(zip(unpruned.words, found, strict=True))
+        led = [answer.tokens[:-1].tolist() for answer in unpruned.answers]
+        words = _ask(decision, reduced, unpruned.data, assets, led)
+    found = [measure_fidelity(answer, logs) for answer, logs in zip(unpruned.answers, words, strict=True)]
     return Loss(
-        samples=len(pairs),
+        samples=len(found),
         source=unpruned.data.source,
-        kl=float(np.mean([divergence(ours, theirs).mean() for ours, theirs in pairs])),
-        same_first=sum(bool(ours[0].argmax() == theirs[0].argmax()) for ours, theirs in pairs),
+        kl=float(np.mean([one.kl for one in found])),
+        same_first=sum(one.first for one in found),
     )
-
-
-def divergence(base: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``KL(base || other) = sum_v p_v (log p_v - log q_v)`` of each token, nats ``[n]``.
-
-    Args:
-        base: Log probabilities ``[n,V]``.
-        other: The same of the other model.
-    """
-    found: NDArray[np.float64] = (np.exp(base) * (base - other)).sum(axis=1)
-    return np.maximum(found, 0)
 
 
 def _ask(
@@ -123,7 +113,7 @@ def _ask(
     with tempfile.TemporaryDirectory(dir=assets, prefix="loss.") as name:
         work = Path(name)
         parts = {"vision": models.vision, "decoder": models.decoder, SELECTION: models.selection}
-        files = {part: _write(model, work / f"{part}.onnx") for part, model in parts.items() if model is not None}
+        files = {part: write_to_run(model, work / f"{part}.onnx") for part, model in parts.items() if model is not None}
         feeds = SampleFeeds(
             interface_of(decision, models), assets, data, files["vision"], files.get(SELECTION), answers=answers
         )
@@ -141,8 +131,3 @@ def _say(session: Any, start: Callable[[], Steps]) -> NDArray[np.float64]:
 
     drive(start(), run)
     return log_softmax(np.stack(rows))
-
-
-def _write(model: ir.Model, path: Path) -> Path:
-    ir.save(model, path, external_data=f"{path.name}.data")
-    return path

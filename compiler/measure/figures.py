@@ -95,6 +95,12 @@ def shares(
     )
 
 
+def shares_by_kind(questions: Sequence[Question], right: Sequence[float]) -> Figures:
+    """Return the share of right answers over all, and of each kind of question."""
+    kinds = sorted({str(question.kind) for question in questions})
+    return shares(questions, right, {kind: [question.kind == kind for question in questions] for kind in kinds})
+
+
 def kinds_of_pictures(questions: Sequence[Question]) -> tuple[str, ...]:
     """Return for every question all kinds that its picture is asked about, as one word: strata of ``Figures``."""
     kinds: dict[str, set[str]] = {}

@@ -82,12 +82,12 @@ def quantize(
             if part == "decoder" and by_layer:
                 continue
             with step(progress, f"write float {part}"):
-                _write(model, work / f"{part}.onnx")
+                write_to_run(model, work / f"{part}.onnx")
                 check()
         chooser = None
         if selection is not None:
             chooser = work / f"{SELECTION}.onnx"
-            _write(selection, chooser)
+            write_to_run(selection, chooser)
         feeds = SampleFeeds(interface, assets, data, work / "vision.onnx", chooser)
         found = {}
         for part, model in parts:
@@ -101,11 +101,11 @@ def quantize(
                 smoothed = _smooth(graph, model, samples, plan.scheme, functools.partial(progress, f"smooth {part}"))
                 record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}
                 if part == "decoder" and record["smoothed"]:
-                    _write(model, graph)
+                    write_to_run(model, graph)
                 elif record["smoothed"]:
                     # The decoder goes on reading the features of the graph as it was: they are the same.
                     graph = work / f"{part}.smooth.onnx"
-                    _write(model, graph)
+                    write_to_run(model, graph)
             ranges = measure(
                 graph,
                 activations(model, plan.scheme),
@@ -195,8 +195,10 @@ def _smooth(
     return found
 
 
-def _write(model: ir.Model, path: Path) -> None:
+def write_to_run(model: ir.Model, path: Path) -> Path:
+    """Write a graph to be run and thrown away, its weights beside it; return the file."""
     ir.save(model, path, external_data=f"{path.name}.data")
+    return path
 
 
 def _report(progress: Progress, what: str, total: int, finished: int) -> None:

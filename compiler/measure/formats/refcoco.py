@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmprune.compiler.data.questions import Question
-from lmmprune.compiler.measure.figures import Figures, shares
+from lmmprune.compiler.measure.figures import Figures, shares_by_kind
 from lmmprune.compiler.measure.formats.folder import Folder, json_lines, load, word
 from lmmprune.compiler.measure.formats.format import Format
 from lmmprune.errors import InputError
@@ -111,8 +111,7 @@ def judge(question: Question, said: str) -> float:
 
 def score(questions: Sequence[Question], said: Sequence[str], right: Sequence[float]) -> Figures:
     """Return the share of right boxes over all, and of each file."""
-    files = sorted({str(question.kind) for question in questions})
-    return shares(questions, right, {name: [question.kind == name for question in questions] for name in files})
+    return shares_by_kind(questions, right)
 
 
 REFCOCO = Format(

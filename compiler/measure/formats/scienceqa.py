@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmmprune.compiler.data.questions import Question
-from lmmprune.compiler.measure.figures import Figures, shares
+from lmmprune.compiler.measure.figures import Figures, shares_by_kind
 from lmmprune.compiler.measure.formats.folder import Folder, json_of, load, word
 from lmmprune.compiler.measure.formats.format import LETTER, Format
 from lmmprune.compiler.measure.formats.options import LETTERS, letter_said, with_options
@@ -64,8 +64,7 @@ def judge(question: Question, said: str) -> float:
 
 def score(questions: Sequence[Question], said: Sequence[str], right: Sequence[float]) -> Figures:
     """Return the accuracy over all, and by subject."""
-    subjects = sorted({str(question.kind) for question in questions})
-    return shares(questions, right, {name: [question.kind == name for question in questions] for name in subjects})
+    return shares_by_kind(questions, right)
 
 
 SCIENCEQA = Format(
