@@ -57,7 +57,7 @@ def question(picture: str, answer: str, kind: str, group: str | None = None) -> 
 
 
 def test_pope_gives_five_figures_that_fit_together() -> None:
-    # As its paper's table is remembered; no copy was at hand to compare with. The counts follow from three of the figures.
+    # As its paper's table is remembered; no copy was at hand to compare with. Three of the figures give the counts.
     # LLaVA with random objects: accuracy 50.37, precision 50.19, recall 99.13, F1 66.64, yes 98.77, of 1,500 questions
     # of each kind. So it said yes 2,963 times, 1,487 of them rightly.
     asked_about = [question(str(n // 6), "yes" if n < 1500 else "no", "random") for n in range(3000)]
