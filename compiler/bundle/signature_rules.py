@@ -123,7 +123,7 @@ def _check_decoder(interface: Interface, features: Tensor) -> None:
     inputs.integers(INPUT_IDS, 1, None)
     rows = next(len(tensor.shape) for tensor in decoder.inputs if tensor.name == POSITION_IDS)
     inputs.integers(POSITION_IDS, *((3, 1, None) if rows == 3 else (1, None)))
-    tokens = None if interface.buckets else interface.image_tokens
+    tokens = None if interface.buckets else interface.feature_rows
     inputs.tensor(IMAGE_FEATURES, 1, tokens, features.shape[2], types=(features.dtype,))
     for name in lengths:
         inputs.integers(name, 1)

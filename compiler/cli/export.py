@@ -149,6 +149,7 @@ def command(
         "bundle": str(output),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
+        "images": manifest.images,
         "tokens_before": manifest.tokens_before,
         "average_tokens": manifest.average_tokens,
         "parameters": dict(manifest.parameters),
@@ -180,7 +181,7 @@ def command(
         table(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
-        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}; {human_bytes(size)}"
+        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}{_each(manifest)}; {human_bytes(size)}"
         f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
     )
@@ -213,6 +214,10 @@ def _in_float(manifest: Manifest) -> list[str]:
 
 def _spread(manifest: Manifest) -> str:
     return " per decoder layer on average" if any(stage.in_decoder for stage in manifest.schedule) else ""
+
+
+def _each(manifest: Manifest) -> str:
+    return f" of each of {manifest.images} pictures" if manifest.images > 1 else ""
 
 
 def _dynamic_counts(found: DynamicCounts, manifest: Manifest) -> str:

@@ -63,6 +63,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         group=MODEL,
     ),
     option(
+        "--images",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Pictures that a prompt may have at most.",
+        group=MODEL,
+    ),
+    option(
         "--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.", group=MODEL
     ),
     ratio_options(auto=True),

@@ -12,8 +12,8 @@ from lmmprune.compiler.build.profiles import Profile, Shape
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
+from lmmprune.compiler.runtime.encoded import with_image_tokens
 from lmmprune.compiler.runtime.prompt import Prompter
-from lmmprune.compiler.runtime.select_tokens import with_image_tokens
 from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS, POSITION_IDS
 

@@ -144,7 +144,7 @@ def _decoder(
         times.update(others)
         return outputs
 
-    entering = select_tokens(manifest, choose, prompter.encode(prompt), vision[IMAGE_FEATURES], kept)
+    entering = select_tokens(manifest, choose, prompter.encode(prompt), [vision[IMAGE_FEATURES]], [kept])
     encoded, features = entering.prompt, entering.features
     positions = prompter.positions(encoded, entering.kept)
     prefill: Feeds = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
 from lmmprune.compiler.export.choices import (
     check_cache,
+    check_images,
     counts_of,
     dtype_of,
     int8_of,
@@ -137,8 +138,10 @@ def decide(request: Request) -> Decision:
         counts = counts_of(request, method, facts)
         stages = method.plan(facts, max(counts)) if counts else ()
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
+    entering = request.images * image_tokens_of(stages, facts)
+    check_images(request, source, method, facts, stages, entering, positions)
     if request.static_cache is not None:
-        check_cache(request.static_cache, target, image_tokens_of(stages, facts), source.decoder.max_positions)
+        check_cache(request.static_cache, target, entering, source.decoder.max_positions)
         target = with_scatter(target)
     return Decision(
         request=request,

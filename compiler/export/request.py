@@ -22,9 +22,9 @@ STREAMS = ("write vision", "write decoder", "checksums")
 class Request:
     """What the user asked for; see ``lmmprune export --help``.
 
-    ``tokens`` None removes none, ``int8`` None quantizes nothing. The pictures of ``calibration`` (None: built-in ones)
-    serve all: ``int8`` for ranges, ``Auto`` and ``Buckets`` for counts, and a few of the user's tell what is lost
-    (``judge`` False: they don't).
+    ``images`` is how many pictures a prompt may have at most. ``tokens`` None removes none, ``int8`` None quantizes
+    nothing. The pictures of ``calibration`` (None: built-in ones) serve all: ``int8`` for ranges, ``Auto`` and
+    ``Buckets`` for counts, and a few of the user's tell what is lost (``judge`` False: they don't).
     """
 
     model: str
@@ -43,6 +43,7 @@ class Request:
     layers: int | None = None
     image_size: tuple[int, int] | None = None
     tiles: tuple[int, int] | None = None
+    images: int = 1
     method_file: Path | None = None
     share_weights: bool = False
     adapter: Path | None = None

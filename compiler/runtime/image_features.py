@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,11 @@ class ImageFeatures:
     preprocess_ms: float
     vision_ms: float
     dynamic_count: int | None = None
+
+
+def as_pictures(given: ImageFeatures | Sequence[ImageFeatures]) -> Sequence[ImageFeatures]:
+    """Return the pictures of a prompt, of one or of several."""
+    return (given,) if isinstance(given, ImageFeatures) else given
 
 
 def read_sites(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.manifest import Manifest
-from lmmprune.compiler.runtime.prompt import Encoded
+from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.sampling import Pick
 from lmmprune.errors import BundleError, ModelError
 from lmmprune.names import LOGITS
@@ -52,8 +52,8 @@ class LogitsRules:
         if not self._settings:
             return pick
         history: Ids = prompt.input_ids[0]
-        # Lengths are those of the whole picture, before any tokens were dropped.
-        length, new = prompt.length - prompt.image_tokens + self._patches, 0
+        # Lengths are those of whole pictures, before any tokens were dropped.
+        length, new = prompt.length - prompt.image_tokens + len(prompt.spans) * self._patches, 0
 
         def choose(logits: Logits) -> int:
             nonlocal history, new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,20 +54,29 @@ class DecoderOutputs:
     """What the decoder makes of it: the prefill and some decode steps.
 
     Attributes:
-        prefix: Ids before the image.
-        tail: Ids behind it.
+        texts: Ids before the first picture, between every two, and behind the last.
         tokens: The ids chosen, 1 + steps.
         logits: float32 ``[1 + steps, V]``.
-        kept: The outputs of selection and prefill with kept places, ``[1,K]`` each, among what left the vision graph.
+        kept: For each picture the outputs of selection and prefill with kept places, ``[1,K]`` each, among what left
+            the vision graph.
         lengths: Lengths of each layer's cache after every call, ``[1 + steps, L]``.
     """
 
-    prefix: list[int]
-    tail: list[int]
+    texts: list[list[int]]
     tokens: list[int]
     logits: Array
-    kept: Mapping[str, Array]
+    kept: Sequence[Mapping[str, Array]]
     lengths: Array
+
+    @property
+    def prefix(self) -> list[int]:
+        """Ids before the first picture."""
+        return self.texts[0]
+
+    @property
+    def tail(self) -> list[int]:
+        """Ids behind the last picture."""
+        return self.texts[-1]
 
 
 def kept_outputs(manifest: Manifest) -> dict[str, str]:
@@ -118,11 +127,23 @@ class Replay:
             dynamic_count=dynamic_count,
         )
 
-    def decode(self, vision: VisionOutputs, question: str, steps: int) -> DecoderOutputs:
-        """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up."""
-        prompter = Prompter(vision.manifest, self._tokenizer)
+    def decode(self, vision: VisionOutputs | Sequence[VisionOutputs], question: str, steps: int) -> DecoderOutputs:
+        """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up.
+
+        Args:
+            vision: The picture, or several.
+            question: About them.
+            steps: How many.
+        """
+        pictures = [vision] if isinstance(vision, VisionOutputs) else vision
+        manifest = pictures[0].manifest
+        prompter = Prompter(manifest, self._tokenizer)
         entering = select_tokens(
-            vision.manifest, self._choose, prompter.encode(question), vision.features, vision.places
+            manifest,
+            self._choose,
+            prompter.encode(question, image_tokens=[manifest.vision_tokens] * len(pictures)),
+            [picture.features for picture in pictures],
+            [picture.places for picture in pictures],
         )
         prompt = entering.prompt
         positions = prompter.positions(prompt, entering.kept)
@@ -144,16 +165,12 @@ class Replay:
 
         runs = min(1 + steps, prompter.room(prompt, positions))
         drive(decode_steps(self._manifest, prompt, positions, entering.features, runs, choose), run)
-        before, behind = prompt.image_start, prompt.image_start + prompt.image_tokens
+        inside = {name: entering.among_all(places) for name, places in _kept(first).items()}
         return DecoderOutputs(
-            prefix=prompt.input_ids[0, :before].tolist(),
-            tail=prompt.input_ids[0, behind:].tolist(),
+            texts=prompt.texts,
             tokens=tokens,
             logits=np.stack(logits),
-            kept={
-                **_kept(entering.outputs),
-                **{name: entering.among_all(places) for name, places in _kept(first).items()},
-            },
+            kept=[{**_kept(said), **inside} for said in entering.outputs] or [inside] * len(pictures),
             lengths=np.array(lengths),
         )
 

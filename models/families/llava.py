@@ -128,6 +128,7 @@ FAMILY = Family(
     shrink=shrink,
     vision_features=_features,
     early_template=True,
+    several=True,
     reference="arXiv 2310.03744",
     tried=(
         "llava-hf/llava-1.5-7b-hf",
@@ -136,7 +137,7 @@ FAMILY = Family(
     ),
     sites=(*ENCODER_SITES, *OTHER_SITES),
     limits=(
-        "one picture per question, of the tower's own size",
+        "pictures of the tower's own size",
         "CLIP or SigLIP towers; with SigLIP there is " + NO_CLS,
     ),
 )
