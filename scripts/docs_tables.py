@@ -62,6 +62,7 @@ def families() -> str:
             "",
             f"{family.title}, cut at {', '.join(f'`{site}`' for site in family.sites)}.",
             "",
+            *(["* [Several pictures per prompt](../guide/several-pictures.md): `--images`"] if family.several else []),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
             "",

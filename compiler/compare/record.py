@@ -40,6 +40,10 @@ class Recorded:
         return likelihoods
 
 
+Pictures = ImageFeatures | Sequence[ImageFeatures]
+"""The encoded picture of a prompt, or several."""
+
+
 class _Recorder:
     """Chooses tokens, and keeps the scores that it chose from."""
 
@@ -66,9 +70,7 @@ def log_softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     return total
 
 
-def record_answer(
-    runtime: Runtime, picture: ImageFeatures | Sequence[ImageFeatures], prompt: str, limit: int
-) -> Recorded:
+def record_answer(runtime: Runtime, picture: Pictures, prompt: str, limit: int) -> Recorded:
     """Answer greedily, as ``Runtime.answer`` does, and keep what every token was chosen from.
 
     Args:
@@ -106,9 +108,7 @@ def keep_likeliest(tokens: Sequence[int], logs: NDArray[np.float64]) -> Recorded
     )
 
 
-def score_answer(
-    runtime: Runtime, picture: ImageFeatures | Sequence[ImageFeatures], prompt: str, answer: Sequence[int]
-) -> NDArray[np.float64]:
+def score_answer(runtime: Runtime, picture: Pictures, prompt: str, answer: Sequence[int]) -> NDArray[np.float64]:
     """Return what a bundle thinks of each next token while it is led through an answer: log probabilities ``[n,V]``.
 
     Args:

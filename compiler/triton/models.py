@@ -99,7 +99,7 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
         "max_batch_size": 0,
         "model_transaction_policy": {"decoupled": True},
         "input": [
-            _tensor("image", _STRING, [1]),
+            _tensor("image", _STRING, [1 if manifest.images == 1 else -1]),
             _tensor("prompt", _STRING, [1]),
             {**_tensor("max_new_tokens", Enum("TYPE_INT32"), [1]), "optional": True},
         ],
