@@ -28,7 +28,7 @@ from lmmprune.compiler.data.questions import Question, load_questions
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.trace import shared_trace
-from lmmprune.compiler.export.values import Ratio, Schedule
+from lmmprune.compiler.export.values import Ratio
 from lmmprune.compiler.measure.bench import bench
 from lmmprune.compiler.measure.evaluate import Evaluation, evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
@@ -94,21 +94,11 @@ class Bench:
                 return Tried(method=method, ratio=ratio, bundle=path, lost=lost)
         return Tried(method=method, ratio=None, bundle=None, lost=None)
 
-    def chosen(self, found: dict[str, Any]) -> Tried:
-        """Return the bundle that the tuning names, asked again."""
-        wanted, path = found["candidate"], self.work / "tuned"
-        schedule = {site: int(count) for site, count in wanted["schedule"]}
-        request = Request(
-            model="tiny-llava",
-            output=path,
-            method=wanted["method"],
-            options=dict(wanted["options"]),
-            tokens=Schedule(schedule) if schedule else Ratio(wanted["ratio"]),
-            force=True,
-        )
-        export(request, traced=self.traced)
+    def chosen(self, name: str) -> Tried:
+        """Return the finalist of this name, whose bundle lies in the run's folder, asked again."""
+        path = self.tuned / "bundles" / name
         lost = self.base.difference(self.ask(path))
-        return Tried(method=f"tuned: {found['label']}", ratio=wanted["ratio"], bundle=path, lost=lost)
+        return Tried(method=f"chosen: {name}", ratio=None, bundle=path, lost=lost)
 
 
 @click.command()
@@ -171,7 +161,7 @@ def _line(row: dict[str, Any]) -> str:
     speed, slow, fast = row["ttft_speedup"]
     cells = [
         row["method"],
-        f"{row['ratio']:.0%}",
+        "" if row["ratio"] is None else f"{row['ratio']:.0%}",
         f"{row['tokens']:.0f}",
         f"{lost:+.2f} ({low:+.2f}..{high:+.2f})",
         f"{speed:.2f}x ({slow:.2f}-{fast:.2f})",
