@@ -36,9 +36,9 @@ from lmmprune.errors import GraphRefusal, InputError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.passes.methods import METHODS
 
-HOPELESS = 3.0
+HOPELESS = 2.0
 """Points that a ratio lost on the questions of the tuning, from which on it isn't asked again."""
-SEEN = 256
+SEEN = 64
 """On so many of them at least."""
 
 
@@ -64,7 +64,7 @@ class Bench:
 
     def ask(self, bundle: Path) -> Evaluation:
         """Return a bundle's answers to all questions."""
-        return evaluate(Runtime(Bundle.open(bundle)), self.questions)
+        return evaluate(Runtime(Bundle.open(bundle), threads=1), self.questions)
 
     def hopeless(self, method: str, ratio: float) -> bool:
         """Whether the tuning saw it lose far more than is allowed."""
