@@ -105,7 +105,8 @@ class Contest:
         if cell.dropped is None and budget.kind == "flops" and cell.flops / base.flops > budget.value:
             cell = self._leave(cell, f"takes {cell.flops / base.flops:.3g} of the FLOPs")
         if cell.dropped is None and budget.timed and first:
-            cell = self.lab.time(candidate, examples, _FEW_ROUNDS)
+            self.lab.time([candidate], examples, _FEW_ROUNDS)
+            cell = self.lab.cell(candidate)
             if surely := _too_slow(cell, budget):
                 cell = self._leave(cell, surely)
         if cell.dropped is not None:
@@ -183,26 +184,25 @@ class Contest:
         cells = {one: self.lab.cell(one) for one in dict.fromkeys(alive)}
         losses = {one: self.loss(cell.tuning) for one, cell in cells.items()}
         chosen = pick_finalists(cells, losses, self.request.budget)
-        step = counting(self.progress, 2 * len(chosen) + 1)
+        step = counting(self.progress, len(chosen) + 2)
         step("held-out: unpruned")
         base = self.lab.score(UNPRUNED, self.request.heldout, heldout=True)
-        finalists = []
         for candidate in chosen:
             step(f"held-out: {candidate.label}")
             self.lab.score(candidate, self.request.heldout, heldout=True)
-            step(f"timing: {candidate.label}")
-            cell = self.lab.time(candidate, self.request.heldout, self.request.rounds)
-            schedule = self._schedule(candidate)
-            finalists.append(
-                finalist(
-                    candidate,
-                    cell,
-                    base,
-                    [one.picture for one in self.request.heldout],
-                    self.measure,
-                    candidate.command(self.request.template, schedule),
-                )
+        step(f"timing: {len(chosen)} finalists")
+        self.lab.time(chosen, self.request.heldout, self.request.rounds)
+        finalists = [
+            finalist(
+                candidate,
+                self.lab.cell(candidate),
+                base,
+                [one.picture for one in self.request.heldout],
+                self.measure,
+                candidate.command(self.request.template, self._schedule(candidate)),
             )
+            for candidate in chosen
+        ]
         return sorted(finalists, key=lambda one: one.ttft.value)
 
     def _schedule(self, candidate: Candidate) -> Path | None:
