@@ -109,6 +109,7 @@ class Family:
             returns the configuration with it and the choice; None for families that take a picture as a whole.
         reference: The paper.
         several: Whether a prompt may have several pictures.
+        joint: Whether tokens may be chosen among all pictures of a prompt together.
         one_picture: Why it may not.
         sites: Kinds of sites that tokens can be cut at.
         tried: Ids of the hub's checkpoints whose layout, file by file, was exported and answered as transformers does.
@@ -131,6 +132,7 @@ class Family:
     early_template: bool = False
     reference: str = ""
     several: bool = False
+    joint: bool = False
     one_picture: str = ""
     sites: tuple[str, ...] = OTHER_SITES
     tried: tuple[str, ...] = ()

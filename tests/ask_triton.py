@@ -1,7 +1,7 @@
 """Ask a server with the client of a repository: ask_triton.py URL CLIENT.PY, requests as JSON on stdin.
 
-A request is ``[images, prompt, max_new_tokens]``, images in base64; with ``--together`` all are asked at once. It prints
-for each its pieces ``[[text, finish_reason], ...]``, or ``{"error": ..}``.
+A request is ``[images, prompt, max_new_tokens]``, images in base64; with ``--together`` all are asked at once. For each
+it prints its pieces ``[[text, finish_reason], ...]``, or ``{"error": ..}``.
 """
 
 import base64

@@ -11,6 +11,7 @@ from exports import exported_again
 from hub_layouts import LAYOUTS, oracle
 from hub_layouts.one_trace import one_trace
 from huggingface_hub import constants
+from PIL import Image
 from short_request import short_request
 from verdicts import not_held
 
@@ -20,7 +21,10 @@ from lmmprune.compiler.data.questions import TINY_LLAVA, load_examples
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.triton.models import configs
 from lmmprune.compiler.verify.verify import Check, verify
+from lmmprune.errors import ModelError, TargetError
+from lmmprune.models.source import resolve
 
 MOST = 3
 # What each family's processor takes for a picture inside a text.
@@ -167,6 +171,11 @@ def test_mistakes_are_one_line(refusal: Callable[..., str], tmp_path: Path) -> N
         (["--images", 2, "--method", "fastv", "--ratio", 0.5], "cuts at llm_input_2"),
         (["--images", 2, "--buckets", "0.5,0.75", "--method", "inflection"], "--images and --buckets"),
         (["--images", 9], "the pictures take 1296 of the model's"),
+        (["--joint", "--ratio", 0.5], "--joint chooses among the tokens of several pictures"),
+        (["--joint", "--images", 2], "--joint says how tokens are removed"),
+        (["--joint", "--images", 2, "--ratio", 0.5, "--int8"], "--joint and --int8"),
+        (["--joint", "--images", 2, "--ratio", 0.5, "--method", "cdpruner"], "cuts at llm_input_0"),
+        (["--joint", "--images", 2, "--ratio", 0.5, "--method", "ficoco-v"], "'ficoco-v' works inside the encoder"),
         (["--images", 2, "--template", "{% for m in messages %}{{ m.content[0].image }}{% endfor %}"], "template"),
     ],
 )
@@ -180,3 +189,47 @@ def test_tiles_take_one_picture(refusal: Callable[..., str], tmp_path: Path) -> 
     model = ["--model", "llava-v1.6-vicuna-7b", "--weights", "dummy", "--layers", 1]
     said = refusal("export", *model, "--images", 2, "-o", tmp_path / "out")
     assert "--images 2: LLaVA-NeXT takes one picture here (--tiles" in said
+
+
+@pytest.mark.parametrize("method", ["cls", "divprune", "visionzip", "freepruner"])
+def test_a_joint_choice_is_the_references(method: str) -> None:
+    path, report = exported_again(images=2, joint=True, ratio=0.75, method=method)
+    manifest = report.manifest
+    assert (manifest.tokens_before, manifest.image_tokens, manifest.feature_rows) == (288, 72, 72)
+    checks = verify(path)
+    assert not not_held(checks)
+    assert "prompts of 2 to 2 pictures" in next(check.found for check in checks if check.name == "logits")
+
+
+def test_a_joint_choice_gives_to_the_picture_that_holds_more() -> None:
+    """CLS's attention to all patches of both pictures, the largest of them all [the formula of 'cls']."""
+    runtime = Runtime(Bundle.open(exported_again(images=2, joint=True, ratio=0.75, method="cls")[0]), threads=1)
+    blank, scene = Image.new("RGB", (96, 96), "black"), load_examples(TINY_LLAVA)[0].load()
+    shares = []
+    for pair in ([blank, scene], [scene, blank], [scene, scene]):
+        answer = runtime.answer(pair, "which digit is bottommost?", 1)
+        assert answer.kept is not None
+        first, second = (answer.kept < 144).sum(), (answer.kept >= 144).sum()
+        assert first + second == answer.stats.image_tokens == 72
+        assert answer.stats.tokens_before == 288
+        shares.append((first, second))
+    assert shares[0] == shares[1][::-1], "the order of the pictures decides nothing"
+    assert shares[0][0] != shares[0][1]
+    assert shares[2] == (36, 36), "equal pictures share"
+
+
+def test_a_joint_choice_takes_all_of_its_pictures(refusal: Callable[..., str], tmp_path: Path) -> None:
+    path, _ = exported_again(images=2, joint=True, ratio=0.75, method="cls")
+    picture = tmp_path / "picture.png"
+    load_examples(TINY_LLAVA)[0].load().save(picture)
+    assert "1 picture, this bundle chooses among exactly 2" in refusal("run", path, "--image", picture, "--prompt", "?")
+    more = ["--image", picture] * 3
+    assert "3 pictures, this bundle chooses among exactly 2" in refusal("run", path, *more, "--prompt", "?")
+    drawn = ["--image", picture, "-o", tmp_path / "kept.png"]
+    assert "1 picture, this bundle chooses among exactly 2" in refusal("show", path, *drawn)
+    asked = [*drawn[:2], "--prompt", "?", "--explain"]
+    assert "sees 2 pictures together, --explain asks about one" in refusal("bench", path, *asked)
+    with pytest.raises(TargetError, match="one picture at a time"):
+        configs(Bundle.open(path).manifest, "python")
+    with pytest.raises(ModelError, match="--joint: not of InternVL yet"):
+        resolve("internvl3-1b", weights="dummy", layers=1, together=2)

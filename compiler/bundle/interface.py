@@ -148,6 +148,8 @@ class Interface:
     cache: Cache
     prefix: int  # tokens of every prompt before the first image
     images: int = 1  # pictures that a prompt may have at most; the decoder takes so many times K features
+    # Whether the vision graph sees all pictures of a prompt as one, of whose tokens K stay; else each keeps K.
+    joint: bool = False
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     # Chooses, once per prompt, among the vision graph's features; None: all of them enter the decoder.
@@ -172,7 +174,24 @@ class Interface:
     @property
     def feature_rows(self) -> int:
         """Rows of the decoder's ``image_features``; those behind a prompt's own pictures are read by nothing."""
-        return self.images * self.image_tokens
+        return self.vision_runs * self.image_tokens
+
+    @property
+    def vision_runs(self) -> int:
+        """How often the vision graph runs for a prompt, at most."""
+        return 1 if self.joint else self.images
+
+    @property
+    def whose_tokens(self) -> str:
+        """What the counts of visual tokens are of, to be said behind them; nothing where a prompt has one picture."""
+        if self.images == 1:
+            return ""
+        return f" of {self.images} pictures together" if self.joint else f" of each of 1 to {self.images} pictures"
+
+    @property
+    def picture_tokens(self) -> int:
+        """Visual tokens of one picture before pruning."""
+        return self.tokens_before // self.images if self.joint else self.tokens_before
 
     @property
     def decoder_sites(self) -> tuple[ScheduledSite, ...]:
@@ -204,5 +223,5 @@ class Interface:
 
     @property
     def tokens_before(self) -> int:
-        """Visual tokens of a picture that the unpruned model would hand to the decoder (N)."""
+        """Visual tokens that the unpruned model would hand to the decoder (N): of a picture, or of all if ``joint``."""
         return self.schedule[0].tokens_in if self.schedule else self.image_tokens

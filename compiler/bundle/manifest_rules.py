@@ -97,6 +97,9 @@ def _check_numbers(manifest: Content) -> None:
     bounded(manifest.images, "images", 1, MOST_IMAGES)
     alone = manifest.images == 1 or not (manifest.buckets or manifest.decoder_sites)
     expect(alone, "images", manifest.images, "1 with buckets, and with cuts between the decoder's layers")
+    together = manifest.images > 1 and not (manifest.tiles or manifest.selection) and manifest.kept is not None
+    whole = manifest.tokens_before % manifest.images == 0
+    expect(not manifest.joint or (together and whole), "joint", manifest.joint, "several pictures that share N evenly")
     average = manifest.average_tokens
     expect(0 < average <= _COUNT, "average_tokens", average, "a positive number")
     for field, pair in (("grid", manifest.grid), ("tiles", manifest.tiles)):

@@ -79,7 +79,8 @@ def _check_vision(interface: Interface) -> Tensor:
     inputs, outputs = _Side("vision.inputs", interface.vision.inputs), _Side("vision.outputs", interface.vision.outputs)
     inputs.only(PIXEL_VALUES)
     rows, columns = interface.tiles or (0, 0)
-    pixels = inputs.tensor(PIXEL_VALUES, 1 + rows * columns, 3, None, None)
+    seen = interface.images if interface.joint else 1 + rows * columns
+    pixels = inputs.tensor(PIXEL_VALUES, seen, 3, None, None)
     if not all(isinstance(dim, int) for dim in pixels.shape):
         raise ValueError(f"vision.inputs '{PIXEL_VALUES}' has the shape {list(pixels.shape)}: expected numbers")
     if not interface.buckets:

@@ -150,6 +150,7 @@ def command(
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
         "images": manifest.images,
+        "joint": manifest.joint,
         "tokens_before": manifest.tokens_before,
         "average_tokens": manifest.average_tokens,
         "parameters": dict(manifest.parameters),
@@ -181,7 +182,8 @@ def command(
         table(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
-        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}{_each(manifest)}; {human_bytes(size)}"
+        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}{manifest.whose_tokens};"
+        f" {human_bytes(size)}"
         f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
     )
@@ -214,10 +216,6 @@ def _in_float(manifest: Manifest) -> list[str]:
 
 def _spread(manifest: Manifest) -> str:
     return " per decoder layer on average" if any(stage.in_decoder for stage in manifest.schedule) else ""
-
-
-def _each(manifest: Manifest) -> str:
-    return f" of each of {manifest.images} pictures" if manifest.images > 1 else ""
 
 
 def _dynamic_counts(found: DynamicCounts, manifest: Manifest) -> str:

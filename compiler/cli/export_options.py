@@ -91,6 +91,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     schedule_option(),
     method_options(),
+    option("--joint", is_flag=True, help="One choice among the tokens of all --images pictures.", group=PRUNING),
     option(
         "--positions",
         type=click.Choice(["original", "contiguous"]),

@@ -42,7 +42,7 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
         manifest = Manifest.load(path / FILENAME)
         head = (
             f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens"
-            f"{_each(manifest)}, {manifest.method or 'not pruned'}, positions {_positions(manifest)},"
+            f"{manifest.whose_tokens}, {manifest.method or 'not pruned'}, positions {_positions(manifest)},"
             f" target {manifest.target}"
         )
     show(head)
@@ -54,10 +54,6 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
             f"engine {engine['component']} for {engine['target']} on {engine['arch']}: {human_bytes(engine['bytes'])};"
             f" weights that went in: {weights or 'not counted'}"
         )
-
-
-def _each(manifest: Manifest) -> str:
-    return f" of each of 1 to {manifest.images} pictures" if manifest.images > 1 else ""
 
 
 def _positions(manifest: Manifest) -> str:

@@ -131,7 +131,7 @@ def _by_picture(runtime: Runtime, examples: Sequence[Question]) -> Iterator[tupl
     seen: tuple[str, Pictures] | None = None
     for example in examples:
         if seen is None or seen[0] != example.picture:
-            seen = example.picture, [runtime.encode_image(picture) for picture in example.pictures()]
+            seen = example.picture, runtime.encode_images(example.pictures())
         yield example, seen[1]
 
 

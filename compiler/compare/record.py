@@ -85,7 +85,9 @@ def record_answer(runtime: Runtime, picture: Pictures, prompt: str, limit: int) 
     recorder = _Recorder()
     tokens: list[int] = []
     ends = runtime.bundle.manifest.prompt.eos_token_ids
-    encoded = runtime.prompter.encode(prompt, image_tokens=[one.tokens for one in as_pictures(picture)])
+    encoded = runtime.prompter.encode(
+        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
+    )
     for token, _ in runtime.generate(picture, encoded, limit, recorder):
         tokens.append(token)
         if token in ends:
@@ -121,7 +123,9 @@ def score_answer(runtime: Runtime, picture: Pictures, prompt: str, answer: Seque
         InputError: The prompt leaves it no room for the whole answer.
     """
     recorder = _Recorder(answer)
-    encoded = runtime.prompter.encode(prompt, image_tokens=[one.tokens for one in as_pictures(picture)])
+    encoded = runtime.prompter.encode(
+        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
+    )
     for _ in runtime.generate(picture, encoded, len(answer), recorder):
         pass
     if len(recorder.scores) < len(answer):

@@ -69,7 +69,9 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
             )
         )
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
-    encoded = prompter.encode(question)
+    # How many of a joint choice are of which picture makes no difference to any shape.
+    shares = np.array_split(np.arange(manifest.vision_tokens), manifest.images if manifest.joint else 1)
+    encoded = prompter.encode(question, image_tokens=[len(share) for share in shares])
     if manifest.selection is not None:
         stages.append(
             BuildStep(

@@ -108,6 +108,19 @@ def check_cache(capacity: int, target: Target, entering: int, positions: int) ->
         )
 
 
+def check_joint(request: Request) -> None:
+    """Refuse a choice among all pictures where there is one picture, nothing to choose, or something in the way."""
+    if not request.joint:
+        return
+    others = {"--int8": request.int8 is not None, "--ratio auto": isinstance(request.tokens, Auto)}
+    if request.images < 2:
+        raise InputError("--joint chooses among the tokens of several pictures: add --images N")
+    if request.tokens is None:
+        raise InputError("--joint says how tokens are removed: add --ratio R, --keep K or --schedule")
+    if other := next((name for name, given in others.items() if given), None):
+        raise InputError(f"--joint and {other} don't go together yet: leave one out")
+
+
 def check_images(
     request: Request,
     source: Source,
@@ -138,13 +151,19 @@ def check_images(
     if isinstance(request.tokens, Buckets):
         raise InputError("--images and --buckets don't go together yet: leave one out")
     planned = stages or (() if request.tokens is None else method.stages_for(facts, facts.tokens))
-    inside = next((stage.site for stage in planned if stage.site.in_decoder and not stage.site.before_layers), None)
+    inside = next((s.site for s in planned if s.site.in_decoder and (request.joint or not s.site.before_layers)), None)
+    if request.joint and inside is not None:
+        raise InputError(
+            f"--joint: method '{method.name}' cuts at {inside}, where the pictures stand apart in the prompt: use one"
+            " that cuts at vision_output or projector_output, or leave --joint out"
+        )
     if inside is not None:
         raise InputError(
             f"--images {images}: method '{method.name}' cuts at {inside}, where a picture's place in the prompt must be"
             " known at export: use one that cuts at vision_output, projector_output or llm_input_0"
         )
-    numbered = images * facts.tokens if positions == "original" and not source.decoder.rotary_rows else entering
+    copies = 1 if request.joint else images
+    numbered = copies * facts.tokens if positions == "original" and not source.decoder.rotary_rows else entering
     if numbered + 2 > source.decoder.max_positions:
         raise InputError(
             f"--images {images}: the pictures take {numbered} of the model's {source.decoder.max_positions} positions,"

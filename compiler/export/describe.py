@@ -47,6 +47,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         image_tokens=reduced.image_tokens,
         prefix=reduced.text.prefix,
         images=decision.request.images,
+        joint=decision.request.joint,
         grid=decision.source.vision.grid,
         tiles=decision.source.tiles,
         vision=signature("vision.onnx", reduced.vision),

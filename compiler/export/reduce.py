@@ -78,7 +78,7 @@ def reduce(
         clock: Told of the step.
     """
     stages, facts = plan.stages, decision.facts
-    image_tokens, images = image_tokens_of(stages, facts), decision.request.images
+    image_tokens, images = image_tokens_of(stages, facts), decision.copies
     entering = images * image_tokens
     before = {
         "vision": images * count_flops(graphs.vision),

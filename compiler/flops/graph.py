@@ -82,16 +82,16 @@ def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
     Raises:
         GraphRefusal: A shape is missing in a file.
     """
-    images, tokens = bundle.manifest.images, bundle.manifest.feature_rows + text_tokens
+    runs, tokens = bundle.manifest.vision_runs, bundle.manifest.feature_rows + text_tokens
     decoder = load_onnx(bundle.decoder, weights=False, expected=bundle.manifest.decoder)
     selection = bundle.manifest.selection
     chosen = 0
     if selection is not None:
         every = bundle.manifest.vision_tokens + text_tokens
         graph = load_onnx(bundle.file(selection.file), weights=False, expected=selection)
-        chosen = images * count_flops(specialize(graph, seq=every))
+        chosen = runs * count_flops(specialize(graph, seq=every))
     return {
-        "vision": images * count_flops(load_onnx(bundle.vision, weights=False, expected=bundle.manifest.vision)),
+        "vision": runs * count_flops(load_onnx(bundle.vision, weights=False, expected=bundle.manifest.vision)),
         # Behind a cut inside the decoder, lengths are index arithmetic until the sequence's own is known.
         "prefill": count_flops(specialize(decoder, seq=tokens)) + chosen,
     }

@@ -138,7 +138,7 @@ def bundle_report(path: Path) -> dict[str, Any]:
     # Without cuts inside the decoder every layer would hold what enters it.
     unpruned = dataclasses.replace(cache, length_offsets=(0,) * len(cache.length_offsets))
     before = dataclasses.replace(manifest, cache=unpruned).cache_bytes(
-        manifest.images * manifest.tokens_before + TEXT_TOKENS
+        manifest.vision_runs * manifest.tokens_before + TEXT_TOKENS
     )
     counted, reason = _count(bundle)
     return {

@@ -181,7 +181,7 @@ def evaluate(
     for index in sorted(range(len(questions)), key=lambda index: questions[index].picture):
         question = questions[index]
         if question.picture != picture:
-            picture, visual = question.picture, [runtime.encode_image(one) for one in question.pictures()]
+            picture, visual = question.picture, runtime.encode_images(question.pictures())
         said = runtime.answer(visual, question.prompt, longest).text.strip()
         predictions[index] = Prediction(
             picture=question.picture,

@@ -105,7 +105,7 @@ class Answer:
         self._about: dict[str, Any] = {
             "preprocess_ms": sum(picture.preprocess_ms for picture in pictures),
             "vision_ms": sum(picture.vision_ms for picture in pictures),
-            "images": len(pictures),
+            "images": sum(len(picture.each) for picture in pictures),
             "tokens_before": tokens_before,
             "image_tokens": prompt.image_tokens,
             "prompt_tokens": prompt.length,

@@ -34,7 +34,7 @@ class LogitsRules:
         """
         self._settings = manifest.generation.get("applied", {})
         _check(self._settings, manifest)
-        self._patches = manifest.tokens_before
+        self._patches = manifest.picture_tokens
         self._eos = np.array(manifest.prompt.eos_token_ids, np.int64)
         self._biases = [(list(row[0]), float(row[1])) for row in self._settings.get("sequence_bias", ())]
         # An end token alone can't be forbidden.

@@ -24,7 +24,7 @@ def number_tokens(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[
         return _rows_and_columns(interface, prompt, kept)
     positions = np.arange(prompt.length, dtype=np.int64)
     if interface.positions == "original" and kept is not None:
-        before, gone = interface.tokens_before, 0
+        before, gone = interface.picture_tokens, 0
         for (start, count), places in zip(prompt.spans, _each(interface, prompt, kept), strict=True):
             positions[start : start + count] = start + gone + places
             gone += before - count
@@ -56,5 +56,5 @@ def _each(interface: Interface, prompt: Encoded, kept: Kept) -> list[NDArray[np.
     counts = [count for _, count in prompt.spans]
     if kept is None:
         return [np.arange(count) for count in counts]
-    own = np.where(kept < 0, 0, kept % interface.tokens_before)
+    own = np.where(kept < 0, 0, kept % interface.picture_tokens)
     return np.split(own, np.cumsum(counts)[:-1])

@@ -27,6 +27,11 @@ def check_pictures(interface: Interface, pictures: int) -> None:
     Raises:
         InputError: There are that many.
     """
+    if interface.joint and pictures != interface.images:
+        raise InputError(
+            f"{pictures} picture{'s' * (pictures != 1)}, this bundle chooses among exactly {interface.images} together:"
+            " give so many, or export without --joint"
+        )
     if not 1 <= pictures <= interface.images:
         most = "1 picture" if interface.images == 1 else f"1 to {interface.images} pictures"
         more = f": give fewer, or export with --images {pictures}" if pictures else ""

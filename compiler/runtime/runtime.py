@@ -17,7 +17,14 @@ from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
 from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens
-from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens, as_pictures, check_tokens, read_sites
+from lmmprune.compiler.runtime.image_features import (
+    ImageFeatures,
+    SiteTokens,
+    as_pictures,
+    check_tokens,
+    counts_of,
+    read_sites,
+)
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
@@ -85,24 +92,42 @@ class Runtime:
         return self._sessions[component]
 
     def _check_pixels(self, shape: tuple[int, ...]) -> None:
-        if shape != self._pixels.shape:
+        taken = self._pixels.shape
+        if shape != ((1, *taken[1:]) if self.bundle.manifest.joint else taken):
             raise BundleError(
-                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes "
-                f"{list(self._pixels.shape)}: export again"
+                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"
+                " again"
             )
 
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture.
 
         Raises:
-            InputError: The picture can't be resized for the model.
+            InputError: The picture can't be resized for the model, or the bundle sees several together.
             BundleError: As ``encode_pixels``.
         """
+        if self.bundle.manifest.joint:
+            check_pictures(self.bundle.manifest, 1)
+        return self._encode([image])
+
+    def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Run the vision graph on the pictures of a prompt: on each, or on all together where the bundle does that.
+
+        Raises:
+            InputError: There are too many, or as ``encode_image``.
+            BundleError: As ``encode_pixels``.
+        """
+        check_pictures(self.bundle.manifest, len(images))
+        return [self._encode(images)] if self.bundle.manifest.joint else [self.encode_image(one) for one in images]
+
+    def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
         vision = self._session("vision")
         start = time.perf_counter()
-        pixels = self.preprocessor(image)
-        self._check_pixels(pixels.shape)
-        uploaded = vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
+        pixels = [self.preprocessor(image) for image in images]
+        for one in pixels:
+            self._check_pixels(one.shape)
+        whole = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+        uploaded = vision.upload(whole.astype(numpy_type(self._pixels.dtype), copy=False))
         return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
@@ -133,6 +158,7 @@ class Runtime:
             tokens=tokens,
             dynamic_count=dynamic_count,
             kept=kept,
+            counts=counts_of(self.bundle, kept) if self.bundle.manifest.joint and kept is not None else (),
             sites=read_sites(vision, outputs, self.bundle.manifest, in_decoder=False),
             preprocess_ms=preprocess_ms,
             vision_ms=(end - start) * 1e3,
@@ -171,11 +197,10 @@ class Runtime:
         if max_new_tokens < 0:
             raise InputError(f"max_new_tokens is {max_new_tokens}: expected 0 or more")
         texts = StopStrings(stop)
-        given = [image] if isinstance(image, Image.Image | ImageFeatures) else image
-        check_pictures(self.bundle.manifest, len(given))
-        pictures = [one if isinstance(one, ImageFeatures) else self.encode_image(one) for one in given]
+        pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
+        counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
-        encoded = self.prompter.encode(prompt, image_tokens=[picture.tokens for picture in pictures])
+        encoded = self.prompter.encode(prompt, image_tokens=counts)
         # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
@@ -186,8 +211,18 @@ class Runtime:
             pictures=pictures,
             kept=self._kept(pictures),
             prompt=self._shortened(encoded),
-            tokens_before=len(pictures) * self.bundle.manifest.tokens_before,
+            tokens_before=len(counts) * self.bundle.manifest.picture_tokens,
         )
+
+    def _pictures(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
+        """Encode what isn't yet."""
+        check_pictures(
+            self.bundle.manifest, sum(len(one.each) if isinstance(one, ImageFeatures) else 1 for one in given)
+        )
+        if self.bundle.manifest.joint:
+            plain = [one for one in given if isinstance(one, Image.Image)]
+            return self.encode_images(plain) if plain else [one for one in given if isinstance(one, ImageFeatures)]
+        return [one if isinstance(one, ImageFeatures) else self.encode_image(one) for one in given]
 
     def _kept(self, pictures: Sequence[ImageFeatures]) -> NDArray[np.int64] | None:
         return among_all_pictures(self.bundle.manifest, [picture.kept for picture in pictures])

@@ -96,7 +96,7 @@ def select_tokens(
 
 def among_all_pictures(interface: Interface, kept: Sequence[Places | None]) -> Places | None:
     """Return the places of all pictures in one row: those of picture i begin at i * N; -1 stays."""
-    before = interface.tokens_before
+    before = interface.tokens_before  # with ``joint`` one row, of all pictures already
     rows = [np.where(own < 0, own, own + i * before) for i, own in enumerate(kept) if own is not None]
     return np.concatenate(rows) if rows else None
 
@@ -112,7 +112,7 @@ def _joined(
     No placeholder asks for the rows behind the pictures that are there: what is in them changes no value. One picture
     stays where it is; several go through the host, some MiB once per prompt.
     """
-    if interface.images == 1:
+    if interface.images == 1 or interface.joint:
         return features[0]
     rows = np.concatenate([download(own) for own in features], axis=1)
     more = interface.feature_rows - rows.shape[1]

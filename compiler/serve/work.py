@@ -79,10 +79,10 @@ def answering(
     """
 
     def work(job: Job) -> None:
-        visual = []
-        for picture in pictures:
-            visual.append(runtime.encode_image(decode_picture(picture(), max_pixels)))
-            job.check()
+        images = [decode_picture(picture(), max_pixels) for picture in pictures]
+        job.check()
+        visual = runtime.encode_images(images)
+        job.check()
         answer = runtime.answer(
             visual,
             question.words,

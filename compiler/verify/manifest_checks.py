@@ -54,7 +54,8 @@ def broken_lengths(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[s
         decoder: Of the prompt.
     """
     manifest, pictures = vision.manifest, len(decoder.texts) - 1
-    prompt = sum(map(len, decoder.texts)) + pictures * manifest.image_tokens
+    visual = manifest.image_tokens if manifest.joint else pictures * manifest.image_tokens
+    prompt = sum(map(len, decoder.texts)) + visual
     for step, lengths in enumerate(decoder.lengths):
         for layer, (found, offset) in enumerate(zip(lengths, manifest.cache.length_offsets, strict=True)):
             if found != (expected := prompt + step + offset):

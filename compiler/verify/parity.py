@@ -120,23 +120,21 @@ class Reference:
         Raises:
             CutRefused: It does not cut at the manifest's sites, or may not remove so many tokens of the question.
         """
-        import torch
-
         from lmmprune.compiler.verify.reference import Picture, say, say_of_several
 
         pictures = [vision] if isinstance(vision, VisionOutputs) else vision
         manifest = pictures[0].manifest
         method, cuts = _side(manifest, in_decoder=True)
-        seen = [Picture(torch.from_numpy(one.features[0].astype(np.float32)), one.places) for one in pictures]
+        seen = [Picture(*part) for one in pictures for part in _each(one)]
         settings: dict[str, Any] = {
             "positions": {"vision": manifest.positions, "llm": manifest.llm_positions},
-            "patches": manifest.tokens_before,
+            "patches": manifest.picture_tokens,
             "grid": manifest.grid if manifest.position_rows > 1 else None,
             "steps": len(decoder.tokens) - 1,
             "forced": decoder.tokens,
         }
         every: Sequence[Said]
-        if len(pictures) > 1:
+        if len(seen) > 1:
             every = say_of_several(
                 self._model, method, self._options, cuts, seen, decoder.texts, prefix=manifest.prefix, **settings
             )
@@ -157,7 +155,8 @@ class Reference:
             ]
         outputs = kept_outputs(manifest)
         expected, kept = {}, {}
-        for number, (said, found) in enumerate(zip(every, decoder.kept, strict=True), 1):
+        # Of pictures that are seen together nothing is chosen in the decoder.
+        for number, (said, found) in enumerate(zip(every, decoder.kept, strict=not manifest.joint), 1):
             for site in (site for site in said.kept if site in outputs):
                 name = site if len(pictures) == 1 else f"{site} of picture {number}"
                 expected[name], kept[name] = said.kept[site], found[outputs[site]][0]
@@ -166,6 +165,18 @@ class Reference:
         )
         margin = min(said.margin for said in every)
         return _difference(kept, expected, decoder.logits[judged], every[0].logits[judged], margin)
+
+
+def _each(vision: VisionOutputs) -> list[tuple[Any, Array | None]]:
+    """Return features ``[K,C]`` and places ``[K]`` of each picture, where several are seen together its own."""
+    import torch
+
+    features, places = torch.from_numpy(vision.features[0].astype(np.float32)), vision.places
+    if places is None or not vision.manifest.joint:
+        return [(features, places)]
+    own = np.where(places < 0, places, places % vision.manifest.picture_tokens)
+    ends = np.cumsum(vision.counts)
+    return list(zip(torch.tensor_split(features, ends[:-1].tolist()), np.split(own, ends[:-1]), strict=True))
 
 
 def _side(manifest: Manifest, *, in_decoder: bool) -> tuple[str, list[Cut]]:

@@ -62,7 +62,8 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
     compared = 0
     images = bundle.manifest.images
     counts = [bundle.manifest.vision_tokens]
-    for question, pictures in [(question, 1) for question in _QUESTIONS] + [(_QUESTIONS[0], images)] * (images > 1):
+    least = images if bundle.manifest.joint else 1
+    for question, pictures in [*((question, least) for question in _QUESTIONS), (_QUESTIONS[-1], images)]:
         try:
             mine = prompter.encode(question, image_tokens=counts * pictures).input_ids[0].tolist()
         except InputError:  # too short for a method that drops words

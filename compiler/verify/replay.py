@@ -31,7 +31,7 @@ class VisionOutputs:
 
     Attributes:
         manifest: What holds for this picture: the bundle's, with the counts of the bucket that it went through.
-        pixels: float32 ``[1,3,height,width]``.
+        pixels: float32 ``[1,3,height,width]``, or of all tiles or pictures that the graph sees together.
         features: ``[1,K,C]``, in the graph's type.
         kept: The outputs with kept places, ``[1,K]`` each.
         dynamic_count: How many tokens the method itself would keep; None without buckets.
@@ -42,6 +42,14 @@ class VisionOutputs:
     features: Array
     kept: Mapping[str, Array]
     dynamic_count: int | None
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens of each picture that it is of: one, unless the bundle chooses among several together."""
+        if not self.manifest.joint or self.places is None:
+            return [self.features.shape[1]]
+        owners = np.maximum.accumulate(np.maximum(self.places, 0) // self.manifest.picture_tokens)
+        return [int((owners == picture).sum()) for picture in range(self.manifest.images)]
 
     @property
     def places(self) -> Array | None:
@@ -108,9 +116,13 @@ class Replay:
         self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
         self._tokenizer = bundle.file(TOKENIZER)
 
-    def encode_image(self, image: Image.Image, bucket: int = 0) -> VisionOutputs:
-        """Run the vision graph on a picture; where there are buckets, then the graph of the given one."""
-        pixels, manifest = self._preprocess(image), self._manifest
+    def encode_image(self, image: Image.Image | Sequence[Image.Image], bucket: int = 0) -> VisionOutputs:
+        """Run the vision graph on a picture, or on all those that it sees together.
+
+        Where there are buckets, the graph of the given one runs then.
+        """
+        images = [image] if isinstance(image, Image.Image) else image
+        pixels, manifest = np.concatenate([self._preprocess(one) for one in images]), self._manifest
         found = run_graph(self._vision, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
@@ -141,7 +153,7 @@ class Replay:
         entering = select_tokens(
             manifest,
             self._choose,
-            prompter.encode(question, image_tokens=[manifest.vision_tokens] * len(pictures)),
+            prompter.encode(question, image_tokens=[count for picture in pictures for count in picture.counts]),
             [picture.features for picture in pictures],
             [picture.places for picture in pictures],
         )

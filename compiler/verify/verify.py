@@ -134,11 +134,14 @@ def _replay(
     refusal = ""
     seen: dict[int, VisionOutputs] = {}
     for index in range(len(chosen)):
-        places, question = _prompt(chosen, index, bundle.manifest.images)
-        for place in places:
-            if place not in seen:
-                seen[place] = engine.encode_image(chosen[place].image, place % buckets)
-        pictures = [seen[place] for place in places]
+        places, question = _prompt(chosen, index, bundle.manifest)
+        if bundle.manifest.joint:
+            pictures = [engine.encode_image([chosen[place].image for place in places])]
+        else:
+            for place in places:
+                if place not in seen:
+                    seen[place] = engine.encode_image(chosen[place].image, place % buckets)
+            pictures = [seen[place] for place in places]
         try:
             pairs.append((pictures, engine.decode(pictures, question, STEPS)))
         except InputError as error:
@@ -147,15 +150,16 @@ def _replay(
     return pairs, refusal
 
 
-def _prompt(samples: Sequence[Sample], index: int, images: int) -> tuple[list[int], str]:
+def _prompt(samples: Sequence[Sample], index: int, manifest: Manifest) -> tuple[list[int], str]:
     """Return the pictures of a prompt, and its question: as many as the bundle takes, then fewer, and so on.
 
     Every second prompt of several pictures says itself where they stand.
     """
-    count = images - index % images
+    images = manifest.images
+    count = images if manifest.joint else images - index % images
     places = [(index + more) % len(samples) for more in range(count)]
     question = samples[index].prompt
-    if count > 1 and index // images % 2 == 0:
+    if count > 1 and (index % 2 if manifest.joint else index // images % 2 == 0):
         question = f"{PLACE} {question} " + " or ".join([PLACE] * (count - 1)) + "?"
     return places, question
 
@@ -171,8 +175,7 @@ def _promises(manifest: Manifest, pairs: Sequence[Asked]) -> list[Check]:
     lengths = [fault for pictures, decoder in pairs for fault in manifest_checks.broken_lengths(pictures[0], decoder)]
     steps = [stage.tokens_out for stage in manifest.schedule]
     tokens = " -> ".join(str(count) for count in (manifest.tokens_before, *steps))
-    if manifest.images > 1:
-        tokens = f"{tokens} per picture"
+    tokens += manifest.whose_tokens
     if manifest.buckets:
         tokens = f"{manifest.tokens_before} -> {' or '.join(str(bucket.tokens) for bucket in manifest.buckets)}"
     offsets = sorted({-offset for offset in manifest.cache.length_offsets})
@@ -241,8 +244,8 @@ def _compare(
     if any(difference.overlaps for difference in said):
         add("kept in the decoder", parity.judge_kept(said, precision))
     fewest = min(len(difference.rows) for difference in said) - 1
-    most = max(len(pictures) for pictures, _ in pairs)
-    several = f", prompts of 1 to {most} pictures" if most > 1 else ""
+    counts = {len(decoder.texts) - 1 for _, decoder in pairs}
+    several = f", prompts of {min(counts)} to {max(counts)} pictures" if max(counts) > 1 else ""
     add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps{emulated}{several}")
     return checks
 
