@@ -24,8 +24,8 @@ COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.999, "int8": 0.95}
 # a row whose largest difference is so small a part of the reference's largest logit says the same in INT8, whatever its
 # direction [ours; seen on small-llava].
 MOVED = 0.15
-# A step here and there comes out far in INT8, where activations unlike all that calibration saw are cut off; a wrong graph
-# is wrong in nearly all steps. So large a share of the rows may be beyond the limits [ours].
+# A step here and there comes out far in INT8, where activations unlike all that calibration saw are cut off; a wrong
+# graph is wrong in nearly all steps. So large a share of the rows may be beyond the limits [ours].
 STRAY = 0.1
 # Scores of the reference that differ by less, relative to their size, may be ordered either way in float32.
 NEAR_TIE = 1e-5
