@@ -40,10 +40,11 @@ def shared_trace() -> Callable[[Source], Canonical]:
     """
     from lmmprune.models.canonical import canonical_graphs
 
-    done: dict[tuple[str, bool, int, tuple[int, int], tuple[int, int] | None], Canonical] = {}
+    done: dict[tuple[object, ...], Canonical] = {}
 
     def traced(source: Source) -> Canonical:
-        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles)
+        vision = source.vision
+        key = (source.name, source.dummy, source.decoder.layers, vision.image_size, vision.tiles, source.tiles)
         if key not in done:
             done[key] = canonical_graphs(source, image_token_id=image_token_id(source), next_layer=True)
         return done[key].clone()
