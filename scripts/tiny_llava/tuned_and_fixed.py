@@ -6,7 +6,9 @@ lmmprune tune --model tiny-llava --data QUESTIONS --heldout tiny-llava --max-los
   --methods ficoco-v,cls,tome,vtc-cls,fastv --ratios 0.4,0.45,0.5 -o TUNED/
 python scripts/tiny_llava/tuned_and_fixed.py TUNED/ --work BUNDLES/ -o docs/results/tuned
 
-QUESTIONS are those of ``scripts/tuning_questions.py tiny-llava --scenes 200``. The second run is finer, of what led the first.
+QUESTIONS are those of ``scripts/tuning_questions.py tiny-llava --scenes 200``. The second run is finer, of what led the
+first.
+
 Of each method with its default hyper-parameters, the largest of those ratios that loses no more on the held-out
 questions is taken: the answers decide, which the choice itself never saw. Then all are timed in interleaved rounds.
 """
