@@ -31,7 +31,7 @@ NOTABLE_BYTES = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What calibrating takes, in bytes.
+    """What is run while the bundle is made takes, in bytes: calibration, and what tells the loss.
 
     Attributes:
         disk: Of float32 graphs beside the bundle in the making; they are gone before its weights are written.
@@ -42,6 +42,12 @@ class Calibration:
     disk: int = 0
     memory: int = 0
     scan: bool = False
+
+    def beside(self, other: Calibration) -> Calibration:
+        """Return what both take, one after the other."""
+        return Calibration(
+            disk=max(self.disk, other.disk), memory=max(self.memory, other.memory), scan=self.scan or other.scan
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,8 @@ def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
     if int8 is not None and decision.data:
         samples = len(decision.data.samples)
         calibration = calibration_needs(source, samples, scan=int8.policy == "auto", smooth=int8.smooth)
+    if decision.judged_on is not None:
+        calibration = calibration.beside(judging_needs(source))
     required = needs(
         source,
         request.output.resolve(),
@@ -165,10 +173,8 @@ def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool)
         scan: Whether blocks to keep in float are looked for, which takes the whole decoder in memory.
     """
     spec = source.decoder
-    layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
-    table = spec.vocabulary * spec.width
-    decoder = 4 * (spec.layers * layer + 2 * table)
-    vision = max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - decoder, 0)
+    layer, table = _layer_and_table(source)
+    vision, decoder = _float_bytes(source)
     towers = (2 if smooth else 1) * vision
     if scan or decoder <= WHOLE_BYTES:
         memory = _LOADED * max(vision, decoder)
@@ -177,6 +183,28 @@ def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool)
     tokens = source.vision.tokens + TEXT_TOKENS
     held = 4 * tokens * (3 * samples * spec.width + 4 * spec.mlp_width)
     return Calibration(disk=towers, memory=max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held))
+
+
+def judging_needs(source: Source) -> Calibration:
+    """Return what telling the loss takes: the whole model in float32, where that is done at all."""
+    vision, decoder = _float_bytes(source)
+    if decoder > WHOLE_BYTES:
+        return Calibration()
+    return Calibration(disk=vision + decoder, memory=_LOADED * max(vision, decoder))
+
+
+def _layer_and_table(source: Source) -> tuple[int, int]:
+    """Return the numbers in one decoder layer, and in its table of words."""
+    spec = source.decoder
+    layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
+    return layer, spec.vocabulary * spec.width
+
+
+def _float_bytes(source: Source) -> tuple[int, int]:
+    """Return the bytes of the vision graph and of the decoder, in float32."""
+    layer, table = _layer_and_table(source)
+    decoder = 4 * (source.decoder.layers * layer + 2 * table)
+    return max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - decoder, 0), decoder
 
 
 def _gib(size: int) -> str:

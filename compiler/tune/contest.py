@@ -158,7 +158,7 @@ class Contest:
     def search(self, alive: Sequence[Candidate]) -> list[Candidate]:
         """Return candidates with schedules, one for each precision: of the method that loses least where it can cut."""
         found = []
-        able = [one for one in alive if one.method and sites_to_search(_class_of(one), self.facts)]
+        able = [one for one in alive if one.method and self._cuts_where_searched(one)]
         for int8 in dict.fromkeys(one.int8 for one in able):
             start = min((one for one in able if one.int8 == int8), key=lambda one: self.lab.cell(one).flops)
             sites = sites_to_search(_class_of(start), self.facts)
@@ -178,6 +178,13 @@ class Contest:
                 self.lab.score(schedule, self.request.tuning)
                 found.append(schedule)
         return found
+
+    def _cuts_where_searched(self, one: Candidate) -> bool:
+        """Whether a candidate cuts between decoder layers: some hyper-parameters put the cut elsewhere."""
+        sites = sites_to_search(_class_of(one), self.facts)
+        kinds = {site.rpartition("_")[0] for site in sites}
+        cuts = [site.rpartition("_") for site in self.lab.cell(one).schedule]
+        return any(kind in kinds and layer != "0" for kind, _, layer in cuts)
 
     def finals(self, alive: Sequence[Candidate]) -> list[Finalist]:
         """Return the finalists with their held-out numbers and times, the fastest first."""
