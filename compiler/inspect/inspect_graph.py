@@ -10,8 +10,11 @@ from typing import Any
 
 from lmmprune.compiler.bundle.manifest import Graph
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
-from lmmprune.errors import GraphRefusal, require
+from lmmprune.errors import BundleError, GraphRefusal, one_line, require
 from lmmprune.names import LOGITS, METHOD, SITE, kept_output, received_at
+
+# What the passes' finders, made for graphs that fit together, run into where one was edited.
+_MISREAD = (AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
 
 
 def inspect_graph(
@@ -40,11 +43,21 @@ def inspect_graph(
         BundleError: It isn't as expected.
     """
     require("onnx_ir", "export")
+    model = load_onnx(path, expected=expected)
+    try:
+        return _described(model, path, scheme, image_size)
+    except _MISREAD as error:
+        said = one_line(f"{type(error).__name__} {error}".strip(), 120)
+        raise BundleError(
+            f"'{path}' can be read, but doesn't hang together ({said}): check it with onnx.checker, or make it anew"
+        ) from error
+
+
+def _described(model: Any, path: Path, scheme: str | None, image_size: tuple[int, int] | None) -> dict[str, Any]:
     from lmmprune.compiler.inspect.foreign import foreign_anchors, is_picture_graph
     from lmmprune.compiler.inspect.int8 import describe_int8, has_float_weight
     from lmmprune.passes.find.blocks import weighted
 
-    model = load_onnx(path, expected=expected)
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
     int8 = describe_int8(model, scheme)

@@ -210,8 +210,10 @@ def _difference(
 
 def relative_and_cosine(found: Array, wanted: Array) -> tuple[float, float]:
     """Return the largest difference of a value, of the largest one wanted, and the cosine of two rows ``[any]``."""
-    cosine = found @ wanted / (np.linalg.norm(found) * np.linalg.norm(wanted))
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max()), float(cosine)
+    with np.errstate(invalid="ignore", divide="ignore"):  # what has no direction, or no size, is NaN and holds nowhere
+        cosine = found @ wanted / (np.linalg.norm(found) * np.linalg.norm(wanted))
+        relative = np.abs(found - wanted).max() / np.abs(wanted).max()
+    return float(relative), float(cosine)
 
 
 def answer_length(tokens: Sequence[int], ends: Sequence[int]) -> int:
