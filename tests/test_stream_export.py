@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -258,7 +259,13 @@ def needs_of(model: Path, tmp_path: Path, dtype: str, *, int8: bool) -> prefligh
     takes = preflight.Calibration()
     if int8:
         takes = preflight.calibration_needs(source, 2, scan=False, smooth=True)
-    return preflight.needs(source, tmp_path / "x", dtype=dtype, int8=int8, shared=False, calibration=takes)
+    width = 32 if dtype == "float32" else 16
+    bits = functools.partial(_bits, 8 if int8 else width, width)
+    return preflight.needs(source, tmp_path / "x", dtype=dtype, bits=bits, shared=False, calibration=takes)
+
+
+def _bits(matrix: int, table: int, name: str) -> int:
+    return table if "embed" in name else matrix
 
 
 def test_calibration_takes_disk_before_the_bundle_does(
@@ -283,7 +290,8 @@ def test_the_scan_for_blocks_is_what_takes_the_memory(half: Path, monkeypatch: p
     monkeypatch.setattr(preflight, "WHOLE_BYTES", 0)
     for scan, remedy in ((True, "leave out --int8-policy auto"), (False, "calibrate with fewer samples")):
         takes = preflight.calibration_needs(_source(half), 2, scan=scan, smooth=True)
-        found = preflight.needs(_source(half), half, dtype="float32", int8=True, shared=False, calibration=takes)
+        bits = functools.partial(_bits, 8, 32)
+        found = preflight.needs(_source(half), half, dtype="float32", bits=bits, shared=False, calibration=takes)
         with pytest.raises(InputError, match=remedy):
             dataclasses.replace(found, memory_free=0).check(half)
 

@@ -12,10 +12,11 @@ from lmmprune.compiler.export.choices import (
     check_cache,
     counts_of,
     dtype_of,
+    int4_of,
     int8_of,
+    least_opset,
     positions_of,
     stages_of,
-    with_scatter,
 )
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
@@ -25,6 +26,7 @@ from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
     from lmmprune.compiler.data.calibration import CalibrationSet
+    from lmmprune.compiler.quantize.int4_plan import Int4Plan
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
@@ -46,7 +48,8 @@ class Decision:
         target: Where the bundle will run, with the opset that it gets.
         dtype: Floating-point type of the bundle.
         method: What chooses tokens.
-        int8: How the graphs are quantized; None: they aren't.
+        int8: How graphs are quantized to INT8; None: none is.
+        int4: How the decoder's weights become four bits; None: they don't.
         data: Pictures with questions; None where nothing is measured.
         counts: Visual tokens that were asked for, ascending; none where the pictures decide.
         stages: Of the largest count; none where nothing is removed, or the pictures decide.
@@ -60,6 +63,7 @@ class Decision:
     dtype: str
     method: Method
     int8: Int8Plan | None
+    int4: Int4Plan | None
     data: CalibrationSet | None
     counts: tuple[int, ...]
     stages: tuple[Stage, ...]
@@ -85,10 +89,15 @@ class Decision:
     def judged_on(self) -> CalibrationSet | None:
         """The user's own pictures that tell what is lost; None: nothing is, or nobody gave any."""
         own = self.request.judge and self.request.calibration is not None
-        if self.data is None or not own or self.buckets or not (self.stages or self.auto or self.int8):
+        if self.data is None or not own or self.buckets or not (self.stages or self.auto or self.quantized):
             return None
         few = [dataclasses.replace(sample, answer="") for sample in self.data.samples[:JUDGED]]
         return dataclasses.replace(self.data, samples=few)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether anything becomes integers."""
+        return self.int8 is not None or self.int4 is not None
 
     @property
     def calibrates(self) -> bool:
@@ -104,7 +113,9 @@ def decide(request: Request) -> Decision:
     """
     from lmmprune.compiler.data.calibration import load_calibration
     from lmmprune.models.facts import facts_of
+    from lmmprune.passes.int4.int4 import INT4_OPSET
     from lmmprune.passes.int8.int8 import SCHEMES
+    from lmmprune.passes.lower.static_cache import SCATTER_OPSET
     from lmmprune.passes.methods import get_method
     from lmmprune.passes.reduce.schedule import average, round_half_up
 
@@ -123,7 +134,9 @@ def decide(request: Request) -> Decision:
     facts = facts_of(source)
     if isinstance(request.tokens, Buckets):
         method = method.at_output_only()
-    int8 = int8_of(request, target, dtype)
+    int8, int4 = int8_of(request, target, dtype), int4_of(request, target)
+    if int4 is not None:
+        target = least_opset(target, INT4_OPSET)
     # Pictures are needed for ranges, or for token counts.
     measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or isinstance(request.tokens, Auto | Buckets)
     samples = request.calibration_samples if measures else min(request.calibration_samples, JUDGED)
@@ -139,7 +152,7 @@ def decide(request: Request) -> Decision:
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
     if request.static_cache is not None:
         check_cache(request.static_cache, target, image_tokens_of(stages, facts), source.decoder.max_positions)
-        target = with_scatter(target)
+        target = least_opset(target, SCATTER_OPSET)
     return Decision(
         request=request,
         source=source,
@@ -148,6 +161,7 @@ def decide(request: Request) -> Decision:
         dtype=dtype,
         method=method,
         int8=int8,
+        int4=int4,
         data=data,
         counts=counts,
         stages=tuple(stages),

@@ -17,13 +17,15 @@ from lmmprune.compiler.lower.lower import lower
 from lmmprune.compiler.onnx_files import write_graphs as files
 from lmmprune.compiler.onnx_files.bucket_graphs import write_bucket_graphs
 from lmmprune.compiler.quantize import quantize as int8
+from lmmprune.compiler.quantize.int8_plan import Int8Plan
+from lmmprune.passes.int4.insert_int4 import InsertInt4
 from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.lower.static_cache import StaticCache
 from lmmprune.progress import step
 
 
 def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepClock) -> dict[str, Any] | None:
-    """Quantize both graphs, if that was asked for.
+    """Quantize the graphs, if that was asked for.
 
     Args:
         decision: What is going to be done.
@@ -34,9 +36,19 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
     Returns:
         What the manifest says of it; None: nothing was quantized.
     """
-    plan, data = decision.int8, decision.data
-    if plan is None:
-        return None
+    found: dict[str, Any] | None = None
+    if decision.int8 is not None:
+        found = _quantize_int8(decision, decision.int8, reduced, assets, clock)
+    if (plan := decision.int4) is not None:
+        InsertInt4(group=plan.group, dtype=decision.dtype, whole=plan.whole, keep_float=plan.kept)(reduced.decoder)
+        found = {**(found or {"policy": "all"}), "decoder": plan.record()}
+    return found
+
+
+def _quantize_int8(
+    decision: Decision, plan: Int8Plan, reduced: Reduced, assets: Path, clock: StepClock
+) -> dict[str, Any]:
+    data = decision.data
     found = int8.quantize(
         reduced.vision,
         reduced.decoder,

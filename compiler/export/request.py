@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.export.dynamic_counts import DynamicCounts
-from lmmprune.compiler.export.values import Int8, Tokens
+from lmmprune.compiler.export.values import Int4, Int8, Tokens
 
 if TYPE_CHECKING:
     from lmmprune.passes.methods import Method
@@ -22,9 +22,9 @@ STREAMS = ("write vision", "write decoder", "checksums")
 class Request:
     """What the user asked for; see ``lmmprune export --help``.
 
-    ``tokens`` None removes none, ``int8`` None quantizes nothing. The pictures of ``calibration`` (None: built-in ones)
-    serve all: ``int8`` for ranges, ``Auto`` and ``Buckets`` for counts, and a few of the user's tell what is lost
-    (``judge`` False: they don't).
+    ``tokens`` None removes none; with ``int8`` and ``int4`` None nothing is quantized, and both exclude each other. The
+    pictures of ``calibration`` (None: built-in ones) serve all: ``int8`` for ranges, ``Auto`` and ``Buckets`` for
+    counts, and a few of the user's tell what is lost (``judge`` False: they don't).
     """
 
     model: str
@@ -33,6 +33,7 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     tokens: Tokens | None = None
     int8: Int8 | None = None
+    int4: Int4 | None = None
     calibration: Path | None = None
     calibration_samples: int = 32
     judge: bool = True

@@ -190,6 +190,7 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
 
 def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pair], progress: Progress) -> list[Check]:
     precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
+    inside = "int4" if manifest.precision.int4 else precision
     seen, said = [], []
     for index, (vision, decoder) in enumerate(pairs):
         seen.append(reference.encode_image(vision))
@@ -208,9 +209,9 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
     emulated = ", bfloat16 emulated" if manifest.precision.dtype == "bfloat16" else ""
     add("image features", parity.judge_values(seen, precision), emulated)
     if any(difference.overlaps for difference in said):
-        add("kept in the decoder", parity.judge_kept(said, precision))
+        add("kept in the decoder", parity.judge_kept(said, inside))
     fewest = min(len(difference.rows) for difference in said) - 1
-    add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps{emulated}")
+    add("logits", parity.judge_values(said, inside), f", prefill and {fewest} decode steps{emulated}")
     return checks
 
 
