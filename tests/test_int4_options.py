@@ -15,8 +15,10 @@ from test_insert_int4 import stored_weights
 from test_int8_options import TINY, answer, export, int8_share, operators
 
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.export import preflight
 from lmmprune.compiler.export.values import Int4, Int8
 from lmmprune.compiler.verify.verify import verify
+from lmmprune.models.source import resolve
 
 Cli = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[1] / "models" / "tiny_llava"
@@ -28,8 +30,8 @@ def test_onnxruntimes_operator(tmp_path: Path, cli: Cli) -> None:
     assert report["precision"] == {
         "dtype": "float32",
         "int8": None,
-        "int4": {"group": 32},
-        "calibration": {"policy": "all", "decoder": {"float": []}},
+        "int4": {"group": 32, "method": "rtn"},
+        "calibration": {"policy": "all", "decoder": {"float": [], "rounded": "rtn"}},
     }
     found = operators(tmp_path / "w")
     assert (found.count("MatMulNBits"), found.count("MatMul")) == (PRODUCTS, 0)
@@ -80,7 +82,7 @@ def test_the_vision_tower_in_int8(tmp_path: Path, cli: Cli) -> None:
     options = ("--int4", "--int8-vision", "--calib-samples", 2, "--keep-float", "vision:projector")
     report = export(cli, tmp_path / "v", *options, "--keep-float", "decoder:layer_0.down")
     precision = report["precision"]
-    assert (precision["int8"], precision["int4"]) == ("u8s8", {"group": 128})
+    assert (precision["int8"], precision["int4"]) == ("u8s8", {"group": 128, "method": "rtn"})
     assert precision["calibration"]["samples"] == 2
     assert precision["calibration"]["vision"]["float"] == ["projector"]
     assert precision["calibration"]["decoder"]["float"] == ["layer_0.down"]
@@ -159,3 +161,12 @@ def test_buckets_share_one_decoder(tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli(*many, "--force", "--int4", "--int8-vision")
     assert code == 2
     assert "--buckets and --int8-vision don't go together yet" in err
+
+
+def test_what_rounding_on_samples_takes_is_reckoned() -> None:
+    source = resolve("llava-1.5-7b", weights="dummy")
+    few, many = (preflight.rounding_needs(source, samples) for samples in (1, 32))
+    # 7B in four bits and a tower in float32; a layer, and four matrices of 11008 x 11008.
+    assert 4.0 < few.disk / 2**30 < 6.5
+    assert 3.0 < few.memory / 2**30 < 5.0
+    assert many.memory > few.memory

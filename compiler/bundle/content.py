@@ -36,9 +36,11 @@ class Int4Weights:
 
     Attributes:
         group: Inputs that share a scale.
+        method: How they were rounded: ``rtn``, to the nearest, or ``gptq``, on samples.
     """
 
     group: int
+    method: str = "rtn"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ def int4_of(request: Request, target: Target) -> Int4Plan | None:
     return Int4Plan(
         group=choose_group(target, int4.group),
         whole=target.int4_whole,
+        method=int4.method,
         keep_float=int4.keep_float,
     )
 

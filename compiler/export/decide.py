@@ -101,8 +101,8 @@ class Decision:
 
     @property
     def calibrates(self) -> bool:
-        """Whether ranges of activations are measured."""
-        return self.int8 is not None and self.data is not None
+        """Whether activations are looked at."""
+        return self.data is not None and (self.int8 is not None or (self.int4 is not None and self.int4.calibrated))
 
 
 def decide(request: Request) -> Decision:
@@ -137,8 +137,9 @@ def decide(request: Request) -> Decision:
     int8, int4 = int8_of(request, target, dtype), int4_of(request, target)
     if int4 is not None:
         target = least_opset(target, INT4_OPSET)
-    # Pictures are needed for ranges, or for token counts.
-    measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or isinstance(request.tokens, Auto | Buckets)
+    # Pictures are needed for ranges and for rounding, or for token counts.
+    ranges = (int8 is not None and SCHEMES[int8.scheme].calibrated) or (int4 is not None and int4.calibrated)
+    measures = ranges or isinstance(request.tokens, Auto | Buckets)
     samples = request.calibration_samples if measures else min(request.calibration_samples, JUDGED)
     given = measures or (request.calibration is not None and request.judge)
     data = load_calibration(source, request.calibration, samples) if given else None

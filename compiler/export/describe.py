@@ -80,7 +80,7 @@ def describe(
         precision=Precision(
             dtype=decision.dtype,
             int8=decision.int8.scheme if decision.int8 else None,
-            int4=Int4Weights(group=decision.int4.group) if decision.int4 else None,
+            int4=Int4Weights(group=decision.int4.group, method=decision.int4.method) if decision.int4 else None,
             calibration=calibration,
         ),
         target=decision.target.name,

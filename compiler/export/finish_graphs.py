@@ -18,7 +18,7 @@ from lmmprune.compiler.onnx_files import write_graphs as files
 from lmmprune.compiler.onnx_files.bucket_graphs import write_bucket_graphs
 from lmmprune.compiler.quantize import quantize as int8
 from lmmprune.compiler.quantize.int8_plan import Int8Plan
-from lmmprune.passes.int4.insert_int4 import InsertInt4
+from lmmprune.compiler.quantize.quantize_int4 import forget_rounded, quantize_int4
 from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.lower.static_cache import StaticCache
 from lmmprune.progress import step
@@ -36,13 +36,28 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
     Returns:
         What the manifest says of it; None: nothing was quantized.
     """
-    found: dict[str, Any] | None = None
-    if decision.int8 is not None:
-        found = _quantize_int8(decision, decision.int8, reduced, assets, clock)
-    if (plan := decision.int4) is not None:
-        InsertInt4(group=plan.group, dtype=decision.dtype, whole=plan.whole, keep_float=plan.kept)(reduced.decoder)
-        found = {**(found or {"policy": "all"}), "decoder": plan.record()}
-    return found
+    four, eight, data = decision.int4, decision.int8, decision.data
+    if four is not None:
+        # Before the tower becomes INT8: samples go through graphs in floating point.
+        quantize_int4(
+            reduced.vision,
+            reduced.decoder,
+            reduced.selection,
+            interface_of(decision, reduced),
+            assets,
+            data,
+            four,
+            clock.report,
+            dtype=decision.dtype,
+            check=decision.source.checkpoint.refuse_damage,
+        )
+    if eight is not None:
+        found = _quantize_int8(decision, eight, reduced, assets, clock)
+        return found if four is None else {**found, "decoder": four.record()}
+    if four is None:
+        return None
+    seen = {"source": data.source, "samples": len(data.samples)} if four.calibrated and data else {}
+    return {**seen, "policy": "all", "decoder": four.record()}
 
 
 def _quantize_int8(
@@ -90,7 +105,7 @@ def write_graphs(
     """
     write_bucket_graphs(reduced.buckets, directory)
     between = {} if reduced.selection is None else {SELECTION: reduced.selection}
-    return files.write_graphs(
+    written = files.write_graphs(
         {"vision": reduced.vision, **between, "decoder": reduced.decoder},
         directory,
         decision.source.checkpoint,
@@ -99,3 +114,5 @@ def write_graphs(
         lenders={"decoder": SELECTION},
         progress=clock.report,
     )
+    forget_rounded(directory)
+    return written

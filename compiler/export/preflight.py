@@ -23,6 +23,8 @@ _LIBRARIES = 900 * 2**20
 """Resident with torch, transformers and a traced graph, before the first weight is read."""
 _COPIES = 3
 """Of one weight in the type of the bundle, at most: as read, converted, and the one before it that is being written."""
+_MATRICES = 4
+"""Of K x K numbers, K the inputs of a weight, that rounding it on samples takes."""
 _TOWER = ("vision", "visual", "projector", "connector", "mlp1", "multi_modal")
 """Of names of weights that belong to the vision graph, in the families' own words."""
 _LOADED = 2
@@ -113,6 +115,12 @@ def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
         samples = len(decision.data.samples)
         calibration = calibration_needs(
             source, samples, scan=int8.policy == "auto", smooth=int8.smooth, decoder="decoder" in int8.parts
+        )
+    if (int4 := decision.int4) is not None and int4.calibrated and decision.data:
+        # One after the other: the tower's calibration begins when the decoder's is over.
+        rounding = rounding_needs(source, len(decision.data.samples))
+        calibration = Calibration(
+            disk=rounding.disk + calibration.disk, memory=max(rounding.memory, calibration.memory)
         )
     required = needs(
         source,
@@ -208,6 +216,25 @@ def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool,
     tokens = source.vision.tokens + TEXT_TOKENS
     held = 4 * tokens * (3 * samples * spec.width + 4 * spec.mlp_width)
     return Calibration(disk=towers, memory=max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held))
+
+
+def rounding_needs(source: Source, samples: int) -> Calibration:
+    """Return what rounding the decoder's weights on samples takes, which goes layer by layer whatever its size.
+
+    Args:
+        source: The model.
+        samples: How many are run.
+    """
+    spec = source.decoder
+    layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
+    weights = spec.layers * layer + spec.vocabulary * spec.width
+    inside = 4 * (weights + spec.vocabulary * spec.width)
+    vision = max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - inside, 0)
+    tokens = source.vision.tokens + TEXT_TOKENS
+    # A layer as it was and as the runtime holds it; what is known of its widest activation, and that turned about.
+    held = 4 * (_LOADED * layer + _MATRICES * spec.mlp_width**2 + tokens * (3 * samples * spec.width))
+    # The tower in float32 is gone by the time that weights are written, the rounded weights aren't.
+    return Calibration(disk=vision + math.ceil(weights * 5 / 8), memory=max(_LOADED * vision, held))
 
 
 def _gib(size: int) -> str:

@@ -138,11 +138,13 @@ class Int4:
 
     Attributes:
         group: Inputs of a weight that share a scale: 32, 64 or 128; None: the target's usual number.
+        method: ``rtn`` rounds to the nearest; ``gptq`` on samples, so that products err least.
         keep_float: Blocks of the decoder that stay in float, ``decoder:NAME``.
         vision: How to quantize the vision tower to INT8 beside it; None: not at all.
     """
 
     group: int | None = None
+    method: str = "rtn"
     keep_float: tuple[str, ...] = ()
     vision: Int8 | None = None
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmprune.compiler.targets.target import Target
-from lmmprune.errors import InputError
+from lmmprune.errors import InputError, suggestion
+
+METHODS = ("rtn", "gptq")
+"""To the nearest; or on samples, so that products err least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,19 +20,25 @@ class Int4Plan:
     Attributes:
         group: Inputs that share a scale.
         whole: Whether they must divide a weight's inputs.
+        method: One of ``METHODS``.
         keep_float: Blocks of the decoder that stay in float, ``decoder:NAME``.
     """
 
     group: int
     whole: bool
+    method: str = "rtn"
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what can be checked without the graphs.
 
         Raises:
-            InputError: A block of another graph than the decoder.
+            InputError: No such method, or a block of another graph than the decoder.
         """
+        if self.method not in METHODS:
+            raise InputError(
+                f"--int4-method {self.method}: expected {' or '.join(METHODS)}{suggestion(self.method, METHODS)}"
+            )
         for name in self.keep_float:
             part, _, block = name.partition(":")
             if part == "vision" and block:
@@ -41,13 +50,18 @@ class Int4Plan:
                 raise InputError(f"--keep-float {name}: expected decoder:BLOCK (see 'lmmprune inspect')")
 
     @property
+    def calibrated(self) -> bool:
+        """Whether samples are run before."""
+        return self.method != "rtn"
+
+    @property
     def kept(self) -> frozenset[str]:
         """The blocks of the decoder that the user wants in float."""
         return frozenset(name.split(":", 1)[1] for name in self.keep_float)
 
     def record(self) -> Mapping[str, Any]:
         """Return what the manifest says of it beside its name."""
-        return {"float": sorted(self.kept)}
+        return {"float": sorted(self.kept), "rounded": self.method}
 
 
 def choose_group(target: Target, asked: int | None) -> int:

@@ -52,3 +52,15 @@ def quantize_groups(weight: Array, group: int, dtype: str = "float32") -> tuple[
             integers[start : start + step] = rows[:, :inputs]
             scales[start : start + step] = found
     return integers.T, scales.T
+
+
+def dequantize_groups(integers: Array, scales: Array, group: int) -> Array:
+    """Return what a weight is worth, float32 ``[K,N]``.
+
+    Args:
+        integers: ``[K,N]``.
+        scales: ``[ceil(K/g),N]``.
+        group: Inputs that share a scale, g.
+    """
+    spread = np.repeat(scales.astype(np.float32), group, axis=0)[: len(integers)]
+    return np.multiply(integers, spread, dtype=np.float32)
