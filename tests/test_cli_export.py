@@ -68,7 +68,7 @@ def test_a_method_that_needs_cls_on_a_tower_without(method: str, siglip: Path, r
         (("--method", "sparsevlm", "--ratio", 0.5, "--set", "layers=2,6,x"), "expected a list such as 2,6,15"),
         (("--method", "sparsevlm", "--ratio", 0.5, "--set", "layers=6,2"), "layers 6,2: expected ascending numbers"),
         (("--method", "vtc-cls", "--ratio", 0.5, "--set", "first_layer=23"), "first_layer=23: expected 0..22"),
-        (("--ratio", 0.5, "--set", "shallow_layer=23"), "shallow_layer=23: expected 0..22"),
+        (("--method", "freepruner", "--ratio", 0.5, "--set", "shallow_layer=23"), "shallow_layer=23: expected 0..22"),
         (("--method", "fast-v", "--ratio", 0.5), "no method 'fast-v'; did you mean 'fastv'?"),
         (("--method", "ficoco-v", "--ratio", 0.5, "--set", "eps=2"), "eps=2: expected 0 <= value <= 1"),
         (("--method", "ficoco-v", "--ratio", 0.5, "--set", "targets=3"), "targets=3: expected auto or 0 or quantile"),

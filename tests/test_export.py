@@ -244,7 +244,7 @@ def test_the_command_line_prints_json_and_one_line_errors(tmp_path: Path) -> Non
     )
     data = json.loads(done.stdout)
     assert data["sites"] == [
-        {"site": "vision_output", "tokens_in": 144, "tokens_out": 36, "text_removed": 0, "kept": "kept_indices"}
+        {"site": "projector_output", "tokens_in": 144, "tokens_out": 36, "text_removed": 0, "kept": "kept_indices"}
     ]
     assert (tmp_path / "out" / "manifest.json").is_file()
     failed = subprocess.run(
@@ -259,7 +259,7 @@ def test_the_command_line_prints_json_and_one_line_errors(tmp_path: Path) -> Non
 def test_kept_sets_of_float_and_int8_overlap() -> None:
     looks = []
     for int8 in (False, True):
-        path, _ = exported(ratio=0.5, int8=True) if int8 else exported(ratio=0.5)
+        path, _ = exported(method="cls", ratio=0.5, **({"int8": True} if int8 else {}))
         runtime = Runtime(Bundle.open(path))
         looks.append(
             [runtime.encode_image(s.image).kept for s in load_calibration(resolve("tiny-llava"), None, 8).samples]

@@ -57,13 +57,13 @@ def test_a_pruned_vision_graph_says_where(dtype: str, cli: Cli) -> None:
     path = exported_again(ratio=0.5, dtype=dtype)[0]
     vision, decoder = graphs(cli, path)
     assert [row | {"nodes": 0} for row in vision["sites"]] == [
-        {"site": "vision_output", "method": "freepruner", "nodes": 0, "tokens_out": 72, "merges": False}
+        {"site": "projector_output", "method": "divprune", "nodes": 0, "tokens_out": 72, "merges": False}
     ]
     assert vision["sites"][0]["nodes"] > 10
     assert vision["anchors"] is None
     assert decoder["sites"] == []
     _, out, _ = cli("inspect", path)
-    assert re.search(r"vision_output, by freepruner +72 +dropped", out)
+    assert re.search(r"projector_output, by divprune +72 +dropped", out)
 
 
 def test_cuts_in_both_graphs_are_listed(cli: Cli) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.testing import assert_array_equal
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from short_request import short_request
 
@@ -284,6 +285,27 @@ def test_calibration_takes_disk_before_the_bundle_does(
     bundle = sum(entry.bytes for entry in report.manifest.files.values())
     peak = max(sizes)
     assert 2 * bundle < peak <= needs_of(half, tmp_path, "float32", int8=True).disk < 1.5 * peak
+
+
+def test_telling_the_loss_takes_disk_before_the_bundle_does(
+    half: Path, tmp_path: Path, traced: Callable[[Source], Canonical], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_GRAPHS", 2**20)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (64, 64), "red").save(pictures / "one.png")
+    sizes: list[int] = []
+
+    def look(*_: object) -> None:
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        sizes.append(sum(path.stat().st_size for path in files))
+
+    request = short_request(model=str(half), output=tmp_path / "out", ratio=0.5, calibration=pictures, dtype="float16")
+    export(request, look, traced=traced)
+    takes = preflight.judging_needs(_source(half))
+    needs = preflight.needs(_source(half), tmp_path / "x", dtype="float16", int8=False, shared=False, calibration=takes)
+    assert takes.disk > 0
+    assert max(sizes) <= needs.disk + 2**16  # the picture
 
 
 def test_the_scan_for_blocks_is_what_takes_the_memory(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -169,6 +170,25 @@ def test_workers_find_what_one_process_finds(tmp_path: Path, cli: Callable[..., 
     status, _, err = cli(*line, "-o", tmp_path / "1")
     assert status == 2
     assert "which differs in code of longest" in err
+
+
+def test_a_schedule_is_searched_for_where_a_candidate_cuts_in_the_decoder(
+    tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """One of dart's forms cuts in front of the decoder and takes fewest FLOPs: no schedule can be made of that one."""
+    out = tmp_path / "tuned"
+    line = [*TUNE, "--data", CALIB, "--limit", 8, "--max-kl", 10, "--methods", "dart", "--ratios", "0.25"]
+    status, _, err = cli(*line, "--positions", "original", "--rounds", 2, "--threads", 1, "-o", out)
+    assert status == 0, err
+    rows = json.loads((out / "front.json").read_text())["finalists"]
+    (found,) = [row for row in rows if "--schedule" in row["command"]]
+    counts = json.loads(found["schedule"])
+    assert set(counts) <= {"llm_input_1", "llm_input_2", "llm_input_3"}
+    assert counts["llm_input_1"] < 144
+    assert found["method"] == "dart"
+    assert found["options"] == ""
+    file = Path(shlex.split(found["command"])[shlex.split(found["command"]).index("--schedule") + 1])
+    assert json.loads(file.read_text()) == counts
 
 
 @pytest.mark.parametrize(

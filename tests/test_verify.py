@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import edit_json
+import numpy as np
 import pytest
 from exports import exported_again
 
@@ -258,6 +259,10 @@ FLIPPED = {"overlaps": {"a": 0.5}, "same": False, "relative": 0.2, "cosine": 0.9
         ([difference(cosine=0.7, relative=0.16)], "int8", True, False, ""),
         ([difference(cosine=float("nan"), relative=0.16)], "int8", True, False, ""),
         ([difference(cosine=0.7, relative=float("nan"))], "int8", True, False, ""),
+        ([difference(cosine=float("nan"))] + [difference()] * 9, "int8", True, False, ""),
+        ([difference(cosine=0.7, relative=0.5)] + [difference()] * 4, "int8", True, True, ""),
+        ([difference(cosine=0.7, relative=0.5)] * 2 + [difference()] * 4, "int8", True, False, ""),
+        ([difference(cosine=0.7)] + [difference()] * 9, "float16", True, False, ""),
     ],
 )
 def test_judgements(
@@ -267,6 +272,14 @@ def test_judgements(
     assert verdict.passed is kept
     assert note in verdict.found
     assert parity.judge_values(differences, precision).passed is values
+
+
+def test_sets_without_a_place_in_common() -> None:
+    apart = parity._difference({"a": np.array([0, 1])}, {"a": np.array([2, 3])}, *[np.zeros((1, 0))] * 2, margin=0.1)
+    assert parity.judge_kept([apart], "int8").found.startswith("IoU 0.0000")
+    assert parity.judge_values([apart], "int8") == parity.Verdict(passed=None, found="no kept place in common")
+    assert parity.judge_kept([apart], "float32").passed is False
+    assert parity.judge_values([apart, difference()], "int8").passed
 
 
 def test_what_is_said_behind_the_end_of_an_answer() -> None:

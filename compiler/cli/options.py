@@ -10,6 +10,7 @@ import click
 
 from lmmprune.compiler.cli import completion
 from lmmprune.compiler.cli.command import GENERAL, option
+from lmmprune.defaults import METHOD
 from lmmprune.errors import InputError
 from lmmprune.limits import MOST_THREADS
 
@@ -46,7 +47,7 @@ def output_option(help: str, *, required: bool = True, dir_okay: bool = True, gr
 
 
 def method_options(
-    default: str | None = "freepruner",
+    default: str | None = METHOD,
     *,
     about: str = "Selection method (see 'lmmprune methods').",
     file: bool = True,

@@ -22,6 +22,7 @@ from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import number_pair, set_options
+from lmmprune.defaults import TOWER_METHOD
 from lmmprune.errors import require
 from lmmprune.units import human_bytes, human_si
 
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     group=MODEL,
 )
 @ratio_options()
-@method_options()
+@method_options(TOWER_METHOD)
 @target_option()
 @dtype_option("the graph's")
 @output_option("File to write.")

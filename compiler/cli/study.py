@@ -30,7 +30,7 @@ from lmmprune.errors import InputError, require
 if TYPE_CHECKING:
     from lmmprune.compiler.study.findings import Findings, Row
 
-_METHODS = "freepruner,ficoco-v,ficoco-l,inflection,fastv,random"
+_METHODS = "divprune,freepruner,ficoco-v,inflection,pyramiddrop,random"
 _RATIOS = "0,0.25,0.5,0.75,0.9"
 # Each worker holds PyTorch and a model.
 _MOST_WORKERS = 4

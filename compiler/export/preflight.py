@@ -36,17 +36,28 @@ NOTABLE_BYTES = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What calibrating takes, in bytes.
+    """What is run while the bundle is made takes, in bytes: calibration, and what tells the loss.
 
     Attributes:
         disk: Of float32 graphs beside the bundle in the making; they are gone before its weights are written.
         memory: Beside the libraries.
+        kept: Of what is on disk, what stays until the bundle's weights are written.
         scan: Whether the scan of ``--int8-policy auto`` is why the decoder doesn't run layer by layer.
     """
 
     disk: int = 0
     memory: int = 0
+    kept: int = 0
     scan: bool = False
+
+    def beside(self, other: Calibration) -> Calibration:
+        """Return what both take, one after the other."""
+        return Calibration(
+            disk=max(self.disk + other.kept, other.disk + self.kept),
+            memory=max(self.memory, other.memory),
+            kept=self.kept + other.kept,
+            scan=self.scan or other.scan,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +128,9 @@ def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
             source, samples, scan=int8.policy == "auto", smooth=int8.smooth, decoder="decoder" in int8.parts
         )
     if (int4 := decision.int4) is not None and int4.calibrated and decision.data:
-        # One after the other: the tower's calibration begins when the decoder's is over.
-        rounding = rounding_needs(source, len(decision.data.samples))
-        calibration = Calibration(
-            disk=rounding.disk + calibration.disk, memory=max(rounding.memory, calibration.memory)
-        )
+        calibration = calibration.beside(rounding_needs(source, len(decision.data.samples)))
+    if decision.judged_on is not None:
+        calibration = calibration.beside(judging_needs(source))
     required = needs(
         source,
         request.output.resolve(),
@@ -183,7 +192,7 @@ def needs(
     partial = destination.with_name(f".{destination.name}.partial")
     written = sum(file.stat().st_size for file in partial.glob("*.data")) if partial.is_dir() else 0
     return Needs(
-        disk=max(0 if shared else sum(sizes), calibration.disk) + _GRAPHS,
+        disk=max((0 if shared else sum(sizes)) + calibration.kept, calibration.disk) + _GRAPHS,
         disk_free=shutil.disk_usage(place).free + written,
         memory=_LIBRARIES + (0 if shared else _COPIES * largest * width) + calibration.memory,
         memory_free=machine.free_memory(),
@@ -202,10 +211,8 @@ def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool,
         decoder: Whether the decoder is calibrated, beside the tower.
     """
     spec = source.decoder
-    layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
-    table = spec.vocabulary * spec.width
-    inside = 4 * (spec.layers * layer + 2 * table)
-    vision = max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - inside, 0)
+    layer, table = _layer_and_table(source)
+    vision, inside = _float_bytes(source)
     towers = (2 if smooth else 1) * vision
     if not decoder:
         return Calibration(disk=towers, memory=_LOADED * vision)
@@ -226,15 +233,36 @@ def rounding_needs(source: Source, samples: int) -> Calibration:
         samples: How many are run.
     """
     spec = source.decoder
-    layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
-    weights = spec.layers * layer + spec.vocabulary * spec.width
-    inside = 4 * (weights + spec.vocabulary * spec.width)
-    vision = max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - inside, 0)
+    layer, table = _layer_and_table(source)
+    vision, _ = _float_bytes(source)
     tokens = source.vision.tokens + TEXT_TOKENS
     # A layer as it was and as the runtime holds it; what is known of its widest activation, and that turned about.
-    held = 4 * (_LOADED * layer + _MATRICES * spec.mlp_width**2 + tokens * (3 * samples * spec.width))
-    # The tower in float32 is gone by the time that weights are written, the rounded weights aren't.
-    return Calibration(disk=vision + math.ceil(weights * 5 / 8), memory=max(_LOADED * vision, held))
+    held = 4 * (_LOADED * layer + _MATRICES * spec.mlp_width**2 + tokens * 3 * samples * spec.width)
+    # Four bits and a scale for a group.
+    kept = math.ceil((spec.layers * layer + table) * 5 / 8)
+    return Calibration(disk=vision + kept, memory=max(_LOADED * vision, held), kept=kept)
+
+
+def judging_needs(source: Source) -> Calibration:
+    """Return what telling the loss takes: the whole model in float32, where that is done at all."""
+    vision, decoder = _float_bytes(source)
+    if decoder > WHOLE_BYTES:
+        return Calibration()
+    return Calibration(disk=vision + decoder, memory=_LOADED * max(vision, decoder))
+
+
+def _layer_and_table(source: Source) -> tuple[int, int]:
+    """Return the numbers in one decoder layer, and in its table of words."""
+    spec = source.decoder
+    layer = 2 * spec.width * spec.head_dim * (spec.heads + spec.kv_heads) + 3 * spec.width * spec.mlp_width
+    return layer, spec.vocabulary * spec.width
+
+
+def _float_bytes(source: Source) -> tuple[int, int]:
+    """Return the bytes of the vision graph and of the decoder, in float32."""
+    layer, table = _layer_and_table(source)
+    decoder = 4 * (source.decoder.layers * layer + 2 * table)
+    return max(4 * sum(math.prod(shape) for shape in source.shapes.values()) - decoder, 0), decoder
 
 
 def _gib(size: int) -> str:

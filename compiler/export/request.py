@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.export.dynamic_counts import DynamicCounts
 from lmmprune.compiler.export.values import Int4, Int8, Tokens
+from lmmprune.defaults import METHOD
 
 if TYPE_CHECKING:
     from lmmprune.passes.methods import Method
@@ -29,7 +30,7 @@ class Request:
 
     model: str
     output: Path
-    method: str | Method = "freepruner"
+    method: str | Method = METHOD
     options: Mapping[str, str] = field(default_factory=dict)
     tokens: Tokens | None = None
     int8: Int8 | None = None

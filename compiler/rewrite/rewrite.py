@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmmprune.compiler.export.choices import dtype_of
 from lmmprune.compiler.onnx_files.write_graph import check_writable, write_graph
 from lmmprune.compiler.targets import targets
+from lmmprune.defaults import TOWER_METHOD
 from lmmprune.errors import InputError, require
 from lmmprune.progress import Progress, silent, step
 
@@ -32,7 +33,7 @@ class Request:
 
     source: Path
     output: Path
-    method: str | Method = "freepruner"
+    method: str | Method = TOWER_METHOD
     options: Mapping[str, str] = field(default_factory=dict)
     method_file: Path | None = None
     ratio: float | None = None

@@ -105,7 +105,8 @@ class Contest:
         if cell.dropped is None and budget.kind == "flops" and cell.flops / base.flops > budget.value:
             cell = self._leave(cell, f"takes {cell.flops / base.flops:.3g} of the FLOPs")
         if cell.dropped is None and budget.timed and first:
-            cell = self.lab.time(candidate, examples, _FEW_ROUNDS)
+            self.lab.time([candidate], examples, _FEW_ROUNDS)
+            cell = self.lab.cell(candidate)
             if surely := _too_slow(cell, budget):
                 cell = self._leave(cell, surely)
         if cell.dropped is not None:
@@ -157,7 +158,7 @@ class Contest:
     def search(self, alive: Sequence[Candidate]) -> list[Candidate]:
         """Return candidates with schedules, one for each precision: of the method that loses least where it can cut."""
         found = []
-        able = [one for one in alive if one.method and sites_to_search(_class_of(one), self.facts)]
+        able = [one for one in alive if one.method and self._cuts_where_searched(one)]
         for int8 in dict.fromkeys(one.int8 for one in able):
             start = min((one for one in able if one.int8 == int8), key=lambda one: self.lab.cell(one).flops)
             sites = sites_to_search(_class_of(start), self.facts)
@@ -178,31 +179,37 @@ class Contest:
                 found.append(schedule)
         return found
 
+    def _cuts_where_searched(self, one: Candidate) -> bool:
+        """Whether a candidate cuts between decoder layers: some hyper-parameters put the cut elsewhere."""
+        sites = sites_to_search(_class_of(one), self.facts)
+        kinds = {site.rpartition("_")[0] for site in sites}
+        cuts = [site.rpartition("_") for site in self.lab.cell(one).schedule]
+        return any(kind in kinds and layer != "0" for kind, _, layer in cuts)
+
     def finals(self, alive: Sequence[Candidate]) -> list[Finalist]:
         """Return the finalists with their held-out numbers and times, the fastest first."""
         cells = {one: self.lab.cell(one) for one in dict.fromkeys(alive)}
         losses = {one: self.loss(cell.tuning) for one, cell in cells.items()}
         chosen = pick_finalists(cells, losses, self.request.budget)
-        step = counting(self.progress, 2 * len(chosen) + 1)
+        step = counting(self.progress, len(chosen) + 2)
         step("held-out: unpruned")
         base = self.lab.score(UNPRUNED, self.request.heldout, heldout=True)
-        finalists = []
         for candidate in chosen:
             step(f"held-out: {candidate.label}")
             self.lab.score(candidate, self.request.heldout, heldout=True)
-            step(f"timing: {candidate.label}")
-            cell = self.lab.time(candidate, self.request.heldout, self.request.rounds)
-            schedule = self._schedule(candidate)
-            finalists.append(
-                finalist(
-                    candidate,
-                    cell,
-                    base,
-                    [one.picture for one in self.request.heldout],
-                    self.measure,
-                    candidate.command(self.request.template, schedule),
-                )
+        step(f"timing: {len(chosen)} finalists")
+        self.lab.time(chosen, self.request.heldout, self.request.rounds)
+        finalists = [
+            finalist(
+                candidate,
+                self.lab.cell(candidate),
+                base,
+                [one.picture for one in self.request.heldout],
+                self.measure,
+                candidate.command(self.request.template, self._schedule(candidate)),
             )
+            for candidate in chosen
+        ]
         return sorted(finalists, key=lambda one: one.ttft.value)
 
     def _schedule(self, candidate: Candidate) -> Path | None:

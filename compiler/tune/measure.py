@@ -16,6 +16,7 @@ from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.measure.matching import MATCHES
 from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.targets import machine
 from lmmprune.compiler.tune.candidate import Candidate
 from lmmprune.compiler.tune.cell import Cell, load_cell
 from lmmprune.errors import GraphRefusal, InputError
@@ -26,6 +27,8 @@ from lmmprune.progress import Progress, silent
 UNPRUNED = Candidate()
 # A bundle stays between rungs where the disk has room for so many of its size.
 _ROOM = 20
+# A bundle that is open takes so many times its size, generously: weights, those that are packed anew, activations.
+_LOADED = 6
 
 
 @dataclass(kw_only=True)
@@ -126,15 +129,24 @@ class Lab:
         found = dataclasses.replace(cell, heldout=scores) if heldout else dataclasses.replace(cell, tuning=scores)
         return found.save(self.cells)
 
-    def time(self, candidate: Candidate, examples: Sequence[Question], rounds: int) -> Cell:
-        """Time a candidate beside the unpruned model, interleaved: two in memory, whatever the number of candidates."""
-        cell = self.make(candidate)
-        if cell.refused is not None or len(cell.times.get("ttft_ms", ())) >= rounds:
-            return cell
-        bundles = [Bundle.open(self.bundle(one)) for one in (UNPRUNED, candidate)]
-        base, own = take_times(bundles, examples, dataclasses.replace(self._how(), rounds=rounds), silent)
-        times = {**{name: tuple(own[name]) for name in own}, **{f"base_{name}": tuple(base[name]) for name in base}}
-        return dataclasses.replace(cell, times=times).save(self.cells)
+    def time(self, candidates: Sequence[Candidate], examples: Sequence[Question], rounds: int) -> None:
+        """Time candidates beside the unpruned model, where their records have fewer rounds than that.
+
+        All share their rounds, so that they can be told apart on a machine that isn't quiet. Where memory doesn't hold
+        all, each is timed with the unpruned model alone.
+        """
+        cells = {one: self.make(one) for one in candidates}
+        able = [one for one, cell in cells.items() if cell.refused is None]
+        missing = [one for one in able if len(cells[one].times.get("ttft_ms", ())) < rounds]
+        size = self.cell(UNPRUNED).bytes + sum(cells[one].bytes for one in able)
+        together = _LOADED * size < machine.free_memory()
+        for group in [able] if together and missing else [[one] for one in missing]:
+            bundles = [Bundle.open(self.bundle(one)) for one in (UNPRUNED, *group)]
+            base, *found = take_times(bundles, examples, dataclasses.replace(self._how(), rounds=rounds), silent)
+            base_times = {f"base_{name}": tuple(values) for name, values in base.items()}
+            for one, own in zip(group, found, strict=True):
+                times = {name: tuple(values) for name, values in own.items()} | base_times
+                dataclasses.replace(self.cell(one), times=times).save(self.cells)
 
     def _how(self) -> How:
         return How(

@@ -27,6 +27,9 @@ INTEGERS = {"int8", "int4"}
 # a row whose largest difference is so small a part of the reference's largest logit says the same in integers,
 # whatever its direction [ours; seen on small-llava].
 MOVED = 0.15
+# A step here and there comes out far in INT8, where activations unlike all that calibration saw are cut off; a wrong
+# graph is wrong in nearly all steps. So large a share of the rows may be beyond the limits [ours].
+STRAY = 0.1
 # Scores of the reference that differ by less, relative to their size, may be ordered either way in float32.
 NEAR_TIE = 1e-5
 
@@ -38,7 +41,8 @@ class Difference:
     Attributes:
         overlaps: Per site, intersection over union of the kept sets.
         same: Whether the kept places are equal, and in the same order, at every site.
-        rows: Of each row of values, the largest difference, of the reference's largest, and the cosine.
+        rows: Of each row of values, the largest difference, of the reference's largest, and the cosine; none where the
+            two kept nothing in common.
         margin: Smallest relative gap of scores that decided anything in the reference.
     """
 
@@ -50,12 +54,12 @@ class Difference:
     @property
     def relative(self) -> float:
         """Largest difference of all rows; NaN where one is."""
-        return float(np.max([relative for relative, _ in self.rows]))
+        return float(np.max([relative for relative, _ in self.rows], initial=0))
 
     @property
     def cosine(self) -> float:
         """Lowest cosine of all rows; NaN where one is."""
-        return float(np.min([cosine for _, cosine in self.rows]))
+        return float(np.min([cosine for _, cosine in self.rows], initial=1))
 
     @property
     def near_tie(self) -> bool:
@@ -170,7 +174,7 @@ def _difference(
     return Difference(
         overlaps=overlaps,
         same=all(np.array_equal(kept[site], expected[site]) for site in expected),
-        rows=[relative_and_cosine(ours, theirs) for ours, theirs in zip(found, wanted, strict=True)],
+        rows=[relative_and_cosine(ours, theirs) for ours, theirs in zip(found, wanted, strict=True) if ours.size],
         margin=margin,
     )
 
@@ -220,17 +224,22 @@ def judge_kept(differences: Sequence[Difference], precision: str) -> Verdict:
 def judge_values(differences: Sequence[Difference], precision: str) -> Verdict:
     """Judge features or logits row by row: their largest difference in float32, their cosine in any precision.
 
-    In integers a row holds, too, whose largest difference is ``MOVED`` at most.
+    In integers a row holds, too, whose largest difference is ``MOVED`` at most, and a share of ``STRAY`` needn't hold.
     """
     clear, note = _clear(differences, precision)
     judged = clear or differences
+    rows = [row for difference in judged for row in difference.rows]
+    if not rows:
+        return Verdict(passed=None, found=f"no kept place in common{note}")
     # NumPy's max and min keep a NaN, the built-in ones may pass over it.
-    worst = float(np.max([difference.relative for difference in judged]))
-    cosine = float(np.min([difference.cosine for difference in judged]))
-    turned = [row for difference in judged for row in difference.rows if not row[1] >= COSINE[precision]]
+    worst, cosine = float(np.max([row[0] for row in rows])), float(np.min([row[1] for row in rows]))
+    beyond = [row for row in rows if not row[1] >= COSINE[precision]]
     if precision in INTEGERS:
-        turned = [row for row in turned if not row[0] <= MOVED]
-    good = bool(np.isfinite(worst)) and not turned and (worst <= EXACT or precision != "float32")
+        beyond = [row for row in beyond if not row[0] <= MOVED]
+        note += f", {len(beyond)} of {len(rows)} steps beyond" if beyond else ""
+    stray = STRAY * len(rows) if precision in INTEGERS else 0
+    good = bool(np.isfinite([worst, cosine]).all()) and len(beyond) <= stray
+    good = good and (worst <= EXACT or precision != "float32")
     return Verdict(
         passed=good if clear else None,
         found=f"largest relative difference {worst:.2e}, lowest cosine {cosine:.6f}{note}",

@@ -117,7 +117,7 @@ def between_layers(path: Path, stored: ir.Model, run: ReduceDecoder, feeds: dict
 @click.option("--keep", type=int, multiple=True, default=(64, 192, 288), show_default=True)
 @click.option("--rounds", type=int, default=5, show_default=True)
 def main(output: Path, model: str, keep: tuple[int, ...], rounds: int) -> None:
-    """Write OUTPUT.json and OUTPUT.md."""
+    """Write OUTPUT.json, and its part of the page of what choosing costs."""
     source = resolve(model, weights="dummy", layers=LAYERS)
     facts, decoder = facts_of(source), source.decoder
     feeds = inputs(facts, decoder.width, image_token_id(source), (decoder.kv_heads, decoder.head_dim))
@@ -148,7 +148,7 @@ def main(output: Path, model: str, keep: tuple[int, ...], rounds: int) -> None:
             f"| {row['method']} | {row['site']} | {row['keep']} | {row['nodes']} | {row['prefill_ms']:.1f} |"
             f" {prefill:.1%} | {row['step_ms']:.1f} | {after:.1%} |"
         )
-    results.write(output, rows, "\n".join(lines))
+    results.write(output, rows, "\n".join(lines), page=output.with_name("selection_cost.md"))
     click.echo("\n".join(lines))
 
 

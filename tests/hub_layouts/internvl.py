@@ -220,14 +220,14 @@ LAYOUTS = (
         name="InternVL3-1B-hf",
         hub_id="OpenGVLab/InternVL3-1B-hf",
         write=_three,
-        commands=("plain", "freepruner", "ficoco-v"),
+        commands=("plain", "divprune", "ficoco-v"),
         **_COMMON,
     ),
     Layout(
         name="InternVL3_5-1B-HF",
         hub_id="OpenGVLab/InternVL3_5-1B-HF",
         write=_three_five,
-        commands=("plain", "freepruner"),
+        commands=("plain", "divprune"),
         **_COMMON,
     ),
     Layout(

@@ -13,7 +13,7 @@ from hub_layouts.layout import Layout
 from hub_layouts.tokenizer_files import decoder_rows, write_llama
 
 IMAGE, PAD, VOCABULARY = 32000, 32001, 32064
-EVERYTHING = ("plain", "freepruner", "fastv", "ficoco-v", "ficoco-l", "int8", "float16")
+EVERYTHING = ("plain", "divprune", "freepruner", "fastv", "ficoco-v", "ficoco-l", "int8", "float16")
 # Pictures first, whatever their place; the roles in capitals, each followed by a colon.
 TEMPLATE = (
     "{% for turn in messages %}"
@@ -213,6 +213,6 @@ LAYOUTS = (
         hub_id=_HUB,
         family="llava",
         write=_saved_again,
-        commands=("plain", "freepruner"),
+        commands=("plain", "divprune"),
     ),
 )

@@ -127,7 +127,7 @@ LAYOUTS = (
         write=functools.partial(
             _write, text=_mistral, template=MISTRAL, settings={"legacy": True, "chat_template": _TEXT_ONLY}
         ),
-        commands=("plain", "freepruner", "ficoco-v"),
+        commands=("plain", "divprune", "ficoco-v"),
         **_COMMON,
     ),
 )

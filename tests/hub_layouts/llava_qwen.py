@@ -138,7 +138,7 @@ LAYOUTS = (
         export={"tiles": (2, 2)},
         picture=(2 * _SIDE, 2 * _SIDE),
         refused={"ficoco-v": "tiles"},
-        commands=("plain", "freepruner"),
+        commands=("plain", "divprune"),
     ),
     Layout(
         name="llava-interleave-qwen-0.5b-hf",

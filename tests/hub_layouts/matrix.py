@@ -28,7 +28,8 @@ from lmmprune.errors import LmmpruneError
 
 COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"ratio": 0.0},
-    "freepruner": {"ratio": 0.5},
+    "divprune": {"ratio": 0.5},
+    "freepruner": {"ratio": 0.5, "method": "freepruner"},
     "fastv": {"ratio": 0.25, "method": "fastv"},
     "ficoco-v": {"ratio": 0.5, "method": "ficoco-v"},
     "ficoco-l": {"ratio": 0.5, "method": "ficoco-l"},

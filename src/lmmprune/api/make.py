@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lmmprune.api.schedule import schedule_of
 from lmmprune.compiler.export.request import Report, Request
 from lmmprune.compiler.export.values import Int4, Int8, Keep, Ratio, Tokens
+from lmmprune.defaults import METHOD, TOWER_METHOD
 from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
 
@@ -26,7 +27,7 @@ def export(
     *,
     tokens: Tokens | None = None,
     schedule: Mapping[str, int] | File | None = None,
-    method: str | Method = "freepruner",
+    method: str | Method = METHOD,
     options: Mapping[str, Any] | None = None,
     method_file: File | None = None,
     int8: Int8 | None = None,
@@ -135,7 +136,7 @@ def rewrite(
     out: File,
     *,
     tokens: Ratio | Keep | None = None,
-    method: str | Method = "freepruner",
+    method: str | Method = TOWER_METHOD,
     options: Mapping[str, Any] | None = None,
     method_file: File | None = None,
     features: str | None = None,
