@@ -303,7 +303,8 @@ def test_telling_the_loss_takes_disk_before_the_bundle_does(
     request = short_request(model=str(half), output=tmp_path / "out", ratio=0.5, calibration=pictures, dtype="float16")
     export(request, look, traced=traced)
     takes = preflight.judging_needs(_source(half))
-    needs = preflight.needs(_source(half), tmp_path / "x", dtype="float16", int8=False, shared=False, calibration=takes)
+    bits = functools.partial(_bits, 16, 16)
+    needs = preflight.needs(_source(half), tmp_path / "x", dtype="float16", bits=bits, shared=False, calibration=takes)
     assert takes.disk > 0
     assert max(sizes) <= needs.disk + 2**16  # the picture
 
