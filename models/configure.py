@@ -45,6 +45,19 @@ def as_traced(config: Any) -> Any:
     return config
 
 
+def put_together(config: Any, pictures: int) -> None:
+    """Let a model see so many pictures as one whose images are tiles: what is chosen, is chosen among all of them.
+
+    The number goes with the configuration wherever that goes: into the trace and its key, and to the loaded model.
+    """
+    config.pictures_together = pictures
+
+
+def pictures_together(config: Any) -> int:
+    """Return how many pictures are seen as one: 1, unless ``put_together`` said otherwise."""
+    return getattr(config, "pictures_together", 1)
+
+
 def parts(config: Any) -> Iterator[Any]:
     """Yield a configuration and those of all its parts."""
     yield config

@@ -108,6 +108,9 @@ class Family:
         arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
             returns the configuration with it and the choice; None for families that take a picture as a whole.
         reference: The paper.
+        several: Whether a prompt may have several pictures.
+        joint: Whether tokens may be chosen among all pictures of a prompt together.
+        one_picture: Why it may not.
         sites: Kinds of sites that tokens can be cut at.
         tried: Ids of the hub's checkpoints whose layout, file by file, was exported and answered as transformers does.
         limits: What isn't supported and why, one sentence each, for ``lmmprune models``.
@@ -128,6 +131,9 @@ class Family:
     arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None
     early_template: bool = False
     reference: str = ""
+    several: bool = False
+    joint: bool = False
+    one_picture: str = ""
     sites: tuple[str, ...] = OTHER_SITES
     tried: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from lmmprune.models import config_file, packed, shards
 from lmmprune.models.adapter import Adapter, read_settings
 from lmmprune.models.aliases import ALIASES
 from lmmprune.models.checkpoint_reader import CheckpointReader, Merged, Reader
-from lmmprune.models.configure import Reach, as_traced, check_decoder, reach, without_windows
+from lmmprune.models.configure import Reach, as_traced, check_decoder, put_together, reach, without_windows
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.identity import Identity, identify, weights_of
 from lmmprune.models.registry import family_of, fetch, locate
@@ -153,6 +153,7 @@ def resolve(
     image_size: tuple[int, int] | None = None,
     tiles: tuple[int, int] | None = None,
     adapter: Path | None = None,
+    together: int = 1,
 ) -> Source:
     """Resolve a ``--model`` argument.
 
@@ -163,6 +164,7 @@ def resolve(
         image_size: Height and width of the pictures in pixels, for towers that take any; None: the family's own choice.
         tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
         adapter: Directory of a LoRA adapter to merge into the weights.
+        together: Pictures that are seen as one, among all of whose tokens is chosen.
 
     Raises:
         ModelError: Unknown, not a checkpoint, or a family that isn't served.
@@ -198,6 +200,10 @@ def resolve(
             raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
         if image_size is not None:
             _fix_size(family, config, image_size)
+        if together > 1:
+            if not family.joint:
+                raise ModelError(f"--joint: not of {family.title} yet: leave it out, and each picture keeps its own")
+            put_together(config, together)
         # Whatever a family doesn't find or can't serve is said now.
         family.vision(config), family.decoder(config)
     return Source(

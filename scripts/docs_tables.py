@@ -19,6 +19,7 @@ from lmmprune.compiler.measure.formats.table import FORMATS
 from lmmprune.compiler.targets.boards import BOARDS, JETPACKS
 from lmmprune.compiler.targets.targets import TARGETS, Target, resolve
 from lmmprune.models.aliases import ALIASES
+from lmmprune.models.family import Family
 from lmmprune.models.registry import FAMILIES
 from lmmprune.passes.methods import METHODS
 
@@ -62,11 +63,20 @@ def families() -> str:
             "",
             f"{family.title}, cut at {', '.join(f'`{site}`' for site in family.sites)}.",
             "",
+            *(
+                [f"* [Several pictures per prompt](../guide/several-pictures.md): {_images(family)}"]
+                if family.several
+                else []
+            ),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
             "",
         ]
     return "\n".join(sections)
+
+
+def _images(family: Family) -> str:
+    return "`--images`, `--joint`" if family.joint else "`--images`"
 
 
 def aliases() -> str:

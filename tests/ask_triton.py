@@ -1,7 +1,7 @@
 """Ask a server with the client of a repository: ask_triton.py URL CLIENT.PY, requests as JSON on stdin.
 
-A request is ``[image, prompt, max_new_tokens]``, the image in base64; with ``--together`` all are asked at once. Prints
-for each its pieces ``[[text, finish_reason], ...]``, or ``{"error": ..}``.
+A request is ``[images, prompt, max_new_tokens]``, images in base64; with ``--together`` all are asked at once. For each
+it prints its pieces ``[[text, finish_reason], ...]``, or ``{"error": ..}``.
 """
 
 import base64
@@ -19,10 +19,10 @@ client = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(client)
 
 
-def ask(request: tuple[str, str, "int | None"]) -> object:
-    image, prompt, tokens = request
+def ask(request: "tuple[list[str], str, int | None]") -> object:
+    images, prompt, tokens = request
     try:
-        return list(client.ask(sys.argv[1], base64.b64decode(image), prompt, tokens))
+        return list(client.ask(sys.argv[1], [base64.b64decode(image) for image in images], prompt, tokens))
     except InferenceServerException as error:
         return {"error": error.message()}
 

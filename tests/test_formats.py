@@ -245,7 +245,7 @@ def test_a_box_needs_more_words_than_a_word(bundles: tuple[Path, Path], folder: 
     runtime = Runtime(Bundle.open(bundles[0]))
     told: list[int] = []
     model = SimpleNamespace(
-        encode_image=runtime.encode_image,
+        encode_images=runtime.encode_images,
         answer=lambda image, prompt, limit: told.append(limit) or SimpleNamespace(text=""),
     )
     for name, limit in (("refcoco", 64), ("pope", 16)):

@@ -18,8 +18,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from lmmprune.compiler.assets.checkpoint_tokenizer import checkpoint_tokenizer
 from lmmprune.compiler.assets.generation import Generation, generation
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.logits import LogitsRules
-from lmmprune.compiler.runtime.prompt import Encoded
 from lmmprune.compiler.runtime.sampling import GREEDY
 from lmmprune.errors import BundleError, ModelError
 
@@ -75,7 +75,7 @@ def test_answers_are_those_of_generate(name: str, models: list[LlamaForCausalLM]
         fx.make_bundle(tmp_path / "out").manifest, schedule=(), image_tokens=0, generation={"applied": settings}
     )
     manifest = dataclasses.replace(manifest, prompt=dataclasses.replace(manifest.prompt, eos_token_ids=(EOS,)))
-    prompt = Encoded(input_ids=np.array([PROMPT], np.int64), image_start=0, image_tokens=0)
+    prompt = Encoded(input_ids=np.array([PROMPT], np.int64), spans=((0, 0),))
     changed = 0
     for model in models:
         ids = torch.tensor([PROMPT])

@@ -65,8 +65,8 @@ def test_a_fixed_cache_says_what_a_growing_one_says(variant: str) -> None:
             said.append(replay.decode(replay.encode_image(image, 0), question, steps=6))
         assert said[0].tokens == said[1].tokens
         np.testing.assert_array_equal(said[0].lengths, said[1].lengths)
-        for name, kept in said[0].kept.items():
-            np.testing.assert_array_equal(said[1].kept[name], kept)
+        for name, kept in said[0].kept[0].items():
+            np.testing.assert_array_equal(said[1].kept[0][name], kept)
         for one, other in zip(said[0].logits, said[1].logits, strict=True):
             np.testing.assert_allclose(other, one, atol=2e-2 if variant == "float16" else 1e-4)
 

@@ -31,8 +31,11 @@ class Served:
     repository: Path
     runtime: Runtime
 
-    def ask(self, *requests: tuple[bytes, str, int | None], together: bool = False) -> list[Any]:
-        rows = [(base64.b64encode(image).decode(), prompt, tokens) for image, prompt, tokens in requests]
+    def ask(self, *requests: tuple[bytes | list[bytes], str, int | None], together: bool = False) -> list[Any]:
+        rows = []
+        for given, prompt, tokens in requests:
+            images = [given] if isinstance(given, bytes) else given
+            rows.append(([base64.b64encode(image).decode() for image in images], prompt, tokens))
         options = ["--together"] if together else []
         answers: list[Any] = in_client("ask_triton.py", self.url, self.repository / "client.py", *options, payload=rows)
         return answers
@@ -107,3 +110,17 @@ def test_answers_of_tiny_llava(options: dict[str, Any], tmp_path: Path) -> None:
             assert "".join(piece for piece, _ in pieces) == answer.text
             assert pieces[-1] == ["", answer.finish_reason]
             assert answer.finish_reason == "stop"
+
+
+def test_several_pictures(tmp_path: Path) -> None:
+    bundle = Bundle.open(exported_again(ratio=0.5, images=2)[0])
+    pair = [path.read_bytes() for path in PICTURES[:2]]
+    marked = "Is <image> the same as <image>?"
+    for served in serve(bundle, tmp_path):
+        requests = [(pair, QUESTIONS[0], 8), (pair, marked, 8), (pair[:1], QUESTIONS[0], 8)]
+        found = served.ask(*requests, ([*pair, pair[0]], "?", 8))
+        pictures = [load_image(path) for path in PICTURES[:2]]
+        asked = [(pictures, QUESTIONS[0]), (pictures, marked), (pictures[:1], QUESTIONS[0])]
+        for (images, question), pieces in zip(asked, found[:3], strict=True):
+            assert "".join(piece for piece, _ in pieces) == served.runtime.answer(images, question, 8).text
+        assert "3 pictures, this bundle takes 1 to 2 pictures" in found[3]["error"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lmmprune.compiler.assets.chat_template import ChatTemplate
-from lmmprune.compiler.runtime.prompt import ANSWER, STRIPS, compose
+from lmmprune.compiler.runtime.compose import ANSWER, STRIPS, compose
 from lmmprune.models.private_names import render_chat
 
 Content = Callable[[str], Any]

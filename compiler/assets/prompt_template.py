@@ -10,8 +10,9 @@ from typing import Any
 
 from lmmprune.compiler.assets.chat_template import ChatTemplate
 from lmmprune.compiler.assets.further_turn import Content, further_turn, text_part
+from lmmprune.compiler.assets.several_pictures import bare_of_chat, unit_of_chat, unit_of_text
 from lmmprune.compiler.runtime.check_text import check_text
-from lmmprune.compiler.runtime.prompt import STRIPS
+from lmmprune.compiler.runtime.compose import STRIPS
 from lmmprune.errors import InputError, ModelError, said
 from lmmprune.models.family import Family
 from lmmprune.models.private_names import render_chat
@@ -35,6 +36,9 @@ class PromptTemplate:
         warnings: What the user should know.
         turn: What stands behind a question where the conversation goes on, as the manifest has it; "": it can't.
         answer_strip: Ends of an answer in a conversation that lose their white space.
+        unit: What it writes for its picture, and once more for each further one; "": it does otherwise.
+        inline: What stands for a picture inside a question.
+        bare: The text around a question without a picture before it.
     """
 
     text: str
@@ -42,6 +46,9 @@ class PromptTemplate:
     strip: str = ""
     turn: str = ""
     answer_strip: str = ""
+    unit: str = ""
+    inline: str = ""
+    bare: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -81,7 +88,17 @@ def plain_template(text: str, family: Family, token: str) -> PromptTemplate:
         raise InputError(
             f"{OPTION} gives {text!r}: expected '{SLOT}' once, for the question, and '{token}' once, for the picture"
         )
-    return PromptTemplate(text=_with_picture(text, family, token), origin=OPTION)
+    return text_template(text, family, token, OPTION)
+
+
+def text_template(
+    text: str, family: Family, token: str, origin: str, *, warnings: tuple[str, ...] = ()
+) -> PromptTemplate:
+    """Return a template of a text that holds one placeholder and one question."""
+    whole, picture = _with_picture(text, family, token), _with_picture(token, family, token)
+    unit = unit_of_text(whole, picture)
+    bare = whole.replace(unit, "")
+    return PromptTemplate(text=whole, origin=origin, unit=unit, inline=picture, bare=bare, warnings=warnings)
 
 
 def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Family, token: str) -> PromptTemplate:
@@ -99,14 +116,14 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
         ModelError: It can't be rendered, or doesn't place one picture and one question.
     """
     inline = _inline(family, token) or f"{token}\n"
-    contents: tuple[tuple[Content, Content], ...] = (
-        (lambda question: [_PICTURE, *text_part(question)], text_part),
-        (lambda question: inline + question, str),
-        (lambda question: text_part(inline + question), text_part),
+    contents: tuple[tuple[Callable[[str, int], Any], Content], ...] = (
+        (lambda question, pictures: [*[_PICTURE] * pictures, *text_part(question)], text_part),
+        (lambda question, pictures: inline * pictures + question, str),
+        (lambda question, pictures: text_part(inline * pictures + question), text_part),
     )
     faults = []
-    for messages in contents:
-        render = _renderer(chat, special, messages[0])
+    for first, further in contents:  # noqa: B007 - of the one that the loop ends with
+        render = _renderer(chat, special, first)
         text, fault = _tried(render, token)
         if text is not None:
             break
@@ -132,13 +149,22 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
         warnings.append(f"the chat template in {chat.origin} writes today's date: the bundle keeps that of its export")
     turn, answer_strip = "", ""
     if strip is not None:
-        turn, answer_strip = further_turn(chat, special, messages, text, strip)
+        turn, answer_strip = further_turn(chat, special, (lambda question: first(question, 1), further), text, strip)
+
+    def pictured(pictures: int) -> str:
+        return render(SLOT, pictures)
+
+    unit = unit_of_chat(pictured, token)
     return PromptTemplate(
         text=_with_picture(text, family, token),
         origin=chat.origin,
         strip=strip or "",
         turn=turn,
         answer_strip=answer_strip,
+        unit=_with_picture(unit, family, token),
+        # Within a text the line around a picture isn't the template's [ours].
+        inline=_with_picture(unit.strip(), family, token),
+        bare=bare_of_chat(pictured, text, unit, token, SLOT) if unit else "",
         warnings=tuple(warnings),
     )
 
@@ -146,12 +172,13 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
 # Templates ask for the type, or whether there is an "image"; what it is they never see.
 _PICTURE = {"type": "image", "image": "picture"}
 
-_Render = Callable[[str], str]
+_Render = Callable[..., str]
+"""Gives the text of a question, and of so many pictures: one, if nothing is said."""
 
 
-def _renderer(chat: ChatTemplate, special: Mapping[str, str], content: Callable[[str], Any]) -> _Render:
-    def of_question(question: str) -> str:
-        return render_chat([{"role": "user", "content": content(question)}], chat.text, special)
+def _renderer(chat: ChatTemplate, special: Mapping[str, str], content: Callable[[str, int], Any]) -> _Render:
+    def of_question(question: str, pictures: int = 1) -> str:
+        return render_chat([{"role": "user", "content": content(question, pictures)}], chat.text, special)
 
     return of_question
 

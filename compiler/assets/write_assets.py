@@ -18,9 +18,11 @@ from lmmprune.compiler.assets.prompt_template import (
     given_template,
     plain_template,
     rendered_template,
+    text_template,
 )
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER
 from lmmprune.compiler.bundle.manifest import Prompt
+from lmmprune.errors import ModelError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source
 
@@ -34,7 +36,7 @@ class Assets:
     warnings: tuple[str, ...] = ()
 
 
-def write_assets(source: Source, directory: Path, template: str | None = None) -> Assets:
+def write_assets(source: Source, directory: Path, template: str | None = None, *, images: int = 1) -> Assets:
     """Write ``tokenizer.json`` and ``preprocessor.json`` and return the prompt.
 
     An architecture without a checkpoint borrows tiny-llava's tokenizer: its answers mean nothing anyway.
@@ -43,9 +45,11 @@ def write_assets(source: Source, directory: Path, template: str | None = None) -
         source: The model.
         directory: The bundle.
         template: ``--template``, a file or a text; None: the checkpoint's own.
+        images: Pictures that a prompt may have at most.
 
     Raises:
-        ModelError: The checkpoint lacks the files, or has them in a form that isn't known.
+        ModelError: The checkpoint lacks the files, has them in a form that isn't known, or its template doesn't repeat
+            what it writes for a picture.
         InputError: The given template can't be used.
     """
     origin = _origin(source)
@@ -54,6 +58,11 @@ def write_assets(source: Source, directory: Path, template: str | None = None) -
     _write_preprocessor(source, directory / PREPROCESSOR)
     image_token, image_token_id = find_image_token(source, origin, tokens)
     found = _template(source, origin, tokens, image_token, template)
+    if images > 1 and not found.unit:
+        raise ModelError(
+            f"--images {images}: the template from {found.origin} doesn't put several pictures one after the other:"
+            f" give another one with {OPTION}"
+        )
     answers = generation(origin, tokens)
     prompt = Prompt(
         template=found.text,
@@ -65,6 +74,9 @@ def write_assets(source: Source, directory: Path, template: str | None = None) -
         origin=found.origin,
         turn=found.turn,
         answer_strip=found.answer_strip,
+        unit=found.unit if images > 1 else "",
+        inline=found.inline if images > 1 else "",
+        bare=found.bare if images > 1 else "",
     )
     # An architecture that borrows a tokenizer gives no answers that could differ.
     said = answers.warnings if source.directory else ()
@@ -115,4 +127,4 @@ def _template(
             f"'{origin}' has no chat template{early}: questions are put as {text!r}, which is {family.title}'s own"
             f" form; {OPTION} gives another"
         )
-    return PromptTemplate(text=text, origin=BUILT_IN, warnings=tuple(warnings))
+    return text_template(text, family, image_token, BUILT_IN, warnings=tuple(warnings))

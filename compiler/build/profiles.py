@@ -54,14 +54,14 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
         InputError: The longest prompt is shorter than the image or longer than the model's positions.
         TargetError: An input has a dynamic dimension of unknown meaning.
     """
-    limit, image = manifest.max_tokens, manifest.image_tokens
+    limit, image = manifest.max_tokens, manifest.feature_rows
     # Buckets share one decoder.
     least = manifest.buckets[0].tokens if manifest.buckets else image
     longest = limit if max_prompt is None else max_prompt
     if not image < longest <= limit:
         raise InputError(
-            f"--max-prompt {longest} must be more than the image's {image} tokens and at most the model's {limit} "
-            "positions"
+            f"--max-prompt {longest} must be more than the image's {image} tokens{several(manifest)} and at most the"
+            f" model's {limit} positions"
         )
     likely = min(image + _QUESTION_TOKENS, longest)
     prompt = {"seq": (_shortest(manifest), likely, longest), "past": (0, 0, 0)}
@@ -69,6 +69,11 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
         _profile("prefill", manifest.decoder, prompt, image, least),
         _profile("decode", manifest.decoder, {"seq": target.decode_step, "past": (1, likely, limit - 1)}, image, least),
     ]
+
+
+def several(manifest: Manifest) -> str:
+    """Say how many pictures a prompt may have, where it may have more than one."""
+    return f" (of {manifest.images} pictures)" if manifest.images > 1 else ""
 
 
 def selection_profiles(manifest: Manifest, max_prompt: int | None = None) -> list[Profile]:

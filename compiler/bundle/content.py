@@ -127,7 +127,6 @@ class Content(Interface):
     opset: int
     requested_tokens: int | None  # visual tokens per decoder layer that were asked for; None: a whole schedule was
     average_tokens: float  # visual tokens that a decoder layer hands on, on average
-    prefix: int  # tokens of every prompt before the image
     flops: Mapping[str, Mapping[str, float]]  # {"vision": {"before": .., "after": ..}, "prefill": {..}}
     tools: Mapping[str, str]
     created: str

@@ -112,6 +112,10 @@ class Prompt:
         turn: What stands behind a question in a conversation that goes on: text with ``{answer}`` and, behind it,
             ``{prompt}`` for the next question, once each. "" where the template takes one question.
         answer_strip: Ends of such an answer that lose their white space, as ``strip``.
+        unit: What the template writes for its picture, in it once, where a prompt may have several: it stands there
+            once for each. "" where a prompt has one.
+        inline: What stands for a picture whose place a question marks itself, with ``image_token`` once; "" likewise.
+        bare: The template of such a question: ``{prompt}`` once and no picture; "" likewise.
     """
 
     template: str
@@ -123,6 +127,9 @@ class Prompt:
     origin: str = ""
     turn: str = ""
     answer_strip: str = ""
+    unit: str = ""
+    inline: str = ""
+    bare: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +141,15 @@ class Interface:
     llm_positions: str  # behind cuts inside the decoder: the same names
     max_positions: int
     schedule: tuple[ScheduledSite, ...]
-    image_tokens: int  # visual tokens that enter the decoder (K)
+    image_tokens: int  # visual tokens of a picture that enter the decoder (K)
     grid: tuple[int, int]  # visual tokens of a tower image, rows x columns, before pruning
     vision: Graph
     decoder: Graph
     cache: Cache
+    prefix: int  # tokens of every prompt before the first image
+    images: int = 1  # pictures that a prompt may have at most; the decoder takes so many times K features
+    # Whether the vision graph sees all pictures of a prompt as one, of whose tokens K stay; else each keeps K.
+    joint: bool = False
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     # Chooses, once per prompt, among the vision graph's features; None: all of them enter the decoder.
@@ -159,6 +170,28 @@ class Interface:
         if self.selection is None:
             return self.image_tokens
         return next((stage.tokens_in for stage in self.schedule if stage.before_layers), self.image_tokens)
+
+    @property
+    def feature_rows(self) -> int:
+        """Rows of the decoder's ``image_features``; those behind a prompt's own pictures are read by nothing."""
+        return self.vision_runs * self.image_tokens
+
+    @property
+    def vision_runs(self) -> int:
+        """How often the vision graph runs for a prompt, at most."""
+        return 1 if self.joint else self.images
+
+    @property
+    def whose_tokens(self) -> str:
+        """What the counts of visual tokens are of, to be said behind them; nothing where a prompt has one picture."""
+        if self.images == 1:
+            return ""
+        return f" of {self.images} pictures together" if self.joint else f" of each of 1 to {self.images} pictures"
+
+    @property
+    def picture_tokens(self) -> int:
+        """Visual tokens of one picture before pruning."""
+        return self.tokens_before // self.images if self.joint else self.tokens_before
 
     @property
     def decoder_sites(self) -> tuple[ScheduledSite, ...]:
@@ -190,5 +223,5 @@ class Interface:
 
     @property
     def tokens_before(self) -> int:
-        """Visual tokens that the unpruned model would hand to the decoder (N)."""
+        """Visual tokens that the unpruned model would hand to the decoder (N): of a picture, or of all if ``joint``."""
         return self.schedule[0].tokens_in if self.schedule else self.image_tokens

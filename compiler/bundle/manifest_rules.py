@@ -15,6 +15,8 @@ from lmmprune.limits import bounded, shortened
 _COUNT = 2**31 - 1  # of tokens, positions, ids
 _SIZE = 2**50  # bytes of a file
 _RANK = 8
+MOST_IMAGES = 64
+"""Pictures of a prompt."""
 _NAME = 200  # letters
 _TEXT = 2**16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -95,6 +97,12 @@ def _check_numbers(manifest: Content) -> None:
     if manifest.requested_tokens is not None:
         bounded(manifest.requested_tokens, "requested_tokens", 1, _COUNT)
     bounded(manifest.prefix, "prefix", 0, _COUNT)
+    bounded(manifest.images, "images", 1, MOST_IMAGES)
+    alone = manifest.images == 1 or not (manifest.buckets or manifest.decoder_sites)
+    expect(alone, "images", manifest.images, "1 with buckets, and with cuts between the decoder's layers")
+    together = manifest.images > 1 and not (manifest.tiles or manifest.selection) and manifest.kept is not None
+    whole = manifest.tokens_before % manifest.images == 0
+    expect(not manifest.joint or (together and whole), "joint", manifest.joint, "several pictures that share N evenly")
     average = manifest.average_tokens
     expect(0 < average <= _COUNT, "average_tokens", average, "a positive number")
     for field, pair in (("grid", manifest.grid), ("tiles", manifest.tiles)):
@@ -125,6 +133,16 @@ def _check_prompt(manifest: Content) -> None:
         found = prompt.template.count(part) if part else 0
         expect(found == 1, "prompt.template", prompt.template, f"{part!r} in it once")
     bounded(prompt.image_token_id, "prompt.image_token_id", 0, _COUNT)
+    for field in ("unit", "inline"):
+        text = getattr(prompt, field)
+        if manifest.images > 1 or text:
+            expect(text.count(prompt.image_token) == 1, f"prompt.{field}", text, f"{prompt.image_token!r} in it once")
+        bounded(len(text), f"the length of prompt.{field}", 0, _TEXT)
+    expect(prompt.template.count(prompt.unit) == 1 or not prompt.unit, "prompt.unit", prompt.unit, "the template's")
+    expect("{prompt}" not in prompt.unit + prompt.inline, "prompt.unit", prompt.unit, "no '{prompt}' in it or inline")
+    held = prompt.image_token not in prompt.bare and prompt.bare.count("{prompt}") == 1
+    expect(held or not (prompt.bare or prompt.unit), "prompt.bare", prompt.bare, "'{prompt}' in it once, no picture")
+    bounded(len(prompt.bare), "the length of prompt.bare", 0, _TEXT)
     for place, token in enumerate(prompt.eos_token_ids):
         bounded(token, f"prompt.eos_token_ids[{place}]", 0, _COUNT)
     for field in ("strip", "answer_strip"):

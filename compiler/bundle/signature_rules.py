@@ -79,7 +79,8 @@ def _check_vision(interface: Interface) -> Tensor:
     inputs, outputs = _Side("vision.inputs", interface.vision.inputs), _Side("vision.outputs", interface.vision.outputs)
     inputs.only(PIXEL_VALUES)
     rows, columns = interface.tiles or (0, 0)
-    pixels = inputs.tensor(PIXEL_VALUES, 1 + rows * columns, 3, None, None)
+    seen = interface.images if interface.joint else 1 + rows * columns
+    pixels = inputs.tensor(PIXEL_VALUES, seen, 3, None, None)
     if not all(isinstance(dim, int) for dim in pixels.shape):
         raise ValueError(f"vision.inputs '{PIXEL_VALUES}' has the shape {list(pixels.shape)}: expected numbers")
     if not interface.buckets:
@@ -123,7 +124,7 @@ def _check_decoder(interface: Interface, features: Tensor) -> None:
     inputs.integers(INPUT_IDS, 1, None)
     rows = next(len(tensor.shape) for tensor in decoder.inputs if tensor.name == POSITION_IDS)
     inputs.integers(POSITION_IDS, *((3, 1, None) if rows == 3 else (1, None)))
-    tokens = None if interface.buckets else interface.image_tokens
+    tokens = None if interface.buckets else interface.feature_rows
     inputs.tensor(IMAGE_FEATURES, 1, tokens, features.shape[2], types=(features.dtype,))
     for name in lengths:
         inputs.integers(name, 1)

@@ -74,8 +74,9 @@ def _tools(manifest: Manifest) -> str:
 def tokens(bundle: Bundle) -> list[str]:
     """Return the section on where visual tokens are cut, and by what."""
     manifest = bundle.manifest
+    each = f" So many{manifest.whose_tokens}." if manifest.images > 1 else ""
     if manifest.method is None:
-        return ["## Tokens", "", f"Nothing is pruned: all {manifest.tokens_before} visual tokens stay.", ""]
+        return ["## Tokens", "", f"Nothing is pruned: all {manifest.tokens_before} visual tokens stay.{each}", ""]
     head = f"{number(manifest.average_tokens)} of {manifest.tokens_before} visual tokens per decoder layer, on average."
     rows = [
         [code(site.site), str(site.tokens_in), str(site.tokens_out), str(site.text_removed)]
@@ -85,7 +86,7 @@ def tokens(bundle: Bundle) -> list[str]:
     return [
         "## Tokens",
         "",
-        head,
+        head + each,
         "",
         *table(["cut at", "tokens in", "tokens out", "of the question"], rows),
         *(buckets if manifest.buckets else []),

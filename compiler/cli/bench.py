@@ -14,6 +14,7 @@ from lmmprune.compiler.cli.options import force_option, threads_option, unsealed
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
 from lmmprune.compiler.cli.table import Column, table
+from lmmprune.errors import InputError
 from lmmprune.units import human_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     "bench", cls=Command, example='lmmprune bench out-full out-pruned --image photo.jpg --prompt "What is this?"'
 )
 @argument("bundles", nargs=-1, type=click.Path(path_type=Path))
-@option("--image", type=click.Path(path_type=Path), help="The picture.")
+@option(
+    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="The picture; may be repeated, as in run."
+)
 @option("--prompt", help="The question.")
 @option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
 @option("--rounds", default=10, show_default=True, type=click.IntRange(min=2), help="Rounds that count.")
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     bundles: tuple[Path, ...],
-    image: Path | None,
+    images: tuple[Path, ...],
     prompt: str | None,
     imported: Path | None,
     rounds: int,
@@ -58,7 +61,7 @@ def command(
     With --import, nothing is run here: the result.json that a plan's measure.sh wrote elsewhere is shown instead.
     """
     if imported is not None:
-        if bundles or image or prompt or explained:
+        if bundles or images or prompt or explained:
             raise click.UsageError("--import stands alone: leave out bundles, --image, --prompt and --explain")
         refuse_ignored(
             False,
@@ -71,10 +74,9 @@ def command(
         _import(imported, chart, force, as_json)
         return
     refuse_ignored(chart is not None, "is for a chart: add --chart FILE", "force")
-    for name, given in (("BUNDLES", bundles), ("--image", image), ("--prompt", prompt)):
+    for name, given in (("BUNDLES", bundles), ("--image", images), ("--prompt", prompt)):
         if not given:
             raise click.UsageError(f"missing {name}: give bundles, --image and --prompt, or --import FILE")
-    assert image is not None
     assert prompt is not None
     from lmmprune.compiler.bundle.bundle import Bundle
     from lmmprune.compiler.explain import explain as kernels
@@ -83,6 +85,8 @@ def command(
 
     if chart:
         check_chart(chart, force=force)
+    if explained and len(images) > 1:
+        raise InputError(f"--explain looks at a prompt of one picture, {len(images)} are given: give one --image")
     if explained:  # refused now, not after the measurement
         for path in bundles:
             kernels.check_explainable(Bundle.open(path))
@@ -96,7 +100,7 @@ def command(
 
         report = bench(
             bundles,
-            image,
+            images,
             prompt,
             rounds=rounds,
             new_tokens=new_tokens,
@@ -105,7 +109,7 @@ def command(
             on_step=on_step,
         )
         if explained:
-            explanation = kernels.explain(bundles, image, prompt, rounds=rounds, threads=threads, on_step=on_step)
+            explanation = kernels.explain(bundles, images[0], prompt, rounds=rounds, threads=threads, on_step=on_step)
     if chart:
         draw_chart(report, chart)
         note(f"chart written to {chart}")

@@ -157,6 +157,8 @@ def command(
         "bundle": str(output),
         "sites": [dataclasses.asdict(stage) for stage in manifest.schedule],
         "method": manifest.method,
+        "images": manifest.images,
+        "joint": manifest.joint,
         "tokens_before": manifest.tokens_before,
         "average_tokens": manifest.average_tokens,
         "parameters": dict(manifest.parameters),
@@ -188,7 +190,8 @@ def command(
         table(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
-        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}; {human_bytes(size)}"
+        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}{manifest.whose_tokens};"
+        f" {human_bytes(size)}"
         f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
     )

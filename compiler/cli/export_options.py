@@ -64,6 +64,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         group=MODEL,
     ),
     option(
+        "--images",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Pictures that a prompt may have at most.",
+        group=MODEL,
+    ),
+    option(
         "--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.", group=MODEL
     ),
     ratio_options(auto=True),
@@ -83,6 +92,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     schedule_option(),
     method_options(),
+    option("--joint", is_flag=True, help="One choice among the tokens of all --images pictures.", group=PRUNING),
     option(
         "--positions",
         type=click.Choice(["original", "contiguous"]),

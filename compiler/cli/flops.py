@@ -145,10 +145,15 @@ def _bundle(path: Path, *, as_json: bool) -> None:
             rows,
             title=f"{data['model']}: {data['method'] or 'not pruned'}",
         ),
-        f"1 multiply-accumulate = 2 FLOPs; prefill with {data['text_tokens']} text tokens and lm_head at one position",
+        f"1 multiply-accumulate = 2 FLOPs; prefill with {_pictures(data)}{data['text_tokens']} text tokens and lm_head"
+        " at one position",
     )
     if data["not_counted"]:
         note(f"not counted in the files: {data['not_counted']}")
+
+
+def _pictures(data: dict[str, Any]) -> str:
+    return f"{data['images']} pictures, " if data["images"] > 1 else ""
 
 
 def _row(label: str, pair: dict[str, float], write: Callable[[float], str]) -> list[str]:

@@ -41,8 +41,9 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
     if path.is_dir():
         manifest = Manifest.load(path / FILENAME)
         head = (
-            f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens,"
-            f" {manifest.method or 'not pruned'}, positions {_positions(manifest)}, target {manifest.target}"
+            f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens"
+            f"{manifest.whose_tokens}, {manifest.method or 'not pruned'}, positions {_positions(manifest)},"
+            f" target {manifest.target}"
         )
     show(head)
     for graph in found["graphs"]:

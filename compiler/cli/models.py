@@ -75,6 +75,8 @@ def _family(name: str) -> dict[str, Any]:
         "template": family.template,
         "sites": family.sites,
         "tiles": family.arrange is not None,
+        "several_images": family.several,
+        "joint_choice": family.joint,
         "tried": family.tried,
         "limits": family.limits,
     }
@@ -105,6 +107,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "reference": family.reference or "none",
         "cut at": ", ".join(family.sites),
         "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
+        "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
         "tried": "\n".join(family.tried) or "none of the hub's",
@@ -118,11 +121,21 @@ def _show_one(name: str, as_json: bool) -> None:
         show(details(shown))
 
 
+def _images(several: bool, joint: bool) -> str:
+    """Say whether a prompt may have several pictures, and what there is for them; nothing if it may not."""
+    return f"several pictures per prompt (--images{', --joint' * joint})" if several else ""
+
+
 def _families(rows: list[dict[str, Any]]) -> Table:
     """Return a table with what a family can be cut at, what it can't do, and whose layout was tried."""
     cells = []
     for row in rows:
-        limits = [*(f"- {limit}" for limit in row["limits"]), *(f"tried: {name}" for name in row["tried"])]
+        several = _images(row["several_images"], row["joint_choice"])
+        limits = [
+            *([f"+ {several}"] if several else []),
+            *(f"- {limit}" for limit in row["limits"]),
+            *(f"tried: {name}" for name in row["tried"]),
+        ]
         cells.append([f"{row['name']}\n{row['title']}", "\n".join(row["sites"]), "\n".join(limits)])
     columns: list[str | Column] = [
         Column(title="family", most=16),

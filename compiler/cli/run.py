@@ -1,4 +1,4 @@
-"""``lmmprune run``: answer a question about a picture."""
+"""``lmmprune run``: answer a question about a picture, or about several."""
 
 from __future__ import annotations
 
@@ -20,8 +20,21 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
 @argument("bundle", type=click.Path(path_type=Path))
-@option("--image", required=True, type=click.Path(path_type=Path), help="The picture.", group=_ANSWER)
-@option("--prompt", required=True, help="The question.", group=_ANSWER)
+@option(
+    "--image",
+    "images",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="The picture; may be repeated, for a bundle with --images.",
+    group=_ANSWER,
+)
+@option(
+    "--prompt",
+    required=True,
+    help="The question; with several pictures, <image> marks each one's place.",
+    group=_ANSWER,
+)
 @option(
     "--max-new-tokens",
     default=128,
@@ -62,7 +75,7 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 def command(
     *,
     bundle: Path,
-    image: Path,
+    images: tuple[Path, ...],
     prompt: str,
     max_new_tokens: int,
     temperature: float | None,
@@ -74,12 +87,12 @@ def command(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Answer a question about a picture; the text appears on stdout as it is generated."""
+    """Answer a question about a picture, or several; the text appears on stdout as it is generated."""
     from lmmprune.api.model import load
 
     with load(bundle, threads=threads) as model:
         answer = model.answer(
-            image,
+            images,
             prompt,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -106,9 +119,13 @@ def _line(stats: Stats) -> str:
     tokens = f"{stats.tokens_before} -> {stats.image_tokens}{_bucket(stats)}"
     return (
         f"preprocess {stats.preprocess_ms:.1f} ms, vision {stats.vision_ms:.1f} ms, prefill {stats.prefill_ms:.1f} ms, "
-        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}, "
+        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}{_of(stats)}, "
         f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (finished: {stats.finish_reason})"
     )
+
+
+def _of(stats: Stats) -> str:
+    return f" of {stats.images} pictures" if stats.images > 1 else ""
 
 
 def _bucket(stats: Stats) -> str:

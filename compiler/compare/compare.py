@@ -19,12 +19,11 @@ from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.compare.comparison import WORST, Compared, Comparison, Example, Other
 from lmmprune.compiler.compare.fidelity import Measures, measure_fidelity, summarize
 from lmmprune.compiler.compare.kept_answers import KeptAnswers, example_key
-from lmmprune.compiler.compare.record import Recorded, record_answer, score_answer
+from lmmprune.compiler.compare.record import Pictures, Recorded, record_answer, score_answer
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.bench import WARM_UP_ROUNDS, describe_machine, short_names
 from lmmprune.compiler.measure.matching import exact
 from lmmprune.compiler.measure.statistics import Estimate, estimate, resample_means, speedup
-from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.show_kept import show_kept
@@ -127,12 +126,12 @@ def _check_same_model(base: Bundle, other: Bundle) -> None:
         )
 
 
-def _by_picture(runtime: Runtime, examples: Sequence[Question]) -> Iterator[tuple[Question, ImageFeatures]]:
-    """Give every example with its encoded picture; neighbours of one picture share it."""
-    seen: tuple[str, ImageFeatures] | None = None
+def _by_picture(runtime: Runtime, examples: Sequence[Question]) -> Iterator[tuple[Question, Pictures]]:
+    """Give every example with its encoded pictures; neighbours of the same share them."""
+    seen: tuple[str, Pictures] | None = None
     for example in examples:
         if seen is None or seen[0] != example.picture:
-            seen = example.picture, runtime.encode_image(example.load())
+            seen = example.picture, runtime.encode_images(example.pictures())
         yield example, seen[1]
 
 
@@ -143,7 +142,7 @@ def answer_examples(
     keys, step = [], counting(progress, len(examples))
     for example in examples:
         step("reading pictures")
-        keys.append(example_key(example.load(), example.prompt))
+        keys.append(example_key(example.pictures(), example.prompt))
     kept = KeptAnswers(how.kept_answers, bundle, how.max_new_tokens)
     missing = [example for example, key in zip(examples, keys, strict=True) if key not in kept]
     if missing:
@@ -218,10 +217,10 @@ def take_times(
     shuffled, step = random.Random(_SEED), counting(progress, (how.rounds + WARM_UP_ROUNDS) * len(bundles))
     for number in range(-WARM_UP_ROUNDS, how.rounds):
         example = examples[shuffled.randrange(len(examples))]
-        picture = example.load()
+        pictures = example.pictures()
         for index in shuffled.sample(range(len(bundles)), len(bundles)):
             step("taking times")
-            answer = runtimes[index].answer(picture, example.prompt, _TIMED_TOKENS, stop_at_eos=False)
+            answer = runtimes[index].answer(pictures, example.prompt, _TIMED_TOKENS, stop_at_eos=False)
             _ = answer.text
             values = answer.stats.as_dict()
             if number >= 0:

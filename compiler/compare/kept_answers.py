@@ -6,7 +6,7 @@ import hashlib
 import io
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +97,11 @@ def _read(file: Path) -> dict[str, Recorded]:
         return {}
 
 
-def example_key(picture: Image.Image, prompt: str) -> str:
-    """Return what tells a picture with a prompt from others: a digest of its pixels and the text."""
-    rgb = to_rgb(picture)
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}\n{prompt}\n".encode())
-    digest.update(rgb.tobytes())
+def example_key(pictures: Sequence[Image.Image], prompt: str) -> str:
+    """Return what tells pictures with a prompt from others: a digest of their pixels and the text."""
+    rgb = [to_rgb(picture) for picture in pictures]
+    sizes = " ".join(f"{one.width}x{one.height}" for one in rgb)
+    digest = hashlib.sha256(f"{sizes}\n{prompt}\n".encode())
+    for one in rgb:
+        digest.update(one.tobytes())
     return digest.hexdigest()[:32]

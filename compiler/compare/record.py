@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.runtime.image_features import ImageFeatures
+from lmmprune.compiler.runtime.image_features import ImageFeatures, as_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Pick
 from lmmprune.errors import InputError
@@ -40,6 +40,10 @@ class Recorded:
         return likelihoods
 
 
+Pictures = ImageFeatures | Sequence[ImageFeatures]
+"""The encoded picture of a prompt, or several."""
+
+
 class _Recorder:
     """Chooses tokens, and keeps the scores that it chose from."""
 
@@ -66,12 +70,12 @@ def log_softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     return total
 
 
-def record_answer(runtime: Runtime, picture: ImageFeatures, prompt: str, limit: int) -> Recorded:
+def record_answer(runtime: Runtime, picture: Pictures, prompt: str, limit: int) -> Recorded:
     """Answer greedily, as ``Runtime.answer`` does, and keep what every token was chosen from.
 
     Args:
         runtime: A loaded bundle.
-        picture: The encoded picture.
+        picture: The encoded picture, or several.
         prompt: The bare question.
         limit: Tokens at most.
 
@@ -81,7 +85,9 @@ def record_answer(runtime: Runtime, picture: ImageFeatures, prompt: str, limit: 
     recorder = _Recorder()
     tokens: list[int] = []
     ends = runtime.bundle.manifest.prompt.eos_token_ids
-    encoded = runtime.prompter.encode(prompt, image_tokens=picture.tokens)
+    encoded = runtime.prompter.encode(
+        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
+    )
     for token, _ in runtime.generate(picture, encoded, limit, recorder):
         tokens.append(token)
         if token in ends:
@@ -104,12 +110,12 @@ def keep_likeliest(tokens: Sequence[int], logs: NDArray[np.float64]) -> Recorded
     )
 
 
-def score_answer(runtime: Runtime, picture: ImageFeatures, prompt: str, answer: Sequence[int]) -> NDArray[np.float64]:
+def score_answer(runtime: Runtime, picture: Pictures, prompt: str, answer: Sequence[int]) -> NDArray[np.float64]:
     """Return what a bundle thinks of each next token while it is led through an answer: log probabilities ``[n,V]``.
 
     Args:
         runtime: A loaded bundle.
-        picture: The picture, encoded by it.
+        picture: The picture, encoded by it, or several.
         prompt: The bare question.
         answer: Tokens ``[n]`` that it is given, whatever it would have said.
 
@@ -117,7 +123,9 @@ def score_answer(runtime: Runtime, picture: ImageFeatures, prompt: str, answer: 
         InputError: The prompt leaves it no room for the whole answer.
     """
     recorder = _Recorder(answer)
-    encoded = runtime.prompter.encode(prompt, image_tokens=picture.tokens)
+    encoded = runtime.prompter.encode(
+        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
+    )
     for _ in runtime.generate(picture, encoded, len(answer), recorder):
         pass
     if len(recorder.scores) < len(answer):

@@ -22,11 +22,12 @@ PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question about one picture.
+    """One question about one picture, or about several.
 
     Attributes:
-        picture: what tells its picture from others; questions about one picture share the vision pass.
-        load: reads the picture.
+        picture: what tells its picture, or pictures, from others; questions about the same share the vision pass.
+        load: reads the picture, the first one of several.
+        more: read the others, in the prompt's order.
         prompt: the bare question.
         answers: any of them is right; none where nobody knows.
         kind: for the breakdown; None if there are no kinds.
@@ -41,12 +42,35 @@ class Question:
     kind: str | None = None
     options: tuple[str, ...] = ()
     group: str | None = None
+    more: tuple[Callable[[], Image.Image], ...] = ()
+
+    def pictures(self) -> list[Image.Image]:
+        """Read all its pictures."""
+        return [self.load(), *(load() for load in self.more)]
+
+
+def one_picture_each(questions: Sequence[Question], what: str) -> None:
+    """Refuse questions about several pictures.
+
+    Args:
+        questions: All of them.
+        what: Who takes one picture, for the message.
+
+    Raises:
+        InputError: There is one.
+    """
+    if (several := next((question for question in questions if question.more), None)) is not None:
+        raise InputError(
+            f"{what} asks about one picture at a time, '{several.prompt}' is about {1 + len(several.more)}: leave it"
+            " out; eval and compare take it"
+        )
 
 
 def load_questions(spec: str) -> list[Question]:
     """Return the questions of ``tiny-llava`` (2,000, fixed) or of a JSON Lines file.
 
-    A line holds ``image`` (a path, relative to the file), ``prompt``, ``answer`` or ``answers``, and perhaps ``kind``.
+    A line holds ``image`` (a path, relative to the file; a list of paths where a bundle takes several pictures),
+    ``prompt`` (with ``<image>`` at each one's place, or without any), ``answer`` or ``answers``, and perhaps ``kind``.
 
     Raises:
         InputError: Neither, or a line or a picture is missing or wrong.
@@ -140,15 +164,19 @@ def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
     if not texts or ((answered or known) and not answers):
         raise InputError(f"{where} needs 'answer' (a text) or 'answers' (a list of texts)")
-    if not isinstance(row.get("prompt"), str) or not isinstance(row.get("image"), str):
-        raise InputError(f"{where} needs 'image' (a path) and 'prompt' (a text)")
-    image = path.parent / row["image"]
-    if not is_file(image):
-        raise InputError(f"{where}: there is no picture '{image}'")
+    named = row.get("image")
+    names = named if isinstance(named, list) and named else [named]
+    if not isinstance(row.get("prompt"), str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{where} needs 'image' (a path, or a list of paths) and 'prompt' (a text)")
+    files = [path.parent / str(name) for name in names]
+    if (missing := next((file for file in files if not is_file(file)), None)) is not None:
+        raise InputError(f"{where}: there is no picture '{missing}'")
     kind = row.get("kind")
+    load, *more = (partial(load_image, file) for file in files)
     return Question(
-        picture=str(image),
-        load=partial(load_image, image),
+        picture=" + ".join(map(str, files)),
+        load=load,
+        more=tuple(more),
         prompt=check_text(row["prompt"], f"{where}: the prompt"),
         answers=tuple(answers),
         kind=None if kind is None else str(kind),

@@ -77,7 +77,7 @@ def plan_memory(
         MissingExtraError: onnx-ir isn't installed.
     """
     manifest = bundle.manifest
-    limit, image = manifest.max_tokens, manifest.image_tokens
+    limit, image = manifest.max_tokens, manifest.feature_rows
     prompt = limit if max_prompt is None else max_prompt
     if not image < prompt <= limit:
         raise InputError(f"--max-prompt {prompt} must be more than the image's {image} tokens and at most {limit}")
@@ -86,8 +86,8 @@ def plan_memory(
     cache = manifest.cache_bytes(fixed or length)
     values = max(
         *(
-            # A selection sees the whole picture with the prompt; the others have no sequence.
-            activation_bytes(bundle.file(graph.file), seq=prompt + manifest.vision_tokens - image)
+            # A selection sees one whole picture with the prompt; the others have no sequence.
+            activation_bytes(bundle.file(graph.file), seq=prompt + manifest.vision_tokens - manifest.image_tokens)
             for name, graph in manifest.graphs.items()
             if name != "decoder"
         ),
@@ -147,7 +147,7 @@ def _remedies(plan: MemoryPlan, ram: int, bundle: Bundle, target: Target, worksp
     manifest = bundle.manifest
     fixed = sum(part.bytes for part in plan.parts if part.name in ("weights", "system"))
     prompt = plan.prompt // 2
-    while fixed < ram and prompt > manifest.image_tokens + 32:
+    while fixed < ram and prompt > manifest.feature_rows + 32:
         smaller = plan_memory(bundle, target, max_prompt=prompt, workspace=workspace, system=system)
         if smaller.total <= ram:
             yield f"--max-prompt {prompt} takes {smaller.total / GIB:.2f} GiB"

@@ -12,8 +12,8 @@ from lmmprune.compiler.build.profiles import Profile, Shape
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
+from lmmprune.compiler.runtime.encoded import with_image_tokens
 from lmmprune.compiler.runtime.prompt import Prompter
-from lmmprune.compiler.runtime.select_tokens import with_image_tokens
 from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS, POSITION_IDS
 
@@ -69,7 +69,9 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
             )
         )
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
-    encoded = prompter.encode(question)
+    # How many of a joint choice are of which picture makes no difference to any shape.
+    shares = np.array_split(np.arange(manifest.vision_tokens), manifest.images if manifest.joint else 1)
+    encoded = prompter.encode(question, image_tokens=[len(share) for share in shares])
     if manifest.selection is not None:
         stages.append(
             BuildStep(

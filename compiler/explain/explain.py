@@ -80,7 +80,7 @@ def check_explainable(bundle: Bundle) -> None:
 
     Raises:
         TargetError: It isn't for ONNX Runtime on the CPU.
-        InputError: It has several token counts.
+        InputError: It has several token counts, or sees several pictures together.
         MissingExtraError: onnx-ir isn't installed.
     """
     manifest = bundle.manifest
@@ -92,6 +92,8 @@ def check_explainable(bundle: Bundle) -> None:
         )
     if manifest.buckets:
         raise InputError(f"'{bundle.path}' has several token counts, --explain takes one: export with --ratio")
+    if manifest.joint:
+        raise InputError(f"'{bundle.path}' sees {manifest.images} pictures together, --explain asks about one")
     require("onnx_ir", "export")
 
 
@@ -144,7 +146,7 @@ def _decoder(
         times.update(others)
         return outputs
 
-    entering = select_tokens(manifest, choose, prompter.encode(prompt), vision[IMAGE_FEATURES], kept)
+    entering = select_tokens(manifest, choose, prompter.encode(prompt), [vision[IMAGE_FEATURES]], [kept])
     encoded, features = entering.prompt, entering.features
     positions = prompter.positions(encoded, entering.kept)
     prefill: Feeds = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lmmprune.compiler.bundle.manifest_rules import MOST_IMAGES
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Auto, Buckets, Keep, Ratio, Schedule
 from lmmprune.compiler.targets import targets
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.quantize.int4_plan import Int4Plan
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
+    from lmmprune.models.source import Source
     from lmmprune.passes.methods import Method
     from lmmprune.passes.reduce.stage import Stage
 
@@ -113,7 +116,7 @@ def check_cache(capacity: int, target: Target, entering: int, positions: int) ->
     Args:
         capacity: Tokens that it is to have room for.
         target: Where it will run.
-        entering: Visual tokens that enter the decoder.
+        entering: Visual tokens that enter the decoder, of all pictures.
         positions: Of the model.
     """
     if not target.takes("TensorScatter"):
@@ -121,8 +124,71 @@ def check_cache(capacity: int, target: Target, entering: int, positions: int) ->
         raise InputError(f"--static-cache: target '{target.name}' has no TensorScatter; targets that do: {able}")
     if not entering + 2 <= capacity <= positions:
         raise InputError(
-            f"--static-cache {capacity}: expected {entering + 2} (the picture's {entering} tokens, one of the question,"
+            f"--static-cache {capacity}: expected {entering + 2} ({entering} tokens of pictures, one of the question,"
             f" one of the answer) to {positions} (the model's positions)"
+        )
+
+
+def check_joint(request: Request) -> None:
+    """Refuse a choice among all pictures where there is one picture, nothing to choose, or something in the way."""
+    if not request.joint:
+        return
+    others = {"--int8": request.int8 is not None, "--ratio auto": isinstance(request.tokens, Auto)}
+    if request.images < 2:
+        raise InputError("--joint chooses among the tokens of several pictures: add --images N")
+    if request.tokens is None:
+        raise InputError("--joint says how tokens are removed: add --ratio R, --keep K or --schedule")
+    if other := next((name for name, given in others.items() if given), None):
+        raise InputError(f"--joint and {other} don't go together yet: leave one out")
+
+
+def check_images(
+    request: Request,
+    source: Source,
+    method: Method,
+    facts: Facts,
+    stages: Sequence[Stage],
+    entering: int,
+    positions: str,
+) -> None:
+    """Refuse several pictures per prompt where the model, the method or another option takes one.
+
+    Args:
+        request: What the user asked for.
+        source: The model.
+        method: The method.
+        facts: The model's numbers.
+        stages: Where tokens are cut; none where pictures will decide.
+        entering: Visual tokens that enter the decoder, of all pictures.
+        positions: How tokens are numbered that enter the decoder.
+    """
+    images, family = request.images, source.family
+    if not 1 <= images <= MOST_IMAGES:
+        raise InputError(f"--images {images}: expected 1 to {MOST_IMAGES} pictures per prompt")
+    if images == 1:
+        return
+    if not family.several:
+        raise InputError(f"--images {images}: {family.title} takes one picture here ({family.one_picture})")
+    if isinstance(request.tokens, Buckets):
+        raise InputError("--images and --buckets don't go together yet: leave one out")
+    planned = stages or (() if request.tokens is None else method.stages_for(facts, facts.tokens))
+    inside = next((s.site for s in planned if s.site.in_decoder and (request.joint or not s.site.before_layers)), None)
+    if request.joint and inside is not None:
+        raise InputError(
+            f"--joint: method '{method.name}' cuts at {inside}, where the pictures stand apart in the prompt: use one"
+            " that cuts at vision_output or projector_output, or leave --joint out"
+        )
+    if inside is not None:
+        raise InputError(
+            f"--images {images}: method '{method.name}' cuts at {inside}, where a picture's place in the prompt must be"
+            " known at export: use one that cuts at vision_output, projector_output or llm_input_0"
+        )
+    copies = 1 if request.joint else images
+    numbered = copies * facts.tokens if positions == "original" and not source.decoder.rotary_rows else entering
+    if numbered + 2 > source.decoder.max_positions:
+        raise InputError(
+            f"--images {images}: the pictures take {numbered} of the model's {source.decoder.max_positions} positions,"
+            " and the question needs some: give fewer, or --positions contiguous with a larger --ratio"
         )
 
 

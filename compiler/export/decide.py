@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
 from lmmprune.compiler.export.choices import (
     check_cache,
+    check_images,
+    check_joint,
     counts_of,
     dtype_of,
     int4_of,
@@ -75,6 +77,11 @@ class Decision:
         return self.request.tokens if isinstance(self.request.tokens, Auto) else None
 
     @property
+    def copies(self) -> int:
+        """How often the vision graph and its tokens count in a prompt: once where it sees all pictures together."""
+        return 1 if self.request.joint else self.request.images
+
+    @property
     def buckets(self) -> bool:
         """Whether there are several counts behind one encoder."""
         return isinstance(self.request.tokens, Buckets)
@@ -89,7 +96,13 @@ class Decision:
     def judged_on(self) -> CalibrationSet | None:
         """The user's own pictures that tell what is lost; None: nothing is, or nobody gave any."""
         own = self.request.judge and self.request.calibration is not None
-        if self.data is None or not own or self.buckets or not (self.stages or self.auto or self.quantized):
+        if (
+            self.data is None
+            or not own
+            or self.buckets
+            or self.request.joint
+            or not (self.stages or self.auto or self.quantized)
+        ):
             return None
         few = [dataclasses.replace(sample, answer="") for sample in self.data.samples[:JUDGED]]
         return dataclasses.replace(self.data, samples=few)
@@ -120,6 +133,7 @@ def decide(request: Request) -> Decision:
     from lmmprune.passes.reduce.schedule import average, round_half_up
 
     check_directory(request.output, BUNDLE, force=request.force)
+    check_joint(request)
     target = targets.resolve(request.target)
     dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
@@ -130,6 +144,7 @@ def decide(request: Request) -> Decision:
         image_size=request.image_size,
         tiles=request.tiles,
         adapter=request.adapter,
+        together=request.images if request.joint else 1,
     )
     facts = facts_of(source)
     if isinstance(request.tokens, Buckets):
@@ -151,8 +166,10 @@ def decide(request: Request) -> Decision:
         counts = counts_of(request, method, facts)
         stages = method.plan(facts, max(counts)) if counts else ()
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
+    entering = image_tokens_of(stages, facts) * (1 if request.joint else request.images)
+    check_images(request, source, method, facts, stages, entering, positions)
     if request.static_cache is not None:
-        check_cache(request.static_cache, target, image_tokens_of(stages, facts), source.decoder.max_positions)
+        check_cache(request.static_cache, target, entering, source.decoder.max_positions)
         target = least_opset(target, SCATTER_OPSET)
     return Decision(
         request=request,

@@ -40,9 +40,9 @@ class Reduced:
         stages: Where tokens go, of the largest count.
         prompt: How a question becomes tokens.
         text: What is constant about prompts.
-        image_tokens: Visual tokens that enter the decoder.
+        image_tokens: Visual tokens of a picture that enter the decoder.
         removed: Visual tokens that are gone before each decoder layer.
-        flops: Of ``vision`` and ``prefill``, ``before`` and ``after``.
+        flops: Of ``vision`` and ``prefill``, ``before`` and ``after``; of as many pictures as a prompt may have.
     """
 
     vision: ir.Model
@@ -78,10 +78,11 @@ def reduce(
         clock: Told of the step.
     """
     stages, facts = plan.stages, decision.facts
-    image_tokens = image_tokens_of(stages, facts)
+    image_tokens, images = image_tokens_of(stages, facts), decision.copies
+    entering = images * image_tokens
     before = {
-        "vision": count_flops(graphs.vision),
-        "prefill": count_flops(graphs.decoder, {"seq": facts.tokens + TEXT_TOKENS, "past": 0}),
+        "vision": images * count_flops(graphs.vision),
+        "prefill": count_flops(graphs.decoder, {"seq": images * facts.tokens + TEXT_TOKENS, "past": 0}),
     }
     with step(clock.report, "prune"):
         vision, buckets = graphs.vision, dict[int, ir.Model]()
@@ -89,7 +90,7 @@ def reduce(
         if decision.buckets:
             vision, buckets = split_vision(graphs.vision, decision.method, facts.grid, plan.counts)
         else:
-            bind_dims(graphs.decoder, {"image_tokens": image_tokens})
+            bind_dims(graphs.decoder, {"image_tokens": entering})
             ReduceVision(
                 method=decision.method.name,
                 stages=stages,
@@ -101,19 +102,19 @@ def reduce(
         cut = ReduceDecoder(
             method=decision.method.name,
             stages=stages,
-            image_tokens=image_tokens,
+            image_tokens=entering,
             prefix=text.prefix,
             positions=decision.positions,
             special_ids=text.special_ids,
         )
         cut(graphs.decoder)
-        prefill = specialize(graphs.decoder, seq=image_tokens + TEXT_TOKENS, image_tokens=image_tokens)
+        prefill = specialize(graphs.decoder, seq=entering + TEXT_TOKENS, image_tokens=entering)
         largest = count_flops(buckets[max(buckets)]) if buckets else 0
         chosen = 0
         if selection is not None:
-            entering = static_shape(next(v for v in selection.graph.inputs if v.name == IMAGE_FEATURES))[1]
-            chosen = count_flops(specialize(selection, seq=entering + TEXT_TOKENS))
-        after = {"vision": count_flops(vision) + largest, "prefill": count_flops(prefill) + chosen}
+            arriving = static_shape(next(v for v in selection.graph.inputs if v.name == IMAGE_FEATURES))[1]
+            chosen = images * count_flops(specialize(selection, seq=arriving + TEXT_TOKENS))
+        after = {"vision": images * count_flops(vision) + largest, "prefill": count_flops(prefill) + chosen}
     return Reduced(
         vision=vision,
         decoder=graphs.decoder,

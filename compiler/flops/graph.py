@@ -73,6 +73,8 @@ def count_layers(decoder: ir.Model, tokens: int) -> Counted:
 def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
     """Count the FLOPs of a bundle's graphs on disk: ``vision``, and ``prefill`` with selection and ``lm_head``.
 
+    A prompt has as many pictures as the bundle takes.
+
     Args:
         bundle: The bundle; its weights are not read.
         text_tokens: Text tokens beside the visual ones.
@@ -80,16 +82,16 @@ def count_bundle(bundle: Bundle, text_tokens: int) -> dict[str, int]:
     Raises:
         GraphRefusal: A shape is missing in a file.
     """
-    tokens = bundle.manifest.image_tokens + text_tokens
+    runs, tokens = bundle.manifest.vision_runs, bundle.manifest.feature_rows + text_tokens
     decoder = load_onnx(bundle.decoder, weights=False, expected=bundle.manifest.decoder)
     selection = bundle.manifest.selection
     chosen = 0
     if selection is not None:
         every = bundle.manifest.vision_tokens + text_tokens
         graph = load_onnx(bundle.file(selection.file), weights=False, expected=selection)
-        chosen = count_flops(specialize(graph, seq=every))
+        chosen = runs * count_flops(specialize(graph, seq=every))
     return {
-        "vision": count_flops(load_onnx(bundle.vision, weights=False, expected=bundle.manifest.vision)),
+        "vision": runs * count_flops(load_onnx(bundle.vision, weights=False, expected=bundle.manifest.vision)),
         # Behind a cut inside the decoder, lengths are index arithmetic until the sequence's own is known.
         "prefill": count_flops(specialize(decoder, seq=tokens)) + chosen,
     }

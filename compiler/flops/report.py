@@ -137,7 +137,9 @@ def bundle_report(path: Path) -> dict[str, Any]:
     kind = kinds[cache.past[0][0]]
     # Without cuts inside the decoder every layer would hold what enters it.
     unpruned = dataclasses.replace(cache, length_offsets=(0,) * len(cache.length_offsets))
-    before = dataclasses.replace(manifest, cache=unpruned).cache_bytes(manifest.tokens_before + TEXT_TOKENS)
+    before = dataclasses.replace(manifest, cache=unpruned).cache_bytes(
+        manifest.vision_runs * manifest.tokens_before + TEXT_TOKENS
+    )
     counted, reason = _count(bundle)
     return {
         "bundle": str(path),
@@ -147,7 +149,8 @@ def bundle_report(path: Path) -> dict[str, Any]:
         "sites": [{"site": s.site, "tokens_in": s.tokens_in, "tokens_out": s.tokens_out} for s in manifest.schedule],
         "flops": {part: dict(row) for part, row in manifest.flops.items()},
         "kv_dtype": kind,
-        "kv_bytes": {"before": before, "after": manifest.cache_bytes(manifest.image_tokens + TEXT_TOKENS)},
+        "images": manifest.images,
+        "kv_bytes": {"before": before, "after": manifest.cache_bytes(manifest.feature_rows + TEXT_TOKENS)},
         "counted": counted,
         "not_counted": reason,
     }

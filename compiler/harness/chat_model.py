@@ -80,7 +80,7 @@ class LmmpruneChat(lmms):  # type: ignore[misc]  # lmms-eval ships no type infor
         """Answer questions; the answers have counts of the tokens that entered the decoder and that left it.
 
         Raises:
-            InputError: A question isn't one about one picture, or asks for what a bundle can't do.
+            InputError: A question isn't one about pictures that the bundle takes, or asks for what a bundle can't do.
         """
         start = time.perf_counter()
         results, done = [], list[Stats]()
@@ -113,10 +113,15 @@ class LmmpruneChat(lmms):  # type: ignore[misc]  # lmms-eval ships no type infor
         _, doc_to_messages, kwargs, doc_id, task, split = request.args
         try:
             asked = ChatMessages(messages=doc_to_messages(self.task_dict[task][split][doc_id]))
-            picture, words = read_conversation([_said(message) for message in asked.messages])
+            images = self._runtime.bundle.manifest.images
+            pictures, words = read_conversation([_said(message) for message in asked.messages], images)
             settings = read_settings(kwargs)
             return self._runtime.answer(
-                self._encode(picture), words, settings.max_new_tokens, sampling=settings.sampling, stop=settings.stop
+                [self._encode(picture) for picture in pictures],
+                words,
+                settings.max_new_tokens,
+                sampling=settings.sampling,
+                stop=settings.stop,
             )
         except InputError as error:
             raise InputError(f"task '{task}', document {doc_id}: {error}") from error

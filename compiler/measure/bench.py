@@ -25,7 +25,7 @@ _SEED = 0
 
 def bench(
     paths: Sequence[Path],
-    image: Path,
+    image: Path | Sequence[Path],
     prompt: str,
     *,
     rounds: int = 10,
@@ -34,7 +34,7 @@ def bench(
     memory: bool = True,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
-    """Measure every bundle on one picture and one question, interleaved in one process.
+    """Measure every bundle on one question about a picture, or about several, interleaved in one process.
 
     Each round runs all variants in a new random order; ``WARM_UP_ROUNDS`` are thrown away. Time to the first token is
     from the pixel values on (vision and prefill); the end-of-sequence token is ignored, so all generate equally many.
@@ -42,7 +42,7 @@ def bench(
 
     Args:
         paths: Bundles; the first one is what the others are compared with.
-        image: The picture.
+        image: The picture, or several.
         prompt: The question.
         rounds: Rounds that count, at least 2.
         new_tokens: Tokens per answer, at least 2.
@@ -54,7 +54,8 @@ def bench(
         InputError: A bundle was given twice, or the picture or the question can't be used.
         LmmpruneError: A bundle can't be loaded here.
     """
-    picture = load_image(image)
+    images = [image] if isinstance(image, Path) else list(image)
+    pictures = [load_image(one) for one in images]
     bundles = [Bundle.open(path) for path in paths]
     names = short_names(bundles)
     memories: list[Memory | None] = []
@@ -62,17 +63,17 @@ def bench(
     for bundle in bundles:
         runtimes.append(Runtime(bundle, threads=threads))
         # Refuses a prompt that is too long before anything is measured.
-        runtimes[-1].answer(picture, prompt, 1)
+        runtimes[-1].answer(pictures, prompt, 1)
     for name, bundle in zip(names, bundles, strict=True):
         if memory:
             on_step(f"memory of {name}")
-        memories.append(measure_memory(bundle.path, image, prompt, threads=threads) if memory else None)
+        memories.append(measure_memory(bundle.path, images, prompt, threads=threads) if memory else None)
     shuffled = random.Random(_SEED)
     times: list[dict[str, list[float]]] = [{metric: [] for metric in METRICS} for _ in runtimes]
     for number in range(-WARM_UP_ROUNDS, rounds):
         for index in shuffled.sample(range(len(runtimes)), len(runtimes)):
             on_step(f"{'warm-up' if number < 0 else f'round {number + 1}'}: {names[index]}")
-            answer = runtimes[index].answer(picture, prompt, new_tokens, stop_at_eos=False)
+            answer = runtimes[index].answer(pictures, prompt, new_tokens, stop_at_eos=False)
             _ = answer.text
             values = answer.stats.as_dict()
             if number >= 0:
@@ -83,7 +84,7 @@ def bench(
         for name, bundle, used, own in zip(names, bundles, memories, times, strict=True)
     )
     settings = {
-        "image": str(image),
+        "image": str(images[0]) if len(images) == 1 else [str(one) for one in images],
         "prompt": prompt,
         "rounds": rounds,
         "warm_up_rounds": WARM_UP_ROUNDS,

@@ -177,11 +177,11 @@ def evaluate(
     start = time.perf_counter()
     predictions: list[Prediction | None] = [None] * len(questions)
     picture: str | None = None
-    visual: ImageFeatures | None = None
+    visual: list[ImageFeatures] = []
     for index in sorted(range(len(questions)), key=lambda index: questions[index].picture):
         question = questions[index]
-        if visual is None or question.picture != picture:
-            picture, visual = question.picture, runtime.encode_image(question.load())
+        if question.picture != picture:
+            picture, visual = question.picture, runtime.encode_images(question.pictures())
         said = runtime.answer(visual, question.prompt, longest).text.strip()
         predictions[index] = Prediction(
             picture=question.picture,

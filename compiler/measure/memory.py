@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Memory:
     device: int | None = None
 
 
-def measure_memory(bundle: Path, image: Path, prompt: str, *, threads: int | None = None) -> Memory:
+def measure_memory(bundle: Path, image: Path | Sequence[Path], prompt: str, *, threads: int | None = None) -> Memory:
     """Answer with four tokens in a process of its own and return its peak resident memory.
 
     A process of its own, because in a shared one the memory that earlier variants freed is used again, and the first
@@ -34,14 +35,15 @@ def measure_memory(bundle: Path, image: Path, prompt: str, *, threads: int | Non
 
     Args:
         bundle: Directory of the bundle.
-        image: The picture.
+        image: The picture, or several.
         prompt: The question.
         threads: As for ``Runtime``.
 
     Raises:
         BundleError: The process failed.
     """
-    arguments = [str(bundle), str(image), prompt, str(threads or 0), "unsealed" if seal.allowed() else "sealed"]
+    images = json.dumps([str(one) for one in ([image] if isinstance(image, Path) else image)])
+    arguments = [str(bundle), images, prompt, str(threads or 0), "unsealed" if seal.allowed() else "sealed"]
     done = subprocess.run(
         [sys.executable, "-m", "lmmprune.compiler.measure.memory", *arguments],
         capture_output=True,
@@ -67,7 +69,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _main(bundle: str, image: str, prompt: str, threads: str, sealed: str) -> None:
+def _main(bundle: str, images: str, prompt: str, threads: str, sealed: str) -> None:
     from lmmprune.compiler.backends.cuda import CudaDevice
     from lmmprune.compiler.backends.open_sessions import import_backend
     from lmmprune.compiler.bundle.bundle import Bundle
@@ -78,13 +80,13 @@ def _main(bundle: str, image: str, prompt: str, threads: str, sealed: str) -> No
     with seal.unsealed(sealed == "unsealed"):
         opened = Bundle.open(bundle)
     import_backend(opened.manifest.target)
-    picture = load_image(image)
+    pictures = [load_image(image) for image in json.loads(images)]
     known = TARGETS.get(opened.manifest.target)
     device = CudaDevice(known.extra) if known is not None and known.compiled else None
     free = device.memory()[0] if device is not None else 0
     base = peak_bytes()
     runtime = Runtime(opened, threads=int(threads) or None)
-    _ = runtime.answer(picture, prompt, 4, stop_at_eos=False).text
+    _ = runtime.answer(pictures, prompt, 4, stop_at_eos=False).text
     used = free - device.memory()[0] if device is not None else None
     print(json.dumps({"peak": peak_bytes(), "base": base, "device": used}))
 

@@ -20,8 +20,9 @@ from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.data.calibration import CalibrationSet, Sample
 from lmmprune.compiler.quantize.cache import graph_sha256
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, decode_steps
+from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.preprocess import Preprocessor
-from lmmprune.compiler.runtime.prompt import Encoded, Prompter
+from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.runtime.select_tokens import select_tokens
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
 from lmmprune.stored import Array
@@ -104,6 +105,7 @@ class SampleFeeds:
                 interface.image_tokens,
                 interface.tokens_before,
                 interface.max_positions,
+                interface.images,
             ],
             "steps": [ANSWER_TOKENS, OWN_TOKENS],
         }
@@ -143,7 +145,7 @@ class SampleFeeds:
         found = run_all(self._session, self._pixels(sample))
         kept = None if self._interface.kept is None else found[self._interface.kept][0]
         entering = select_tokens(
-            self._interface, self._choose, self._prompter.encode(sample.prompt), found[IMAGE_FEATURES], kept
+            self._interface, self._choose, self._prompter.encode(sample.prompt), [found[IMAGE_FEATURES]], [kept]
         )
         prompt = entering.prompt
         positions = self._prompter.positions(prompt, entering.kept)

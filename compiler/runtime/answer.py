@@ -8,8 +8,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.image_features import ImageFeatures
-from lmmprune.compiler.runtime.prompt import Encoded
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import InputError
 
@@ -20,7 +23,7 @@ positions (or those of a fixed cache) are used up, or because its reader left th
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Times in milliseconds and counts of one answer; an answer of no tokens has no prefill.
+    """Times in milliseconds and counts of one answer, all its pictures together; one of no tokens has no prefill.
 
     ``dynamic_count`` is what the method itself would have kept of the picture, where the bundle has several counts to
     choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too.
@@ -36,6 +39,7 @@ class Stats:
     new_tokens: int
     finish_reason: FinishReason
     dynamic_count: int | None = None
+    images: int = 1
 
     @property
     def ttft_ms(self) -> float:
@@ -61,7 +65,8 @@ class Answer:
 
     Attributes:
         tokens: Ids of what was generated so far, the end token included.
-        kept: Indices of the kept patches, int64 ``[K]``; None when the graph doesn't prune.
+        kept: Indices of the kept patches, int64 ``[K]``, with several pictures those of picture i from i * N on; None
+            when the graph doesn't prune.
     """
 
     def __init__(
@@ -71,7 +76,8 @@ class Answer:
         *,
         ends: Sequence[int],
         full: FinishReason,
-        visual: ImageFeatures,
+        pictures: Sequence[ImageFeatures],
+        kept: NDArray[np.int64] | None,
         prompt: Encoded,
         tokens_before: int,
     ) -> None:
@@ -82,25 +88,28 @@ class Answer:
             stream: What makes text of them.
             ends: Ids that end an answer.
             full: Why it ends where ``generated`` does.
-            visual: The picture.
+            pictures: The pictures.
+            kept: Which patches of theirs left the vision graph.
             prompt: The question.
-            tokens_before: Visual tokens of the unpruned model.
+            tokens_before: Visual tokens of the unpruned model, of all pictures.
         """
         self.tokens: list[int] = []
-        self.kept = visual.kept
+        self.kept = kept
         self._milliseconds: list[float] = []
         self._pieces: list[str] = []
         self._reader = threading.Lock()
         self._reason: FinishReason | None = None
         self._failure: Exception | None = None
         self._generated, self._stream, self._ends, self._full = generated, stream, ends, full
+        counts = [picture.dynamic_count for picture in pictures if picture.dynamic_count is not None]
         self._about: dict[str, Any] = {
-            "preprocess_ms": visual.preprocess_ms,
-            "vision_ms": visual.vision_ms,
+            "preprocess_ms": sum(picture.preprocess_ms for picture in pictures),
+            "vision_ms": sum(picture.vision_ms for picture in pictures),
+            "images": sum(len(picture.each) for picture in pictures),
             "tokens_before": tokens_before,
             "image_tokens": prompt.image_tokens,
             "prompt_tokens": prompt.length,
-            "dynamic_count": visual.dynamic_count,
+            "dynamic_count": sum(counts) if counts else None,
         }
 
     @property

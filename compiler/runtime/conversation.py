@@ -1,4 +1,4 @@
-"""The messages of a chat as a bundle takes them: one picture in the first one, and what was said in turn."""
+"""The messages of a chat as a bundle takes them: pictures in the first one, and what was said in turn."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ class Said(Generic[T]):
     texts: Sequence[str]
 
 
-def read_conversation(messages: Sequence[Said[T]]) -> tuple[T, tuple[str, ...]]:
-    """Return the picture, and a question, its answer, the next question, ...
+def read_conversation(messages: Sequence[Said[T]], images: int = 1) -> tuple[tuple[T, ...], tuple[str, ...]]:
+    """Return the pictures, and a question, its answer, the next question, ...
+
+    Args:
+        messages: In their order.
+        images: Pictures that the bundle takes at most.
 
     Raises:
-        InputError: Roles don't take turns from ``user`` to ``user``, or there isn't one picture, in the first message.
+        InputError: Roles don't take turns from ``user`` to ``user``, or there are none or too many pictures in the
+            first message, or one in another.
     """
     if not messages:
         raise InputError("messages: none, expected a question")
@@ -48,6 +53,7 @@ def read_conversation(messages: Sequence[Said[T]]) -> tuple[T, tuple[str, ...]]:
     if any(message.pictures for message in messages[1:]):
         raise InputError("messages: a picture in a later message, expected it in the first one")
     pictures = messages[0].pictures
-    if len(pictures) != 1:
-        raise InputError(f"messages: {len(pictures)} pictures, a bundle takes exactly one")
-    return pictures[0], tuple("\n".join(message.texts) for message in messages)
+    if not 1 <= len(pictures) <= images:
+        most = "a bundle takes exactly one" if images == 1 else f"this bundle takes 1 to {images}"
+        raise InputError(f"messages: {len(pictures)} pictures, {most}")
+    return tuple(pictures), tuple("\n".join(message.texts) for message in messages)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.kv_cache import KvCache
-from lmmprune.compiler.runtime.prompt import Encoded
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, POSITION_IDS
 
 Array = NDArray[Any]

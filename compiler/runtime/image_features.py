@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,7 @@ class ImageFeatures:
         preprocess_ms: milliseconds from the picture to its pixel values.
         vision_ms: milliseconds of the vision graph.
         dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
+        counts: Of how many tokens each picture is left, where the bundle chooses among all of them together; else none.
     """
 
     features: Value
@@ -51,6 +52,32 @@ class ImageFeatures:
     preprocess_ms: float
     vision_ms: float
     dynamic_count: int | None = None
+    counts: tuple[int, ...] = ()
+
+    @property
+    def each(self) -> tuple[int, ...]:
+        """Tokens of each picture that it is of: one, unless the bundle chooses among several together."""
+        return self.counts or (self.tokens,)
+
+
+def counts_of(bundle: Bundle, kept: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return how many of the tokens that were chosen among all pictures are of each.
+
+    A token that is no patch (-1) counts to the picture of the token before it, the first ones to the first [ours].
+
+    Raises:
+        BundleError: They aren't in the order of the pictures.
+    """
+    manifest = bundle.manifest
+    owners = np.maximum.accumulate(np.where(kept < 0, 0, kept // manifest.picture_tokens))
+    if (kept >= 0).any() and (owners != np.where(kept < 0, owners, kept // manifest.picture_tokens)).any():
+        raise BundleError(f"the vision graph of '{bundle.path}' mixes the tokens of its pictures: export again")
+    return tuple(np.bincount(owners, minlength=manifest.images).tolist())
+
+
+def as_pictures(given: ImageFeatures | Sequence[ImageFeatures]) -> Sequence[ImageFeatures]:
+    """Return the pictures of a prompt, of one or of several."""
+    return (given,) if isinstance(given, ImageFeatures) else given
 
 
 def read_sites(

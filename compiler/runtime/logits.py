@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.manifest import Manifest
-from lmmprune.compiler.runtime.prompt import Encoded
+from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.sampling import Pick
 from lmmprune.errors import BundleError, ModelError
 from lmmprune.names import LOGITS
@@ -34,7 +34,7 @@ class LogitsRules:
         """
         self._settings = manifest.generation.get("applied", {})
         _check(self._settings, manifest)
-        self._patches = manifest.tokens_before
+        self._patches = manifest.picture_tokens
         self._eos = np.array(manifest.prompt.eos_token_ids, np.int64)
         self._biases = [(list(row[0]), float(row[1])) for row in self._settings.get("sequence_bias", ())]
         # An end token alone can't be forbidden.
@@ -52,8 +52,8 @@ class LogitsRules:
         if not self._settings:
             return pick
         history: Ids = prompt.input_ids[0]
-        # Lengths are those of the whole picture, before any tokens were dropped.
-        length, new = prompt.length - prompt.image_tokens + self._patches, 0
+        # Lengths are those of whole pictures, before any tokens were dropped.
+        length, new = prompt.length - prompt.image_tokens + len(prompt.spans) * self._patches, 0
 
         def choose(logits: Logits) -> int:
             nonlocal history, new

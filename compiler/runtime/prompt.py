@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,62 +11,31 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.runtime.check_text import check_text
+from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures
+from lmmprune.compiler.runtime.encoded import Encoded, encoded
 from lmmprune.compiler.runtime.load_tokenizer import load_tokenizer
+from lmmprune.compiler.runtime.positions import number_tokens
 from lmmprune.errors import BundleError, InputError
 
-_SLOT = "{prompt}"
-ANSWER = "{answer}"
-"""Where an answer stands in a further turn."""
 _PROTECTED = 2  # tokens behind the image that a decoder never drops
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-STRIPS: Mapping[str, Callable[[str], str]] = {
-    "": lambda text: text,
-    "both": str.strip,
-    "left": str.lstrip,
-    "right": str.rstrip,
-}
-"""What a chat template does to the ends of a question, by the manifest's names."""
 
 
-def compose(template: str, turn: str, words: Sequence[str], strip: str, answer_strip: str) -> list[tuple[str, bool]]:
-    """Return the pieces of a conversation, and whether each was said, or is the template's.
+def check_pictures(interface: Interface, pictures: int) -> None:
+    """Refuse more pictures than a bundle was exported for, and none.
 
-    Args:
-        template: Of one question.
-        turn: What a further turn puts behind a question.
-        words: A question, its answer, the next question, ...
-        strip: Ends of questions that lose their white space.
-        answer_strip: Ends of answers.
+    Raises:
+        InputError: There are that many.
     """
-    before, after = template.split(_SLOT)
-    pieces = [(before, False), (STRIPS[strip](words[0]), True)]
-    if len(words) > 1:
-        to_answer, rest = turn.split(ANSWER)
-        to_question, behind = rest.split(_SLOT)
-        for answer, question in zip(words[1::2], words[2::2], strict=True):
-            pieces += [(to_answer, False), (STRIPS[answer_strip](answer), True)]
-            pieces += [(to_question, False), (STRIPS[strip](question), True), (behind, False)]
-    return [*pieces, (after, False)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """A prompt as the decoder takes it.
-
-    Attributes:
-        input_ids: int64 ``[1, n]``; the image token's id repeated K times at the image's place.
-        image_start: index of the first image token.
-        image_tokens: number of image tokens, K.
-    """
-
-    input_ids: NDArray[np.int64]
-    image_start: int
-    image_tokens: int
-
-    @property
-    def length(self) -> int:
-        """Number of tokens, n."""
-        return int(self.input_ids.shape[1])
+    if interface.joint and pictures != interface.images:
+        raise InputError(
+            f"{pictures} picture{'s' * (pictures != 1)}, this bundle chooses among exactly {interface.images} together:"
+            " give so many, or export without --joint"
+        )
+    if not 1 <= pictures <= interface.images:
+        most = "1 picture" if interface.images == 1 else f"1 to {interface.images} pictures"
+        more = f": give fewer, or export with --images {pictures}" if pictures else ""
+        raise InputError(f"{pictures} pictures, this bundle takes {most} per prompt{more}")
 
 
 class Prompter:
@@ -83,7 +51,7 @@ class Prompter:
         self._prompt = interface.prompt
         if self._prompt.strip not in STRIPS:
             raise BundleError(f"the bundle's prompt strips {self._prompt.strip!r}, known: {', '.join(STRIPS)}")
-        for part in (self._prompt.image_token, _SLOT):
+        for part in (self._prompt.image_token, SLOT):
             if self._prompt.template.count(part) != 1:
                 raise BundleError(f"the bundle's prompt template must hold '{part}' once: {self._prompt.template!r}")
         self._tokenizer, self._plain = load_tokenizer(tokenizer), load_tokenizer(tokenizer)
@@ -92,19 +60,21 @@ class Prompter:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._special.setdefault(self._prompt.image_token_id, self._prompt.image_token)
 
-    def encode(self, question: str | Sequence[str], *, image_tokens: int | None = None) -> Encoded:
+    def encode(self, question: str | Sequence[str], *, image_tokens: int | Sequence[int] | None = None) -> Encoded:
         """Tokenize a question inside the template.
 
         Args:
             question: The bare question; or a conversation, which is a question, its answer, the next question, ...
-            image_tokens: Visual tokens that left the vision graph, where the bundle has several counts; None: the
-                manifest's.
+            image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
+                one picture, of the manifest's count.
 
-        Special tokens that the user wrote (``<image>``, ``</s>``) stay plain text.
+        Where the bundle takes several pictures, ``<image>`` in a question is the place of one. Otherwise special tokens
+        that the user wrote (``<image>``, ``</s>``) stay plain text.
 
         Raises:
-            InputError: The prompt can't be told from the model's own tokens, isn't text, or has too few tokens; or it
-                is a conversation, and the template takes one question.
+            InputError: The prompt can't be told from the model's own tokens, isn't text, or has too few tokens; it is a
+                conversation, and the template takes one question; or there are too many pictures, or not as many as
+                the prompt has places.
         """
         words = [question] if isinstance(question, str) else question
         if len(words) % 2 == 0:
@@ -115,18 +85,26 @@ class Prompter:
                 " checkpoint with a chat template that does, or ask one question"
             )
         words = [check_text(word) for word in words]
-        told = self._prompt
-        ids = self._encode(compose(told.template, told.turn, words, told.strip, told.answer_strip))
-        image = self._prompt.image_token_id
-        if ids.count(image) != 1:
+        counts = [self._interface.vision_tokens] if image_tokens is None else image_tokens
+        counts = [counts] if isinstance(counts, int) else list(counts)
+        check_pictures(self._interface, len(counts))
+        told, image = self._prompt, self._prompt.image_token_id
+        if self._interface.images > 1:
+            pieces = place_pictures(told, words, len(counts))
+        else:
+            pieces = compose(told.template, told.turn, words, told.strip, told.answer_strip)
+        texts: list[list[int]] = [[]]
+        for token in self._encode(pieces):
+            if token == image:
+                texts.append([])
+            else:
+                texts[-1].append(token)
+        if len(texts) - 1 != len(counts):
             raise BundleError(
-                f"the prompt template gives {ids.count(image)} tokens of id {image}, expected 1: export again"
+                f"the prompt template gives {len(texts) - 1} tokens of id {image}, expected {len(counts)}: export again"
             )
-        start = ids.index(image)
-        count = self._interface.vision_tokens if image_tokens is None else image_tokens
-        self._check_text(len(ids) - start - 1)
-        ids[start : start + 1] = [image] * count
-        return Encoded(input_ids=np.array([ids], np.int64), image_start=start, image_tokens=count)
+        self._check_text(len(texts[-1]))
+        return encoded(texts, counts, image)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""
@@ -137,7 +115,7 @@ class Prompter:
                 f" first and the last: ask with {dropped + _PROTECTED - tail} more, or export with a smaller prune_text"
             )
 
-    def _encode(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+    def _encode(self, pieces: Sequence[Piece]) -> list[int]:
         # The whole is tokenized at once, as the reference does: tokens may span the seams of the template.
         whole = "".join(text for text, _ in pieces)
         said = b"".join(bytes([spoken]) * len(text) for text, spoken in pieces)
@@ -171,13 +149,13 @@ class Prompter:
 
         Args:
             encoded: The prompt.
-            kept: int64 ``[K]``, the places of the kept patches in the unpruned picture, -1 for a token that is none;
-                None when nothing was dropped.
+            kept: int64 ``[K]``, the places of the kept patches among those of all pictures (the ones of picture i begin
+                at i * N), -1 for a token that is none; None when nothing was dropped.
 
         Raises:
             InputError: The prompt leaves no position for an answer.
         """
-        positions = self._rows(encoded, kept) if self._interface.position_rows > 1 else self._numbers(encoded, kept)
+        positions = number_tokens(self._interface, encoded, kept)
         if self.room(encoded, positions) < 1:
             text = encoded.length - encoded.image_tokens
             capacity = self._interface.cache.capacity
@@ -192,29 +170,6 @@ class Prompter:
                 " for the answer; shorten the prompt"
             )
         return positions
-
-    def _numbers(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """Number the tokens one after the other; with original positions, kept ones as among all patches."""
-        positions = np.arange(encoded.length, dtype=np.int64)
-        if self._interface.positions == "original" and kept is not None:
-            image = slice(encoded.image_start, encoded.image_start + encoded.image_tokens)
-            # A token that is no patch (-1) shares the picture's first place.
-            positions[image] = encoded.image_start + np.maximum(kept, 0)
-            positions[image.stop :] += self._interface.tokens_before - encoded.image_tokens
-        return positions[None]
-
-    def _rows(self, encoded: Encoded, kept: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """Give text one number three times, and a visual token its row and column in the whole picture.
-
-        The text behind the picture goes on after its longer side, whatever was dropped.
-        """
-        rows, columns = self._interface.grid
-        start, stop = encoded.image_start, encoded.image_start + encoded.image_tokens
-        places = np.arange(encoded.image_tokens) if kept is None else np.maximum(kept, 0)
-        positions = np.tile(np.arange(encoded.length, dtype=np.int64), (3, 1))
-        positions[:, start:stop] = start + np.stack([np.zeros_like(places), *np.divmod(places, columns)])
-        positions[:, stop:] += start + max(rows, columns) - stop
-        return positions[:, None]
 
     def room(self, encoded: Encoded, positions: NDArray[np.int64]) -> int:
         """Return how many new tokens a prompt with these positions leaves room for."""

@@ -16,13 +16,21 @@ from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
-from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens, check_tokens, read_sites
+from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens
+from lmmprune.compiler.runtime.image_features import (
+    ImageFeatures,
+    SiteTokens,
+    as_pictures,
+    check_tokens,
+    counts_of,
+    read_sites,
+)
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.preprocess import Preprocessor
-from lmmprune.compiler.runtime.prompt import Encoded, Prompter
+from lmmprune.compiler.runtime.prompt import Prompter, check_pictures
 from lmmprune.compiler.runtime.sampling import GREEDY, Picks
-from lmmprune.compiler.runtime.select_tokens import Entering, select_tokens, with_image_tokens
+from lmmprune.compiler.runtime.select_tokens import Entering, among_all_pictures, select_tokens
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import BundleError, InputError
@@ -84,24 +92,42 @@ class Runtime:
         return self._sessions[component]
 
     def _check_pixels(self, shape: tuple[int, ...]) -> None:
-        if shape != self._pixels.shape:
+        taken = self._pixels.shape
+        if shape != ((1, *taken[1:]) if self.bundle.manifest.joint else taken):
             raise BundleError(
-                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes "
-                f"{list(self._pixels.shape)}: export again"
+                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"
+                " again"
             )
 
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture.
 
         Raises:
-            InputError: The picture can't be resized for the model.
+            InputError: The picture can't be resized for the model, or the bundle sees several together.
             BundleError: As ``encode_pixels``.
         """
+        if self.bundle.manifest.joint:
+            check_pictures(self.bundle.manifest, 1)
+        return self._encode([image])
+
+    def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Run the vision graph on the pictures of a prompt: on each, or on all together where the bundle does that.
+
+        Raises:
+            InputError: There are too many, or as ``encode_image``.
+            BundleError: As ``encode_pixels``.
+        """
+        check_pictures(self.bundle.manifest, len(images))
+        return [self._encode(images)] if self.bundle.manifest.joint else [self.encode_image(one) for one in images]
+
+    def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
         vision = self._session("vision")
         start = time.perf_counter()
-        pixels = self.preprocessor(image)
-        self._check_pixels(pixels.shape)
-        uploaded = vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
+        pixels = [self.preprocessor(image) for image in images]
+        for one in pixels:
+            self._check_pixels(one.shape)
+        whole = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+        uploaded = vision.upload(whole.astype(numpy_type(self._pixels.dtype), copy=False))
         return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
@@ -132,6 +158,7 @@ class Runtime:
             tokens=tokens,
             dynamic_count=dynamic_count,
             kept=kept,
+            counts=counts_of(self.bundle, kept) if self.bundle.manifest.joint and kept is not None else (),
             sites=read_sites(vision, outputs, self.bundle.manifest, in_decoder=False),
             preprocess_ms=preprocess_ms,
             vision_ms=(end - start) * 1e3,
@@ -143,7 +170,7 @@ class Runtime:
 
     def answer(
         self,
-        image: Image.Image | ImageFeatures,
+        image: Image.Image | ImageFeatures | Sequence[Image.Image | ImageFeatures],
         prompt: str | Sequence[str],
         max_new_tokens: int = 128,
         *,
@@ -151,45 +178,62 @@ class Runtime:
         sampling: Picks = GREEDY,
         stop: str | Sequence[str] = (),
     ) -> Answer:
-        """Answer a question about a picture.
+        """Answer a question about a picture, or about several.
 
         Args:
-            image: The picture, or what ``encode_image`` returned for it.
+            image: The picture, or what ``encode_image`` returned for it; or several of either, in the prompt's order.
             prompt: The bare question; the bundle's template goes around it. Or a conversation: a question, its answer,
-                the next question, ...
+                the next question, ... With several pictures ``<image>`` marks the place of each; without, all of them
+                stand where the template has its picture.
             max_new_tokens: Stop after so many tokens; 0 gives no text, and runs no decoder.
             stop_at_eos: False goes on to ``max_new_tokens`` (for measuring).
             sampling: How tokens are chosen.
             stop: Texts that end the answer; it is cut before the one that is whole first.
 
         Raises:
-            InputError: The prompt is too long, or the picture or a setting can't be used.
+            InputError: The prompt is too long, a picture or a setting can't be used, or there are too many pictures, or
+                not as many as the prompt has places.
         """
         if max_new_tokens < 0:
             raise InputError(f"max_new_tokens is {max_new_tokens}: expected 0 or more")
         texts = StopStrings(stop)
-        visual = image if isinstance(image, ImageFeatures) else self.encode_image(image)
+        pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
+        counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
-        encoded = self.prompter.encode(prompt, image_tokens=visual.tokens)
+        encoded = self.prompter.encode(prompt, image_tokens=counts)
         # Refuse now, not when the first piece is asked for.
-        full: FinishReason = "length" if max_new_tokens <= self.room(visual, encoded) else "positions"
+        full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
-            self.generate(visual, encoded, max_new_tokens, sampling),
+            self.generate(pictures, encoded, max_new_tokens, sampling),
             TextStream(self.prompter, texts),
             ends=self.bundle.manifest.prompt.eos_token_ids if stop_at_eos else (),
             full=full,
-            visual=visual,
+            pictures=pictures,
+            kept=self._kept(pictures),
             prompt=self._shortened(encoded),
-            tokens_before=self.bundle.manifest.tokens_before,
+            tokens_before=len(counts) * self.bundle.manifest.picture_tokens,
         )
 
-    def room(self, visual: ImageFeatures, prompt: Encoded) -> int:
+    def _pictures(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
+        """Encode what isn't yet."""
+        check_pictures(
+            self.bundle.manifest, sum(len(one.each) if isinstance(one, ImageFeatures) else 1 for one in given)
+        )
+        if self.bundle.manifest.joint:
+            plain = [one for one in given if isinstance(one, Image.Image)]
+            return self.encode_images(plain) if plain else [one for one in given if isinstance(one, ImageFeatures)]
+        return [one if isinstance(one, ImageFeatures) else self.encode_image(one) for one in given]
+
+    def _kept(self, pictures: Sequence[ImageFeatures]) -> NDArray[np.int64] | None:
+        return among_all_pictures(self.bundle.manifest, [picture.kept for picture in pictures])
+
+    def room(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for.
 
         Raises:
             InputError: There is no room for any.
         """
-        prompt, kept = self._shortened(prompt), visual.kept
+        prompt, kept = self._shortened(prompt), self._kept(as_pictures(visual))
         if self.bundle.manifest.selection is not None:
             # Whichever tokens are chosen, the text behind the picture is numbered alike.
             kept = np.arange(prompt.image_tokens)
@@ -200,16 +244,16 @@ class Runtime:
         manifest = self.bundle.manifest
         return prompt if manifest.selection is None else with_image_tokens(prompt, manifest.image_tokens)
 
-    def _select(self, visual: ImageFeatures, prompt: Encoded) -> Entering:
+    def _select(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> Entering:
         """Let the bundle's selection choose among the features, if it has one."""
-        manifest = self.bundle.manifest
+        manifest, pictures = self.bundle.manifest, as_pictures(visual)
         session = self._session("decoder" if manifest.selection is None else SELECTION)
         return select_tokens(
             manifest,
             session.run,
             prompt,
-            visual.features,
-            visual.kept,
+            [picture.features for picture in pictures],
+            [picture.kept for picture in pictures],
             upload=session.upload,
             download=session.download,
         )
@@ -227,7 +271,7 @@ class Runtime:
         manifest = self.bundle.manifest
         entering = self._select(visual, prompt)
         decoder = self._session("decoder")
-        found = read_sites(decoder, entering.outputs, manifest, in_decoder=True)
+        found = read_sites(decoder, entering.outputs[0] if entering.outputs else {}, manifest, in_decoder=True)
         if manifest.decoder_sites:
             positions = self.prompter.positions(entering.prompt, entering.kept)
             with self._caches.lend(decoder.upload) as cache:
@@ -243,13 +287,17 @@ class Runtime:
         return {name: dataclasses.replace(site, kept=visual.kept[site.kept]) for name, site in found.items()}
 
     def generate(
-        self, visual: ImageFeatures, prompt: Encoded, limit: int, sampling: Picks = GREEDY
+        self,
+        visual: ImageFeatures | Sequence[ImageFeatures],
+        prompt: Encoded,
+        limit: int,
+        sampling: Picks = GREEDY,
     ) -> Generator[tuple[int, float], None, None]:
         """Yield token ids, each with the milliseconds it took; the first is the prefill.
 
         Args:
-            visual: The encoded picture.
-            prompt: The tokenized prompt, with a placeholder for each of the picture's features.
+            visual: The encoded picture, or several.
+            prompt: The tokenized prompt, with a placeholder for each of their features.
             limit: Number of tokens; fewer when the model's positions end.
             sampling: How they are chosen.
 

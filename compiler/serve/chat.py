@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import anyio
 from starlette.requests import Request
@@ -52,8 +51,8 @@ class Chat:
         """
         deadline = time.monotonic() + self._options.timeout
         asked, served, question = await self.read(request, deadline)
-        picture = await self.picture(question)
-        job = Job(answering(served.runtime, question, picture, self._options.max_pixels))
+        pictures = await self.pictures(question)
+        job = Job(answering(served.runtime, question, pictures, self._options.max_pixels))
         exchange = Exchange(served.desk, job, request.receive, deadline)
         streamed = False
         try:
@@ -73,14 +72,17 @@ class Chat:
                 exchange.close()
 
     async def show(self, request: Request) -> Response:
-        """Draw which patches the bundle keeps of a request's picture.
+        """Draw which patches the bundle keeps of a request's one picture.
 
         Raises:
             LmmpruneError: It is refused, or fails.
         """
         deadline = time.monotonic() + self._options.timeout
         _, served, question = await self.read(request, deadline)
-        picture = await self.picture(question)
+        if len(question.urls) > 1:
+            said = f"messages: {len(question.urls)} pictures, a drawing is of one: send one"
+            raise ApiError(said, param="messages")
+        (picture,) = await self.pictures(question)
         job = Job(drawing(served.runtime, question, picture, self._options.max_pixels))
         exchange = Exchange(served.desk, job, request.receive, deadline)
         try:
@@ -99,24 +101,27 @@ class Chat:
         asked = read_request(await read_body(request, self._options.max_body, deadline))
         served = find(self._served, asked.model)
         notes_of(request.scope)["model"] = served.name
-        question = question_of(asked, self._options.max_tokens)
+        question = question_of(asked, self._options.max_tokens, served.manifest.images)
         letters = sum(map(len, question.words))
         if letters > served.longest_text:
             said = f"the prompt is too long: {letters:,} letters, at most {served.longest_text:,} are read"
             raise ApiError(said, param="messages", code="context_length_exceeded")
         return asked, served, question
 
-    async def picture(self, question: Question) -> Any:
-        """Return what gives the picture: bytes in the request wait until it is their turn, others are fetched now.
+    async def pictures(self, question: Question) -> list[Callable[[], bytes]]:
+        """Return what gives the pictures: bytes in the request wait until it is their turn, others are fetched now.
 
         Raises:
-            ApiError: It can't be fetched.
+            ApiError: One can't be fetched.
         """
-        get = functools.partial(read_picture, question.url, self._options)
-        if question.url[:5].lower() == "data:":
-            return get
-        data = await anyio.to_thread.run_sync(get, abandon_on_cancel=True, limiter=self._fetching)
-        return lambda: data
+        found: list[Callable[[], bytes]] = []
+        for url in question.urls:
+            get = functools.partial(read_picture, url, self._options)
+            if url[:5].lower() != "data:":
+                data = await anyio.to_thread.run_sync(get, abandon_on_cancel=True, limiter=self._fetching)
+                get = functools.partial(bytes, data)  # of bytes, the very same
+            found.append(get)
+        return found
 
 
 class _Stream(Response):

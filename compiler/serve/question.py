@@ -1,4 +1,4 @@
-"""What a request asks of a bundle: the picture, the question, and how it is answered."""
+"""What a request asks of a bundle: the pictures, the question, and how it is answered."""
 
 from __future__ import annotations
 
@@ -19,45 +19,46 @@ class Question:
     """One request in the run-time's words.
 
     Attributes:
-        url: Where the picture is.
+        urls: Where the pictures are.
         words: The question; or a conversation: a question, its answer, the next question, ...
         max_new_tokens: The answer ends after so many.
         sampling: How tokens are chosen.
         stop: Texts that end it.
     """
 
-    url: str
+    urls: tuple[str, ...]
     words: tuple[str, ...]
     max_new_tokens: int
     sampling: Sampling
     stop: tuple[str, ...]
 
 
-def question_of(request: ChatRequest, max_tokens: int) -> Question:
+def question_of(request: ChatRequest, max_tokens: int, images: int = 1) -> Question:
     """Read a request.
 
     Args:
         request: Its body.
         max_tokens: New tokens that this server gives at most, and where nothing is asked for.
+        images: Pictures that the bundle takes at most.
 
     Raises:
         ApiError: It asks for what a bundle can't do.
         InputError: A sampling option is out of its range.
     """
-    url, words = _conversation(request.messages)
+    urls, words = _conversation(request.messages, images)
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stop) > _STOPS:
         raise ApiError(f"stop: {len(stop)} texts, at most {_STOPS} are taken", param="stop")
     StopStrings(stop)  # refuses what isn't one
     return Question(
-        url=url, words=words, max_new_tokens=_limit(request, max_tokens), sampling=_sampling(request), stop=stop
+        urls=urls, words=words, max_new_tokens=_limit(request, max_tokens), sampling=_sampling(request), stop=stop
     )
 
 
-def _conversation(messages: list[Message]) -> tuple[str, tuple[str, ...]]:
-    """Return where the picture is, and what was said: a question, its answer, the next question, ..."""
+def _conversation(messages: list[Message], images: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return where the pictures are, and what was said: a question, its answer, the next question, ..."""
     try:
-        return read_conversation([_said(message) for message in messages])
+        return read_conversation([_said(message) for message in messages], images)
     except InputError as error:
         raise ApiError(str(error), param="messages") from error
 

@@ -40,6 +40,7 @@ class Served:
         about = {
             "model": manifest.model,
             "method": manifest.method,
+            "images": manifest.images,
             "tokens_before": manifest.tokens_before,
             "image_tokens": manifest.image_tokens,
             "average_tokens": manifest.average_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,20 +67,21 @@ class _Watched:
 
 
 def answering(
-    runtime: Runtime, question: Question, picture: Callable[[], bytes], max_pixels: int
+    runtime: Runtime, question: Question, pictures: Sequence[Callable[[], bytes]], max_pixels: int
 ) -> Callable[[Job], None]:
     """Return the work that answers a question, posting each ``Piece`` and, at the end, ``Done``.
 
     Args:
         runtime: The bundle.
         question: The question.
-        picture: Gives the bytes of the picture's file.
-        max_pixels: Pixels of it at most.
+        pictures: Give the bytes of the pictures' files.
+        max_pixels: Pixels of one at most.
     """
 
     def work(job: Job) -> None:
-        image = decode_picture(picture(), max_pixels)
-        visual = runtime.encode_image(image)
+        images = [decode_picture(picture(), max_pixels) for picture in pictures]
+        job.check()
+        visual = runtime.encode_images(images)
         job.check()
         answer = runtime.answer(
             visual,
@@ -99,7 +100,7 @@ def answering(
 def drawing(
     runtime: Runtime, question: Question, picture: Callable[[], bytes], max_pixels: int
 ) -> Callable[[Job], None]:
-    """Return the work that draws which patches a bundle keeps, and posts one ``Drawn``; arguments as ``answering``."""
+    """Return the work that draws which patches a bundle keeps of a picture, and posts one ``Drawn``."""
 
     def work(job: Job) -> None:
         drawn = show_kept(runtime, decode_picture(picture(), max_pixels), prompt=question.words[-1])

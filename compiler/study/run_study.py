@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lmmprune.compiler.backends.onnxruntime import target_of
 from lmmprune.compiler.data.calibration import load_calibration
-from lmmprune.compiler.data.questions import Question, load_examples
+from lmmprune.compiler.data.questions import Question, load_examples, one_picture_each
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.choice import Choice, check_allowed
 from lmmprune.compiler.study.commands import study_command
@@ -70,6 +70,7 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
     if request.ray is not None:
         check_ray(request.ray)
     questions = load_examples(request.settings.data, request.settings.prompts)[: request.settings.limit]
+    one_picture_each(questions, "a study")
     labelled = _labelled(questions)
     check_allowed(request.max_loss, labelled=labelled)
     about = identity(request.settings, _checkpoint(request.settings), questions)

@@ -1,4 +1,4 @@
-"""The Triton model ``lmmprune``: a picture and a question become text, streamed as it is generated.
+"""The Triton model ``lmmprune``: a picture, or several, and a question become text, streamed as it is generated.
 
 It holds no weights. The other models of the repository run the graphs; tokenizer, positions, the greedy loop and the
 text's pieces are those of ``lmmprune run``.
@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.triton.bls_session import BlsSession
 from lmmprune.compiler.triton.errors import refusal
@@ -77,9 +78,13 @@ class TritonPythonModel:
             question = prompt.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"the prompt isn't UTF-8 ({error.reason} at byte {error.start})") from error
-        image = triton.get_input_tensor_by_name(request, "image").as_numpy()
-        pixels = self._preprocess.run({"image": image})[self._pixels]
-        answer = self._runtime.answer(self._runtime.encode_pixels(pixels, preprocess_ms=0.0), question, tokens)
+        images = triton.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1)
+        check_pictures(self._runtime.bundle.manifest, len(images))
+        pictures = []
+        for place in range(len(images)):
+            pixels = self._preprocess.run({"image": images[place : place + 1]})[self._pixels]
+            pictures.append(self._runtime.encode_pixels(pixels, preprocess_ms=0.0))
+        answer = self._runtime.answer(pictures, question, tokens)
         for piece in answer:
             yield piece, ""
         yield "", answer.finish_reason

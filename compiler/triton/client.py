@@ -1,6 +1,8 @@
 """Ask a Triton server that serves an lmmprune model repository; needs ``pip install 'tritonclient[grpc]'``.
 
 python client.py --image cat.jpg --prompt "What is this?" [--url localhost:8001] [--max-new-tokens 64]
+
+--image may be repeated, where the repository's bundle takes several pictures per prompt.
 """
 
 from __future__ import annotations
@@ -8,19 +10,21 @@ from __future__ import annotations
 import argparse
 import queue
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def ask(url: str, image: bytes, prompt: str, max_new_tokens: int | None = None) -> Iterator[tuple[str, str]]:
+def ask(
+    url: str, image: bytes | Sequence[bytes], prompt: str, max_new_tokens: int | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield the pieces of an answer as the server sends them, the last one with why it ended.
 
     Args:
         url: Host and gRPC port, such as ``localhost:8001``.
-        image: The picture's file (PNG, JPEG, WebP, ...).
+        image: The picture's file (PNG, JPEG, WebP, ...), or several.
         prompt: The bare question.
         max_new_tokens: Stop after so many tokens; None: the server's default.
 
@@ -29,7 +33,8 @@ def ask(url: str, image: bytes, prompt: str, max_new_tokens: int | None = None) 
     """
     import tritonclient.grpc as grpc
 
-    inputs = [_input(grpc, "image", "BYTES", np.array([image], np.object_))]
+    images = [image] if isinstance(image, bytes) else list(image)
+    inputs = [_input(grpc, "image", "BYTES", np.array(images, np.object_))]
     inputs.append(_input(grpc, "prompt", "BYTES", np.array([prompt.encode()], np.object_)))
     if max_new_tokens is not None:
         inputs.append(_input(grpc, "max_new_tokens", "INT32", np.array([max_new_tokens], np.int32)))
@@ -56,14 +61,15 @@ def main() -> None:
     """Ask once and print the answer as it comes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="localhost:8001")
-    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--image", type=Path, required=True, action="append")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--max-new-tokens", type=int)
     options = parser.parse_args()
     from tritonclient.utils import InferenceServerException
 
     try:
-        for piece, finished in ask(options.url, options.image.read_bytes(), options.prompt, options.max_new_tokens):
+        images = [image.read_bytes() for image in options.image]
+        for piece, finished in ask(options.url, images, options.prompt, options.max_new_tokens):
             print(piece, end="", flush=True)
             if finished not in ("", "stop"):
                 print(f"... (finished: {finished})", end="", file=sys.stderr)

@@ -74,9 +74,15 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
     """Return model -> the fields of its ``config.pbtxt``.
 
     Raises:
-        TargetError: The vision graph takes more than pixel values, which ``preprocess`` doesn't make.
+        TargetError: The vision graph takes more than pixel values, which ``preprocess`` doesn't make, or several
+            pictures at once.
     """
     target = resolve(manifest.target)
+    if manifest.joint:
+        raise TargetError(
+            "Triton repositories run the vision graph on one picture at a time, this one sees all of a prompt's: export"
+            " without --joint"
+        )
     if len(manifest.vision.inputs) != 1:
         names = ", ".join(tensor.name for tensor in manifest.vision.inputs)
         raise TargetError(f"Triton repositories serve vision graphs with one input, this one takes {names}: use run")
@@ -99,7 +105,7 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
         "max_batch_size": 0,
         "model_transaction_policy": {"decoupled": True},
         "input": [
-            _tensor("image", _STRING, [1]),
+            _tensor("image", _STRING, [1 if manifest.images == 1 else -1]),
             _tensor("prompt", _STRING, [1]),
             {**_tensor("max_new_tokens", Enum("TYPE_INT32"), [1]), "optional": True},
         ],

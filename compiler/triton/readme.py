@@ -11,10 +11,10 @@ from lmmprune.compiler.triton.models import ANSWERS_AT_ONCE, NEW_TOKENS, Backend
 _TEXT = """# {model} for Triton Inference Server
 
 Made by `lmmprune` for target `{target}`: {tokens} visual tokens, {precision}. Ask the model **`lmmprune`**: it takes
-`image` (the bytes of a PNG, JPEG, WebP, ... file), `prompt` (UTF-8) and, optionally, `max_new_tokens` (INT32, {limit}
-unless given), and streams `text`, a piece per response; `finish_reason` of the last one says why it ended: `stop` (the
-model's end token), `length` or `positions`. A mistake of the caller (no picture, a prompt that is too long) is an error
-in one line.
+`image` (the bytes of a PNG, JPEG, WebP, ... file{several}), `prompt` (UTF-8) and, optionally, `max_new_tokens` (INT32,
+{limit} unless given), and streams `text`, a piece per response; `finish_reason` of the last one says why it ended:
+`stop` (the model's end token), `length` or `positions`. A mistake of the caller (no picture, a prompt that is too long)
+is an error in one line.
 
 | model | backend | does |
 |---|---|---|
@@ -65,6 +65,7 @@ def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
         target=manifest.target,
         tokens=f"{manifest.tokens_before} -> {average}",
         precision=" + ".join(filter(None, (manifest.precision.dtype, manifest.precision.integers))),
+        several=f"; up to {manifest.images} of them" if manifest.images > 1 else "",
         limit=NEW_TOKENS,
         graphs=", ".join(f"`{name}`" for name in manifest.graphs),
         backend=backend,

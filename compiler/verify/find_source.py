@@ -34,6 +34,7 @@ def find_source(manifest: Manifest, model: str | None, adapter: Path | None) -> 
             image_size=(int(height), int(width)),
             tiles=manifest.tiles,
             adapter=adapter,
+            together=manifest.images if manifest.joint else 1,
         )
     except ModelError as error:
         if model is not None:

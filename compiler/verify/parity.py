@@ -12,7 +12,7 @@ from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.verify.replay import DecoderOutputs, VisionOutputs, kept_outputs
 
 if TYPE_CHECKING:
-    from lmmprune.compiler.verify.reference import Cut
+    from lmmprune.compiler.verify.reference import Cut, Said
 
 Array = np.ndarray[Any, Any]
 
@@ -115,43 +115,75 @@ class Reference:
         chooser = Chooser()
         return int(knee(self._model, torch.from_numpy(vision.pixels), chooser)[0]), chooser.margin
 
-    def decode(self, vision: VisionOutputs, decoder: DecoderOutputs) -> Difference:
+    def decode(self, vision: VisionOutputs | Sequence[VisionOutputs], decoder: DecoderOutputs) -> Difference:
         """Say the same words of the graph's own features, and compare kept places and logits.
 
         A near-tie that rounding flipped in the vision part was counted there.
 
+        Args:
+            vision: The picture, or several.
+            decoder: What the graph says of them.
+
         Raises:
             CutRefused: It does not cut at the manifest's sites, or may not remove so many tokens of the question.
         """
-        import torch
+        from lmmprune.compiler.verify.reference import Picture, say, say_of_several
 
-        from lmmprune.compiler.verify.reference import say
-
-        manifest = vision.manifest
+        pictures = [vision] if isinstance(vision, VisionOutputs) else vision
+        manifest = pictures[0].manifest
         method, cuts = _side(manifest, in_decoder=True)
-        said = say(
-            self._model,
-            method,
-            self._options,
-            cuts,
-            torch.from_numpy(vision.features[0].astype(np.float32)),
-            vision.places,
-            decoder.prefix,
-            decoder.tail,
-            positions={"vision": manifest.positions, "llm": manifest.llm_positions},
-            patches=manifest.tokens_before,
-            grid=manifest.grid if manifest.position_rows > 1 else None,
-            steps=len(decoder.tokens) - 1,
-            special_ids=self._special_ids,
-            forced=decoder.tokens,
-        )
+        seen = [Picture(*part) for one in pictures for part in _each(one)]
+        settings: dict[str, Any] = {
+            "positions": {"vision": manifest.positions, "llm": manifest.llm_positions},
+            "patches": manifest.picture_tokens,
+            "grid": manifest.grid if manifest.position_rows > 1 else None,
+            "steps": len(decoder.tokens) - 1,
+            "forced": decoder.tokens,
+        }
+        every: Sequence[Said]
+        if len(seen) > 1:
+            every = say_of_several(
+                self._model, method, self._options, cuts, seen, decoder.texts, prefix=manifest.prefix, **settings
+            )
+        else:
+            every = [
+                say(
+                    self._model,
+                    method,
+                    self._options,
+                    cuts,
+                    seen[0].features,
+                    seen[0].kept,
+                    decoder.prefix,
+                    decoder.tail,
+                    special_ids=self._special_ids,
+                    **settings,
+                )
+            ]
         outputs = kept_outputs(manifest)
-        expected = {site: kept for site, kept in said.kept.items() if site in outputs}
-        kept = {site: decoder.kept[outputs[site]][0] for site in expected}
+        expected, kept = {}, {}
+        # Of pictures that are seen together nothing is chosen in the decoder.
+        for number, (said, found) in enumerate(zip(every, decoder.kept, strict=not manifest.joint), 1):
+            for site in (site for site in said.kept if site in outputs):
+                name = site if len(pictures) == 1 else f"{site} of picture {number}"
+                expected[name], kept[name] = said.kept[site], found[outputs[site]][0]
         judged = slice(
             answer_length(decoder.tokens, manifest.prompt.eos_token_ids) if manifest.precision.quantized else None
         )
-        return _difference(kept, expected, decoder.logits[judged], said.logits[judged], said.margin)
+        margin = min(said.margin for said in every)
+        return _difference(kept, expected, decoder.logits[judged], every[0].logits[judged], margin)
+
+
+def _each(vision: VisionOutputs) -> list[tuple[Any, Array | None]]:
+    """Return features ``[K,C]`` and places ``[K]`` of each picture, where several are seen together its own."""
+    import torch
+
+    features, places = torch.from_numpy(vision.features[0].astype(np.float32)), vision.places
+    if places is None or not vision.manifest.joint:
+        return [(features, places)]
+    own = np.where(places < 0, places, places % vision.manifest.picture_tokens)
+    ends = np.cumsum(vision.counts)
+    return list(zip(torch.tensor_split(features, ends[:-1].tolist()), np.split(own, ends[:-1]), strict=True))
 
 
 def _side(manifest: Manifest, *, in_decoder: bool) -> tuple[str, list[Cut]]:

@@ -60,17 +60,20 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
         return _not_compared(f"the checkpoint's processor fails ({said(error)})")
     prompter = Prompter(bundle.manifest, bundle.file(TOKENIZER))
     compared = 0
-    for question in _QUESTIONS:
+    images = bundle.manifest.images
+    counts = [bundle.manifest.vision_tokens]
+    least = images if bundle.manifest.joint else 1
+    for question, pictures in [*((question, least) for question in _QUESTIONS), (_QUESTIONS[-1], images)]:
         try:
-            mine = prompter.encode(question).input_ids[0].tolist()
+            mine = prompter.encode(question, image_tokens=counts * pictures).input_ids[0].tolist()
         except InputError:  # too short for a method that drops words
             continue
         try:
             with quiet_transformers():
-                wanted = theirs(question)
+                wanted = theirs(question, pictures)
         except Exception as error:  # noqa: BLE001 - as above
             return _not_compared(f"the checkpoint's processor fails on {question!r} ({said(error)})")
-        fault = _difference(bundle, mine, wanted)
+        fault = _difference(bundle, mine, wanted, pictures)
         if fault and _dated(source):
             return _not_compared("the chat template writes today's date")
         if fault:
@@ -78,7 +81,8 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
         compared += 1
     if not compared:
         return _not_compared("the bundle takes none of the questions")
-    return True, f"{compared} questions as transformers' processor puts them, token for token"
+    several = f", one of {images} pictures," if images > 1 else ""
+    return True, f"{compared} questions{several} as transformers' processor puts them, token for token"
 
 
 def _not_compared(why: str) -> Verdict:
@@ -112,8 +116,8 @@ def _processor(source: Source) -> Any:
     return found
 
 
-def _asked(processor: Any, source: Source) -> Callable[[str], list[int]]:
-    """Return what gives the processor's tokens of a question, with a picture that isn't cut into tiles."""
+def _asked(processor: Any, source: Source) -> Callable[[str, int], list[int]]:
+    """Return what gives the processor's tokens of a question, with so many pictures that aren't cut into tiles."""
     from transformers.processing_utils import ProcessorMixin
 
     height, width = source.vision.image_size
@@ -141,15 +145,15 @@ def _asked(processor: Any, source: Source) -> Callable[[str], list[int]]:
 
     inline = source.family.inline or f"{token}\n"
     # In the order in which an export tries them: a template that takes texts only gets the picture inside.
-    forms: tuple[Callable[[str], list[int]], ...] = (
-        lambda question: apply([{"type": "image", "image": image}, {"type": "text", "text": question}]),
-        lambda question: apply(inline + question, images=[image]),
-        lambda question: apply([{"type": "text", "text": inline + question}], images=[image]),
+    forms: tuple[Callable[[str, int], list[int]], ...] = (
+        lambda question, n: apply([*[{"type": "image", "image": image}] * n, {"type": "text", "text": question}]),
+        lambda question, n: apply(inline * n + question, images=[image] * n),
+        lambda question, n: apply([{"type": "text", "text": inline * n + question}], images=[image] * n),
     )
     first: Exception | None = None
     for form in forms:
         try:
-            form(_QUESTIONS[0])
+            form(_QUESTIONS[0], 1)
         except Exception as error:  # noqa: BLE001 - a template raises what it likes
             first = first or error
         else:
@@ -158,12 +162,14 @@ def _asked(processor: Any, source: Source) -> Callable[[str], list[int]]:
     raise first
 
 
-def _difference(bundle: Bundle, mine: list[int], wanted: list[int]) -> str:
-    """Return the first place that differs, runs of the picture's placeholder taken as one; empty: none."""
+def _difference(bundle: Bundle, mine: list[int], wanted: list[int], pictures: int) -> str:
+    """Return the first place that differs, runs of a picture's placeholder taken as one; empty: none."""
     image = bundle.manifest.prompt.image_token_id
     (ours, tokens), (theirs, expected) = _runs(mine, image), _runs(wanted, image)
     if ours == theirs:
-        return "" if tokens == expected == 1 else f"{tokens} pictures, the processor's has {expected}"
+        # Where nothing stands between pictures, they are one run.
+        same = 1 <= tokens == expected <= pictures
+        return "" if same else f"{tokens} pictures, the processor's has {expected}"
     place = next((at for at, (one, other) in enumerate(zip(ours, theirs)) if one != other), min(len(ours), len(theirs)))  # noqa: B905 - the shorter one ends it
     return f"token {place} is {_shown(ours, place)}, the processor's is {_shown(theirs, place)}"
 

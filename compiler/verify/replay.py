@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class VisionOutputs:
 
     Attributes:
         manifest: What holds for this picture: the bundle's, with the counts of the bucket that it went through.
-        pixels: float32 ``[1,3,height,width]``.
+        pixels: float32 ``[1,3,height,width]``, or of all tiles or pictures that the graph sees together.
         features: ``[1,K,C]``, in the graph's type.
         kept: The outputs with kept places, ``[1,K]`` each.
         dynamic_count: How many tokens the method itself would keep; None without buckets.
@@ -44,6 +44,14 @@ class VisionOutputs:
     dynamic_count: int | None
 
     @property
+    def counts(self) -> list[int]:
+        """Tokens of each picture that it is of: one, unless the bundle chooses among several together."""
+        if not self.manifest.joint or self.places is None:
+            return [self.features.shape[1]]
+        owners = np.maximum.accumulate(np.maximum(self.places, 0) // self.manifest.picture_tokens)
+        return [int((owners == picture).sum()) for picture in range(self.manifest.images)]
+
+    @property
     def places(self) -> Array | None:
         """The patch ``[K]`` of each feature; None when nothing was dropped."""
         return None if self.manifest.kept is None else self.kept[self.manifest.kept][0]
@@ -54,20 +62,29 @@ class DecoderOutputs:
     """What the decoder makes of it: the prefill and some decode steps.
 
     Attributes:
-        prefix: Ids before the image.
-        tail: Ids behind it.
+        texts: Ids before the first picture, between every two, and behind the last.
         tokens: The ids chosen, 1 + steps.
         logits: float32 ``[1 + steps, V]``.
-        kept: The outputs of selection and prefill with kept places, ``[1,K]`` each, among what left the vision graph.
+        kept: For each picture the outputs of selection and prefill with kept places, ``[1,K]`` each, among what left
+            the vision graph.
         lengths: Lengths of each layer's cache after every call, ``[1 + steps, L]``.
     """
 
-    prefix: list[int]
-    tail: list[int]
+    texts: list[list[int]]
     tokens: list[int]
     logits: Array
-    kept: Mapping[str, Array]
+    kept: Sequence[Mapping[str, Array]]
     lengths: Array
+
+    @property
+    def prefix(self) -> list[int]:
+        """Ids before the first picture."""
+        return self.texts[0]
+
+    @property
+    def tail(self) -> list[int]:
+        """Ids behind the last picture."""
+        return self.texts[-1]
 
 
 def kept_outputs(manifest: Manifest) -> dict[str, str]:
@@ -99,9 +116,13 @@ class Replay:
         self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
         self._tokenizer = bundle.file(TOKENIZER)
 
-    def encode_image(self, image: Image.Image, bucket: int = 0) -> VisionOutputs:
-        """Run the vision graph on a picture; where there are buckets, then the graph of the given one."""
-        pixels, manifest = self._preprocess(image), self._manifest
+    def encode_image(self, image: Image.Image | Sequence[Image.Image], bucket: int = 0) -> VisionOutputs:
+        """Run the vision graph on a picture, or on all those that it sees together.
+
+        Where there are buckets, the graph of the given one runs then.
+        """
+        images = [image] if isinstance(image, Image.Image) else image
+        pixels, manifest = np.concatenate([self._preprocess(one) for one in images]), self._manifest
         found = run_graph(self._vision, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
@@ -118,11 +139,23 @@ class Replay:
             dynamic_count=dynamic_count,
         )
 
-    def decode(self, vision: VisionOutputs, question: str, steps: int) -> DecoderOutputs:
-        """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up."""
-        prompter = Prompter(vision.manifest, self._tokenizer)
+    def decode(self, vision: VisionOutputs | Sequence[VisionOutputs], question: str, steps: int) -> DecoderOutputs:
+        """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up.
+
+        Args:
+            vision: The picture, or several.
+            question: About them.
+            steps: How many.
+        """
+        pictures = [vision] if isinstance(vision, VisionOutputs) else vision
+        manifest = pictures[0].manifest
+        prompter = Prompter(manifest, self._tokenizer)
         entering = select_tokens(
-            vision.manifest, self._choose, prompter.encode(question), vision.features, vision.places
+            manifest,
+            self._choose,
+            prompter.encode(question, image_tokens=[count for picture in pictures for count in picture.counts]),
+            [picture.features for picture in pictures],
+            [picture.places for picture in pictures],
         )
         prompt = entering.prompt
         positions = prompter.positions(prompt, entering.kept)
@@ -144,16 +177,12 @@ class Replay:
 
         runs = min(1 + steps, prompter.room(prompt, positions))
         drive(decode_steps(self._manifest, prompt, positions, entering.features, runs, choose), run)
-        before, behind = prompt.image_start, prompt.image_start + prompt.image_tokens
+        inside = {name: entering.among_all(places) for name, places in _kept(first).items()}
         return DecoderOutputs(
-            prefix=prompt.input_ids[0, :before].tolist(),
-            tail=prompt.input_ids[0, behind:].tolist(),
+            texts=prompt.texts,
             tokens=tokens,
             logits=np.stack(logits),
-            kept={
-                **_kept(entering.outputs),
-                **{name: entering.among_all(places) for name, places in _kept(first).items()},
-            },
+            kept=[{**_kept(said), **inside} for said in entering.outputs] or [inside] * len(pictures),
             lengths=np.array(lengths),
         )
 

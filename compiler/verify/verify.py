@@ -10,7 +10,8 @@ from typing import Any
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
-from lmmprune.compiler.data.calibration import load_calibration
+from lmmprune.compiler.data.calibration import Sample, load_calibration
+from lmmprune.compiler.runtime.compose import PLACE
 from lmmprune.compiler.verify import manifest_checks, parity
 from lmmprune.compiler.verify.find_source import find_source
 from lmmprune.compiler.verify.prompt import compare_prompts
@@ -21,7 +22,8 @@ from lmmprune.progress import Progress, silent, step
 
 STEPS = 8
 
-Pair = tuple[VisionOutputs, DecoderOutputs]
+Asked = tuple[Sequence[VisionOutputs], DecoderOutputs]
+"""The pictures of a prompt, and what came of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,29 +124,58 @@ def _unlinked(onnx: Any, graph: Path) -> Any:
 
 def _replay(
     bundle: Bundle, source: Source, samples: int, data: Path | None, progress: Progress
-) -> tuple[list[Pair], str]:
+) -> tuple[list[Asked], str]:
     """Run the graphs on some pictures; return also why the bundle refuses a question, such as a short one."""
     engine = Replay(bundle)
     # Every bucket gets a picture at least.
     buckets = len(bundle.manifest.buckets) or 1
     chosen = load_calibration(source, data, max(samples, buckets), option="--data").samples
-    pairs, refusal = [], ""
-    for index, sample in enumerate(chosen):
-        vision = engine.encode_image(sample.image, index % buckets)
+    pairs: list[Asked] = []
+    refusal = ""
+    seen: dict[int, VisionOutputs] = {}
+    for index in range(len(chosen)):
+        places, question = _prompt(chosen, index, bundle.manifest)
+        if bundle.manifest.joint:
+            pictures = [engine.encode_image([chosen[place].image for place in places])]
+        else:
+            for place in places:
+                if place not in seen:
+                    seen[place] = engine.encode_image(chosen[place].image, place % buckets)
+            pictures = [seen[place] for place in places]
         try:
-            pairs.append((vision, engine.decode(vision, sample.prompt, STEPS)))
+            pairs.append((pictures, engine.decode(pictures, question, STEPS)))
         except InputError as error:
             refusal = str(error)
         progress("run the graphs", index + 1, len(chosen))
     return pairs, refusal
 
 
-def _promises(manifest: Manifest, pairs: Sequence[Pair]) -> list[Check]:
+def _prompt(samples: Sequence[Sample], index: int, manifest: Manifest) -> tuple[list[int], str]:
+    """Return the pictures of a prompt, and its question: as many as the bundle takes, then fewer, and so on.
+
+    Every second prompt of several pictures says itself where they stand.
+    """
+    images = manifest.images
+    count = images if manifest.joint else images - index % images
+    places = [(index + more) % len(samples) for more in range(count)]
+    question = samples[index].prompt
+    if count > 1 and (index % 2 if manifest.joint else index // images % 2 == 0):
+        question = f"{PLACE} {question} " + " or ".join([PLACE] * (count - 1)) + "?"
+    return places, question
+
+
+def _promises(manifest: Manifest, pairs: Sequence[Asked]) -> list[Check]:
     """Check kept counts and cache lengths against the manifest."""
-    counts = [fault for vision, decoder in pairs for fault in manifest_checks.broken_counts(vision, decoder)]
-    lengths = [fault for vision, decoder in pairs for fault in manifest_checks.broken_lengths(vision, decoder)]
+    counts = [
+        fault
+        for pictures, decoder in pairs
+        for number, vision in enumerate(pictures)
+        for fault in manifest_checks.broken_counts(vision, decoder, number)
+    ]
+    lengths = [fault for pictures, decoder in pairs for fault in manifest_checks.broken_lengths(pictures[0], decoder)]
     steps = [stage.tokens_out for stage in manifest.schedule]
     tokens = " -> ".join(str(count) for count in (manifest.tokens_before, *steps))
+    tokens += manifest.whose_tokens
     if manifest.buckets:
         tokens = f"{manifest.tokens_before} -> {' or '.join(str(bucket.tokens) for bucket in manifest.buckets)}"
     offsets = sorted({-offset for offset in manifest.cache.length_offsets})
@@ -158,7 +189,7 @@ def _promises(manifest: Manifest, pairs: Sequence[Pair]) -> list[Check]:
     ]
 
 
-def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, progress: Progress) -> list[Check]:
+def _parity(bundle: Bundle, source: Source, pairs: Sequence[Asked], held: bool, progress: Progress) -> list[Check]:
     """Compare with the PyTorch model."""
     from lmmprune.compiler.verify.reference import SITES, CutRefused, load_model, rule_options
 
@@ -188,13 +219,16 @@ def _parity(bundle: Bundle, source: Source, pairs: Sequence[Pair], held: bool, p
         return [Check(name="parity", passed=False, found=f"the manifest and the method don't fit: {error}")]
 
 
-def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pair], progress: Progress) -> list[Check]:
+def _compare(
+    reference: parity.Reference, manifest: Manifest, pairs: Sequence[Asked], progress: Progress
+) -> list[Check]:
     precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
     inside = "int4" if manifest.precision.int4 else precision
-    seen, said = [], []
-    for index, (vision, decoder) in enumerate(pairs):
-        seen.append(reference.encode_image(vision))
-        said.append(reference.decode(vision, decoder))
+    own_pictures = list({id(vision): vision for pictures, _ in pairs for vision in pictures}.values())
+    seen = [reference.encode_image(vision) for vision in own_pictures]
+    said = []
+    for index, (pictures, decoder) in enumerate(pairs):
+        said.append(reference.decode(pictures, decoder))
         progress("compare", index + 1, len(pairs))
     checks = []
 
@@ -202,7 +236,7 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
         checks.append(Check(name=name, passed=verdict.passed, found=verdict.found + note))
 
     if manifest.buckets:
-        own = [(vision.dynamic_count or 0, *reference.dynamic_count(vision)) for vision, _ in pairs]
+        own = [(vision.dynamic_count or 0, *reference.dynamic_count(vision)) for vision in own_pictures]
         add("dynamic counts", parity.judge_dynamic_counts(own, precision))
     if any(difference.overlaps for difference in seen):
         add("kept indices", parity.judge_kept(seen, precision))
@@ -211,7 +245,9 @@ def _compare(reference: parity.Reference, manifest: Manifest, pairs: Sequence[Pa
     if any(difference.overlaps for difference in said):
         add("kept in the decoder", parity.judge_kept(said, inside))
     fewest = min(len(difference.rows) for difference in said) - 1
-    add("logits", parity.judge_values(said, inside), f", prefill and {fewest} decode steps{emulated}")
+    counts = {len(decoder.texts) - 1 for _, decoder in pairs}
+    several = f", prompts of {min(counts)} to {max(counts)} pictures" if max(counts) > 1 else ""
+    add("logits", parity.judge_values(said, inside), f", prefill and {fewest} decode steps{emulated}{several}")
     return checks
 
 

@@ -20,6 +20,8 @@ from lmmprune.models.tiles import Tiling
 
 _DEFAULT = (2, 2)
 
+ONE_PICTURE = "--tiles fixes how each is cut, and prompts of several pictures cut them otherwise"
+"""Why a prompt has one picture."""
 LIMITS = (
     "one picture per question, cut into one grid of tiles that --tiles chooses at export (2x2 where it is listed)",
     "a picture of another shape is padded, and the patches of the padding stay as candidates: transformers drops them",

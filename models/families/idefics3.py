@@ -91,7 +91,8 @@ FAMILY = Family(
         "HuggingFaceTB/SmolVLM-500M-Instruct",
         "HuggingFaceM4/Idefics3-8B-Llama3",
     ),
-    limits=("one picture per question, as one image of the tower's size: it isn't split", GROUPED, NO_CLS),
+    limits=("pictures as one image of the tower's size: none is split", GROUPED, NO_CLS),
+    several=True,
     prepare=_prepare,
 )
 SMOLVLM = dataclasses.replace(

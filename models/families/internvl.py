@@ -66,9 +66,10 @@ FAMILY = Family(
     shrink=shrink,
     vision_features=_features,
     reference="arXiv 2504.10479",
+    several=True,
     tried=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF"),
     limits=(
-        "one picture per question, as one tile of the tower's size",
+        "pictures as one tile of the tower's size",
         GROUPED,
         "no prumerge: it reads the encoder layer behind the features, which come from the last one",
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmmprune.errors import ModelError
+from lmmprune.models.configure import pictures_together
 from lmmprune.models.family import ENCODER_SITES, NO_CLS, OTHER_SITES, DecoderSpec, Family, VisionSpec
 
 # Whether row 0 of a tower is CLS, by the tower's model_type.
@@ -41,7 +42,7 @@ def vision_spec(config: Any) -> VisionSpec:
             f"the tower takes {vision.image_size} pixels in patches of {vision.patch_size}: expected one number each,"
             " for square pictures and patches"
         )
-    side = vision.image_size // vision.patch_size
+    side, together = vision.image_size // vision.patch_size, pictures_together(config)
     # hidden[0] are the embeddings, so a negative index counts from layers + 1.
     states = vision.num_hidden_layers + 1
     if not -states <= layer < states:
@@ -52,7 +53,8 @@ def vision_spec(config: Any) -> VisionSpec:
     layers = layer % states
     return VisionSpec(
         layers=layers,
-        tokens=side * side,
+        tokens=together * side * side,
+        tiles=together,
         has_cls=has_cls,
         grid=(side, side),
         image_size=(vision.image_size, vision.image_size),
@@ -114,6 +116,9 @@ def behind(model: Any, states: Any) -> Any:
 
 def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     patches, states = patches_of(model, pixel_values)
+    if (together := pictures_together(model.config)) > 1:
+        # One row of tokens, those of one picture after those of the other.
+        patches = patches.reshape(-1, together * patches.shape[1], patches.shape[2])
     features = model.model.multi_modal_projector(patches)
     return (features, behind(model, states)) if next_layer else features
 
@@ -128,6 +133,8 @@ FAMILY = Family(
     shrink=shrink,
     vision_features=_features,
     early_template=True,
+    several=True,
+    joint=True,
     reference="arXiv 2310.03744",
     tried=(
         "llava-hf/llava-1.5-7b-hf",
@@ -136,7 +143,7 @@ FAMILY = Family(
     ),
     sites=(*ENCODER_SITES, *OTHER_SITES),
     limits=(
-        "one picture per question, of the tower's own size",
+        "pictures of the tower's own size",
         "CLIP or SigLIP towers; with SigLIP there is " + NO_CLS,
     ),
 )

@@ -19,6 +19,7 @@ FAMILY = Family(
     vision_features=anyres.features,
     early_template=True,
     reference="blog post",
+    one_picture=anyres.ONE_PICTURE,
     tried=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
     limits=anyres.LIMITS,
     arrange=anyres.arrange,

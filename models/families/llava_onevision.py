@@ -37,6 +37,7 @@ FAMILY = Family(
     shrink=llava.shrink,
     vision_features=anyres.features,
     reference="arXiv 2408.03326",
+    one_picture=anyres.ONE_PICTURE,
     tried=("llava-hf/llava-onevision-qwen2-0.5b-ov-hf",),
     limits=(*anyres.LIMITS, NO_CLS, "pictures only, no videos"),
     arrange=_arrange,

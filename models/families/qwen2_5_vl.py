@@ -58,5 +58,6 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2502.13923",
     tried=("Qwen/Qwen2.5-VL-3B-Instruct",),
-    limits=("one picture per question, no videos, of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    limits=("no videos, pictures of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    several=True,
 )

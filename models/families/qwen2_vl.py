@@ -38,5 +38,6 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2409.12191",
     tried=("Qwen/Qwen2-VL-2B-Instruct",),
-    limits=("one picture per question, no videos, of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    limits=("no videos, pictures of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    several=True,
 )

@@ -65,8 +65,9 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2511.21631",
     tried=("Qwen/Qwen3-VL-2B-Instruct",),
+    several=True,
     limits=(
-        "one picture per question, no videos, of one size that --image-size chooses at export",
+        "no videos, pictures of one size that --image-size chooses at export",
         GROUPED,
         NO_CLS,
         "no method that makes new tokens before the decoder, which also gets the old ones of other depths (DeepStack)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ class Expected:
     """What transformers makes of a picture and a question.
 
     Attributes:
-        prompt: Ids of the whole prompt, the picture's places included.
+        prompt: Ids of the whole prompt, the pictures' places included.
         pixels: ``pixel_values`` as the model gets them.
         tokens: The greedy answer.
     """
@@ -42,13 +43,18 @@ def picture(layout: Layout, seed: int = 3) -> Image.Image:
     return blocks.resize(layout.picture, Image.Resampling.BICUBIC)
 
 
-def expected(model: str, layout: Layout, *, seed: int = 3) -> Expected:
+def expected(
+    model: str, layout: Layout, *, seed: int = 3, more: Sequence[int] = (), question: str = QUESTION, place: str = ""
+) -> Expected:
     """Ask transformers, in float32.
 
     Args:
         model: The checkpoint's folder, or its name in the hub's cache.
         layout: What its processor needs to be told.
         seed: Of the picture.
+        more: Seeds of further pictures.
+        question: What is asked; with ``<image>`` where each picture stands, if ``place`` is given.
+        place: What the processor takes for a picture within a text; empty: they stand before the question.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -66,16 +72,22 @@ def expected(model: str, layout: Layout, *, seed: int = 3) -> Expected:
     # A checkpoint may keep the template with its tokenizer, which the processor doesn't look at.
     template = processor.chat_template or processor.tokenizer.chat_template or layout.template
     assert template, f"{layout.name} has no chat template: state one"
-    content = [{"type": "image", "image": picture(layout, seed)}, {"type": "text", "text": QUESTION}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        chat_template=template,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=dict(layout.call),
-    )
+    pictures = [picture(layout, one) for one in (seed, *more)]
+    settings = {"chat_template": template, "add_generation_prompt": True}
+    if place:
+        said = [{"type": "text", "text": question.replace("<image>", place)}]
+        text = processor.apply_chat_template([{"role": "user", "content": said}], tokenize=False, **settings)
+        inputs = processor(text=text, images=pictures, return_tensors="pt", **layout.call)
+    else:
+        content = [*({"type": "image", "image": one} for one in pictures), {"type": "text", "text": question}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=dict(layout.call),
+            **settings,
+        )
     length = inputs["input_ids"].shape[1]
     with torch.no_grad():
         found = module.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)

@@ -10,6 +10,21 @@ from lmmprune.compiler.verify.reference.cut import SITES, Cut, CutRefused, Said,
 from lmmprune.compiler.verify.reference.decoder import say
 from lmmprune.compiler.verify.reference.load_model import load_model
 from lmmprune.compiler.verify.reference.options import rule_options
+from lmmprune.compiler.verify.reference.several import Picture, say_of_several
 from lmmprune.compiler.verify.reference.vision import knee, see
 
-__all__ = ["SITES", "Chooser", "Cut", "CutRefused", "Said", "Seen", "knee", "load_model", "rule_options", "say", "see"]
+__all__ = [
+    "SITES",
+    "Chooser",
+    "Cut",
+    "CutRefused",
+    "Picture",
+    "Said",
+    "Seen",
+    "knee",
+    "load_model",
+    "rule_options",
+    "say",
+    "say_of_several",
+    "see",
+]

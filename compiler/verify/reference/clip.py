@@ -10,6 +10,7 @@ import torch
 from lmmprune.compiler.verify.reference.cut import CutRefused
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention, vision_attention
 from lmmprune.compiler.verify.reference.packing import anyres as packed
+from lmmprune.compiler.verify.reference.packing import side_by_side
 from lmmprune.compiler.verify.reference.tower import Tower
 
 
@@ -43,6 +44,7 @@ def llava(model: Any) -> Tower:
         attend=_attend,
         feed=_feed,
         project=model.model.multi_modal_projector,
+        packing=side_by_side(model.config) if getattr(model.config, "pictures_together", 1) > 1 else None,
     )
 
 

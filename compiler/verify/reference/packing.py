@@ -44,3 +44,11 @@ def anyres(config: Any) -> Packing:
             tokens.append((tile, (y % side) * side + x % side))
         tokens.append(NEWLINE)
     return Packing(tiles=1 + rows * columns, tokens=tokens)
+
+
+def side_by_side(config: Any) -> Packing:
+    """Return the packing of several pictures that are seen as one: all patches of the first, then of the second, ..."""
+    vision = config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    pictures = config.pictures_together
+    return Packing(tiles=pictures, tokens=[(picture, patch) for picture in range(pictures) for patch in range(patches)])

@@ -44,6 +44,8 @@ def export(
     layers: int | None = None,
     image_size: tuple[int, int] | None = None,
     tiles: tuple[int, int] | None = None,
+    images: int = 1,
+    joint: bool = False,
     template: str | None = None,
     share_weights: bool = False,
     resume: bool = False,
@@ -79,6 +81,8 @@ def export(
         layers: Keep only so many decoder layers, with ``dummy`` weights.
         image_size: Height and width in pixels, where the tower takes any; None: its own.
         tiles: Rows and columns that pictures are cut into, where they are.
+        images: Pictures that a prompt may have at most; fewer cost less.
+        joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
         template: Chat template (jinja, a file or text), or text with ``<image>`` and ``{prompt}``.
         share_weights: Link the checkpoint's own files instead of copying weights.
         resume: Go on with an interrupted export; leave it if interrupted again.
@@ -122,6 +126,8 @@ def export(
         layers=layers,
         image_size=image_size,
         tiles=tiles,
+        images=images,
+        joint=joint,
         template=template,
         share_weights=share_weights,
         resume=resume,

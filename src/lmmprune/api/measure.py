@@ -28,7 +28,7 @@ File = str | PathLike[str]
 @seal.may_be_unsealed
 def bench(
     bundles: Sequence[File],
-    image: File,
+    image: File | Sequence[File],
     prompt: str,
     *,
     rounds: int = 10,
@@ -42,7 +42,7 @@ def bench(
 
     Args:
         bundles: Their directories.
-        image: The picture.
+        image: The picture, or several, as ``Model.answer`` takes them.
         prompt: The question.
         rounds: Rounds that count, at least 2.
         new_tokens: Tokens per answer, at least 2.
@@ -60,7 +60,7 @@ def bench(
     step = counting(progress, room.steps(len(paths), rounds, memory=memory))
     return room.bench(
         paths,
-        Path(image),
+        [Path(one) for one in ([image] if isinstance(image, (str, PathLike)) else image)],
         prompt,
         rounds=rounds,
         new_tokens=new_tokens,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.bundle import Bundle
@@ -14,8 +15,12 @@ from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.runtime.answer import Answer
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.open_picture import Picture, open_picture
+from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Sampling
+
+Pictures = Picture | ImageFeatures | Sequence[Picture | ImageFeatures]
+"""A picture, what the vision graph made of one, or a list of these."""
 
 
 class Model:
@@ -57,7 +62,7 @@ class Model:
 
     def answer(
         self,
-        picture: Picture | ImageFeatures,
+        picture: Pictures,
         question: str,
         *,
         max_new_tokens: int = 128,
@@ -67,14 +72,16 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
     ) -> Answer:
-        """Answer a question about a picture, piece by piece.
+        """Answer a question about a picture, or about several, piece by piece.
 
         What the checkpoint's generation settings forbid or prefer holds in any case; the options below come after it,
         in this order, and mean what they mean in transformers.
 
         Args:
-            picture: A picture as ``encode`` takes it, or what that returned.
-            question: The bare question; the bundle's template goes around it.
+            picture: A picture as ``encode`` takes it, or what that returned; or a list of these, as many as the bundle
+                was exported for with ``images`` or fewer.
+            question: The bare question; the bundle's template goes around it. With several pictures ``<image>`` marks
+                the place of each; without any, they stand before the question, in their order.
             max_new_tokens: The answer ends after so many tokens; with 0 it has no text and no decoder runs.
             temperature: Tokens are drawn from their scores divided by it; 0, or None, takes the likeliest one.
             top_k: Draw only from so many of the likeliest tokens; 0: from all.
@@ -86,7 +93,8 @@ class Model:
             The answer; it is generated while it is read.
 
         Raises:
-            InputError: The picture, the question or an option can't be used, or the model is closed.
+            InputError: A picture, the question or an option can't be used, there are too many pictures, or not as many
+                as the question has places, or the model is closed.
 
         Example::
 
@@ -96,12 +104,14 @@ class Model:
             print(answer.finish_reason, answer.stats.ttft_ms)
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        known = picture if isinstance(picture, ImageFeatures) else open_picture(picture)
+        given = picture if isinstance(picture, (list, tuple)) else [cast("Picture | ImageFeatures", picture)]
+        check_pictures(self.manifest, len(given))
+        known = [one if isinstance(one, ImageFeatures) else open_picture(one) for one in given]
         return self.runtime.answer(known, question, max_new_tokens, sampling=sampling, stop=stop)
 
     def ask(
         self,
-        picture: Picture | ImageFeatures,
+        picture: Pictures,
         question: str,
         *,
         max_new_tokens: int = 128,
@@ -111,7 +121,7 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
     ) -> Answer:
-        """Answer a question about a picture as a whole; arguments and errors are those of ``answer``.
+        """Answer a question about pictures as a whole; arguments and errors are those of ``answer``.
 
         Returns:
             The finished answer: ``text``, ``tokens``, ``kept``, ``finish_reason`` and ``stats``.

@@ -90,7 +90,7 @@ def tune(
         LmmpruneError: Anything that you can mend; the budget is out of reach, and what comes nearest.
     """
     require("onnx_ir", "export")
-    from lmmprune.compiler.data.questions import load_examples
+    from lmmprune.compiler.data.questions import load_examples, one_picture_each
     from lmmprune.compiler.export.request import Request
     from lmmprune.compiler.tune.budget import one_budget
     from lmmprune.compiler.tune.candidate import candidates
@@ -101,6 +101,7 @@ def tune(
 
     def examples(given: File | Sequence[Question], most: int | None) -> list[Question]:
         found = load_examples(str(given), prompts) if isinstance(given, (str, PathLike)) else list(given)
+        one_picture_each(found[:most], "tune")
         return found[:most]
 
     budget = one_budget(max_loss=max_loss, max_kl=max_kl, ttft=ttft, ttft_ms=ttft_ms, flops=flops)
