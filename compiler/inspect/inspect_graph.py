@@ -28,7 +28,7 @@ def inspect_graph(
 
     Args:
         path: The file.
-        scheme: INT8 scheme whose rules a quantized graph shall follow; None takes the one that it looks like.
+        scheme: Scheme whose rules a quantized graph shall follow; None takes the one that it looks like.
         image_size: Height and width in pixels, where another exporter's tower leaves them open.
         expected: What a bundle's manifest says of its inputs and outputs; None: nothing does.
 
@@ -55,12 +55,13 @@ def inspect_graph(
 
 def _described(model: Any, path: Path, scheme: str | None, image_size: tuple[int, int] | None) -> dict[str, Any]:
     from lmmprune.compiler.inspect.foreign import foreign_anchors, is_picture_graph
-    from lmmprune.compiler.inspect.int8 import describe_int8, has_float_weight
+    from lmmprune.compiler.inspect.int8 import describe_int8, kind_of_weight
     from lmmprune.passes.find.blocks import weighted
 
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
     int8 = describe_int8(model, scheme)
+    stored = Counter(kind_of_weight(node) for node in weighted(model))
     anchors = None if sites else _anchors(model, quantized=int8["scheme"] is not None)
     layers = _attention_layers(model)
     if anchors is not None and "refusal" in anchors and int8["scheme"] is None and is_picture_graph(model):
@@ -73,8 +74,9 @@ def _described(model: Any, path: Path, scheme: str | None, image_size: tuple[int
         "outputs": [_value(value) for value in model.graph.outputs],
         "operators": dict(operators.most_common()),
         "weights": {"count": len(model.graph.initializers), "bytes": _bytes(model)},
-        "int8_matmuls": sum(not has_float_weight(node) for node in weighted(model)),
-        "float_matmuls": sum(has_float_weight(node) for node in weighted(model)),
+        "int4_matmuls": stored["int4"],
+        "int8_matmuls": stored["int8"],
+        "float_matmuls": stored["float"],
         "int8": int8,
         "sites": sites,
         "anchors": anchors,
