@@ -146,9 +146,11 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
 def test_shared_weights_are_links_and_answer_the_same(half: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(half, model)
-    export(short_request(model=str(model), output=tmp_path / "copied", dtype="float16", ratio=0.5))
+    export(short_request(model=str(model), output=tmp_path / "copied", dtype="float16", method="cls", ratio=0.5))
     report = export(
-        short_request(model=str(model), output=tmp_path / "out", dtype="float16", ratio=0.5, share_weights=True)
+        short_request(
+            model=str(model), output=tmp_path / "out", dtype="float16", method="cls", ratio=0.5, share_weights=True
+        )
     )
     shards = sorted(model.glob("*.safetensors"))
     links = sorted((tmp_path / "out" / SHARED).iterdir())
