@@ -88,6 +88,10 @@ def test_the_answer_is_transformers_own(made: Made) -> None:
         assert answer.tokens == wanted.tokens
         assert answer.stats.images == count
         said.append(answer.tokens)
+    if place == "<image>" and runtime.bundle.manifest.prompt.turn:
+        words = ("What is in <image>?", "A cat.", "And in <image> or\n<image>?")
+        encoded = runtime.prompter.encode(words, image_tokens=[one.tokens for one in pictures])
+        assert encoded.input_ids[0].tolist() == oracle.conversation(str(made.folder), made.layout, words, (3, 4, 5))
     # Equal answers say something only where it matters which picture stands where.
     plain, turned = (score_answer(runtime, row, MARKED, said[-1]) for row in (pictures, pictures[::-1]))
     assert np.abs(plain - turned).max() > 1e-3
@@ -216,6 +220,22 @@ def test_a_joint_choice_gives_to_the_picture_that_holds_more() -> None:
     assert shares[0] == shares[1][::-1], "the order of the pictures decides nothing"
     assert shares[0][0] != shares[0][1]
     assert shares[2] == (36, 36), "equal pictures share"
+
+
+def test_a_picture_may_keep_nothing_in_a_joint_choice() -> None:
+    path, _ = exported_again(images=2, joint=True, keep=2, method="cls")
+    runtime = Runtime(Bundle.open(path), threads=1)
+    blank, scene = Image.new("RGB", (96, 96), "black"), load_examples(TINY_LLAVA)[0].load()
+    (together,) = runtime.encode_images([blank, scene])
+    assert sum(together.each) == 2
+    assert len(together.each) == 2
+    encoded = runtime.prompter.encode("which?", image_tokens=(0, 2))
+    assert [count for _, count in encoded.spans] == [0, 2]
+    # Behind a picture that keeps nothing everything is numbered as behind all of it, 144 places.
+    positions = runtime.prompter.positions(encoded, np.array([144 + 7, 144 + 9]))[0].tolist()
+    first, second = (start for start, _ in encoded.spans)
+    assert positions[:first] == list(range(first))
+    assert positions[second : second + 3] == [second + 144 + place for place in (7, 9, 144)]
 
 
 def test_a_joint_choice_takes_all_of_its_pictures(refusal: Callable[..., str], tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
     images = bundle.manifest.images
     counts = [bundle.manifest.vision_tokens]
     least = images if bundle.manifest.joint else 1
-    for question, pictures in [*((question, least) for question in _QUESTIONS), (_QUESTIONS[-1], images)]:
+    several = [(_QUESTIONS[0], images)] if images > least else []
+    for question, pictures in [*((question, least) for question in _QUESTIONS), *several]:
         try:
             mine = prompter.encode(question, image_tokens=counts * pictures).input_ids[0].tolist()
         except InputError:  # too short for a method that drops words
@@ -81,8 +82,8 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
         compared += 1
     if not compared:
         return _not_compared("the bundle takes none of the questions")
-    several = f", one of {images} pictures," if images > 1 else ""
-    return True, f"{compared} questions{several} as transformers' processor puts them, token for token"
+    about = f", one of {images} pictures," if several else f" of {images} pictures" if images > 1 else ""
+    return True, f"{compared} questions{about} as transformers' processor puts them, token for token"
 
 
 def _not_compared(why: str) -> Verdict:

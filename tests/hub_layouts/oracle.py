@@ -56,13 +56,9 @@ def expected(
         question: What is asked; with ``<image>`` where each picture stands, if ``place`` is given.
         place: What the processor takes for a picture within a text; empty: they stand before the question.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    auto: Any = AutoProcessor
-    # Videos need torchvision, and a picture none of it: the processor goes without its part for them.
-    with mock.patch(f"{_VIDEOS}.from_pretrained", return_value=None), mock.patch(_CHECK):
-        processor = auto.from_pretrained(model, **layout.processor)
-    auto = AutoModelForImageTextToText
+    processor, auto = _processor(model, layout), AutoModelForImageTextToText  # type: Any, Any
     module, loading = auto.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
     for kind, names in loading.items():
         assert not names, f"{layout.name} isn't what transformers expects: {kind} {names}"
@@ -96,6 +92,29 @@ def expected(
         pixels=inputs["pixel_values"].float().numpy(),
         tokens=found[0, length:].tolist(),
     )
+
+
+def conversation(model: str, layout: Layout, words: Sequence[str], seeds: Sequence[int]) -> list[int]:
+    """Return transformers' ids of a question, its answer, the next question, ... that hold their pictures' places."""
+    processor = _processor(model, layout)
+    messages = [
+        {"role": "assistant" if number % 2 else "user", "content": [{"type": "text", "text": word}]}
+        for number, word in enumerate(words)
+    ]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    found: list[int] = processor(text=text, images=[picture(layout, seed) for seed in seeds], **layout.call)[
+        "input_ids"
+    ][0]
+    return found
+
+
+def _processor(model: str, layout: Layout) -> Any:
+    from transformers import AutoProcessor
+
+    auto: Any = AutoProcessor
+    # Videos need torchvision, and a picture none of it: the processor goes without its part for them.
+    with mock.patch(f"{_VIDEOS}.from_pretrained", return_value=None), mock.patch(_CHECK):
+        return auto.from_pretrained(model, **layout.processor)
 
 
 def as_pictures(pixels: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
