@@ -115,14 +115,20 @@ def profiles() -> str:
             f"{target.opset} (reads {target.max_opset})",
             _CAUSAL[target.causal],
             target.int8,
+            _int4(target),
             ", ".join(target.dtypes),
             _builds(target),
             ", ".join(sorted(target.native_ops)) or "none: primitives",
         ]
         for target in TARGETS.values()
     ]
-    columns = ["target", "also", "opset", "is_causal", "INT8", "types", "builds for", "operators taken"]
+    columns = ["target", "also", "opset", "is_causal", "INT8", "INT4 groups", "types", "builds for", "operators taken"]
     return _table(columns, rows)
+
+
+def _int4(target: Target) -> str:
+    form = "blocks" if target.nbits_level is None else "MatMulNBits"
+    return f"{', '.join(map(str, target.int4_groups))} ({form})"
 
 
 def jetsons() -> str:

@@ -109,7 +109,7 @@ def test_a_typed_program_passes_mypy_strict() -> None:
     """The package ships its types; the program uses every public name."""
     program = Path(__file__).with_name("typed_program.py")
     assert (Path(lmmprune.__file__).parent / "py.typed").is_file()
-    used = {*re.findall(r"lmmprune\.(\w+)", program.read_text()), "Auto", "Buckets", "Int8", "Keep", "Ratio"}
+    used = {*re.findall(r"lmmprune\.(\w+)", program.read_text()), "Auto", "Buckets", "Int4", "Int8", "Keep", "Ratio"}
     assert {*lmmprune.__all__} - used == set()
     command = [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", str(program)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

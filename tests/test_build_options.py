@@ -17,6 +17,7 @@ from lmmprune.compiler.build.memory import builder_bytes, lacking_memory
 from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.build.origin import describe, find_node, written_by
 from lmmprune.compiler.build.timing_cache import load_timing_cache, save_timing_cache
+from lmmprune.compiler.bundle.content import Int4Weights
 from lmmprune.compiler.cli import main
 from lmmprune.compiler.targets import machine
 from lmmprune.compiler.targets.targets import resolve
@@ -145,6 +146,9 @@ def test_builder_is_not_started_without_the_memory(bundle, monkeypatch):
     assert not (bundle.path / "engines").exists()
     assert "add swap, export with --int8, or build on a larger" in (lacking_memory(bundle, "vision") or "")
     precision = dataclasses.replace(bundle.manifest.precision, int8="s8s8")
+    smaller = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, precision=precision))
+    assert "add swap, export with --int4, or build on a larger" in (lacking_memory(smaller, "vision") or "")
+    precision = dataclasses.replace(precision, int4=Int4Weights(group=128))
     smaller = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, precision=precision))
     assert "add swap, or build on a larger" in (lacking_memory(smaller, "vision") or "")
     monkeypatch.setattr(machine, "free_memory", lambda: needed)

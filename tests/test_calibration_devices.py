@@ -9,6 +9,7 @@ import pytest
 
 from lmmprune.compiler.quantize import by_layer
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
+from lmmprune.compiler.quantize.run_segment import providers
 
 PLAN = by_layer.LayerPlan(
     names=["x"],
@@ -26,7 +27,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
     [([CPU], [CPU]), (["AzureExecutionProvider", CPU], [CPU]), (["TensorrtExecutionProvider", CUDA, CPU], [CUDA, CPU])],
 )
 def test_cuda_comes_first(available: list[str], chosen: list[str]) -> None:
-    assert by_layer._providers(SimpleNamespace(get_available_providers=lambda: available)) == chosen
+    assert providers(SimpleNamespace(get_available_providers=lambda: available)) == chosen
 
 
 def test_a_state_of_one_device_is_none_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_help_is_written_for_80_columns(name: str, cli: Cli, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "groups"),
     [
-        ("export", ["Model", "Pruning", "INT8", "Target", "Output", "General"]),
+        ("export", ["Model", "Pruning", "INT8", "INT4", "Target", "Output", "General"]),
         ("rewrite", ["Model", "Pruning", "Target", "Output", "General"]),
         ("study", ["Model", "Variants", "Questions", "Timing", "Target", "Output", "General"]),
         ("build", ["Engines", "Plan", "Output", "General"]),

@@ -31,7 +31,8 @@ def completed(*words: str) -> list[str]:
 def test_commands_and_options() -> None:
     assert completed("") == list(COMMANDS)
     assert completed("e") == ["export", "eval"]
-    assert completed("export", "--int8-") == ["--int8-weights-only", "--int8-dynamic", "--int8-policy", "--int8-budget"]
+    eight = ["--int8-weights-only", "--int8-dynamic", "--int8-policy", "--int8-budget", "--int8-vision"]
+    assert completed("export", "--int8-") == eight
     assert completed("export", "--dtype", "float") == ["float32", "float16"]
 
 

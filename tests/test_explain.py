@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from exports import exported_again
 
 from lmmprune.compiler.explain.explain import explain, graph_rows, steps
 from lmmprune.compiler.explain.kernels import kind_of
+from lmmprune.compiler.explain.layers import read_layers
 from lmmprune.compiler.explain.profile_ort import ProfiledSession, read_profile
 from lmmprune.compiler.explain.rows import Explanation, KernelRow, group_rows
 from lmmprune.compiler.explain.tables import comparisons, reasons
+from lmmprune.compiler.export.values import Int4
 from lmmprune.errors import BundleError
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -236,3 +239,14 @@ def test_other_targets_are_refused_before_measuring(cli: Cli) -> None:
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert "--target ort-cpu" in err
+
+
+def test_weights_of_four_bits() -> None:
+    path, _ = exported_again(ratio=0.5, int4=Int4(group=64))
+    layers = read_layers(path / "decoder.onnx")
+    assert Counter(layer.role for layer in layers if layer.role != "attention") == DECODER_ROLES
+    plain = read_layers(exported_again(ratio=0.5)[0] / "decoder.onnx")
+    assert [layer.key for layer in layers] == [layer.key for layer in plain]
+    found = explain([path], PICTURE, "What digit is it?", rounds=3)
+    inside = [row for row in found.variants[0].rows if row.graph == "decoder" and row.role != "attention"]
+    assert {(row.kernel, row.kind) for row in inside} == {("MatMulNBits", "integer")}

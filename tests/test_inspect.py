@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,15 @@ def test_the_methods_of_a_file_are_listed_too(tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli("methods", "--method-file", tmp_path / "none.py")
     assert (code, err.count("\n")) == (2, 1)
     assert "there is no such file" in err
+
+
+def test_a_graph_that_does_not_hang_together_is_one_line(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    """It opens, and onnx's own reader is content; keys that come from nowhere are found where they are looked for."""
+    bundle = exported_again()[0]
+    shutil.copytree(bundle, tmp_path, dirs_exist_ok=True)
+    model = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    made = {name: node for node in model.graph.node for name in node.output}
+    attention = next(node for node in model.graph.node if node.op_type == "Attention")
+    made[attention.input[1]].input[0] = ""
+    onnx.save(model, tmp_path / "decoder.onnx")
+    assert "doesn't hang together" in refusal("inspect", tmp_path / "decoder.onnx")

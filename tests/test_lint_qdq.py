@@ -10,8 +10,9 @@ import pytest
 from test_insert_qdq import freeprune, ranges
 from towers import Tower
 
+from lmmprune.passes.int4.insert_int4 import InsertInt4
 from lmmprune.passes.int8.insert_qdq import InsertQdq
-from lmmprune.passes.int8.int8 import SCHEMES
+from lmmprune.passes.int8.int8 import INT4, LINTED, SCHEMES
 from lmmprune.passes.int8.lint_qdq import RULES, is_quantized, lint_qdq
 
 Breaks = Callable[[ir.Model], None]
@@ -21,6 +22,9 @@ def quantized(scheme: str) -> ir.Model:
     tower = Tower(patches=16, heads=4, width=8)
     model = tower.graph()
     freeprune(model, tower, 6)
+    if scheme == INT4:
+        InsertInt4(group=32)(model)
+        return model
     InsertQdq(scheme=scheme, ranges=ranges(model, scheme, tower) if SCHEMES[scheme].calibrated else {})(model)
     return model
 
@@ -81,6 +85,14 @@ def one_weight_scale(model: ir.Model) -> None:
 def wrong_axis(model: ir.Model) -> None:
     dq = node(model, "MatMul").inputs[1].producer()
     dq.attributes["axis"] = ir.AttrInt64("axis", 0)
+
+
+def wrong_groups(model: ir.Model) -> None:
+    node(model, "MatMul").inputs[1].producer().attributes["axis"] = ir.AttrInt64("axis", 1)
+
+
+def no_groups(model: ir.Model) -> None:
+    node(model, "MatMul").inputs[1].producer().attributes["block_size"] = ir.AttrInt64("block_size", 0)
 
 
 def weight_at_run_time(model: ir.Model) -> None:
@@ -174,8 +186,9 @@ BREAKS: dict[str, list[tuple[str, Breaks]]] = {
     "activation-type": [("s8s8", other_type), ("u8s8", other_type)],
     "per-tensor": [("s8s8", channel_scales)],
     "per-channel": [("s8s8", one_weight_scale), ("u8s8", wrong_axis), ("s8-weights", one_weight_scale)],
+    "per-group": [(INT4, wrong_groups), (INT4, no_groups)],
     "stored": [("s8s8", weight_at_run_time)],
-    "weight-type": [("s8s8", unsigned_weight)],
+    "weight-type": [("s8s8", unsigned_weight), (INT4, unsigned_weight)],
     "both-inputs": [("s8s8", one_side), ("u8s8", one_side)],
     "weights-only": [("s8-weights", activation_too)],
     "no-output-pair": [("s8s8", on_output)],
@@ -190,7 +203,7 @@ def test_every_rule_is_broken_by_a_test() -> None:
     assert BREAKS.keys() == RULES.keys()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", LINTED)
 def test_what_insert_qdq_writes_breaks_no_rule(scheme: str) -> None:
     model = quantized(scheme)
     assert is_quantized(model)

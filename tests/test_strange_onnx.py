@@ -117,6 +117,14 @@ def test_extents_that_dont_fit(key: str, value: str, hub: Path, cli: Cli) -> Non
     assert "the file is cut off or another graph's; copy it again" in refused(cli, other(hub, change))
 
 
+def test_weights_beside_the_file_that_have_no_type(hub: Path, cli: Cli) -> None:
+    path = other(hub, lambda entry: None)
+    model = onnx.load(path, load_external_data=False)
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).ClearField("data_type")
+    onnx.save(model, path)
+    assert "says no type that has bytes" in refused(cli, path)
+
+
 def test_structure_alone_needs_no_weights(hub: Path) -> None:
     (hub.parents[2] / "blobs" / "bbb").unlink()
     assert load_onnx(hub, weights=False).graph.initializers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -145,9 +146,11 @@ def test_a_killed_export_is_resumed_to_the_same_bytes(
 def test_shared_weights_are_links_and_answer_the_same(half: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(half, model)
-    export(short_request(model=str(model), output=tmp_path / "copied", dtype="float16", ratio=0.5))
+    export(short_request(model=str(model), output=tmp_path / "copied", dtype="float16", method="cls", ratio=0.5))
     report = export(
-        short_request(model=str(model), output=tmp_path / "out", dtype="float16", ratio=0.5, share_weights=True)
+        short_request(
+            model=str(model), output=tmp_path / "out", dtype="float16", method="cls", ratio=0.5, share_weights=True
+        )
     )
     shards = sorted(model.glob("*.safetensors"))
     links = sorted((tmp_path / "out" / SHARED).iterdir())
@@ -259,7 +262,13 @@ def needs_of(model: Path, tmp_path: Path, dtype: str, *, int8: bool) -> prefligh
     takes = preflight.Calibration()
     if int8:
         takes = preflight.calibration_needs(source, 2, scan=False, smooth=True)
-    return preflight.needs(source, tmp_path / "x", dtype=dtype, int8=int8, shared=False, calibration=takes)
+    width = 32 if dtype == "float32" else 16
+    bits = functools.partial(_bits, 8 if int8 else width, width)
+    return preflight.needs(source, tmp_path / "x", dtype=dtype, bits=bits, shared=False, calibration=takes)
+
+
+def _bits(matrix: int, table: int, name: str) -> int:
+    return table if "embed" in name else matrix
 
 
 def test_calibration_takes_disk_before_the_bundle_does(
@@ -296,7 +305,8 @@ def test_telling_the_loss_takes_disk_before_the_bundle_does(
     request = short_request(model=str(half), output=tmp_path / "out", ratio=0.5, calibration=pictures, dtype="float16")
     export(request, look, traced=traced)
     takes = preflight.judging_needs(_source(half))
-    needs = preflight.needs(_source(half), tmp_path / "x", dtype="float16", int8=False, shared=False, calibration=takes)
+    bits = functools.partial(_bits, 16, 16)
+    needs = preflight.needs(_source(half), tmp_path / "x", dtype="float16", bits=bits, shared=False, calibration=takes)
     assert takes.disk > 0
     assert max(sizes) <= needs.disk + 2**16  # the picture
 
@@ -305,7 +315,8 @@ def test_the_scan_for_blocks_is_what_takes_the_memory(half: Path, monkeypatch: p
     monkeypatch.setattr(preflight, "WHOLE_BYTES", 0)
     for scan, remedy in ((True, "leave out --int8-policy auto"), (False, "calibrate with fewer samples")):
         takes = preflight.calibration_needs(_source(half), 2, scan=scan, smooth=True)
-        found = preflight.needs(_source(half), half, dtype="float32", int8=True, shared=False, calibration=takes)
+        bits = functools.partial(_bits, 8, 32)
+        found = preflight.needs(_source(half), half, dtype="float32", bits=bits, shared=False, calibration=takes)
         with pytest.raises(InputError, match=remedy):
             dataclasses.replace(found, memory_free=0).check(half)
 

@@ -19,7 +19,10 @@ import pytest
 
 from lmmprune.compiler.data.questions import load_examples
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.measure.statistics import Estimate
+from lmmprune.compiler.tune.budget import Budget
 from lmmprune.compiler.tune.candidate import Candidate, candidates
+from lmmprune.compiler.tune.choose import Finalist, choose
 from lmmprune.compiler.tune.examples import split
 from lmmprune.compiler.tune.race import Runner, front, knee, rungs, survivors
 from lmmprune.errors import InputError
@@ -59,6 +62,21 @@ def test_front_and_knee() -> None:
     assert best == [1, 2, 0]
     assert best[knee([costs[place] for place in best], [losses[place] for place in best])] == 2
     assert knee([1.0], [3.0]) == 0
+
+
+def test_equal_losses_are_told_apart_by_divergence() -> None:
+    def finalist(name: str, kl: float, ttft: float) -> Finalist:
+        at = [Estimate(value=value, low=value, high=value) for value in (kl, 0.0, ttft)]
+        more: dict[str, Any] = {"bytes": 1, "flops": 1.0, "tuned_loss": 0.0, "ttft_ms": 1.0, "schedule": {}}
+        return Finalist(
+            candidate=Candidate(), label=name, tokens=1, command="", measure="points", **more,
+            kl=at[0], points=at[1], ttft=at[2], ms_per_token=at[2],
+        )  # fmt: skip
+
+    found = choose([finalist("fast", 0.2, 0.5), finalist("alike", 0.1, 0.7)], Budget(kind="ttft", value=0.8))
+    assert found.fastest is not None
+    assert found.faithful is not None
+    assert (found.fastest.label, found.faithful.label) == ("fast", "alike")
 
 
 def test_candidates_are_told_apart_and_say_their_command() -> None:

@@ -282,6 +282,13 @@ def test_sets_without_a_place_in_common() -> None:
     assert parity.judge_values([apart, difference()], "int8").passed
 
 
+@pytest.mark.filterwarnings("error")
+def test_rows_of_zeros_hold_nowhere() -> None:
+    relative, cosine = parity.relative_and_cosine(np.zeros(3), np.zeros(3))
+    assert np.isnan([relative, cosine]).all()
+    assert parity.judge_values([difference(relative=relative, cosine=cosine)], "int8").passed is False
+
+
 def test_what_is_said_behind_the_end_of_an_answer() -> None:
     assert parity.answer_length([7, 2, 9, 2], [2]) == 2
     assert parity.answer_length([7, 9], [2]) == 2

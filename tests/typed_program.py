@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lmmprune
-from lmmprune import Auto, Buckets, Int8, Keep, Ratio
+from lmmprune import Auto, Buckets, Int4, Int8, Keep, Ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ def make(out: Path) -> None:
 
     told: lmmprune.Progress = progress
     report = lmmprune.export("tiny-llava", out, tokens=Ratio(0.5), int8=Int8(policy="auto"), progress=told)
+    lmmprune.export("tiny-llava", out, int4=Int4(group=64, vision=Int8()))
     assert_type(report, lmmprune.Report)
     assert_type(report.manifest, lmmprune.Manifest)
     for tokens in (Keep(72), Auto(percentile=90), Buckets([0.5, 0.75]), None):

@@ -142,7 +142,11 @@ def _compiled() -> list[str]:
 def _mismatch(manifest: Manifest, source: Target | None, target: Target) -> str | None:
     if manifest.target == target.name:
         return None
-    scheme = manifest.precision.int8
+    scheme, group = manifest.precision.int8, manifest.precision.group
+    if group is not None and (source is None or source.nbits_level is not None):
+        return "its weights of four bits are written as MatMulNBits, which ONNX Runtime alone takes"
+    if group is not None and group not in target.int4_groups:
+        return f"its weights have groups of {group}, the target takes {', '.join(map(str, target.int4_groups))}"
     if scheme is not None and scheme != target.int8:
         return f"it is quantized as {scheme}, the target takes {target.int8}"
     if manifest.precision.dtype not in target.dtypes:
@@ -166,8 +170,10 @@ def _export_command(bundle: Bundle, target: Target) -> str:
             words += ["--set", f"{name}={text}"]
         if manifest.positions == manifest.llm_positions:
             words += ["--positions", manifest.positions]
+    if (group := manifest.precision.group) is not None:
+        words += ["--int4", "--int4-group", str(group if group in target.int4_groups else target.int4_groups[0])]
     if manifest.precision.int8 is not None:
-        words.append("--int8")
+        words.append("--int8" if group is None else "--int8-vision")
     return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
 
 
@@ -208,7 +214,8 @@ def _build_one(
         version=version,
         seconds=seconds,
         dtype=precision.dtype,
-        int8=precision.int8,
+        # Beside weights of four bits, it is the vision tower's.
+        int8=None if precision.int4 is not None and component == "decoder" else precision.int8,
         profiles=ranges_of(profiles),
         decomposed_attention=engine.decomposed,
         options=options.recorded(),

@@ -31,12 +31,60 @@ class ModelSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Int4Weights:
+    """Weights of four bits.
+
+    Attributes:
+        group: Inputs that share a scale.
+        method: How they were rounded: ``rtn``, to the nearest, or ``gptq``, on samples.
+    """
+
+    group: int
+    method: str = "rtn"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Floating-point type, and the INT8 scheme with the source of its calibration (None: not quantized)."""
+    """What a bundle computes in.
+
+    Attributes:
+        dtype: Floating-point type.
+        int8: Scheme of the graphs in INT8: both, or the vision tower where the decoder is INT4; None: none is.
+        int4: How the decoder's weights are stored in four bits; None: they aren't.
+        calibration: What was found when it was quantized, and on which data; None: nothing is.
+    """
 
     dtype: str
     int8: str | None = None
+    int4: Int4Weights | None = None
     calibration: Mapping[str, Any] | None = None
+
+    @property
+    def integers(self) -> str | None:
+        """How it is quantized, in a word for people; None: not at all."""
+        return integers(self.int8, self.group)
+
+    @property
+    def group(self) -> int | None:
+        """Inputs that share a scale in the decoder's weights of four bits; None: there are none."""
+        return None if self.int4 is None else self.int4.group
+
+    @property
+    def quantized(self) -> bool:
+        """Whether anything is stored in integers."""
+        return self.int8 is not None or self.int4 is not None
+
+
+def integers(int8: str | None, group: int | None) -> str | None:
+    """Say how something is quantized, in a word for people; None: not at all.
+
+    Args:
+        int8: Scheme of graphs in INT8.
+        group: Inputs that share a scale in weights of four bits.
+    """
+    four = None if group is None else f"int4 g{group}"
+    eight = None if int8 is None else f"int8 {int8}{' vision' if four else ''}"
+    return " + ".join(filter(None, (four, eight))) or None
 
 
 @dataclass(frozen=True, kw_only=True)

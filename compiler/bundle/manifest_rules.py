@@ -76,6 +76,9 @@ def _check_words(manifest: Content) -> None:
                     _check_name(f"{field}.{part}", getattr(source, part))
     one_of("precision.dtype", manifest.precision.dtype, tuple(VALUE_BYTES))
     one_of("precision.int8", manifest.precision.int8, (None, "u8s8", "s8s8", "u8s8-dynamic", "s8-weights"))
+    if manifest.precision.int4 is not None:
+        one_of("precision.int4.group", manifest.precision.int4.group, (32, 64, 128))
+        one_of("precision.int4.method", manifest.precision.int4.method, ("rtn", "gptq"))
     if manifest.method is not None:
         _check_name("method", manifest.method)
     for field in ("parameters", "generation", "tools", "flops"):

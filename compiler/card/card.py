@@ -110,7 +110,7 @@ def _measured(sections: Sequence[Section]) -> list[str]:
 
 def _missing(bundle: Bundle, covered: frozenset[str]) -> tuple[str, ...]:
     """Return what nobody measured, a line each."""
-    changed = bundle.manifest.method is not None or bundle.manifest.precision.int8 is not None
+    changed = bundle.manifest.method is not None or bundle.manifest.precision.quantized
     found = [words for name, words in _WANTED.items() if name not in covered and (changed or name != "faithfulness")]
     lost = [
         f"{words} ({FORMATS[name].title}, {code(f'--format {name}')})"

@@ -37,7 +37,9 @@ def title(bundle: Bundle) -> str:
 def precision(manifest: Manifest) -> str:
     """Return the numbers that a bundle computes with, in words."""
     kept = manifest.precision
-    return f"INT8 ({kept.int8}) and {kept.dtype}" if kept.int8 else kept.dtype
+    four = f"INT4 (groups of {kept.group}, the decoder's weights)" if kept.int4 else None
+    eight = f"INT8 ({kept.int8}{', the vision tower' if four else ''})" if kept.int8 else None
+    return " and ".join(filter(None, (four, eight, kept.dtype)))
 
 
 def what_it_is(bundle: Bundle) -> list[str]:

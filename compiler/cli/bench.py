@@ -190,7 +190,7 @@ def _cells(row: Row) -> list[str]:
     return [
         row.name,
         f"{row.tokens_before} -> {row.image_tokens:.4g}",
-        f"int8 {row.int8}" if row.int8 else row.dtype,
+        row.integers or row.dtype,
         spread("vision_ms"),
         spread("ttft_ms"),
         ratio("ttft_ms"),

@@ -130,6 +130,7 @@ def command(
             "average_tokens": bundle.manifest.average_tokens,
             "dtype": bundle.manifest.precision.dtype,
             "int8": bundle.manifest.precision.int8,
+            "int4": bundle.manifest.precision.group,
             "target": bundle.manifest.target,
             **result.as_dict(),
         }

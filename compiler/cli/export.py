@@ -18,7 +18,7 @@ from lmmprune.compiler.cli.output import note, print_json, show, warn
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import set_options
-from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio, Schedule, Tokens
+from lmmprune.compiler.export.values import Auto, Buckets, Int4, Int8, Keep, Ratio, Schedule, Tokens
 from lmmprune.errors import InputError, require
 from lmmprune.units import human_bytes, human_si
 
@@ -71,19 +71,27 @@ def _tokens(
     return None if ratio is None else Ratio(_number("--ratio", ratio))
 
 
-def _int8(options: dict[str, Any]) -> Int8 | None:
-    """Take the options that say how to quantize out of the others."""
+def _integers(options: dict[str, Any]) -> dict[str, Int8 | Int4 | None]:
+    """Take the options that say how to quantize out of the others, and make the request's fields of them."""
     static, weights_only, dynamic = (options.pop(f"int8{kind}") for kind in ("", "_weights_only", "_dynamic"))
+    four, group, method, vision = (options.pop(name) for name in ("int4", "int4_group", "int4_method", "int8_vision"))
     how = {
         "policy": options.pop("int8_policy"),
         "budget": options.pop("int8_budget"),
         **{name: options.pop(name) for name in ("keep_float", "smooth", "calibrator")},
     }
-    kinds = {"--int8": static, "--int8-weights-only": weights_only, "--int8-dynamic": dynamic}
+    kinds = {"--int8": static, "--int8-weights-only": weights_only, "--int8-dynamic": dynamic, "--int4": four}
     given = [name for name, wanted in kinds.items() if wanted]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other, each is a way to quantize: give one")
-    return Int8(weights_only=weights_only, dynamic=dynamic, **how) if given else None
+    if four:
+        blocks = how.pop("keep_float")
+        # Without --int8-vision, a block of the tower is refused where the others are looked at.
+        inside = tuple(name for name in blocks if vision and name.startswith("vision:"))
+        tower = Int8(keep_float=inside, **how) if vision else None
+        rest = tuple(name for name in blocks if name not in inside)
+        return {"int4": Int4(group=group, method=method, keep_float=rest, vision=tower), "int8": None}
+    return {"int8": Int8(weights_only=weights_only, dynamic=dynamic, **how) if given else None}
 
 
 @click.command("export", cls=Command, example="lmmprune export --model tiny-llava --ratio 0.5 --int8 -o out/")
@@ -115,13 +123,13 @@ def command(
     dtype, cache = request["dtype"], request["static_cache"]
     check_triton(output, triton, triton_backend, request["target"], dtype, cache, force=force)  # type: ignore[arg-type]  # same
     tokens = _tokens(ratio, request.pop("keep"), buckets, schedule, request.pop("percentile"))  # type: ignore[arg-type]  # same
-    int8 = _int8(request)
+    integers = _integers(request)
     with steps(streams=STREAMS) as step:
         report = export(
             Request(
                 options=options,
                 tokens=tokens,
-                int8=int8,
+                **integers,  # type: ignore[arg-type]  # each of its own kind
                 calibration=calib,
                 calibration_samples=calib_samples,
                 image_size=_pixels(image_size) if image_size else None,
@@ -175,7 +183,7 @@ def command(
         before, after = manifest.flops[part]["before"], manifest.flops[part]["after"]
         rows.append([label, human_si(before), human_si(after), _ratio(after, before)])
     size = sum(entry.bytes for entry in manifest.files.values())
-    precision = manifest.precision.dtype + (f" + int8 ({manifest.precision.int8})" if manifest.precision.int8 else "")
+    precision = " + ".join(filter(None, (manifest.precision.dtype, manifest.precision.integers)))
     average = f"{manifest.average_tokens:.1f}".removesuffix(".0")
     method = f"{manifest.method}, " if manifest.method else "not pruned, "
     show(

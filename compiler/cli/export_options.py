@@ -28,8 +28,9 @@ from lmmprune.compiler.cli.options import (
 )
 from lmmprune.compiler.cli.output import json_option
 
-_QUANTIZES = ("int8", "int8_weights_only", "int8_dynamic")
+_QUANTIZES = ("int8", "int8_weights_only", "int8_dynamic", "int4")
 _INT8 = "INT8"
+_INT4 = "INT4"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -150,6 +151,23 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         group=_INT8,
     ),
     calibration_options(_INT8),
+    option("--int4", is_flag=True, help="Store the decoder's weights in four bits, float arithmetic.", group=_INT4),
+    option(
+        "--int4-group",
+        type=int,
+        metavar="32|64|128",
+        help="Inputs of a weight that share a scale.  [default: the target's]",
+        group=_INT4,
+    ),
+    option(
+        "--int4-method",
+        default="rtn",
+        show_default=True,
+        metavar="rtn|gptq",
+        help="How weights are rounded: to the nearest, or on samples, so that products err least.",
+        group=_INT4,
+    ),
+    option("--int8-vision", is_flag=True, help="With --int4, the vision tower in INT8, as by --int8.", group=_INT4),
     target_option(),
     dtype_option("the target's"),
     option(
@@ -206,7 +224,7 @@ def check_export_options(
     """
     prunes = ratio is not None or request["keep"] is not None or bool(buckets) or schedule is not None
     one = [f"--{name.replace('_', '-')}" for name in _QUANTIZES if request[name]]
-    static = one == ["--int8"]
+    static = one == ["--int8"] or (one == ["--int4"] and bool(request["int8_vision"]))
     how = ("smooth", "calibrator", "int8_budget")
     refuse_ignored(
         prunes,
@@ -216,14 +234,24 @@ def check_export_options(
     refuse_ignored(ratio == "auto", "is for --ratio auto: leave it out", "percentile")
     refuse_ignored(bool(one), "says how to quantize: add --int8", "int8_policy", "keep_float", *how)
     refuse_ignored(
+        bool(request["int4"]), "is for four-bit weights: add --int4", "int4_group", "int4_method", "int8_vision"
+    )
+    refuse_ignored(
+        not request["int4"] or bool(request["int8_vision"]),
+        "is for graphs in INT8, and --int4 makes none: add --int8-vision, or leave it out",
+        "int8_policy",
+    )
+    refuse_ignored(
         static or request["int8_policy"] == "auto" or len(one) > 1,
         f"is about ranges that are measured before, and {one[0] if one else '--int8'} has none: leave it out",
         *how,
     )
     refuse_ignored(request["int8_policy"] == "auto", "is what --int8-policy auto allows: add that", "int8_budget")
+    rounds = bool(request["int4"]) and request["int4_method"] != "rtn"
     refuse_ignored(
-        static or len(one) > 1 or ratio == "auto" or bool(buckets),
-        "is for what looks at pictures first, --int8, --ratio auto and --buckets: add one of them, or leave it out",
+        static or rounds or len(one) > 1 or ratio == "auto" or bool(buckets),
+        "is for what looks at pictures first, --int8, --int4-method gptq, --ratio auto and --buckets: add one of them,"
+        " or leave it out",
         "calib_samples",
     )
     refuse_ignored(

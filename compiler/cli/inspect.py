@@ -71,10 +71,14 @@ def _show(graph: dict[str, Any]) -> None:
     shown = [row for row in rows if (".key" not in row[0] and ".value" not in row[0]) or ".0." in row[0]]
     show(table(["value", "", Column(title="type", drop=1), "shape"], shown, title=graph["file"]))
     operators = ", ".join(f"{count} {name}" for name, count in graph["operators"].items())
+    kinds = ", ".join(
+        f"{graph[f'{kind}_matmuls']} in {words}"
+        for kind, words in (("int8", "INT8"), ("int4", "INT4"), ("float", "floating point"))
+    )
     show(
         f"opset {graph['opset']}; {operators}",
         f"{graph['weights']['count']} initializers, {human_bytes(graph['weights']['bytes'])};"
-        f" {graph['int8_matmuls']} weights in INT8, {graph['float_matmuls']} in floating point",
+        f" weights of products: {kinds}",
     )
     _show_int8(graph["int8"])
     if graph["sites"]:
@@ -97,7 +101,7 @@ def _show_int8(int8: dict[str, Any]) -> None:
     """Show which blocks are quantized, and every broken rule once with the number of places."""
     if int8["scheme"] is None:
         return
-    stayed = [name for name, kind in int8["blocks"].items() if kind != "int8"]
+    stayed = [name for name, kind in int8["blocks"].items() if "float" in kind]
     show(f"quantized as {int8['scheme']}; in floating point: {', '.join(stayed) or 'no block'}")
     if not int8["findings"]:
         show("every pair keeps the rules of the scheme")

@@ -16,7 +16,7 @@ def loss_line(manifest: Manifest, output: Path, pictures: Path | None) -> str | 
         output: Where it is.
         pictures: Those of ``--calib``; None: none were given.
     """
-    if manifest.weights == "dummy" or (manifest.method is None and manifest.precision.int8 is None):
+    if manifest.weights == "dummy" or (manifest.method is None and not manifest.precision.quantized):
         return None
     data = "PICTURES" if pictures is None else shlex.quote(str(pictures))
     compare = f"lmmprune compare UNPRUNED {shlex.quote(str(output))} --data {data}"

@@ -93,6 +93,7 @@ def _facts(target: Target, name: str) -> dict[str, str]:
         "as they are": ", ".join(sorted(target.native_ops)) or "no high-level operator: all become primitives",
         "causal mask": _CAUSAL[target.causal],
         "INT8": ", ".join(target.int8_schemes),
+        "INT4": _int4(target),
         "types": ", ".join(f"{dtype}{' (default)' * (dtype == target.dtype)}" for dtype in target.dtypes),
         "builds for": _builds_for(target),
     }
@@ -101,6 +102,14 @@ def _facts(target: Target, name: str) -> dict[str, str]:
         facts["board"] = f"{name}: JetPack {found['release']}, CUDA {found['cuda']}, Python {found['python']}"
         facts["boards sold"] = ", ".join(f"{board} ({human_bytes(size)})" for board, size in found["boards"].items())
     return facts
+
+
+def _int4(target: Target) -> str:
+    """Say in which groups and which form weights of four bits are written."""
+    groups = ", ".join(str(group) for group in target.int4_groups)
+    form = "DequantizeLinear" if target.nbits_level is None else f"MatMulNBits at accuracy level {target.nbits_level}"
+    whole = ", which divide a weight's inputs" if target.int4_whole else ""
+    return f"{form}, groups of {groups}{whole}"
 
 
 def _board(name: str) -> dict[str, Any]:

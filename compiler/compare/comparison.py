@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.content import integers
 from lmmprune.compiler.compare.fidelity import Fidelity, Measures
 from lmmprune.compiler.measure.statistics import Estimate
 
@@ -28,6 +29,7 @@ class Compared:
         accuracy: Share of right answers, whole, where they are known.
         accuracy_difference: The same less the base's.
         sha256: Of the bundle (``Bundle.sha256``).
+        int4: Inputs that share a scale in weights of four bits; None: there are none.
     """
 
     name: str
@@ -44,11 +46,12 @@ class Compared:
     accuracy: Estimate | None = None
     accuracy_difference: Estimate | None = None
     sha256: str = ""
+    int4: int | None = None
 
     @property
     def precision(self) -> str:
         """Its numbers, in words."""
-        return f"int8 {self.int8}" if self.int8 else self.dtype
+        return integers(self.int8, self.int4) or self.dtype
 
     @classmethod
     def of(cls, name: str, bundle: Bundle, **measured: Any) -> Compared:
@@ -62,6 +65,7 @@ class Compared:
             average_tokens=manifest.average_tokens,
             dtype=manifest.precision.dtype,
             int8=manifest.precision.int8,
+            int4=manifest.precision.group,
             target=manifest.target,
             bytes=bundle.bytes,
             sha256=bundle.sha256,

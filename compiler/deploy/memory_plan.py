@@ -157,9 +157,13 @@ def _remedies(plan: MemoryPlan, ram: int, bundle: Bundle, target: Target, worksp
         yield f"--workspace {_LITTLE // 2**20}MiB takes {(plan.total - workspace + _LITTLE) / GIB:.2f} GiB"
     weights = plan.parts[0].bytes
     item = VALUE_BYTES[manifest.precision.dtype]
-    if manifest.precision.int8 is None and weights > plan.total / 4:
-        # Embeddings and lm_head stay as they are; this is the least that the rest can take.
-        yield f"exporting with --int8 leaves {weights / item / GIB:.2f} GiB of weights or little more"
+    if not manifest.precision.quantized and weights > plan.total / 4:
+        # Embeddings stay as they are; this is the least that the rest can take.
+        for option, bits in (("--int8", 8), ("--int4", 4)):
+            least = weights / item * bits / 8
+            yield f"exporting with {option} leaves {least / GIB:.2f} GiB of weights or little more"
+    elif manifest.precision.int4 is None and weights > plan.total / 4:
+        yield f"exporting with --int4 leaves {weights / 2 / GIB:.2f} GiB of weights or little more"
     if larger := [board for board in BOARDS if board.memory >= plan.total]:
-        least = min(larger, key=lambda board: board.memory)
-        yield f"a board with {least.memory / GIB:.0f} GiB"
+        smallest = min(larger, key=lambda board: board.memory)
+        yield f"a board with {smallest.memory / GIB:.0f} GiB"

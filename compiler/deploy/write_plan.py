@@ -202,6 +202,7 @@ def _described(variant: Variant) -> dict[str, Any]:
         "image_tokens": manifest.average_tokens,
         "dtype": manifest.precision.dtype,
         "int8": manifest.precision.int8,
+        "int4": manifest.precision.group,
         "weights_bytes": variant.bundle.bytes,
         "prompt_tokens": next(s.inputs[INPUT_IDS].shape[1] for s in variant.stages if s.name == "prefill"),
         "stages": [stage.name for stage in variant.stages],

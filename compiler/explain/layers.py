@@ -10,12 +10,15 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
+from lmmprune.names import NBITS
 from lmmprune.passes.find.blocks import find_blocks
 from lmmprune.passes.graph.builder import SCORE
+from lmmprune.passes.graph.float_products import as_float_products
 
-_PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "MatMulInteger"}
-# A weight that was changed is named after the one it was: 'w' becomes 'w/smooth', 'w/int8' or 'w.axis0/int8'.
-_CHANGED = re.compile(r"(/smooth'*)*(\.axis\d+)?(/int8)?$")
+_PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "MatMulInteger", NBITS}
+# A weight that was changed is named after the one it was: 'w' becomes 'w/smooth', 'w/int8', 'w.axis0/int8', 'w/int4' or
+# 'w/int4/packed'.
+_CHANGED = re.compile(r"(/smooth'*)*(\.axis\d+)?(/int8|/int4(/packed)?)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +59,8 @@ class Product:
 
     @property
     def quantized(self) -> bool:
-        """Whether its weight is stored in eight bits."""
-        return self.stored_as in {"INT8", "UINT8"}
+        """Whether its weight is stored in integers."""
+        return self.stored_as in {"INT8", "UINT8", "INT4"}
 
     @property
     def key(self) -> str:
@@ -69,7 +72,7 @@ def read_layers(graph: Path) -> list[Product]:
     """Return the products of a graph in its order, without reading the weights.
 
     Args:
-        graph: ONNX file; floating point or quantized by any scheme of ``SCHEMES``.
+        graph: ONNX file; floating point or quantized by any scheme of ``LINTED``.
     """
     model = load_onnx(graph)
     found = {node: _describe(node) for node in model.graph if node.op_type in _PRODUCTS}
@@ -167,7 +170,7 @@ def _bias(node: ir.Node, result: ir.Value) -> str | None:
 
 def _unquantize(model: ir.Model) -> dict[ir.Node, ir.Node]:
     """Take the quantization out of a graph's structure; return the nodes that integer products were replaced by."""
-    replaced = {}
+    replaced = as_float_products(model)
     for node in list(model.graph):
         if node.op_type == "MatMulInteger":
             replaced[node] = _float_product(model, node)

@@ -41,7 +41,7 @@ _FLOAT: tuple[tuple[Test, Reason], ...] = (
     ),
     (
         lambda layer, kernel: layer.activation is None,
-        Reason(name="weight only", text="only its weight is INT8: it is expanded and multiplied in floating point"),
+        Reason(name="weight only", text="only its weight is integer: it is expanded and multiplied in floating point"),
     ),
     (
         lambda layer, kernel: layer.float_type != "FLOAT",

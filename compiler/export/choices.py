@@ -1,4 +1,4 @@
-"""What each option means for one target and one model: type, INT8, token counts, positions, the cache."""
+"""What each option means for one target and one model: type, integers, token counts, positions, the cache."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
+    from lmmprune.compiler.quantize.int4_plan import Int4Plan
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
     from lmmprune.models.source import Source
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
     from lmmprune.passes.reduce.stage import Stage
 
 
-def with_scatter(target: Target) -> Target:
-    """Return a target with an opset that has TensorScatter, which a cache of fixed length is updated with."""
-    from lmmprune.passes.lower.static_cache import SCATTER_OPSET
-
-    return dataclasses.replace(target, opset=max(target.opset, SCATTER_OPSET))
+def least_opset(target: Target, opset: int) -> Target:
+    """Return a target whose graphs are written in that opset at least."""
+    return dataclasses.replace(target, opset=max(target.opset, opset))
 
 
 def dtype_of(target: Target, dtype: str | None) -> str:
@@ -37,16 +36,16 @@ def dtype_of(target: Target, dtype: str | None) -> str:
 
 
 def int8_of(request: Request, target: Target, dtype: str) -> Int8Plan | None:
-    """Return how the graphs are quantized, None if they aren't."""
-    from lmmprune.compiler.quantize.int8_plan import Int8Plan, choose_scheme
+    """Return how graphs are quantized to INT8: both, or the vision tower beside an INT4 decoder; None if none is."""
+    from lmmprune.compiler.quantize.int8_plan import PARTS, Int8Plan, choose_scheme
 
-    int8 = request.int8
+    if request.int8 is not None and request.int4 is not None:
+        raise InputError("--int8 and --int4 exclude each other, each is a way to quantize: give one")
+    int8 = request.int4.vision if request.int4 is not None else request.int8
     if int8 is None:
         return None
     if request.share_weights:
-        raise InputError(
-            "--share-weights links the checkpoint's floating-point weights, --int8 makes new ones: leave one out"
-        )
+        raise InputError(_SHARED.format("--int8"))
     scheme = choose_scheme(target, weights_only=int8.weights_only, dynamic=int8.dynamic, dtype=dtype)
     return Int8Plan(
         scheme=scheme,
@@ -55,7 +54,28 @@ def int8_of(request: Request, target: Target, dtype: str) -> Int8Plan | None:
         policy=int8.policy,
         budget=int8.budget,
         keep_float=int8.keep_float,
+        parts=PARTS if request.int4 is None else PARTS[:1],
     )
+
+
+def int4_of(request: Request, target: Target) -> Int4Plan | None:
+    """Return how the decoder's weights become four bits, None if they don't."""
+    from lmmprune.compiler.quantize.int4_plan import Int4Plan, choose_group
+
+    int4 = request.int4
+    if int4 is None:
+        return None
+    if request.share_weights:
+        raise InputError(_SHARED.format("--int4"))
+    return Int4Plan(
+        group=choose_group(target, int4.group),
+        whole=target.int4_whole,
+        method=int4.method,
+        keep_float=int4.keep_float,
+    )
+
+
+_SHARED = "--share-weights links the checkpoint's floating-point weights, {} makes new ones: leave one out"
 
 
 def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]:
@@ -76,8 +96,9 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
             raise InputError(f"--percentile {tokens.percentile:g}: expected 0 < percentile <= 100")
         method.check(facts)
         return ()
-    if request.int8 is not None:
-        raise InputError("--buckets and --int8 don't go together yet: leave one out")
+    if request.int8 is not None or (request.int4 is not None and request.int4.vision is not None):
+        one = "--int8" if request.int8 is not None else "--int8-vision"
+        raise InputError(f"--buckets and {one} don't go together yet: leave one out")
     assert isinstance(tokens, Buckets), "a schedule has no count of its own"
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in tokens.ratios}))
 

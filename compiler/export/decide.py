@@ -14,10 +14,11 @@ from lmmprune.compiler.export.choices import (
     check_joint,
     counts_of,
     dtype_of,
+    int4_of,
     int8_of,
+    least_opset,
     positions_of,
     stages_of,
-    with_scatter,
 )
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
@@ -27,6 +28,7 @@ from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
     from lmmprune.compiler.data.calibration import CalibrationSet
+    from lmmprune.compiler.quantize.int4_plan import Int4Plan
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
     from lmmprune.passes.methods import Method
@@ -48,7 +50,8 @@ class Decision:
         target: Where the bundle will run, with the opset that it gets.
         dtype: Floating-point type of the bundle.
         method: What chooses tokens.
-        int8: How the graphs are quantized; None: they aren't.
+        int8: How graphs are quantized to INT8; None: none is.
+        int4: How the decoder's weights become four bits; None: they don't.
         data: Pictures with questions; None where nothing is measured.
         counts: Visual tokens that were asked for, ascending; none where the pictures decide.
         stages: Of the largest count; none where nothing is removed, or the pictures decide.
@@ -62,6 +65,7 @@ class Decision:
     dtype: str
     method: Method
     int8: Int8Plan | None
+    int4: Int4Plan | None
     data: CalibrationSet | None
     counts: tuple[int, ...]
     stages: tuple[Stage, ...]
@@ -97,16 +101,21 @@ class Decision:
             or not own
             or self.buckets
             or self.request.joint
-            or not (self.stages or self.auto or self.int8)
+            or not (self.stages or self.auto or self.quantized)
         ):
             return None
         few = [dataclasses.replace(sample, answer="") for sample in self.data.samples[:JUDGED]]
         return dataclasses.replace(self.data, samples=few)
 
     @property
+    def quantized(self) -> bool:
+        """Whether anything becomes integers."""
+        return self.int8 is not None or self.int4 is not None
+
+    @property
     def calibrates(self) -> bool:
-        """Whether ranges of activations are measured."""
-        return self.int8 is not None and self.data is not None
+        """Whether activations are looked at."""
+        return self.data is not None and (self.int8 is not None or (self.int4 is not None and self.int4.calibrated))
 
 
 def decide(request: Request) -> Decision:
@@ -117,7 +126,9 @@ def decide(request: Request) -> Decision:
     """
     from lmmprune.compiler.data.calibration import load_calibration
     from lmmprune.models.facts import facts_of
+    from lmmprune.passes.int4.int4 import INT4_OPSET
     from lmmprune.passes.int8.int8 import SCHEMES
+    from lmmprune.passes.lower.static_cache import SCATTER_OPSET
     from lmmprune.passes.methods import get_method
     from lmmprune.passes.reduce.schedule import average, round_half_up
 
@@ -138,9 +149,12 @@ def decide(request: Request) -> Decision:
     facts = facts_of(source)
     if isinstance(request.tokens, Buckets):
         method = method.at_output_only()
-    int8 = int8_of(request, target, dtype)
-    # Pictures are needed for ranges, or for token counts.
-    measures = (int8 is not None and SCHEMES[int8.scheme].calibrated) or isinstance(request.tokens, Auto | Buckets)
+    int8, int4 = int8_of(request, target, dtype), int4_of(request, target)
+    if int4 is not None:
+        target = least_opset(target, INT4_OPSET)
+    # Pictures are needed for ranges and for rounding, or for token counts.
+    ranges = (int8 is not None and SCHEMES[int8.scheme].calibrated) or (int4 is not None and int4.calibrated)
+    measures = ranges or isinstance(request.tokens, Auto | Buckets)
     samples = request.calibration_samples if measures else min(request.calibration_samples, JUDGED)
     given = measures or (request.calibration is not None and request.judge)
     data = load_calibration(source, request.calibration, samples) if given else None
@@ -156,7 +170,7 @@ def decide(request: Request) -> Decision:
     check_images(request, source, method, facts, stages, entering, positions)
     if request.static_cache is not None:
         check_cache(request.static_cache, target, entering, source.decoder.max_positions)
-        target = with_scatter(target)
+        target = least_opset(target, SCATTER_OPSET)
     return Decision(
         request=request,
         source=source,
@@ -165,6 +179,7 @@ def decide(request: Request) -> Decision:
         dtype=dtype,
         method=method,
         int8=int8,
+        int4=int4,
         data=data,
         counts=counts,
         stages=tuple(stages),

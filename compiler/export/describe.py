@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lmmprune.compiler.assets.write_assets import Assets
-from lmmprune.compiler.bundle.content import Loss
+from lmmprune.compiler.bundle.content import Int4Weights, Loss
 from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource, Precision
 from lmmprune.compiler.export.count_tokens import TokenPlan
@@ -81,7 +81,10 @@ def describe(
         method=decision.method.name if pruned else None,
         parameters=decision.method.parameters if pruned else {},
         precision=Precision(
-            dtype=decision.dtype, int8=decision.int8.scheme if decision.int8 else None, calibration=calibration
+            dtype=decision.dtype,
+            int8=decision.int8.scheme if decision.int8 else None,
+            int4=Int4Weights(group=decision.int4.group, method=decision.int4.method) if decision.int4 else None,
+            calibration=calibration,
         ),
         target=decision.target.name,
         opset=decision.target.opset,

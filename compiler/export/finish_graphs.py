@@ -17,13 +17,15 @@ from lmmprune.compiler.lower.lower import lower
 from lmmprune.compiler.onnx_files import write_graphs as files
 from lmmprune.compiler.onnx_files.bucket_graphs import write_bucket_graphs
 from lmmprune.compiler.quantize import quantize as int8
+from lmmprune.compiler.quantize.int8_plan import Int8Plan
+from lmmprune.compiler.quantize.quantize_int4 import forget_rounded, quantize_int4
 from lmmprune.passes.lower.cast_float import CastFloat
 from lmmprune.passes.lower.static_cache import StaticCache
 from lmmprune.progress import step
 
 
 def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepClock) -> dict[str, Any] | None:
-    """Quantize both graphs, if that was asked for.
+    """Quantize the graphs, if that was asked for.
 
     Args:
         decision: What is going to be done.
@@ -34,9 +36,34 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
     Returns:
         What the manifest says of it; None: nothing was quantized.
     """
-    plan, data = decision.int8, decision.data
-    if plan is None:
+    four, eight, data = decision.int4, decision.int8, decision.data
+    if four is not None:
+        # Before the tower becomes INT8: samples go through graphs in floating point.
+        quantize_int4(
+            reduced.vision,
+            reduced.decoder,
+            reduced.selection,
+            interface_of(decision, reduced),
+            assets,
+            data,
+            four,
+            clock.report,
+            dtype=decision.dtype,
+            check=decision.source.checkpoint.refuse_damage,
+        )
+    if eight is not None:
+        found = _quantize_int8(decision, eight, reduced, assets, clock)
+        return found if four is None else {**found, "decoder": four.record()}
+    if four is None:
         return None
+    seen = {"source": data.source, "samples": len(data.samples)} if four.calibrated and data else {}
+    return {**seen, "policy": "all", "decoder": four.record()}
+
+
+def _quantize_int8(
+    decision: Decision, plan: Int8Plan, reduced: Reduced, assets: Path, clock: StepClock
+) -> dict[str, Any]:
+    data = decision.data
     found = int8.quantize(
         reduced.vision,
         reduced.decoder,
@@ -78,7 +105,7 @@ def write_graphs(
     """
     write_bucket_graphs(reduced.buckets, directory)
     between = {} if reduced.selection is None else {SELECTION: reduced.selection}
-    return files.write_graphs(
+    written = files.write_graphs(
         {"vision": reduced.vision, **between, "decoder": reduced.decoder},
         directory,
         decision.source.checkpoint,
@@ -87,3 +114,5 @@ def write_graphs(
         lenders={"decoder": SELECTION},
         progress=clock.report,
     )
+    forget_rounded(directory)
+    return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,10 @@ _LIBRARIES = 900 * 2**20
 """Resident with torch, transformers and a traced graph, before the first weight is read."""
 _COPIES = 3
 """Of one weight in the type of the bundle, at most: as read, converted, and the one before it that is being written."""
+_MATRICES = 4
+"""Of K x K numbers, K the inputs of a weight, that rounding it on samples takes."""
+_TOWER = ("vision", "visual", "projector", "connector", "mlp1", "multi_modal")
+"""Of names of weights that belong to the vision graph, in the families' own words."""
 _LOADED = 2
 """Times its weights that ONNX Runtime takes for a graph: as they are read, and packed for its kernels."""
 
@@ -36,17 +41,22 @@ class Calibration:
     Attributes:
         disk: Of float32 graphs beside the bundle in the making; they are gone before its weights are written.
         memory: Beside the libraries.
+        kept: Of what is on disk, what stays until the bundle's weights are written.
         scan: Whether the scan of ``--int8-policy auto`` is why the decoder doesn't run layer by layer.
     """
 
     disk: int = 0
     memory: int = 0
+    kept: int = 0
     scan: bool = False
 
     def beside(self, other: Calibration) -> Calibration:
         """Return what both take, one after the other."""
         return Calibration(
-            disk=max(self.disk, other.disk), memory=max(self.memory, other.memory), scan=self.scan or other.scan
+            disk=max(self.disk + other.kept, other.disk + self.kept),
+            memory=max(self.memory, other.memory),
+            kept=self.kept + other.kept,
+            scan=self.scan or other.scan,
         )
 
 
@@ -90,7 +100,7 @@ class Needs:
         if self.disk > self.disk_free:
             raise InputError(
                 f"the export needs about {_gib(self.disk)}, the disk of '{destination}' has {_gib(self.disk_free)}"
-                " free: free some space, give another directory, or make it smaller (--int8, --dtype float16)"
+                " free: free some space, give another directory, or make it smaller (--int8, --int4, --dtype float16)"
             )
         if self.memory_free is not None and self.memory > self.memory_free:
             less = "leave out --int8-policy auto" if self.scan else "calibrate with fewer samples (--calib-samples)"
@@ -114,14 +124,18 @@ def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
     calibration = Calibration()
     if int8 is not None and decision.data:
         samples = len(decision.data.samples)
-        calibration = calibration_needs(source, samples, scan=int8.policy == "auto", smooth=int8.smooth)
+        calibration = calibration_needs(
+            source, samples, scan=int8.policy == "auto", smooth=int8.smooth, decoder="decoder" in int8.parts
+        )
+    if (int4 := decision.int4) is not None and int4.calibrated and decision.data:
+        calibration = calibration.beside(rounding_needs(source, len(decision.data.samples)))
     if decision.judged_on is not None:
         calibration = calibration.beside(judging_needs(source))
     required = needs(
         source,
         request.output.resolve(),
         dtype=decision.dtype,
-        int8=int8 is not None,
+        bits=functools.partial(weight_bits, decision),
         shared=request.share_weights,
         calibration=calibration,
     )
@@ -130,8 +144,32 @@ def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
     required.check(request.output)
 
 
+def weight_bits(decision: Decision, name: str) -> float:
+    """Return the bits that each number of a matrix takes in the bundle, scales included.
+
+    Args:
+        decision: What is going to be done.
+        name: Of the checkpoint's tensor.
+    """
+    width = 8 * VALUE_BYTES[decision.dtype]
+    # Tables that are looked up stay in floating point.
+    if "embed" in name:
+        return width
+    if any(word in name for word in _TOWER):
+        return width if decision.int8 is None else 8
+    if decision.int4 is not None:
+        return 4 + width / decision.int4.group
+    return width if decision.int8 is None else 8
+
+
 def needs(
-    source: Source, destination: Path, *, dtype: str, int8: bool, shared: bool, calibration: Calibration
+    source: Source,
+    destination: Path,
+    *,
+    dtype: str,
+    bits: Callable[[str], float],
+    shared: bool,
+    calibration: Calibration,
 ) -> Needs:
     """Return what an export takes, before anything is traced.
 
@@ -139,23 +177,22 @@ def needs(
         source: The model; of its weights only the headers are read.
         destination: Where the bundle shall be.
         dtype: Floating-point type of the bundle.
-        int8: Whether matrices become INT8.
+        bits: Gives what each number of a matrix takes, by its name.
         shared: Whether the bundle points into the checkpoint instead of holding weights.
         calibration: What that takes.
     """
     shapes = source.shapes
     width = VALUE_BYTES[dtype]
-    # Tables that are looked up stay in floating point, and so does everything that isn't a matrix.
+    # What isn't a matrix stays in floating point.
     sizes = [
-        math.prod(shape) * (1 if int8 and len(shape) > 1 and "embed" not in name else width)
-        for name, shape in shapes.items()
+        math.ceil(math.prod(shape) * (bits(name) / 8 if len(shape) > 1 else width)) for name, shape in shapes.items()
     ]
     largest = max(math.prod(shape) for shape in shapes.values())
     place = next(parent for parent in (destination, *destination.parents) if parent.exists())
     partial = destination.with_name(f".{destination.name}.partial")
     written = sum(file.stat().st_size for file in partial.glob("*.data")) if partial.is_dir() else 0
     return Needs(
-        disk=max(0 if shared else sum(sizes), calibration.disk) + _GRAPHS,
+        disk=max((0 if shared else sum(sizes)) + calibration.kept, calibration.disk) + _GRAPHS,
         disk_free=shutil.disk_usage(place).free + written,
         memory=_LIBRARIES + (0 if shared else _COPIES * largest * width) + calibration.memory,
         memory_free=machine.free_memory(),
@@ -163,7 +200,7 @@ def needs(
     )
 
 
-def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool) -> Calibration:
+def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool, decoder: bool = True) -> Calibration:
     """Return what calibrating takes.
 
     Args:
@@ -171,18 +208,39 @@ def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool)
         samples: How many are run.
         smooth: Whether SmoothQuant is on, which writes the tower a second time.
         scan: Whether blocks to keep in float are looked for, which takes the whole decoder in memory.
+        decoder: Whether the decoder is calibrated, beside the tower.
     """
     spec = source.decoder
     layer, table = _layer_and_table(source)
-    vision, decoder = _float_bytes(source)
+    vision, inside = _float_bytes(source)
     towers = (2 if smooth else 1) * vision
-    if scan or decoder <= WHOLE_BYTES:
-        memory = _LOADED * max(vision, decoder)
-        return Calibration(disk=towers + decoder, memory=memory, scan=decoder > WHOLE_BYTES)
+    if not decoder:
+        return Calibration(disk=towers, memory=_LOADED * vision)
+    if scan or inside <= WHOLE_BYTES:
+        memory = _LOADED * max(vision, inside)
+        return Calibration(disk=towers + inside, memory=memory, scan=inside > WHOLE_BYTES)
     # What enters the next layer of every sample, and the values that are looked at within it.
     tokens = source.vision.tokens + TEXT_TOKENS
     held = 4 * tokens * (3 * samples * spec.width + 4 * spec.mlp_width)
     return Calibration(disk=towers, memory=max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held))
+
+
+def rounding_needs(source: Source, samples: int) -> Calibration:
+    """Return what rounding the decoder's weights on samples takes, which goes layer by layer whatever its size.
+
+    Args:
+        source: The model.
+        samples: How many are run.
+    """
+    spec = source.decoder
+    layer, table = _layer_and_table(source)
+    vision, _ = _float_bytes(source)
+    tokens = source.vision.tokens + TEXT_TOKENS
+    # A layer as it was and as the runtime holds it; what is known of its widest activation, and that turned about.
+    held = 4 * (_LOADED * layer + _MATRICES * spec.mlp_width**2 + tokens * 3 * samples * spec.width)
+    # Four bits and a scale for a group.
+    kept = math.ceil((spec.layers * layer + table) * 5 / 8)
+    return Calibration(disk=vision + kept, memory=max(_LOADED * vision, held), kept=kept)
 
 
 def judging_needs(source: Source) -> Calibration:

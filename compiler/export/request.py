@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.export.dynamic_counts import DynamicCounts
-from lmmprune.compiler.export.values import Int8, Tokens
+from lmmprune.compiler.export.values import Int4, Int8, Tokens
 from lmmprune.defaults import METHOD
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ class Request:
     """What the user asked for; see ``lmmprune export --help``.
 
     ``images`` is how many pictures a prompt may have at most; with ``joint`` it has so many, and tokens are chosen
-    among all of them together. ``tokens`` None removes none, ``int8`` None quantizes
-    nothing. The pictures of ``calibration`` (None: built-in ones) serve all: ``int8`` for ranges, ``Auto`` and
-    ``Buckets`` for counts, and a few of the user's tell what is lost (``judge`` False: they don't).
+    among all of them together. ``tokens`` None removes none; with ``int8`` and ``int4`` None nothing is quantized, and
+    both exclude each other. The pictures of ``calibration`` (None: built-in ones) serve all: ``int8`` for ranges,
+    ``int4`` for rounding, ``Auto`` and ``Buckets`` for counts, and a few of the user's tell what is lost (``judge``
+    False: they don't).
     """
 
     model: str
@@ -35,6 +36,7 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     tokens: Tokens | None = None
     int8: Int8 | None = None
+    int4: Int4 | None = None
     calibration: Path | None = None
     calibration_samples: int = 32
     judge: bool = True

@@ -39,12 +39,13 @@ def shared_trace() -> Callable[[Source], Canonical]:
     For many bundles of one model: a trace takes longer than all passes together.
     """
     from lmmprune.models.canonical import canonical_graphs
+    from lmmprune.models.configure import pictures_together
 
-    done: dict[tuple[object, ...], Canonical] = {}
+    done: dict[tuple[str, bool, int, tuple[int, int], tuple[int, int] | None, int], Canonical] = {}
 
     def traced(source: Source) -> Canonical:
-        vision = source.vision
-        key = (source.name, source.dummy, source.decoder.layers, vision.image_size, vision.tiles, source.tiles)
+        together = pictures_together(source.config)
+        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles, together)
         if key not in done:
             done[key] = canonical_graphs(source, image_token_id=image_token_id(source), next_layer=True)
         return done[key].clone()

@@ -130,3 +130,24 @@ class Int8:
             raise InputError(
                 "--int8-weights-only and --int8-dynamic exclude each other, each is a way to quantize: give one"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int4:
+    """Store the decoder's weights in four bits; arithmetic and the vision tower stay in floating point.
+
+    Attributes:
+        group: Inputs of a weight that share a scale: 32, 64 or 128; None: the target's usual number.
+        method: ``rtn`` rounds to the nearest; ``gptq`` on samples, so that products err least.
+        keep_float: Blocks of the decoder that stay in float, ``decoder:NAME``.
+        vision: How to quantize the vision tower to INT8 beside it; None: not at all.
+    """
+
+    group: int | None = None
+    method: str = "rtn"
+    keep_float: tuple[str, ...] = ()
+    vision: Int8 | None = None
+
+    def __post_init__(self) -> None:
+        """Take the blocks in any form."""
+        object.__setattr__(self, "keep_float", tuple(self.keep_float))

@@ -10,8 +10,11 @@ from typing import Any
 
 from lmmprune.compiler.bundle.manifest import Graph
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
-from lmmprune.errors import GraphRefusal, require
+from lmmprune.errors import BundleError, GraphRefusal, one_line, require
 from lmmprune.names import LOGITS, METHOD, SITE, kept_output, received_at
+
+# What the passes' finders, made for graphs that fit together, run into where one was edited.
+_MISREAD = (AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
 
 
 def inspect_graph(
@@ -25,7 +28,7 @@ def inspect_graph(
 
     Args:
         path: The file.
-        scheme: INT8 scheme whose rules a quantized graph shall follow; None takes the one that it looks like.
+        scheme: Scheme whose rules a quantized graph shall follow; None takes the one that it looks like.
         image_size: Height and width in pixels, where another exporter's tower leaves them open.
         expected: What a bundle's manifest says of its inputs and outputs; None: nothing does.
 
@@ -40,14 +43,25 @@ def inspect_graph(
         BundleError: It isn't as expected.
     """
     require("onnx_ir", "export")
+    model = load_onnx(path, expected=expected)
+    try:
+        return _described(model, path, scheme, image_size)
+    except _MISREAD as error:
+        said = one_line(f"{type(error).__name__} {error}".strip(), 120)
+        raise BundleError(
+            f"'{path}' can be read, but doesn't hang together ({said}): check it with onnx.checker, or make it anew"
+        ) from error
+
+
+def _described(model: Any, path: Path, scheme: str | None, image_size: tuple[int, int] | None) -> dict[str, Any]:
     from lmmprune.compiler.inspect.foreign import foreign_anchors, is_picture_graph
-    from lmmprune.compiler.inspect.int8 import describe_int8, has_float_weight
+    from lmmprune.compiler.inspect.int8 import describe_int8, kind_of_weight
     from lmmprune.passes.find.blocks import weighted
 
-    model = load_onnx(path, expected=expected)
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
     int8 = describe_int8(model, scheme)
+    stored = Counter(kind_of_weight(node) for node in weighted(model))
     anchors = None if sites else _anchors(model, quantized=int8["scheme"] is not None)
     layers = _attention_layers(model)
     if anchors is not None and "refusal" in anchors and int8["scheme"] is None and is_picture_graph(model):
@@ -60,8 +74,9 @@ def inspect_graph(
         "outputs": [_value(value) for value in model.graph.outputs],
         "operators": dict(operators.most_common()),
         "weights": {"count": len(model.graph.initializers), "bytes": _bytes(model)},
-        "int8_matmuls": sum(not has_float_weight(node) for node in weighted(model)),
-        "float_matmuls": sum(has_float_weight(node) for node in weighted(model)),
+        "int4_matmuls": stored["int4"],
+        "int8_matmuls": stored["int8"],
+        "float_matmuls": stored["float"],
         "int8": int8,
         "sites": sites,
         "anchors": anchors,

@@ -35,9 +35,15 @@ def inspect_path(path: Path, *, target: str | None = None, image_size: tuple[int
     if not path.is_dir():
         raise InputError(f"'{path}' doesn't exist: give a bundle or an ONNX file")
     bundle = Bundle.open(path)
-    scheme = scheme or bundle.manifest.precision.int8
-    stated = bundle.manifest.graphs.values()
-    graphs = [inspect_graph(bundle.file(graph.file), scheme=scheme, expected=graph) for graph in stated]
+    precision = bundle.manifest.precision
+    scheme = scheme or precision.int8
+    graphs = [
+        # Weights of four bits have rules of their own, which inspect_graph finds.
+        inspect_graph(
+            bundle.file(graph.file), scheme=None if precision.int4 and name == "decoder" else scheme, expected=graph
+        )
+        for name, graph in bundle.manifest.graphs.items()
+    ]
     return {"path": str(path), "graphs": graphs, "engines": _engines(path)}
 
 

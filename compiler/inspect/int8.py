@@ -12,18 +12,18 @@ def describe_int8(model: Any, scheme: str | None = None) -> dict[str, Any]:
 
     Args:
         model: An ``onnx_ir.Model``, ours or another tool's.
-        scheme: Name in ``SCHEMES`` whose rules shall hold; None takes the one that the graph looks like.
+        scheme: Name in ``LINTED`` whose rules shall hold; None takes the one that the graph looks like.
 
     Returns:
-        ``scheme`` (None for a float graph), ``blocks``: name -> ``int8``, ``float`` or both, and ``findings``: rule,
-        node, what was found, and why it matters.
+        ``scheme`` (None for a float graph), ``blocks``: name -> ``int8``, ``int4``, ``float`` or several, and
+        ``findings``: rule, node, what was found, and why it matters.
     """
     from lmmprune.passes.find.blocks import find_blocks
     from lmmprune.passes.int8.lint_qdq import RULES, is_quantized, lint_qdq
 
     kinds: dict[str, set[str]] = {}
     for node, block in find_blocks(model).items():
-        kinds.setdefault(block.name, set()).add("float" if has_float_weight(node) else "int8")
+        kinds.setdefault(block.name, set()).add(kind_of_weight(node))
     blocks = {name: " and ".join(sorted(found)) for name, found in kinds.items()}
     if not is_quantized(model):
         return {"scheme": None, "blocks": blocks, "findings": []}
@@ -35,15 +35,22 @@ def describe_int8(model: Any, scheme: str | None = None) -> dict[str, Any]:
     return {"scheme": scheme, "blocks": blocks, "findings": findings}
 
 
-def has_float_weight(node: Any) -> bool:
-    """Say whether a node's weight is read as it is, in floating point."""
-    weight = node.inputs[1]
-    return bool(weight.is_initializer() and weight.dtype.is_floating_point())
+def kind_of_weight(node: Any) -> str:
+    """Return what a node's weight is stored in: ``float``, ``int8`` or ``int4``."""
+    from lmmprune.names import NBITS
+    from lmmprune.passes.find.blocks import weight_of
+
+    weight = weight_of(node)
+    if weight is None or weight.dtype is None or weight.dtype.is_floating_point():
+        return "float"
+    return "int4" if node.op_type == NBITS or weight.dtype.bitwidth == 4 else "int8"
 
 
 def looks_like(model: Any) -> str:
     """Return the scheme whose rules a quantized graph seems to follow, by the type of most activations."""
     import onnx_ir as ir
+
+    from lmmprune.passes.int8.lint_qdq import scheme_of_weights
 
     operators = Counter(node.op_type for node in model.graph)
     if operators["DynamicQuantizeLinear"]:
@@ -54,5 +61,5 @@ def looks_like(model: Any) -> str:
         if node.op_type == "QuantizeLinear"
     )
     if not kinds:
-        return "s8-weights"
+        return scheme_of_weights(model)
     return "s8s8" if kinds.most_common(1)[0][0] == ir.DataType.INT8 else "u8s8"

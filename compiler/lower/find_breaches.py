@@ -185,11 +185,12 @@ def _sequence(value: ir.Value | None) -> int | str | None:
 
 def int8(model: ir.Model, target: Target) -> Findings:
     """Find Q/DQ pairs that break the target's scheme."""
-    from lmmprune.passes.int8.lint_qdq import RULES, lint_qdq
+    from lmmprune.passes.int8.lint_qdq import RULES, lint_qdq, scheme_of_weights
 
     nodes = {str(node.name or node.outputs[0].name): node for node in model.graph}
     # Without QuantizeLinear only weights are quantized, which every target takes.
-    scheme = target.int8 if any(node.op_type == "QuantizeLinear" for node in model.graph) else "s8-weights"
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
+    scheme = target.int8 if quantized else scheme_of_weights(model)
     with _unread_scales(model):
         findings = lint_qdq(model, scheme)
     for finding in findings:

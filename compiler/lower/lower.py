@@ -13,6 +13,7 @@ from lmmprune.passes.lower.convert_opset import ConvertOpset
 from lmmprune.passes.lower.equal_head_widths import EqualHeadWidths
 from lmmprune.passes.lower.lower_attention import LowerAttention
 from lmmprune.passes.lower.lower_gelu import LowerGelu
+from lmmprune.passes.lower.lower_int4 import LowerInt4
 from lmmprune.passes.lower.lower_rms_norm import LowerRmsNorm
 from lmmprune.passes.lower.lower_rotary import LowerRotary
 
@@ -42,5 +43,7 @@ def lower(model: ir.Model, target: Target) -> None:
     for op_type, make in LOWERINGS.items():
         if not target.takes(op_type):
             make()(model)
+    if target.nbits_level is not None:
+        LowerInt4(level=target.nbits_level)(model)
     ConvertOpset(version=target.opset)(model)
     require_supported(model, target)

@@ -125,6 +125,7 @@ def _row(
         image_tokens=manifest.average_tokens,
         dtype=manifest.precision.dtype,
         int8=manifest.precision.int8,
+        int4=manifest.precision.group,
         target=manifest.target,
         weights_bytes=bundle.bytes,
         memory=memory,

@@ -29,6 +29,7 @@ class PlannedVariant:
     weights_bytes: int
     prompt_tokens: int
     stages: tuple[str, ...]
+    int4: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

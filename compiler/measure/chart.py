@@ -131,4 +131,8 @@ def _label(row: Row) -> str:
         if row.image_tokens == row.tokens_before
         else f"{row.tokens_before} → {row.image_tokens:.4g}"
     )
-    return f"{row.name}\n{tokens} image tokens, {'int8' if row.int8 else row.dtype}"
+    return f"{row.name}\n{tokens} image tokens, {_numbers(row)}"
+
+
+def _numbers(row: Row) -> str:
+    return "int4" if row.int4 else "int8" if row.int8 else row.dtype

@@ -112,6 +112,7 @@ def _row(
         image_tokens=variant.image_tokens,
         dtype=variant.dtype,
         int8=variant.int8,
+        int4=variant.int4,
         target=target,
         weights_bytes=variant.weights_bytes,
         memory=None,

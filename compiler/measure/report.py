@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmmprune.compiler.bundle.content import integers
 from lmmprune.compiler.measure.memory import Memory
 from lmmprune.compiler.measure.statistics import Estimate
 
@@ -41,6 +42,7 @@ class Row:
         speedup: per metric, how many times faster than the first row; the ratio is taken within each round.
         intervals: the same with its 95 % interval, rounds drawn again.
         sha256: of the bundle (``Bundle.sha256``); empty where it was measured elsewhere.
+        int4: inputs that share a scale in weights of four bits; None: there are none.
         weights_bytes: size of the graphs with their weights on disk.
         memory: of a process that loads the bundle and answers; None if it wasn't measured.
     """
@@ -61,11 +63,20 @@ class Row:
     speedup: dict[str, Spread]
     intervals: dict[str, Estimate]
     sha256: str = ""
+    int4: int | None = None
+
+    @property
+    def integers(self) -> str | None:
+        """How it is quantized, in a word; None: not at all."""
+        return integers(self.int8, self.int4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """Whether pruning and INT8 multiply: speed-ups of each alone, their product, and of both together."""
+    """Whether pruning and integers multiply: speed-ups of each alone, their product, and of both together.
+
+    ``int8`` is that of the integers, whether of eight bits or, as ``bits`` says, of four.
+    """
 
     metric: str
     baseline: str
@@ -74,12 +85,13 @@ class Product:
     int8: float
     expected: float
     measured: float
+    bits: int = 8
 
     def line(self) -> str:
         """Return the result in one line."""
         return (
-            f"pruning x int8 = expected, measured ({LABELS[self.metric]}): {self.pruning:.2f}x x {self.int8:.2f}x "
-            f"= {self.expected:.2f}x, {self.measured:.2f}x  ({self.both} against {self.baseline})"
+            f"pruning x int{self.bits} = expected, measured ({LABELS[self.metric]}): {self.pruning:.2f}x x"
+            f" {self.int8:.2f}x = {self.expected:.2f}x, {self.measured:.2f}x  ({self.both} against {self.baseline})"
         )
 
 
@@ -119,42 +131,43 @@ def paired_speedup(slow: Sequence[float], fast: Sequence[float]) -> Spread:
 
 
 def find_products(rows: Sequence[Row]) -> tuple[Product, ...]:
-    """Return expected and measured speed-ups for every group of neither, pruned, int8 and both among the rows.
+    """Return expected and measured speed-ups for each group of neither, pruned, quantized and both among the rows.
 
     The four belong together when model, target and dtype are the same, and when the two pruned ones have the same
     method and counts, the two quantized ones the same scheme.
     """
     products = []
     for both in rows:
-        if not both.int8 or both.image_tokens == both.tokens_before:
+        if not both.integers or both.image_tokens == both.tokens_before:
             continue
         same = [row for row in rows if (row.model, row.target, row.dtype) == (both.model, both.target, both.dtype)]
         full = [row for row in same if row.image_tokens == both.tokens_before]
-        neither = next((row for row in full if not row.int8), None)
-        int8 = next((row for row in full if row.int8 == both.int8), None)
+        neither = next((row for row in full if not row.integers), None)
+        quantized = next((row for row in full if row.integers == both.integers), None)
         pruned = next(
             (
                 row
                 for row in same
-                if not row.int8 and (row.method, row.image_tokens) == (both.method, both.image_tokens)
+                if not row.integers and (row.method, row.image_tokens) == (both.method, both.image_tokens)
             ),
             None,
         )
-        if neither and int8 and pruned:
-            products += [_product(metric, neither, pruned, int8, both) for metric in ("ttft_ms", "vision_ms")]
+        if neither and quantized and pruned:
+            products += [_product(metric, neither, pruned, quantized, both) for metric in ("ttft_ms", "vision_ms")]
     return tuple(products)
 
 
-def _product(metric: str, neither: Row, pruned: Row, int8: Row, both: Row) -> Product:
-    alone, quantized, together = (
-        paired_speedup(neither.samples[metric], row.samples[metric]).median for row in (pruned, int8, both)
+def _product(metric: str, neither: Row, pruned: Row, quantized: Row, both: Row) -> Product:
+    alone, integer, together = (
+        paired_speedup(neither.samples[metric], row.samples[metric]).median for row in (pruned, quantized, both)
     )
     return Product(
         metric=metric,
         baseline=neither.name,
         both=both.name,
         pruning=alone,
-        int8=quantized,
-        expected=alone * quantized,
+        int8=integer,
+        expected=alone * integer,
         measured=together,
+        bits=8 if both.int4 is None else 4,
     )

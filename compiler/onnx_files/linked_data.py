@@ -96,6 +96,11 @@ def _size(path: Path, tensor: ir.ExternalTensor, file: Path) -> int:
 
 
 def _check_extent(path: Path, tensor: ir.ExternalTensor, file: Path, size: int) -> None:
+    if tensor.dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
+        raise InputError(
+            f"'{path}' keeps the weight '{tensor.name}' in '{file}' and says no type that has bytes: the file is"
+            " damaged; export it again"
+        )
     begin, length = tensor.offset or 0, tensor.nbytes
     said = length if tensor.length is None else tensor.length
     if begin < 0 or said != length or begin + length > size:

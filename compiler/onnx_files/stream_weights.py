@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import onnx_ir as ir
 
 from lmmprune.compiler.bundle.manifest import File
 from lmmprune.compiler.bundle.write_bundle import journal_of
 from lmmprune.compiler.onnx_files.weight_pieces import PIECE, copied_from, pieces_ahead
 from lmmprune.errors import ModelError
-from lmmprune.lazy import numbers
+from lmmprune.lazy import numbers, size_of
 from lmmprune.limits import bounded, parse_json
 from lmmprune.stored import Array
 
@@ -49,13 +48,12 @@ def layout(model: ir.Model, *, taken: frozenset[str] = frozenset()) -> list[Plac
     placed = []
     end = 0
     for name, value in model.graph.initializers.items():
-        assert value.dtype is not None
-        size = value.dtype.itemsize * int(np.prod(numbers(value.shape), dtype=np.int64))
+        size = size_of(value)
         if name in taken or size < INLINE_BYTES:
             continue
         offset = -(-end // ALIGNMENT) * ALIGNMENT if size >= _ALIGNED_BYTES else end
-        placed.append(Placed(value=value, offset=offset, bytes=int(size)))
-        end = offset + int(size)
+        placed.append(Placed(value=value, offset=offset, bytes=size))
+        end = offset + size
     return placed
 
 

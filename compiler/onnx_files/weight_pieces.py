@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.lazy import array_of, bits_of, count_non_finite, stored_of, transpose
+from lmmprune.lazy import array_of, bits_of, count_non_finite, packed, stored_of, transpose
 from lmmprune.stored import Array, Stored, bytes_of
 
 PIECE = 2**24
@@ -86,7 +86,8 @@ def _pieces(values: Sequence[ir.Value]) -> Iterator[Piece]:
 
 def _computed(value: ir.Value, index: int) -> Iterator[Piece]:
     array = array_of(value)
-    memory, broken = bytes_of(array), _overflown(array)
+    four = value.dtype is not None and value.dtype.bitwidth == 4
+    memory, broken = packed(array) if four else bytes_of(array), _overflown(array)
     for start in range(0, memory.size, PIECE):
         data = memory[start : start + PIECE]
         yield Piece(data=data, weight=index, broken=broken, last=start + data.size == memory.size)

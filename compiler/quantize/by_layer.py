@@ -8,18 +8,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.compiler.backends.cpu_session import cpu_session
 from lmmprune.compiler.quantize.cache import default_directory
 from lmmprune.compiler.quantize.calibrators import Calibrator, Integers
 from lmmprune.compiler.quantize.channels import ChannelRows, ChannelStats
 from lmmprune.compiler.quantize.histogram import BINS, Histogram
 from lmmprune.compiler.quantize.layer_state import LayerState, Values, load, save
-from lmmprune.compiler.quantize.observe import add_outputs, add_reductions, ends_of
+from lmmprune.compiler.quantize.run_segment import providers, run_segment
 from lmmprune.compiler.quantize.segments import Segment, split
 from lmmprune.compiler.quantize.smooth import Smoothed, search
 from lmmprune.errors import require
@@ -125,7 +123,7 @@ def _segment(
         def update(name: str, array: Array) -> None:
             seen[name].update(array / factors[name] if name in factors else array)
 
-        _pass(segment, state, plan, weights, values=known, take=update)
+        run_segment(segment, state.values, weights, cache=plan.cache, empty=plan.empty, values=known, take=update)
     else:
         rest = [name for name in known if name not in groups]
         stats = _smooth(segment, state, plan, groups, weights, smoothable, factors, ends=rest, seen=seen)
@@ -150,11 +148,12 @@ def _smooth(
 ) -> dict[str, ChannelStats]:
     """Look at channels and, in the same pass, at the ends of other values; search the factors."""
     channels = {name: ChannelRows(name) for name in names}
-    _pass(
+    run_segment(
         segment,
-        state,
-        plan,
+        state.values,
         weights,
+        cache=plan.cache,
+        empty=plan.empty,
         values=names,
         take=lambda name, array: channels[name].update(array),
         ends=ends,
@@ -168,55 +167,9 @@ def _smooth(
     return stats
 
 
-def _pass(
-    segment: Segment,
-    state: LayerState,
-    plan: LayerPlan,
-    weights: Mapping[str, Array],
-    *,
-    values: Sequence[str],
-    take: Callable[[str, Array], None],
-    ends: Sequence[str] = (),
-    take_ends: Callable[[str, float, float], None] = lambda name, low, high: None,
-    keep: bool = True,
-) -> None:
-    """Run every step of every sample; ``keep`` puts what later segments read into the state."""
-    model = segment.model.clone()
-    add_outputs(model, values)
-    add_reductions(model, ends)
-    session = _session(model)
-    names = [output.name for output in session.get_outputs()]
-    wanted = set(values)
-    for steps in state.values:
-        cache = {name: np.zeros(plan.empty, np.float32) for name in segment.inputs if name in plan.cache}
-        for step in steps:
-            feeds = {name: step[name] for name in segment.inputs if name not in plan.cache} | cache
-            found = dict(zip(names, session.run(names, {**feeds, **weights}), strict=True)) if names else {}
-            for name in wanted:
-                take(name, feeds[name] if name in feeds else found[name])
-            for name in ends:
-                take_ends(name, *ends_of(found, name))
-            cache = {name: found[plan.cache[name]] for name in cache}
-            if keep:
-                step.update({name: found[name] for name in segment.outputs if name not in plan.cache.values()})
-                for name in segment.done_with:
-                    step.pop(name, None)
-
-
-def _session(model: ir.Model) -> Any:
-    ort = require("onnxruntime", "export")
-    return cpu_session(ir.to_proto(model).SerializeToString(), providers=_providers(ort))
-
-
-def _providers(ort: Any) -> list[str]:
-    """Return CUDA's where onnxruntime-gpu is installed, which shortens the job, and the CPU's."""
-    available = ort.get_available_providers()
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-
-
 def _key(plan: LayerPlan, origin: str) -> str:
     ort = require("onnxruntime", "export")
     # CUDA's sums round otherwise than the CPU's: layers of both aren't mixed.
-    where = [ort.__version__, *_providers(ort)]
+    where = [ort.__version__, *providers(ort)]
     parts = [origin, list(plan.names), repr(plan.calibrator), repr(plan.integers), plan.smooth, where]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -13,6 +13,8 @@ from lmmprune.errors import InputError, suggestion
 from lmmprune.passes.int8.int8 import SCHEMES
 
 POLICIES = ("all", "auto")
+PARTS = ("vision", "decoder")
+"""The graphs that are quantized."""
 
 WHOLE_BYTES = 2 * 2**30
 """Float32 weights up to which a decoder is calibrated as a whole; a larger one layer by layer."""
@@ -29,6 +31,7 @@ class Int8Plan:
         policy: ``all`` blocks, or ``auto``: those that hurt most stay in float until the error is within the budget.
         budget: Relative error of the outputs that ``auto`` allows.
         keep_float: Blocks that stay in float in any case, ``vision:NAME`` or ``decoder:NAME``.
+        parts: Which of ``PARTS`` are quantized; the others are as they are.
     """
 
     scheme: str
@@ -38,6 +41,7 @@ class Int8Plan:
     policy: str = "all"
     budget: float = 0.05
     keep_float: tuple[str, ...] = ()
+    parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
         """Check what can be checked without the graphs.
@@ -53,9 +57,10 @@ class Int8Plan:
         if not 0 < self.budget < 1:
             raise InputError(f"--int8-budget {self.budget:g}: expected a relative error, 0 < budget < 1")
         for name in self.keep_float:
-            if name.split(":")[0] not in ("vision", "decoder") or ":" not in name:
+            if name.split(":")[0] not in self.parts or ":" not in name:
                 raise InputError(
-                    f"--keep-float {name}: expected vision:BLOCK or decoder:BLOCK (see 'lmmprune inspect')"
+                    f"--keep-float {name}: expected {' or '.join(f'{part}:BLOCK' for part in self.parts)}"
+                    " (see 'lmmprune inspect')"
                 )
 
     def kept(self, part: str) -> frozenset[str]:

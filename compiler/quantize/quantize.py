@@ -1,4 +1,4 @@
-"""INT8 for both graphs: smooth, calibrate on pictures and prompts, choose what stays in float, write integers."""
+"""INT8 for a plan's graphs: smooth, calibrate on pictures and prompts, choose what stays in float, write integers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def quantize(
     weights: str | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Quantize both graphs in place.
+    """Quantize the plan's graphs in place.
 
     Args:
         vision: Pruned float32 graph.
@@ -68,7 +68,7 @@ def quantize(
     Returns:
         By part, what was found: smoothed activations, and blocks that stay in float.
     """
-    parts = (("vision", vision), ("decoder", decoder))
+    parts = [(part, model) for part, model in (("vision", vision), ("decoder", decoder)) if part in plan.parts]
     if data is None:
         for part, model in parts:
             InsertQdq(scheme=plan.scheme, dtype=dtype, keep_float=plan.kept(part))(model)

@@ -15,7 +15,7 @@ from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, plac
 from lmmprune.compiler.runtime.encoded import Encoded, encoded
 from lmmprune.compiler.runtime.load_tokenizer import load_tokenizer
 from lmmprune.compiler.runtime.positions import number_tokens
-from lmmprune.errors import BundleError, InputError
+from lmmprune.errors import BundleError, InputError, one_line
 
 _PROTECTED = 2  # tokens behind the image that a decoder never drops
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -119,7 +119,10 @@ class Prompter:
         # The whole is tokenized at once, as the reference does: tokens may span the seams of the template.
         whole = "".join(text for text, _ in pieces)
         said = b"".join(bytes([spoken]) * len(text) for text, spoken in pieces)
-        encoding = self._tokenizer.encode(whole, add_special_tokens=self._prompt.special_tokens)
+        try:
+            encoding = self._tokenizer.encode(whole, add_special_tokens=self._prompt.special_tokens)
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise BundleError(f"tokenizer.json can't tokenize the prompt: {one_line(str(error), 200)}") from error
         ids: list[int] = []
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             literal = whole[start:stop]

@@ -132,7 +132,7 @@ def _panels(
     manifest: Manifest, sites: Mapping[str, SiteTokens], available: int, prompt: str | None
 ) -> tuple[list[Panel], str]:
     """Return the panels and the line below them."""
-    about = [manifest.method or "not pruned", manifest.precision.int8 or manifest.precision.dtype]
+    about = [manifest.method or "not pruned", manifest.precision.integers or manifest.precision.dtype]
     below = [] if prompt is None else [f'asked: "{_short(prompt)}"']
     if len(sites) < available:
         below.insert(0, _some(len(sites), available))

@@ -45,7 +45,7 @@ class Served:
             "image_tokens": manifest.image_tokens,
             "average_tokens": manifest.average_tokens,
             "buckets": [bucket.tokens for bucket in manifest.buckets],
-            "precision": manifest.precision.int8 or manifest.precision.dtype,
+            "precision": manifest.precision.integers or manifest.precision.dtype,
             "target": manifest.target,
             "max_tokens": manifest.max_tokens,
         }

@@ -34,6 +34,10 @@ class Target:
             query is shorter than the keys. Decoding with a cache needs ``lower_right`` or an explicit mask.
         int8: ``u8s8``: asymmetric U8 activations, symmetric S8 weights per channel; ``s8s8``: both symmetric, zero
             point 0. A graph quantized for one scheme does not serve the other.
+        int4_groups: How many inputs of a four-bit weight may share a scale, the usual number first.
+        int4_whole: Whether they must divide a weight's inputs.
+        nbits_level: Accuracy level that its graphs ask of ``MatMulNBits`` for four-bit weights; None: it takes
+            ``DequantizeLinear`` with groups instead.
         dtype: Floating-point type that ``export`` takes unless told otherwise.
         dtypes: Floating-point types that it takes at all.
         parser: Version of onnx-tensorrt's parser that reads its graphs; None: ONNX Runtime does.
@@ -63,10 +67,13 @@ class Target:
     native_ops: frozenset[str]
     causal: Causal
     int8: Int8
+    int4_groups: tuple[int, ...]
     dtype: str
     dtypes: tuple[str, ...]
     extra: str
     requires: str
+    int4_whole: bool = True
+    nbits_level: int | None = None
     parser: tuple[int, int] | None = None
     architectures: tuple[str, ...] = ()
     boards: Mapping[str, str] = field(default_factory=dict)

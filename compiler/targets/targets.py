@@ -16,6 +16,7 @@ _CANONICAL = 23  # `Attention`, `RotaryEmbedding`, `RMSNormalization` enter ONNX
 # Gelu enters ONNX at opset 20, but the tables of TensorRT's parser that could be had (up to 8.4) don't list it.
 _LLM = frozenset({"Attention", "RotaryEmbedding", "RMSNormalization", "Gelu"})
 _HALF = ("float16", "bfloat16", "float32")
+_INT4 = (128, 64)  # doc: Quantization Schemes, "The supported block sizes are {64, 128}"
 
 _TABLE = (
     Target(
@@ -31,6 +32,10 @@ _TABLE = (
         native_ops=_LLM | {"TensorScatter"},  # seen: kernels of opset 23 since 1.23, of 24 in 1.31
         causal="upper_left",  # doc: ONNX Attention-23, "upper left causal bias"; the cache is outside of the node
         int8="u8s8",  # seen: the x86 kernels want U8 activations (S8: 1.07 s where U8 takes 0.47 s)
+        int4_groups=(128, 64, 32),
+        int4_whole=False,  # seen: a last group that is shorter is filled up
+        # seen: at level 0 each call expands the weight to float32 (one token, 4096 to 11008: 50 ms; at level 4: 1.6 ms)
+        nbits_level=4,
         dtype="float32",
         dtypes=("float32", "float16"),  # float16 runs through casts on x86: smaller, not faster
         extra="cpu",
@@ -51,6 +56,9 @@ _TABLE = (
         native_ops=_LLM | {"TensorScatter"},  # believed: what has no CUDA kernel falls back to the CPU's
         causal="upper_left",
         int8="s8s8",  # doc: the CUDA and TensorRT providers take symmetric Q/DQ
+        int4_groups=(128, 64, 32),
+        int4_whole=False,
+        nbits_level=0,  # believed: the CUDA kernels multiply in the type of the activations, whatever the level
         dtype="float16",
         dtypes=("float16", "float32"),  # seen: onnxruntime's values of bfloat16 don't become arrays
         extra="gpu",
@@ -68,10 +76,13 @@ _TABLE = (
         timing_cache=True,
         lean_runtime=True,
         opset=20,
-        max_opset=20,  # believed: onnx-tensorrt 10.3 carries ONNX 1.16; 10.6 moves to 1.17 (doc: its changelog)
+        # believed: onnx-tensorrt 10.3 carries ONNX 1.16, which has opset 21; 10.6 moves to 1.17 (doc: its changelog).
+        # INT4 is read since 10.0 (doc: same), and no opset before 21 can say it.
+        max_opset=21,
         native_ops=frozenset(),  # doc: Attention from 10.14, the others from 10.15
         causal="mask",
         int8="s8s8",  # doc: operators.md, "x_zero_point must be zero"
+        int4_groups=_INT4,
         dtype="float16",
         dtypes=("float16", "float32"),  # doc: ONNX has no bfloat16 Conv, Cos or Sin before opset 22
         extra="gpu",
@@ -95,6 +106,7 @@ _TABLE = (
         native_ops=frozenset(),
         causal="mask",
         int8="s8s8",
+        int4_groups=_INT4,
         dtype="float16",
         dtypes=_HALF,
         extra="gpu",
@@ -120,6 +132,7 @@ _TABLE = (
         # doc: 10.16 adds a lower-right alignment to the API; seen in RTX 1.7.1: the parser sets the upper left
         causal="upper_left",
         int8="s8s8",
+        int4_groups=_INT4,
         dtype="float16",
         dtypes=_HALF,
         extra="gpu",
@@ -149,6 +162,7 @@ _TABLE = (
         native_ops=_LLM | {"TensorScatter"},
         causal="upper_left",
         int8="s8s8",
+        int4_groups=_INT4,
         dtype="float16",
         dtypes=_HALF,
         extra="gpu",
@@ -176,6 +190,7 @@ _TABLE = (
         native_ops=_LLM | {"TensorScatter"},  # seen in float32 and float16; Attention with one output, no past inputs
         causal="upper_left",  # seen: is_causal becomes CausalMaskKind.UPPER_LEFT, whatever the lengths
         int8="s8s8",
+        int4_groups=(*_INT4, 32),  # seen: engines with groups of 32, 64 and 128 hold the weights in four bits
         dtype="float16",
         dtypes=_HALF,
         extra="rtx",

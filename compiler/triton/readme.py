@@ -64,7 +64,7 @@ def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
         model=manifest.model,
         target=manifest.target,
         tokens=f"{manifest.tokens_before} -> {average}",
-        precision=" + int8 ".join(filter(None, (manifest.precision.dtype, manifest.precision.int8))),
+        precision=" + ".join(filter(None, (manifest.precision.dtype, manifest.precision.integers))),
         several=f"; up to {manifest.images} of them" if manifest.images > 1 else "",
         limit=NEW_TOKENS,
         graphs=", ".join(f"`{name}`" for name in manifest.graphs),

@@ -135,7 +135,8 @@ def choose(finalists: Sequence[Finalist], budget: Budget) -> Choice:
     within = [one for one in finalists if one.keeps(budget)]
     return Choice(
         fastest=min(within, key=lambda one: one.ttft.value, default=None),
-        faithful=min(within, key=lambda one: (one.loss.value, one.ttft.value), default=None),
+        # Where as many answers are right, the one that says them most alike.
+        faithful=min(within, key=lambda one: (one.loss.value, one.kl.value, one.ttft.value), default=None),
         knee=bend,
         nearest=None if within else min(finalists, key=lambda one: one.beyond(budget)),
     )

@@ -223,6 +223,7 @@ def _compare(
     reference: parity.Reference, manifest: Manifest, pairs: Sequence[Asked], progress: Progress
 ) -> list[Check]:
     precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
+    inside = "int4" if manifest.precision.int4 else precision
     own_pictures = list({id(vision): vision for pictures, _ in pairs for vision in pictures}.values())
     seen = [reference.encode_image(vision) for vision in own_pictures]
     said = []
@@ -242,11 +243,11 @@ def _compare(
     emulated = ", bfloat16 emulated" if manifest.precision.dtype == "bfloat16" else ""
     add("image features", parity.judge_values(seen, precision), emulated)
     if any(difference.overlaps for difference in said):
-        add("kept in the decoder", parity.judge_kept(said, precision))
+        add("kept in the decoder", parity.judge_kept(said, inside))
     fewest = min(len(difference.rows) for difference in said) - 1
     counts = {len(decoder.texts) - 1 for _, decoder in pairs}
     several = f", prompts of {min(counts)} to {max(counts)} pictures" if max(counts) > 1 else ""
-    add("logits", parity.judge_values(said, precision), f", prefill and {fewest} decode steps{emulated}{several}")
+    add("logits", parity.judge_values(said, inside), f", prefill and {fewest} decode steps{emulated}{several}")
     return checks
 
 

@@ -9,11 +9,12 @@ import onnx_ir as ir
 
 from lmmprune.names import IMAGE_FEATURES, LOGITS, PATCHES
 from lmmprune.passes.graph.builder import SCORE
+from lmmprune.passes.graph.refusals import Refused
 
 # The roles, in the order in which a token meets them.
 ROLES = ("patch", "qkv", "out", "up", "down", "projector", "lm_head", "score", "other")
 
-_WITH_WEIGHT = {"MatMul", "Gemm", "Conv", "MatMulInteger"}
+_WITH_WEIGHT = {"MatMul", "Gemm", "Conv", "MatMulInteger", "MatMulNBits"}
 _ROLE_OF_OUTPUT = {IMAGE_FEATURES: "projector", PATCHES: "projector", LOGITS: "lm_head"}
 
 
@@ -83,6 +84,17 @@ def find_blocks(model: ir.Model) -> dict[ir.Node, Block]:
         else:
             blocks[node] = Block(layer=behind, role="other")
     return {node: blocks[node] for node in nodes}
+
+
+def refuse_unknown(model: ir.Model, names: frozenset[str]) -> None:
+    """Refuse names that no block has.
+
+    Raises:
+        Refused: One is unknown; with those that there are.
+    """
+    known = {block.name for block in find_blocks(model).values()}
+    if unknown := sorted(names - known):
+        raise Refused(f"no block '{unknown[0]}' to keep in floating point: the graph has {', '.join(sorted(known))}")
 
 
 _RESIDUAL = "residual"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lmmprune.errors import InputError
 from lmmprune.lazy import derive, numbers
-from lmmprune.passes.find.blocks import find_blocks
+from lmmprune.passes.find.blocks import find_blocks, refuse_unknown
 from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
 from lmmprune.passes.graph.shapes import infer_shapes
@@ -46,11 +46,7 @@ class InsertQdq(GraphPass):
             raise Refused(f"no INT8 scheme '{self.scheme}': expected one of {', '.join(SCHEMES)}")
         if any(node.op_type in {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"} for node in model.graph):
             raise Refused("the graph already has QuantizeLinear/DequantizeLinear: start from the floating-point graph")
-        names = {block.name for block in find_blocks(model).values()}
-        if unknown := sorted(self.keep_float - names):
-            raise Refused(
-                f"no block '{unknown[0]}' to keep in floating point: the graph has {', '.join(sorted(names))}"
-            )
+        refuse_unknown(model, self.keep_float)
         if SCHEMES[self.scheme].dynamic and self.dtype != "float32":
             raise Refused(f"INT8 scheme '{self.scheme}' quantizes float32 activations only, not {self.dtype}")
         for name in activations(model, self.scheme, keep_float=self.keep_float):

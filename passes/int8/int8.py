@@ -16,7 +16,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How a graph is quantized; weights are always symmetric S8 with one scale per output channel.
+    """How a graph is quantized; weights are always symmetric.
 
     Attributes:
         summary: What it is for.
@@ -27,6 +27,7 @@ class Scheme:
         conv_output: Whether a Conv needs a pair on its output too to become an integer kernel.
         wide_bias: Whether the bias behind a MatMul must have the product's rank, lest both become a float Gemm.
         ops: Which operators with weights it quantizes.
+        weight: Integer type of the weights.
     """
 
     summary: str
@@ -36,6 +37,7 @@ class Scheme:
     conv_output: bool = False
     wide_bias: bool = False
     ops: tuple[str, ...] = ("MatMul", "Gemm", "Conv")
+    weight: ir.DataType = ir.DataType.INT8
 
     @property
     def calibrated(self) -> bool:
@@ -74,6 +76,20 @@ SCHEMES: Mapping[str, Scheme] = {
         ops=("MatMul", "Gemm"),
     ),
 }
+
+
+# Graphs of this one are written by ``InsertInt4``.
+INT4 = "s4-weights"
+LINTED: Mapping[str, Scheme] = {
+    **SCHEMES,
+    INT4: Scheme(
+        summary="S4 weights with a scale per group of inputs, floating-point arithmetic",
+        activation=None,
+        ops=("MatMul",),
+        weight=ir.DataType.INT4,
+    ),
+}
+"""Schemes whose rules a graph can be held against."""
 
 
 def quantization(value_range: Range, *, symmetric: bool, dtype: str = "float32") -> tuple[float, int]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lmmprune.names import NBITS
 from lmmprune.passes.int8 import qdq_checks as checks
-from lmmprune.passes.int8.int8 import SCHEMES, Scheme
+from lmmprune.passes.int8.int8 import INT4, LINTED, Scheme
 
-_QUANTIZES = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"}
+_QUANTIZES = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", NBITS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class LintRule:
     Attributes:
         says: The rule in one line.
         why: What happens otherwise.
-        schemes: Names in ``SCHEMES`` that it applies to.
+        schemes: Names in ``LINTED`` that it applies to.
         check: Yields a node and what is wrong with it.
     """
 
@@ -40,17 +41,17 @@ class LintRule:
 
 
 def lint_qdq(model: ir.Model, scheme: str) -> list[Finding]:
-    """Return every place where a graph breaks a rule of an INT8 scheme; a graph without Q/DQ breaks none.
+    """Return every place where a graph breaks a rule of a scheme; a graph without Q/DQ breaks none.
 
     Args:
         model: Any ONNX graph, also one that another tool quantized.
-        scheme: Name in ``SCHEMES``.
+        scheme: Name in ``LINTED``.
     """
     return [
         Finding(rule=name, node=str(node.name or node.outputs[0].name), found=found)
         for name, rule in RULES.items()
         if scheme in rule.schemes
-        for node, found in rule.check(model, SCHEMES[scheme])
+        for node, found in rule.check(model, LINTED[scheme])
     ]
 
 
@@ -59,9 +60,17 @@ def is_quantized(model: ir.Model) -> bool:
     return any(node.op_type in _QUANTIZES for node in model.graph)
 
 
+def scheme_of_weights(model: ir.Model) -> str:
+    """Return the scheme of a graph whose weights alone are quantized."""
+    four = any(value.dtype == ir.DataType.INT4 for value in model.graph.initializers.values())
+    return INT4 if four or any(node.op_type == NBITS for node in model.graph) else "s8-weights"
+
+
 _TENSORRT, _X86, _WEIGHTS = frozenset({"s8s8"}), frozenset({"u8s8"}), frozenset({"s8-weights"})
 _STATIC = _TENSORRT | _X86
-_ALL = _STATIC | _WEIGHTS | frozenset({"u8s8-dynamic"})
+_EIGHT = _STATIC | _WEIGHTS | frozenset({"u8s8-dynamic"})
+_FOUR = frozenset({INT4})
+_ALL = _EIGHT | _FOUR
 
 RULES: Mapping[str, LintRule] = {
     "scale": LintRule(
@@ -73,7 +82,7 @@ RULES: Mapping[str, LintRule] = {
     "symmetric": LintRule(
         says="zero points are constants and 0",
         why="TensorRT's parser refuses others (onnx-tensorrt, operators.md)",
-        schemes=_TENSORRT | _WEIGHTS,
+        schemes=_TENSORRT | _WEIGHTS | _FOUR,
         check=checks.zero_point_is_zero,
     ),
     "activation-type": LintRule(
@@ -91,11 +100,17 @@ RULES: Mapping[str, LintRule] = {
     "per-channel": LintRule(
         says="weights have one scale per output channel",
         why="one scale for all channels loses accuracy, and scales along the inner axis can't leave the product",
-        schemes=_ALL,
+        schemes=_EIGHT,
         check=checks.weight_per_channel,
     ),
+    "per-group": LintRule(
+        says="weights of four bits have one scale per group of inputs",
+        why="kernels read groups along the inputs; TensorRT takes four bits in no other form",
+        schemes=_FOUR,
+        check=checks.weight_per_group,
+    ),
     "stored": LintRule(
-        says="weights are stored as INT8",
+        says="weights are stored as integers",
         why="the file keeps four times the bytes otherwise, and some builders too",
         schemes=_ALL,
         check=checks.weight_is_stored,
@@ -104,7 +119,7 @@ RULES: Mapping[str, LintRule] = {
         says="weights are signed",
         why="TensorRT has no unsigned weights, and x86 kernels want U8 times S8",
         schemes=_ALL,
-        check=checks.weight_is_s8,
+        check=checks.weight_type,
     ),
     "both-inputs": LintRule(
         says="both inputs of a product are quantized, or none",
@@ -114,8 +129,8 @@ RULES: Mapping[str, LintRule] = {
     ),
     "weights-only": LintRule(
         says="no activation is quantized",
-        why="asked for were INT8 weights only",
-        schemes=_WEIGHTS,
+        why="asked for were integer weights only",
+        schemes=_WEIGHTS | _FOUR,
         check=checks.weights_only,
     ),
     "no-output-pair": LintRule(

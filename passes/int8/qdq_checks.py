@@ -123,14 +123,27 @@ def weight_is_stored(model: ir.Model, scheme: Scheme) -> Findings:
             yield node, "it quantizes a floating-point weight at run-time, expected stored INT8"
 
 
-def weight_is_s8(model: ir.Model, scheme: Scheme) -> Findings:
-    """Yield weights of another type than INT8."""
+def weight_per_group(model: ir.Model, scheme: Scheme) -> Findings:
+    """Yield weights whose scales aren't in groups along the inputs."""
+    for node in _nodes(model, _INTEGER):
+        dq = _producer(_input(node, 1))
+        if dq is None or dq.op_type != _DQ or not _holds_weight(dq):
+            continue
+        weight, size, axis = node.inputs[1], dq.attributes.get_int("block_size", 0), dq.attributes.get_int("axis", 1)
+        if not size:
+            yield dq, "its scales aren't in groups"
+        elif weight is not None and weight.shape is not None and axis % len(weight.shape) == output_axis(node):
+            yield dq, f"its groups lie along axis {axis} of {node.op_type}'s weight, the output channels"
+
+
+def weight_type(model: ir.Model, scheme: Scheme) -> Findings:
+    """Yield weights of another type than the scheme's."""
     for node in _nodes(model, {_DQ}):
         if not _holds_weight(node):
             continue
         values = node.inputs[0]
-        if values is not None and values.is_initializer() and values.dtype != ir.DataType.INT8:
-            yield node, f"its weight is {values.dtype}, expected INT8"
+        if values is not None and values.is_initializer() and values.dtype != scheme.weight:
+            yield node, f"its weight is {values.dtype}, expected {scheme.weight}"
 
 
 def both_sides(model: ir.Model, scheme: Scheme) -> Findings:

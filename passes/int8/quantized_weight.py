@@ -1,7 +1,8 @@
-"""A weight in INT8: its integers and scales are computed while they are written, and read once."""
+"""A quantized weight: its integers and scales are computed while they are written, and it is read once."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,12 +26,12 @@ class QuantizedWeight:
             prefix = f"{prefix}.axis{axis}"
         self._prefix = prefix
         # Written before its scales, so that these are known by then and the weight is read once.
-        once = _Once(axis=axis, dtype=dtype)
+        once = Once(quantize=functools.partial(quantize_in_blocks, axis=axis, dtype=dtype))
         self.values = derive(weight, once.integers, dtype=ir.DataType.INT8, shape=shape, name=f"{prefix}/int8")
         # The tensor itself: shape inference lends an initializer that others still read to itself, without its values.
         source = weight.const_value
         assert source is not None
-        self.scale = _computed(lambda: once.scales(source), shape=[shape[axis]], name=f"{prefix}/scale")
+        self.scale = once.scale(source, shape=[shape[axis]], name=f"{prefix}/scale")
         self.zero = constant(model, np.zeros(shape[axis], np.int8), f"{prefix}/zero_point")
         self._result: ir.Value | None = None
         model.graph.register_initializer(self.values)
@@ -56,28 +57,31 @@ class QuantizedWeight:
 
 
 @dataclass(kw_only=True)
-class _Once:
-    """Quantizes a weight, and remembers its scales, which are few."""
+class Once:
+    """Quantizes a weight, and remembers its scales until they are asked for.
 
-    axis: int
-    dtype: str
+    Attributes:
+        quantize: Gives integers and float32 scales of a weight.
+        known: Scales of the last one whose integers were asked for.
+    """
+
+    quantize: Callable[[Array], tuple[Array, Array]]
     known: Array | None = None
 
     def integers(self, weight: Array) -> Array:
-        """Return the weight as int8."""
-        integers, self.known = quantize_in_blocks(weight, self.axis, self.dtype)
+        """Return a weight as integers."""
+        integers, self.known = self.quantize(weight)
         return integers
 
     def scales(self, weight: ir.TensorProtocol) -> Array:
-        """Return its scales; it is read only if it hasn't been."""
-        if self.known is None:
-            self.known = quantize_in_blocks(weight.numpy(), self.axis, self.dtype)[1]
-        return self.known
+        """Return its scales; it is read only if it hasn't been since they were last asked for."""
+        known, self.known = self.known, None
+        return self.quantize(weight.numpy())[1] if known is None else known
 
-
-def _computed(read: Callable[[], Array], *, shape: list[int], name: str) -> ir.Value:
-    tensor = lazy(read, dtype=ir.DataType.FLOAT, shape=shape, name=name)
-    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
+    def scale(self, weight: ir.TensorProtocol, *, shape: list[int], name: str) -> ir.Value:
+        """Return an initializer, which is yet to be registered, with the scales of a weight."""
+        tensor = lazy(lambda: self.scales(weight), dtype=ir.DataType.FLOAT, shape=shape, name=name)
+        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
 
 
 def constant(model: ir.Model, array: Array, name: str) -> ir.Value:

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from lmmprune.passes.find.sites import PROJECTOR_OUTPUT
 from lmmprune.passes.methods.method import Method
-from lmmprune.passes.reduce.filters import exclude, normalized
-from lmmprune.passes.reduce.rules import Outcome, ReductionRule, top
+from lmmprune.passes.reduce.filters import normalized
+from lmmprune.passes.reduce.rules import Outcome, ReductionRule
 from lmmprune.passes.reduce.site_context import SiteContext
 
 
@@ -44,12 +44,19 @@ def _greedy(at: SiteContext, keep: int) -> Outcome:
     distance = b.op("Sub", np.float32(1), b.op("Mul", both, np.float32(0.5)))
     itself = b.constant(np.eye(n, dtype=bool)[None])
     nearest = b.op("ReduceMin", b.op("Where", itself, np.float32(np.inf), distance), [2], keepdims=0)
-    chosen = [top(b, nearest, 1)]
+    # -inf to oneself leaves out what is chosen: rounding could set the distance to oneself above that to a duplicate.
+    table = b.op("Reshape", b.op("Where", itself, np.float32(-np.inf), distance), [at.batch * n, n])
+    chosen = [b.op("ArgMax", nearest, axis=1)]  # [B,1]; ArgMax takes the lower place on ties
     closest: ir.Value | None = None
     for _ in range(keep - 1):
-        row = b.op("Reshape", at.gather(distance, chosen[-1], 1), [at.batch, n])
-        # -inf for chosen ones: rounding could leave the distance to oneself above that to a duplicate.
-        row = exclude(at, row, chosen[-1])
+        row = b.op("Gather", table, _flat(at, chosen[-1]), axis=0)  # [B,1,n]
         closest = row if closest is None else b.op("Min", closest, row)
-        chosen.append(top(b, closest, 1))
+        chosen.append(b.op("ArgMax", closest, axis=2, keepdims=0))
     return Outcome(kept=b.op("Concat", *chosen, axis=1) if keep > 1 else chosen[0])
+
+
+def _flat(at: SiteContext, places: ir.Value) -> ir.Value:
+    """Return the rows of ``[B*n, any]`` that are places ``[B,1]`` of each picture."""
+    if at.batch == 1:
+        return places
+    return at.b.op("Add", places, np.arange(at.batch, dtype=np.int64).reshape(-1, 1) * at.tokens)

@@ -1,8 +1,13 @@
 """Is what ``lmmprune tune`` chose faster than every method as it comes, at the same loss?
 
 lmmprune tune --model tiny-llava --data QUESTIONS --heldout tiny-llava --max-loss 1 --methods all \
-  --ratios 0.25,0.3,0.35,0.4,0.5,0.6 --positions original -o TUNED/
-python scripts/tiny_llava/tuned_and_fixed.py TUNED/ -o docs/results/tuned
+  --ratios 0.25,0.3,0.35,0.4,0.5,0.6 --positions original -o COARSE/
+lmmprune tune --model tiny-llava --data QUESTIONS --heldout tiny-llava --max-loss 1 --positions original --rounds 60 \
+  --methods ficoco-v,cls,tome,vtc-cls,fastv --ratios 0.4,0.45,0.5 -o TUNED/
+python scripts/tiny_llava/tuned_and_fixed.py TUNED/ --work BUNDLES/ -o docs/results/tuned
+
+QUESTIONS are those of ``scripts/tuning_questions.py tiny-llava --scenes 200``. The second run is finer, of what led the
+first.
 
 Of each method with its default hyper-parameters, the largest of those ratios that loses no more on the held-out
 questions is taken: the answers decide, which the choice itself never saw. Then all are timed in interleaved rounds.
@@ -10,9 +15,10 @@ questions is taken: the answers decide, which the choice itself never saw. Then 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +48,18 @@ SEEN = 64
 """On so many of them at least."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A method at the largest ratio that keeps the loss; none: ``bundle`` is None."""
+    """A method at the largest ratio that keeps the loss; where none does, ``ratio`` and ``bundle`` are None.
+
+    Attributes:
+        lost: Points, with their 95 % interval.
+    """
 
     method: str
-    ratio: float | None
-    bundle: Path | None
-    lost: Any
+    ratio: float | None = None
+    bundle: str | None = None
+    lost: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class Bench:
@@ -78,7 +88,15 @@ class Bench:
         return json.loads(file.read_text(encoding="utf-8"))["tuning"]["right"] if file.is_file() else None
 
     def largest(self, method: str, ratios: Sequence[float], budget: float) -> Tried:
-        """Return a method at the largest ratio whose held-out loss is within the budget."""
+        """Return a method at the largest ratio whose held-out loss is within the budget; kept for the next run."""
+        record = self.work / f"{method}.json"
+        if record.is_file():
+            return Tried(**json.loads(record.read_text(encoding="utf-8")))
+        found = next(self._within(method, ratios, budget), Tried(method=method))
+        record.write_text(json.dumps(dataclasses.asdict(found)) + "\n", encoding="utf-8")
+        return found
+
+    def _within(self, method: str, ratios: Sequence[float], budget: float) -> Iterator[Tried]:
         for ratio in sorted(ratios, reverse=True):
             if self.hopeless(method, ratio):
                 continue
@@ -88,17 +106,20 @@ class Bench:
                 export(request, traced=self.traced)
             except (InputError, GraphRefusal):
                 continue  # no such schedule on four layers
-            lost = self.base.difference(self.ask(path))
-            click.echo(f"{method} {ratio}: {100 * lost.value:+.2f} points", err=True)
-            if 100 * lost.value <= budget:
-                return Tried(method=method, ratio=ratio, bundle=path, lost=lost)
-        return Tried(method=method, ratio=None, bundle=None, lost=None)
+            lost = self.lost(path)
+            click.echo(f"{method} {ratio}: {lost[0]:+.2f} points", err=True)
+            if lost[0] <= budget:
+                yield Tried(method=method, ratio=ratio, bundle=str(path), lost=lost)
+
+    def lost(self, bundle: Path) -> tuple[float, float, float]:
+        """Return the points that a bundle loses, with their interval."""
+        found = self.base.difference(self.ask(bundle))
+        return 100 * found.value, 100 * found.low, 100 * found.high
 
     def chosen(self, name: str) -> Tried:
         """Return the finalist of this name, whose bundle lies in the run's folder, asked again."""
         path = self.tuned / "bundles" / name
-        lost = self.base.difference(self.ask(path))
-        return Tried(method=f"chosen: {name}", ratio=None, bundle=path, lost=lost)
+        return Tried(method=f"chosen: {name}", bundle=str(path), lost=self.lost(path))
 
 
 @click.command()
@@ -119,7 +140,7 @@ def main(tuned: Path, output: Path, work: Path, ratios: str, budget: float, roun
     timed = [row for row in rows if row.bundle is not None]
     example = tiny_llava_dir() / "examples"
     report = bench(
-        [bed.base_path, *(row.bundle for row in timed if row.bundle)],
+        [bed.base_path, *(Path(str(row.bundle)) for row in timed)],
         example / "scene_003.png",
         "which digit is bottommost?",
         rounds=rounds,
@@ -132,7 +153,7 @@ def main(tuned: Path, output: Path, work: Path, ratios: str, budget: float, roun
             {
                 "method": row.method,
                 "ratio": row.ratio,
-                "points_lost": [100 * value for value in (row.lost.value, row.lost.low, row.lost.high)],
+                "points_lost": row.lost,
                 "tokens": times.image_tokens,
                 "ttft_ms": times.times["ttft_ms"].median,
                 "ttft_speedup": [speed.value, speed.low, speed.high],

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.deploy.write_plan import Plan
     from lmmprune.compiler.explain.rows import Explanation
     from lmmprune.compiler.export.request import Report
-    from lmmprune.compiler.export.values import Auto, Buckets, Int8, Keep, Ratio
+    from lmmprune.compiler.export.values import Auto, Buckets, Int4, Int8, Keep, Ratio
     from lmmprune.compiler.inspect.doctor import Diagnosis
     from lmmprune.compiler.measure.evaluate import Evaluation
     from lmmprune.compiler.measure.report import BenchReport
@@ -89,6 +89,7 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "Keep",
     "Auto",
     "Buckets",
+    "Int4",
     "Int8",
     "Report",
     "load",
@@ -180,7 +181,7 @@ _HOMES = {
     "compiler.deploy.write_plan": "Plan",
     "compiler.explain.rows": "Explanation",
     "compiler.export.request": "Report",
-    "compiler.export.values": "Auto Buckets Int8 Keep Ratio",
+    "compiler.export.values": "Auto Buckets Int4 Int8 Keep Ratio",
     "compiler.inspect.doctor": "Diagnosis",
     "compiler.measure.evaluate": "Evaluation",
     "compiler.measure.report": "BenchReport",

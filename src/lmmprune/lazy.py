@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +152,20 @@ def array_of(value: ir.Value) -> Array:
     """Return the values of an initializer in its own type, row by row in memory."""
     assert value.const_value is not None
     return np.ascontiguousarray(value.const_value.numpy())
+
+
+def size_of(value: ir.Value) -> int:
+    """Return the bytes of an initializer in a file, where two numbers of four bits share one."""
+    assert value.dtype is not None
+    return math.ceil(value.dtype.bitwidth * math.prod(numbers(value.shape)) / 8)
+
+
+def packed(array: Array) -> Array:
+    """Return numbers of four bits, one a byte, as ONNX stores them: two a byte, the first one in its lower half."""
+    halves = array.reshape(-1).view(np.uint8) & 0x0F
+    if halves.size % 2:
+        halves = np.append(halves, np.uint8(0))
+    return halves[::2] | halves[1::2] << 4
 
 
 def stored_of(value: ir.Value) -> Stored | None:

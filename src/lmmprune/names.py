@@ -53,6 +53,10 @@ def present(layer: int) -> tuple[str, str]:
     return f"present.{layer}.key", f"present.{layer}.value"
 
 
+# ONNX Runtime's product with a weight of few bits.
+MICROSOFT = "com.microsoft"
+NBITS = "MatMulNBits"
+
 # Keys of a node's metadata, which a graph keeps when it is written to a file: who wrote the node.
 PASS = "lmmprune.pass"
 METHOD = "lmmprune.method"

@@ -102,8 +102,9 @@ def conversation(model: str, layout: Layout, words: Sequence[str], seeds: Sequen
         for number, word in enumerate(words)
     ]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    pictures = [picture(layout, seed) for seed in seeds]
-    found: list[int] = processor(text=text, images=pictures, **layout.call)["input_ids"][0]
+    found: list[int] = processor(text=text, images=[picture(layout, seed) for seed in seeds], **layout.call)[
+        "input_ids"
+    ][0]
     return found
 
 

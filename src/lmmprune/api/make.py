@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmmprune.api.schedule import schedule_of
 from lmmprune.compiler.export.request import Report, Request
-from lmmprune.compiler.export.values import Int8, Keep, Ratio, Tokens
+from lmmprune.compiler.export.values import Int4, Int8, Keep, Ratio, Tokens
 from lmmprune.defaults import METHOD, TOWER_METHOD
 from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
@@ -31,6 +31,7 @@ def export(
     options: Mapping[str, Any] | None = None,
     method_file: File | None = None,
     int8: Int8 | None = None,
+    int4: Int4 | None = None,
     target: str = "ort-cpu",
     dtype: str | None = None,
     calibration: File | None = None,
@@ -65,7 +66,8 @@ def export(
         method: Name of the selection method (see ``list_methods``), or a ``Method`` of your own.
         options: Hyper-parameter -> value, where the method is a name.
         method_file: Python file that defines the method by this name.
-        int8: How to quantize; None leaves everything in floating point.
+        int8: How to quantize to INT8; None: not at all.
+        int4: In place of ``int8``, how to store the decoder's weights in four bits; None: they aren't.
         target: Where it will run (see ``list_targets``).
         dtype: ``float32``, ``float16`` or ``bfloat16``; None: the target's.
         calibration: Pictures (directory) or image and prompt pairs (JSON Lines) for INT8's ranges and a method's
@@ -111,6 +113,7 @@ def export(
         options=_texts(options),
         method_file=_path(method_file),
         int8=int8,
+        int4=int4,
         target=target,
         dtype=dtype,
         calibration=_path(calibration),
