@@ -25,7 +25,7 @@ from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.trace import shared_trace
 from lmmprune.compiler.export.values import Int8, Ratio
-from lmmprune.errors import LmmpruneError
+from lmmprune.errors import InputError, LmmpruneError
 from lmmprune.passes.methods import METHODS
 
 PRECISIONS: Mapping[str, Mapping[str, Any]] = {
@@ -59,7 +59,7 @@ def main(
     output: Path,
 ) -> None:
     """Write OUTPUT.json and its part of engines.md beside it."""
-    traced, rows = shared_trace(), []
+    traced, rows, refused = shared_trace(), [], set()
     weights = {} if layers is None else {"weights": "dummy", "layers": layers}
     with tempfile.TemporaryDirectory(dir=work) as folder, Progress(transient=True) as bar:
         task = bar.add_task("", total=len(methods) * len(precisions) * len(archs))
@@ -70,7 +70,12 @@ def main(
                 request = Request(
                     model=model, output=bundle, target="tensorrt-rtx", **weights, **pruned, **PRECISIONS[precision]
                 )
-                manifest = export(request, traced=traced).manifest
+                try:
+                    manifest = export(request, traced=traced).manifest
+                except InputError:  # a decoder of few layers has no room for every schedule
+                    refused.add(method)
+                    bar.advance(task, len(archs))
+                    continue
                 schedule = manifest.schedule
                 sites = {
                     "vision": [stage.site for stage in schedule if not stage.in_decoder],
@@ -86,6 +91,8 @@ def main(
                     bar.advance(task)
                 shutil.rmtree(bundle)
     text = table(rows, f"{model}{f', {layers} decoder layers' if layers else ''}, ratio {ratio:g}")
+    if refused:
+        text += f"\n\nNot at this depth: {', '.join(f'`{method}`' for method in sorted(refused))}."
     results.write(output, rows, text, page=output.with_name("engines.md"))
     click.echo(text)
 
