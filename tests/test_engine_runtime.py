@@ -132,7 +132,7 @@ def test_memory_counts_the_device_too(tmp_path: Path, capsys: pytest.CaptureFixt
     add_engines(bundle)
     picture = fx.save_picture(tmp_path / "p.png", 1)
     with fake_gpu():
-        memory._main(str(bundle.path), str(picture), "hi", "0", "sealed")
+        memory._main(str(bundle.path), json.dumps([str(picture)]), "hi", "0", "sealed")
     found = json.loads(capsys.readouterr().out)
     # Scratch; pixels and what the vision graph gives; ids, positions, four empty caches, twice the decoder's outputs.
     assert found["device"] == 4096 + (1 + 1 + 6 + 2) * 2**16

@@ -83,7 +83,7 @@ def test_the_other_rules_are_tried_below() -> None:
 def test_an_opset_that_is_too_new() -> None:
     model = graph(X, "float[1,9,4] y", "{ y = Neg(x) }", opset=23)
     assert [str(v.rule) for v in find_violations(model, JP6)] == ["opset"]
-    with pytest.raises(TargetError, match=r"'tensorrt-10.3' can't take g: the graph is written in opset 23.*up to 20"):
+    with pytest.raises(TargetError, match=r"'tensorrt-10.3' can't take g: the graph is written in opset 23.*up to 21"):
         require_supported(model, JP6)
     require_supported(model, RTX)
     require_supported(model, TARGETS["ort-cpu"])

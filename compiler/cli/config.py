@@ -1,6 +1,7 @@
 """Options from a file and from the environment: the command line beats the environment, which beats the file.
 
-``--config export.toml`` is one table of option names; what may be repeated takes a list, a switch true or false::
+``--config export.toml`` is one table of option names; what may be repeated takes one value or a list, a switch
+true or false::
 
     model = "llava-1.5-7b"
     ratio = 0.5
@@ -112,6 +113,7 @@ def _value(where: str, option: click.Option, value: Any) -> Any:
         return value
     listed = str(option.metavar).endswith(",..")
     if option.multiple or (listed and isinstance(value, list)):
+        value = [value] if option.multiple and _single(value) else value
         if not (isinstance(value, list) and all(map(_single, value))):
             raise InputError(f"{where} = {_shown(value)}: expected a list, such as {_sample(option)}")
         return [str(one) for one in value] if option.multiple else ",".join(map(str, value))
