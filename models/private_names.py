@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from lmmprune.errors import ModelError, said
+
 
 def fake_tensors() -> AbstractContextManager[Any]:
     """Return a context in which torch's tensors have a shape and a type, but no values."""
@@ -141,10 +143,16 @@ def render_chat(messages: Sequence[Mapping[str, Any]], template: str, special: M
         messages: With ``role`` and ``content`` each.
         template: The template's text.
         special: Special tokens by the names that templates know.
+
+    Raises:
+        ModelError: It can't be rendered with these messages: what it raised, in one line.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
     render: Any = render_jinja_template  # annotated as str, but it returns the texts and their masks
-    texts, _ = render([list(messages)], chat_template=template, add_generation_prompt=True, **special)
+    try:
+        texts, _ = render([list(messages)], chat_template=template, add_generation_prompt=True, **special)
+    except Exception as error:  # a template is a program: it raises what it likes
+        raise ModelError(said(error)) from error
     text: str = texts[0]
     return text

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmmprune.compiler.assets.chat_template import ChatTemplate
 from lmmprune.compiler.runtime.compose import ANSWER, STRIPS, compose
+from lmmprune.errors import ModelError
 from lmmprune.models.private_names import render_chat
 
 Content = Callable[[str], Any]
@@ -62,6 +63,6 @@ def further_turn(
             composed = ("".join(part for part, _ in compose(text, turn, words, strip, ends)) for words in _PROBES)
             if all(render(words) == mine for words, mine in zip(_PROBES, composed, strict=True)):
                 return turn, ends
-    except Exception:  # noqa: BLE001 - a template is a program: it raises what it likes
+    except ModelError:
         return "", ""
     return "", ""

@@ -13,7 +13,7 @@ from lmmprune.compiler.assets.further_turn import Content, further_turn, text_pa
 from lmmprune.compiler.assets.several_pictures import bare_of_chat, unit_of_chat, unit_of_text
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.compose import STRIPS
-from lmmprune.errors import InputError, ModelError, said
+from lmmprune.errors import InputError, ModelError
 from lmmprune.models.family import Family
 from lmmprune.models.private_names import render_chat
 
@@ -187,8 +187,8 @@ def _tried(render: _Render, token: str) -> tuple[str | None, str]:
     """Return the rendered text if it has one picture and one question, else None and what it does instead."""
     try:
         text = render(SLOT)
-    except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
-        return None, f"can't be rendered ({said(error)})"
+    except ModelError as error:
+        return None, f"can't be rendered ({error})"
     if text.count(SLOT) != 1 or text.count(token) != 1:
         shown = json.dumps(text if len(text) <= 200 else text[:200] + "...", ensure_ascii=False)
         return None, f"renders to {shown}"
@@ -198,7 +198,7 @@ def _tried(render: _Render, token: str) -> tuple[str | None, str]:
 def _agrees(render: _Render, text: str, ends: str) -> bool:
     try:
         return all(render(probe) == text.replace(SLOT, STRIPS[ends](probe)) for probe in _PROBES)
-    except Exception:  # noqa: BLE001 - as above
+    except ModelError:
         return False
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lmmprune.errors import ModelError
+
 _MOST = 3  # pictures that a rule found with two is tried on
 
 
@@ -18,7 +20,7 @@ def unit_of_chat(render: Callable[[int], str], token: str) -> str:
     """
     try:
         texts = {pictures: render(pictures) for pictures in range(1, _MOST + 1)}
-    except Exception:  # noqa: BLE001 - a template is a program: it raises what it likes
+    except ModelError:
         return ""
     one, length = texts[1], len(texts[2]) - len(texts[1])
     for begin in range(len(one) - length + 1) if length > 0 else ():
@@ -41,7 +43,7 @@ def bare_of_chat(render: Callable[[int], str], text: str, unit: str, token: str,
     """
     try:
         found = render(0)
-    except Exception:  # noqa: BLE001 - as above
+    except ModelError:
         found = ""
     # A template may want a picture.
     return found if found.count(slot) == 1 and token not in found else text.replace(unit, "")
