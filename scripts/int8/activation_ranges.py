@@ -53,7 +53,14 @@ def main(output: Path, samples: int, worst: int, draw_only: bool) -> None:
                 bar.update(task, description=f"ratio {ratio}")
                 place = Path(name) / str(ratio)
                 export(
-                    Request(model="tiny-llava", output=place / "bundle", tokens=Ratio(ratio), force=True), traced=traced
+                    Request(
+                        model="tiny-llava",
+                        output=place / "bundle",
+                        method="freepruner",
+                        tokens=Ratio(ratio),
+                        force=True,
+                    ),
+                    traced=traced,
                 )
                 found[str(ratio)] = measure(Bundle.open(place / "bundle"), place, data)
                 bar.advance(task)

@@ -94,7 +94,7 @@ def errors(found: Runs, exact: Runs) -> dict[str, float]:
 
 def experiment(ratio: float, samples: int, questions: int, work: Path) -> list[dict[str, Any]]:
     """Return a row per limit."""
-    export(Request(model=TINY_LLAVA, output=work / "bundle", tokens=Ratio(ratio)))
+    export(Request(model=TINY_LLAVA, output=work / "bundle", method="freepruner", tokens=Ratio(ratio)))
     bundle = Bundle.open(work / "bundle")
     data = (load_calibration(resolve(TINY_LLAVA), None, samples), held_out(questions))
     runs = {

@@ -27,7 +27,12 @@ def prepare(work: Path, setup: dict[str, Any], traced: Any) -> None:
     (work / "feeds").mkdir(parents=True)
     (work / "setup.json").write_text(json.dumps(setup), encoding="utf-8")
     common = {"weights": setup["weights"], "layers": setup["layers"]}
-    export(Request(model=setup["model"], output=work / "float", tokens=Ratio(setup["ratio"]), **common), traced=traced)
+    export(
+        Request(
+            model=setup["model"], output=work / "float", method="freepruner", tokens=Ratio(setup["ratio"]), **common
+        ),
+        traced=traced,
+    )
     bundle = Bundle.open(work / "float")
     data = load_calibration(resolve(setup["model"], **common), None, setup["samples"])
     recorded = SampleFeeds(bundle.manifest, bundle.path, data, bundle.vision)
