@@ -87,8 +87,8 @@ def test_exact_match_kinds_and_shared_pictures(runtime: Runtime, monkeypatch: py
         )
     ]
     encoded: list[object] = []
-    encode = runtime.encode_image
-    monkeypatch.setattr(runtime, "encode_image", lambda image: encoded.append(image) or encode(image))
+    encode = runtime.encode_images
+    monkeypatch.setattr(runtime, "encode_images", lambda seen: encoded.append(seen) or encode(seen))
     done: list[int] = []
     result = evaluate(runtime, questions, max_new_tokens=4, on_answer=lambda: done.append(1))
     assert len(encoded) == 2

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
@@ -21,8 +20,6 @@ from lmmprune.compiler.runtime.image_features import (
     ImageFeatures,
     SiteTokens,
     as_pictures,
-    check_tokens,
-    counts_of,
     read_sites,
 )
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
@@ -33,8 +30,9 @@ from lmmprune.compiler.runtime.sampling import GREEDY, Picks
 from lmmprune.compiler.runtime.select_tokens import Entering, among_all_pictures, select_tokens
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
+from lmmprune.compiler.runtime.vision_encoder import VisionEncoder
 from lmmprune.errors import BundleError, InputError
-from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, INPUT_IDS, LOGITS, PATCHES, POSITION_IDS, RANKING
+from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
 
 
 class Runtime:
@@ -67,14 +65,10 @@ class Runtime:
         self._sessions: Mapping[str, Session] | None = sessions or open_sessions(bundle, threads=threads)
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
-        self._buckets = [bucket.tokens for bucket in manifest.buckets]
         self._rules = LogitsRules(manifest)
-        self._checked: set[int] = set()
         self._caches = CacheLender[Value](manifest)
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
-        self._pixels = manifest.vision.inputs[0]
-        if self.preprocessor.shape is not None:
-            self._check_pixels(self.preprocessor.shape)
+        self._vision = VisionEncoder(bundle, self.preprocessor, self._session)
 
     def close(self) -> None:
         """Let go of graphs and caches; answers that are under way end with an ``InputError``."""
@@ -91,14 +85,6 @@ class Runtime:
             raise InputError(f"the model of '{self.bundle.path}' is closed: load it again")
         return self._sessions[component]
 
-    def _check_pixels(self, shape: tuple[int, ...]) -> None:
-        taken = self._pixels.shape
-        if shape != ((1, *taken[1:]) if self.bundle.manifest.joint else taken):
-            raise BundleError(
-                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"
-                " again"
-            )
-
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture.
 
@@ -106,9 +92,7 @@ class Runtime:
             InputError: The picture can't be resized for the model, or the bundle sees several together.
             BundleError: As ``encode_pixels``.
         """
-        if self.bundle.manifest.joint:
-            check_pictures(self.bundle.manifest, 1)
-        return self._encode([image])
+        return self._vision.encode_image(image)
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
         """Run the vision graph on the pictures of a prompt: on each, or on all together where the bundle does that.
@@ -117,18 +101,7 @@ class Runtime:
             InputError: There are too many, or as ``encode_image``.
             BundleError: As ``encode_pixels``.
         """
-        check_pictures(self.bundle.manifest, len(images))
-        return [self._encode(images)] if self.bundle.manifest.joint else [self.encode_image(one) for one in images]
-
-    def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
-        vision = self._session("vision")
-        start = time.perf_counter()
-        pixels = [self.preprocessor(image) for image in images]
-        for one in pixels:
-            self._check_pixels(one.shape)
-        whole = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
-        uploaded = vision.upload(whole.astype(numpy_type(self._pixels.dtype), copy=False))
-        return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
+        return self._vision.encode_images(images)
 
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session.
@@ -136,37 +109,7 @@ class Runtime:
         Raises:
             BundleError: On the first call: the graph doesn't leave as many tokens as the manifest says.
         """
-        vision = self._session("vision")
-        start = time.perf_counter()
-        outputs = vision.run({self._pixels.name: pixels})
-        dynamic_count = None
-        if self._buckets:
-            dynamic_count = int(vision.download(outputs[DYNAMIC_COUNT])[0])
-            chosen = self._session(f"bucket_{self._size(dynamic_count)}")
-            outputs = chosen.run({name: outputs[name] for name in (PATCHES, RANKING)})
-        end = time.perf_counter()
-        places = self.bundle.manifest.kept
-        kept = None if places is None else vision.download(outputs[places])[0]
-        tokens = self.bundle.manifest.vision_tokens
-        if self._buckets:
-            tokens = self._size(dynamic_count or 0)
-        if tokens not in self._checked:
-            check_tokens(self.bundle, vision.download(outputs[IMAGE_FEATURES]).shape[1], kept, tokens)
-            self._checked.add(tokens)
-        return ImageFeatures(
-            features=outputs[IMAGE_FEATURES],
-            tokens=tokens,
-            dynamic_count=dynamic_count,
-            kept=kept,
-            counts=counts_of(self.bundle, kept) if self.bundle.manifest.joint and kept is not None else (),
-            sites=read_sites(vision, outputs, self.bundle.manifest, in_decoder=False),
-            preprocess_ms=preprocess_ms,
-            vision_ms=(end - start) * 1e3,
-        )
-
-    def _size(self, dynamic_count: int) -> int:
-        """Return the smallest bucket that is large enough, or the largest."""
-        return min((size for size in self._buckets if size >= dynamic_count), default=max(self._buckets))
+        return self._vision.encode_pixels(pixels, preprocess_ms=preprocess_ms)
 
     def answer(
         self,

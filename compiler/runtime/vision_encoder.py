@@ -1,0 +1,100 @@
+"""Run the vision graph of a bundle on pictures, and hold what it leaves against the manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.backends.session import Session, Value
+from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.image_features import ImageFeatures, check_tokens, counts_of, read_sites
+from lmmprune.compiler.runtime.preprocess import Preprocessor
+from lmmprune.compiler.runtime.prompt import check_pictures
+from lmmprune.errors import BundleError
+from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, PATCHES, RANKING
+
+
+class VisionEncoder:
+    """The vision side of a bundle: pictures to the visual tokens that enter the decoder, or the selection."""
+
+    def __init__(self, bundle: Bundle, preprocessor: Preprocessor, session: Callable[[str], Session]) -> None:
+        """Hold the preprocessor against the vision graph.
+
+        Args:
+            bundle: An opened bundle.
+            preprocessor: Its own.
+            session: Component -> its graph.
+
+        Raises:
+            BundleError: They don't fit together.
+        """
+        self._bundle, self._preprocessor, self._session = bundle, preprocessor, session
+        self._buckets = [bucket.tokens for bucket in bundle.manifest.buckets]
+        self._pixels = bundle.manifest.vision.inputs[0]
+        self._checked: set[int] = set()
+        if preprocessor.shape is not None:
+            self._check_pixels(preprocessor.shape)
+
+    def encode_image(self, image: Image.Image) -> ImageFeatures:
+        """Run the vision graph on a picture; see ``Runtime``."""
+        if self._bundle.manifest.joint:
+            check_pictures(self._bundle.manifest, 1)
+        return self._encode([image])
+
+    def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Run the vision graph on the pictures of a prompt; see ``Runtime``."""
+        check_pictures(self._bundle.manifest, len(images))
+        return [self._encode(images)] if self._bundle.manifest.joint else [self.encode_image(one) for one in images]
+
+    def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
+        vision = self._session("vision")
+        start = time.perf_counter()
+        pixels = [self._preprocessor(image) for image in images]
+        for one in pixels:
+            self._check_pixels(one.shape)
+        whole = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+        uploaded = vision.upload(whole.astype(numpy_type(self._pixels.dtype), copy=False))
+        return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
+
+    def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
+        """Run the vision graph on ``pixel_values`` that are already a value of its session; see ``Runtime``."""
+        manifest, vision = self._bundle.manifest, self._session("vision")
+        start = time.perf_counter()
+        outputs = vision.run({self._pixels.name: pixels})
+        dynamic_count, tokens = None, manifest.vision_tokens
+        if self._buckets:
+            dynamic_count = int(vision.download(outputs[DYNAMIC_COUNT])[0])
+            tokens = self._size(dynamic_count)
+            chosen = self._session(f"bucket_{tokens}")
+            outputs = chosen.run({name: outputs[name] for name in (PATCHES, RANKING)})
+        end = time.perf_counter()
+        kept = None if manifest.kept is None else vision.download(outputs[manifest.kept])[0]
+        if tokens not in self._checked:
+            check_tokens(self._bundle, vision.download(outputs[IMAGE_FEATURES]).shape[1], kept, tokens)
+            self._checked.add(tokens)
+        return ImageFeatures(
+            features=outputs[IMAGE_FEATURES],
+            tokens=tokens,
+            dynamic_count=dynamic_count,
+            kept=kept,
+            counts=counts_of(self._bundle, kept) if manifest.joint and kept is not None else (),
+            sites=read_sites(vision, outputs, manifest, in_decoder=False),
+            preprocess_ms=preprocess_ms,
+            vision_ms=(end - start) * 1e3,
+        )
+
+    def _size(self, dynamic_count: int) -> int:
+        """Return the smallest bucket that is large enough, or the largest."""
+        return min((size for size in self._buckets if size >= dynamic_count), default=max(self._buckets))
+
+    def _check_pixels(self, shape: tuple[int, ...]) -> None:
+        taken = self._pixels.shape
+        if shape != ((1, *taken[1:]) if self._bundle.manifest.joint else taken):
+            raise BundleError(
+                f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"
+                " again"
+            )
