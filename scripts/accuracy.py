@@ -70,7 +70,7 @@ def figures(rows: list[Row]) -> list[dict[str, Any]]:
 @click.option("--kinds", type=float, help="Write a table by kind of question, too, at this ratio.")
 def main(study: Path, output: Path, page: Path, kinds: float | None) -> None:
     """Write OUTPUT.json and its part of PAGE."""
-    rows = [row for row in read_rows(study) if row["precision"] != "int8"]
+    rows = [row for row in read_rows(study) if not row["precision"].startswith("int")]
     text = by_ratio(rows)
     if kinds is not None:
         text += f"\n\nBy kind of question, {100 * kinds:g}% removed:\n\n{by_kind(rows, kinds)}"

@@ -1,4 +1,4 @@
-"""Turn a study with --int8 into the page that says whether pruning and INT8 multiply.
+"""Turn a study with --int8, or one with --precisions, into the page that says whether pruning and integers multiply.
 
 M=models/small_llava
 lmmprune study --model $M --data $M/heldout/heldout.jsonl --ratios 0.5,0.75 --int8 \
@@ -21,17 +21,25 @@ from study_rows import Row, read_rows
 _TIMES = {"ttft_ms": "time to first token", "ms_per_token": "time per token"}
 
 
-def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
-    """Return float and INT8 row of every variant that was measured in both, the unpruned one first.
+def pairs(rows: list[Row], precision: str) -> list[tuple[Row, Row]]:
+    """Return the rows in floating point and in integers of every variant that has both, the unpruned one first."""
+    by_name = {row["cell"]: row for row in rows if not row["refused"]}
+    end = f"-{precision}"
+    return [(row, by_name[name + end]) for name, row in by_name.items() if name + end in by_name]
+
+
+def precisions(rows: list[Row]) -> list[str]:
+    """Return the integers that there are.
 
     Raises:
-        click.ClickException: There is none.
+        click.ClickException: There are none.
     """
-    by_name = {row["cell"]: row for row in rows if not row["refused"]}
-    found = [(row, by_name[f"{name}-int8"]) for name, row in by_name.items() if f"{name}-int8" in by_name]
+    found = [row["precision"] for row in rows if row["precision"] in ("int8", "int4", "int4-gptq")]
     if not found:
-        raise click.ClickException("the study has no variant in both precisions: give its 'lmmprune study' --int8")
-    return found
+        raise click.ClickException(
+            "the study has no variant in integers: give its 'lmmprune study' --int8 or --precisions"
+        )
+    return list(dict.fromkeys(found))
 
 
 def points(row: Row, name: str) -> str:
@@ -41,7 +49,7 @@ def points(row: Row, name: str) -> str:
 
 
 def overlap(row: Row) -> str:
-    """Return the mean IoU of the sets that float and INT8 keep, at the site where it is lowest."""
+    """Return the mean IoU of the sets that both keep, at the site where it is lowest."""
     values = [value for name, value in row.items() if name.startswith("iou_") and name.endswith("_mean") and value]
     return f"{min(map(float, values)):.3f}" if values else ""
 
@@ -53,8 +61,10 @@ def label(row: Row) -> str:
 
 def accuracy_table(found: list[tuple[Row, Row]]) -> str:
     """Return accuracy in both precisions and the interaction, a line per variant."""
+    kind = found[0][1]["precision"].upper()
     lines = [
-        "| variant | float32, % right | INT8 | INT8 changes, points | interaction, points | kept sets, IoU |",
+        f"| variant | {found[0][0]['precision']}, % right | {kind} | {kind} changes, points"
+        " | interaction, points | kept sets, IoU |",
         "|---|---|---|---|---|---|",
     ]
     for floats, integers in found:
@@ -63,17 +73,17 @@ def accuracy_table(found: list[tuple[Row, Row]]) -> str:
         interaction = points(integers, "accuracy_interaction_points") if pruned else ""
         lines.append(
             f"| {label(floats)} | {value:.1f} ({low:.1f}-{high:.1f}) | {100 * float(integers['accuracy']):.1f} "
-            f"| {points(integers, 'int8_cost_points')} | {interaction} | {overlap(integers)} |"
+            f"| {points(integers, 'integers_cost_points')} | {interaction} | {overlap(integers)} |"
         )
     return "\n".join(lines)
 
 
 def time_table(found: list[tuple[Row, Row]], metric: str) -> str:
-    """Return how much faster pruning, INT8 and both are, and both over the product, a line per variant."""
+    """Return how much faster pruning, integers and both are, and both over the product, a line per variant."""
     name = f"{metric}_speedup"
-    alone = float(found[0][1][name])
+    alone, kind = float(found[0][1][name]), found[0][1]["precision"].upper()
     lines = [
-        f"| {_TIMES[metric]} | pruning | INT8 | product | both | both / product |",
+        f"| {_TIMES[metric]} | pruning | {kind} | product | both | both / product |",
         "|---|--:|--:|--:|--:|---|",
     ]
     for floats, integers in found[1:]:
@@ -92,11 +102,14 @@ def time_table(found: list[tuple[Row, Row]], metric: str) -> str:
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/results/study.md"), show_default=True)
 def main(study: Path, output: Path, page: Path) -> None:
     """Write OUTPUT.json and its part of PAGE."""
-    found = pairs(read_rows(study))
-    tables = [accuracy_table(found)]
-    tables += [time_table(found, metric) for metric in _TIMES if found[0][1].get(f"{metric}_speedup")]
-    kept = [{name: value for name, value in row.items() if value} for pair in found for row in pair]
-    results.write(output, kept, "\n\n".join(tables), page=page)
+    rows = read_rows(study)
+    tables, kept = [], {}
+    for precision in precisions(rows):
+        found = pairs(rows, precision)
+        tables.append(accuracy_table(found))
+        tables += [time_table(found, metric) for metric in _TIMES if found[0][1].get(f"{metric}_speedup")]
+        kept |= {row["cell"]: {name: value for name, value in row.items() if value} for pair in found for row in pair}
+    results.write(output, list(kept.values()), "\n\n".join(tables), page=page)
 
 
 if __name__ == "__main__":

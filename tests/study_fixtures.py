@@ -39,7 +39,7 @@ def made_up(
     methods: Sequence[str] = ("freepruner", "random", "ficoco-v"),
     ratios: Sequence[float] = (0, 0.5, 0.75),
     *,
-    int8: bool = True,
+    precisions: Sequence[str] = ("fp", "int8"),
     refused: Sequence[str] = (),
     timed: bool = True,
 ) -> tuple[Findings, Mapping[Cell, CellResult], Group]:
@@ -48,16 +48,16 @@ def made_up(
     results, samples = {}, {}
     luck = generator.random(len(PICTURES))
     noise = generator.normal(1, 0.02, 12)
-    for cell in grid(methods, ratios, int8=int8):
+    for cell in grid(methods, ratios, precisions=precisions):
         if cell.name in refused:
             results[cell] = CellResult(name=cell.name, refused="the method can't: <ask> for less & more")
             continue
         correct = luck < 0.95 - 0.4 * cell.ratio + generator.normal(0, 0.03, len(PICTURES))
         results[cell] = result(cell, tuple(correct.astype(int).tolist()))
-        times = noise * generator.normal(1, 0.01, 12) * (10 - 6 * cell.ratio) * (0.6 if cell.int8 else 1)
+        times = noise * generator.normal(1, 0.01, 12) * (10 - 6 * cell.ratio) * (0.6 if cell.quantized else 1)
         samples[cell.name] = {metric: times.tolist() for metric in METRICS}
     group = Group(samples=samples)
-    told = ("freepruner-0.5", "freepruner-0.75")
+    told = ("freepruner-0.5-int8", "freepruner-0.75-int8")
     overlaps = {name: (Overlap(site="vision_output", mean=0.97, lowest=0.9, pictures=20),) for name in told}
     return (
         find(results, QUESTIONS, [group] if timed else [], overlaps, about=ABOUT, timing=TIMING if timed else None),
@@ -74,7 +74,7 @@ def result(cell: Cell, correct: tuple[int, ...]) -> CellResult:
         average_tokens=144 * (1 - cell.ratio),
         schedule={"vision_output": round(144 * (1 - cell.ratio))},
         dtype="float32",
-        bytes=2_000_000 if cell.int8 else 7_000_000,
+        bytes=2_000_000 if cell.quantized else 7_000_000,
         prefill_flops=1e9 * (1 - 0.8 * cell.ratio),
         flops_before=1e9,
         said=tuple("wx"[one] for one in correct),

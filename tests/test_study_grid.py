@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lmmprune.compiler.bundle.workplace import hold, sweep
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.study.cell_result import CellResult
 from lmmprune.compiler.study.folder import Folder, open_study
-from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell, grid
+from lmmprune.compiler.study.grid import UNPRUNED, Cell, grid
 from lmmprune.compiler.study.kept_sets import load_kept, overlaps, save_kept
 from lmmprune.compiler.study.local import run_locally
 from lmmprune.compiler.study.run_cell import Job
@@ -32,17 +33,37 @@ SETTINGS = Settings(
 
 
 def test_the_unpruned_model_is_one_cell_per_precision() -> None:
-    cells = grid(["random", "fastv", "random"], [0.5, 0, 0.25, 0.5], int8=True)
+    cells = grid(["random", "fastv", "random"], [0.5, 0, 0.25, 0.5], precisions=("fp", "int8"))
     names = [cell.name for cell in cells]
     assert names[:2] == ["unpruned", "unpruned-int8"]
     assert len(names) == len(set(names)) == 2 + 2 * 2 * 2
     assert "fastv-0.25-int8" in names
-    assert [cell.name for cell in grid(["random"], [0.9], int8=False)] == ["unpruned", "random-0.9"]
+    assert [cell.name for cell in grid(["random"], [0.9])] == ["unpruned", "random-0.9"]
+    three = grid(["random"], [0.5], precisions=("int4-gptq", "fp", "int4"))
+    assert [cell.name for cell in three[:3]] == ["unpruned", "unpruned-int4", "unpruned-int4-gptq"]
+    assert [cell.at("fp").name for cell in three[3:]] == ["random-0.5"] * 3
+    assert [cell.quantized for cell in three] == [False, True, True] * 2
 
 
 def test_names_of_cells_are_names_of_folders() -> None:
-    assert Cell(method="prumerge+", ratio=0.1, int8=False).name == "prumerge+-0.1"
-    assert "/" not in Cell(method="../x", ratio=0.1, int8=False).name
+    assert Cell(method="prumerge+", ratio=0.1).name == "prumerge+-0.1"
+    assert "/" not in Cell(method="../x", ratio=0.1).name
+
+
+@pytest.mark.parametrize(
+    ("precisions", "message"),
+    [(["fp", "int2"], "--precisions int2: expected fp, int8, int4, int4-gptq"), (["int4"], "int4: add fp, with which")],
+)
+def test_bad_precisions(
+    precisions: list[str], message: str, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        grid(["random"], [0.5], precisions=precisions)
+    arguments = ("study", "--model", "tiny-llava", "--limit", 1, "--no-timing", "-o", tmp_path / "s", "--precisions")
+    code, _, err = cli(*arguments, ",".join(precisions))
+    assert (code, message in err) == (2, True)
+    assert cli(*arguments, "fp,int4", "--int8")[2].startswith("lmmprune: error: --int8 and --precisions say the same")
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +78,7 @@ def test_names_of_cells_are_names_of_folders() -> None:
 )
 def test_bad_grids(methods: list[str], ratios: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        grid(methods, ratios, int8=False)
+        grid(methods, ratios)
 
 
 def question(*bright: int, prompt: str = "?") -> Question:
@@ -122,7 +143,7 @@ def test_results_survive_the_disk(tmp_path: Path) -> None:
     assert written.first_word == (1, 0, 1)
     write_text(folder.cell(UNPRUNED) / "result.json", written.to_json())
     assert folder.result(UNPRUNED) == written
-    assert folder.result(UNPRUNED_INT8) is None
+    assert folder.result(UNPRUNED.at("int8")) is None
     for text in ("", "[]", '{"format": 1}', json.dumps({**json.loads(written.to_json()), "format": 1})):
         with pytest.raises(BundleError, match="delete it, and it is made again"):
             CellResult.from_json(text, "result.json")
@@ -140,22 +161,22 @@ def test_overlap_of_kept_sets(tmp_path: Path) -> None:
 
 
 def test_groups_hold_the_baselines_and_whole_pairs() -> None:
-    cells = grid(["a", "b", "c"], [0.25, 0.5, 0.75], int8=True)
+    cells = grid(["a", "b", "c"], [0.25, 0.5, 0.75], precisions=("fp", "int8"))
     planned = plan_groups(cells, [])
     assert {cell for group in planned for cell in group} == set(cells)
     for group in planned:
         assert len(group) <= GROUP
-        assert group[:2] == (UNPRUNED, UNPRUNED_INT8)
+        assert group[:2] == (UNPRUNED, UNPRUNED.at("int8"))
         pruned = [(cell.method, cell.ratio) for cell in group[2:]]
         assert pruned[::2] == pruned[1::2]
     timed = [Group(samples={cell.name: {} for cell in group}) for group in planned]
     assert plan_groups(cells, timed) == []
-    more = grid(["a", "d"], [0.5], int8=True)
+    more = grid(["a", "d"], [0.5], precisions=("fp", "int8"))
     assert [[cell.method for cell in group] for group in plan_groups(more, timed)] == [[None, None, "d", "d"]]
     assert find_group(timed, (UNPRUNED, more[-1])) is None
     assert plan_groups(cells[:1], []) == [(UNPRUNED,)]
     # Without INT8 first, with it later: pairs are timed anew, together.
-    floats = [Group(samples={cell.name: {} for cell in cells if not cell.int8})]
+    floats = [Group(samples={cell.name: {} for cell in cells if not cell.quantized})]
     assert {cell for group in plan_groups(cells, floats) for cell in group} == set(cells)
 
 
@@ -164,7 +185,7 @@ def test_groups_hold_the_baselines_and_whole_pairs() -> None:
 )
 def test_workers_that_die_or_refuse_end_the_others(tmp_path: Path, work: object, message: str) -> None:
     folder = Folder(path=tmp_path)
-    jobs = [Job(folder=folder, settings=SETTINGS, cell=cell) for cell in (UNPRUNED, UNPRUNED_INT8)]
+    jobs = [Job(folder=folder, settings=SETTINGS, cell=cell) for cell in (UNPRUNED, UNPRUNED.at("int8"))]
     start = time.monotonic()
     with pytest.raises(LmmpruneError, match=message):
         run_locally(jobs, 2, lambda name: None, work)  # type: ignore[arg-type]
@@ -192,14 +213,16 @@ def test_variants_are_a_grid_of_values_and_positions(tmp_path: Path) -> None:
         *(("fastv", (("layer", value),), how) for value in "23" for how in ("contiguous", "original")),
         *((name, (), how) for name in ("random", "mine") for how in ("contiguous", "original")),
     ]
-    cells = grid(found.chosen, [0.5], int8=True)
+    cells = grid(found.chosen, [0.5], precisions=("fp", "int8"))
     assert len({cell.name for cell in cells}) == len(cells) == 2 + 2 * len(found.chosen)
     assert {"fastv-0.5-layer=2-original", "random-0.5-contiguous-int8"} <= {cell.name for cell in cells}
     # What its file says is part of a cell: an edited one is another cell, and the others stay.
-    (before,) = [cell for cell in cells if cell.method == "mine" and not cell.int8 and cell.positions == "original"]
+    (before,) = [
+        cell for cell in cells if cell.method == "mine" and not cell.quantized and cell.positions == "original"
+    ]
     file.write_text(METHOD + "\n# edited\n")
     after = choose_variants(["mine"], (), files=[file], positions=["original"])
-    (edited,) = grid(after.chosen, [0.5], int8=False)[1:]
+    (edited,) = grid(after.chosen, [0.5])[1:]
     assert edited.name != before.name
     assert edited.label == before.label == "mine original 50 %"
     folder = Folder(path=tmp_path / "study")
@@ -219,7 +242,7 @@ def test_all_methods_are_every_one() -> None:
 
 def test_names_of_cells_stay_apart_and_short() -> None:
     def cell(value: str, positions: str | None = None) -> Cell:
-        return Cell(method="m", ratio=0.5, int8=False, options=(("a", value),), positions=positions)
+        return Cell(method="m", ratio=0.5, options=(("a", value),), positions=positions)
 
     assert cell("x-original").name != cell("x", "original").name
     assert "/" not in cell("../x").name
@@ -249,7 +272,7 @@ def test_schedules_are_variants_of_what_can_follow_them(tmp_path: Path) -> None:
     file.write_text('{"llm_input_1": 20}')
     found = choose_variants(["fastv", "random"], (), schedules=[file])
     assert [one.schedule and one.schedule[0] for one in found.chosen if one.method == "random"] == [None]
-    cells = grid(found.chosen, [0.5, 0.75], int8=False)
+    cells = grid(found.chosen, [0.5, 0.75])
     (cell,) = [one for one in cells if one.schedule]
     assert cell.label == f"{cell.method} steep"
     assert len({one.name for one in cells}) == len(cells)

@@ -18,11 +18,12 @@ from PIL import Image
 from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.chart_style import spread
 from lmmprune.compiler.study.choice import check_allowed, choose
+from lmmprune.compiler.study.commands import export_command
 from lmmprune.compiler.study.examples import changed_questions, collect_examples
 from lmmprune.compiler.study.findings import Findings
 from lmmprune.compiler.study.folder import Folder
-from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
-from lmmprune.compiler.study.report import write_report
+from lmmprune.compiler.study.grid import UNPRUNED, Cell
+from lmmprune.compiler.study.report import html, write_report
 from lmmprune.compiler.study.summary import best_at_focus, bullets, summary
 from lmmprune.compiler.study.variants import Variants
 from lmmprune.compiler.study.words import points, shares, verdict
@@ -47,16 +48,38 @@ def test_findings_follow_the_definitions() -> None:
     }
     assert len(found.pruned_pairs) == 6
     for pair in found.pruned_pairs:
-        plain, both = pair.plain.cell, pair.int8.cell
-        assert both == Cell(method=plain.method, ratio=plain.ratio, int8=True)
+        plain, both = pair.plain.cell, pair.quantized.cell
+        assert both == Cell(method=plain.method, ratio=plain.ratio, precision="int8")
         cost = right[both] - right[plain]
         assert pair.cost.value == pytest.approx(100 * cost)
         assert pair.interaction is not None
-        assert pair.interaction.value == pytest.approx(100 * (cost - (right[UNPRUNED_INT8] - right[UNPRUNED])))
-        expected = fast[both] / (fast[plain] * fast[UNPRUNED_INT8])
+        assert pair.interaction.value == pytest.approx(100 * (cost - (right[UNPRUNED.at("int8")] - right[UNPRUNED])))
+        expected = fast[both] / (fast[plain] * fast[UNPRUNED.at("int8")])
         assert pair.speed["ttft_ms"].value == pytest.approx(expected)
         assert pair.plain.retention is not None
         assert pair.plain.retention.value == pytest.approx(right[plain] / right[UNPRUNED])
+
+
+def test_every_precision_is_held_against_floating_point() -> None:
+    found, results, _ = fx.made_up(precisions=("fp", "int8", "int4-gptq"))
+    assert found.integers == "INT8 and INT4-GPTQ"
+    right = {cell: float(np.mean(result.correct)) for cell, result in results.items()}
+    assert len(found.pruned_pairs) == 12
+    for pair in found.pruned_pairs:
+        cell = pair.quantized.cell
+        alone = right[UNPRUNED.at(cell.precision)] - right[UNPRUNED]
+        assert pair.label == f"{pair.plain.cell.label} {cell.precision}"
+        assert pair.interaction is not None
+        assert pair.interaction.value == pytest.approx(100 * (right[cell] - right[cell.at("fp")] - alone))
+        assert pair.speed
+    text = " ".join(bullets(found))
+    assert text.count("does to the accuracy of a pruned model") == 2
+    assert "speed-up of pruning and INT4-GPTQ together" in text
+    page = html(found, [])
+    assert "Pruning x INT8 and INT4-GPTQ" in page
+    assert "<td>int4-gptq</td>" in page
+    words = shlex.split(export_command(UNPRUNED.at("int4-gptq"), fx.SETTINGS, Variants(chosen=())))
+    assert words[4:] == ["--int4", "--int4-method", "gptq", "-o", "unpruned-int4-gptq"]
 
 
 def test_front_is_what_nothing_dominates() -> None:
@@ -78,8 +101,8 @@ def test_words_follow_the_numbers(findings: Findings) -> None:
     text = summary(findings)
     best = best_at_focus(findings)
     assert best is not None
-    assert (best.cell.ratio, best.cell.int8) == (0.5, False)
-    rivals = [row for row in findings.measured if row.cell.ratio == 0.5 and not row.cell.int8]
+    assert (best.cell.ratio, best.cell.quantized) == (0.5, False)
+    rivals = [row for row in findings.measured if row.cell.ratio == 0.5 and not row.cell.quantized]
     assert best.accuracy == max((row.accuracy for row in rivals if row.accuracy), key=lambda one: one.value)
     assert f"{best.cell.method} does best" in text
     assert best.retention is not None
@@ -131,7 +154,7 @@ def test_csv_has_every_cell_and_its_interactions(findings: Findings) -> None:
     assert rows["ficoco-v-0.75"]["refused"]
     assert rows["ficoco-v-0.75"]["accuracy"] == ""
     pair = findings.pruned_pairs[0]
-    row = rows[pair.int8.cell.name]
+    row = rows[pair.quantized.cell.name]
     assert pair.interaction is not None
     assert float(row["accuracy_interaction_points"]) == pair.interaction.value
     assert int(row["accuracy_interaction_points_contains_0"]) == pair.interaction.contains(0)
@@ -144,7 +167,7 @@ def test_csv_has_every_cell_and_its_interactions(findings: Findings) -> None:
     ("options", "charts"),
     [
         ({}, {"retention", "speed", "front", "interaction_accuracy", "interaction_speed"}),
-        ({"int8": False}, {"retention", "speed", "front"}),
+        ({"precisions": ("fp",)}, {"retention", "speed", "front"}),
         ({"ratios": (0,)}, {"front"}),
     ],
 )
@@ -238,7 +261,7 @@ def test_the_fastest_within_a_loss_and_its_command() -> None:
     assert chosen.loss.value == pytest.approx(loss[chosen.row.cell])
     words = shlex.split(chosen.command)
     assert words[:2] == ["lmmprune", "export"]
-    assert ("--int8" in words) == chosen.row.cell.int8
+    assert ("--int8" in words) == chosen.row.cell.quantized
     assert words[words.index("--method") + 1] == chosen.row.cell.method
     with pytest.raises(InputError, match=r"none of the 12 pruned variants is within it; the nearest is .* loses"):
         choose(found, 0, settings, Variants(chosen=()))

@@ -30,7 +30,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def study(tmp_path: Path) -> tuple[Path, Findings]:
-    findings = fx.made_up()[0]
+    findings = fx.made_up(precisions=("fp", "int8", "int4"))[0]
     (tmp_path / "results.csv").write_text(csv_text(findings), encoding="utf-8")
     return tmp_path, findings
 
@@ -45,7 +45,7 @@ def test_accuracies_and_interactions_are_those_of_the_study(
         assert done.exit_code == 0, done.output
         text = page.read_text(encoding="utf-8")
         for pair in findings.pairs:
-            row = next(row for row in findings.rows if row.cell == pair.int8.cell.twin)
+            row = next(row for row in findings.rows if row.cell == pair.plain.cell)
             if row.cell.method is None:
                 continue
             assert row.cell.series in text
@@ -66,6 +66,6 @@ def test_a_study_that_isnt_finished_is_refused(scripts: Any, tmp_path: Path) -> 
 
 
 def test_a_study_in_one_precision_has_no_interactions(scripts: Any, study: tuple[Path, Findings]) -> None:
-    rows = [row for row in scripts[1].read_rows(study[0]) if row["precision"] != "int8"]
+    rows = [row for row in scripts[1].read_rows(study[0]) if not row["precision"].startswith("int")]
     with pytest.raises(click.ClickException, match="give its 'lmmprune study' --int8"):
-        scripts[1].pairs(rows)
+        scripts[1].precisions(rows)

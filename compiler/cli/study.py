@@ -79,7 +79,13 @@ _TIMING = "Timing"
     help="JSON file of sites and counts, as for 'export': one variant more of each method that can follow it.",
     group=_GRID,
 )
-@option("--int8", is_flag=True, help="Measure every variant in INT8 too.", group=_GRID)
+@option("--int8", is_flag=True, help="Measure every variant in INT8 too: --precisions fp,int8.", group=_GRID)
+@option(
+    "--precisions",
+    metavar="fp,int8,int4,int4-gptq",
+    help="What to measure every variant in; fp is floating point, int4 rounds to the nearest.  [default: fp]",
+    group=_GRID,
+)
 @calibration_options(_GRID)
 @option(
     "--data",
@@ -153,6 +159,7 @@ def command(
     schedules: tuple[Path, ...],
     ratios: str,
     int8: bool,
+    precisions: str | None,
     output: Path,
     data: str | None,
     prompts: tuple[str, ...],
@@ -210,7 +217,7 @@ def command(
         ),
         variants=variants,
         ratios=numbers_of("--ratios", ratios),
-        int8=int8,
+        precisions=_precisions(int8, precisions),
         output=output,
         workers=workers or min(machine.cores(), _MOST_WORKERS),
         ray=ray,
@@ -249,6 +256,12 @@ def command(
         show(f"{found.line}:", found.command)
 
 
+def _precisions(int8: bool, precisions: str | None) -> list[str]:
+    if int8 and precisions is not None:
+        raise InputError("--int8 and --precisions say the same: leave out --int8, and have int8 among the others")
+    return words_of(precisions) if precisions is not None else ["fp", "int8"] if int8 else ["fp"]
+
+
 def _data(model: str, data: str | None) -> str:
     if data is None and model != "tiny-llava":
         raise InputError(f"no questions for '{model}': give --data with a JSON Lines file of image, prompt and answer")
@@ -265,7 +278,7 @@ def _cells(row: Row, width: int) -> list[str]:
     from lmmprune.compiler.study.words import shares, times
 
     if row.accuracy is None:
-        return [row.cell.label, "int8" if row.cell.int8 else "float", "refused", *["-"] * (width - 3)]
+        return [row.cell.label, row.cell.precision if row.cell.quantized else "float", "refused", *["-"] * (width - 3)]
     timed, near = row.times.get("ttft_ms"), row.parts.measures
     if near is not None:
         kl = f"{near.kl.value:.3g} ({near.kl.low:.3g} to {near.kl.high:.3g})"
@@ -285,7 +298,7 @@ def _document(findings: Findings, files: tuple[Path, ...], reused: int) -> dict[
     from lmmprune.compiler.study.summary import summary
     from lmmprune.compiler.study.write_csv import cell_figures
 
-    pairs = {pair.int8.cell: pair for pair in findings.pairs}
+    pairs = {pair.quantized.cell: pair for pair in findings.pairs}
     return {
         "study": dict(findings.about),
         "timing": None if findings.timing is None else dict(findings.timing),

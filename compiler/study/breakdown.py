@@ -89,7 +89,7 @@ def _by_downsample(
         alike = {
             cell: one
             for cell, one in right.items()
-            if (cell.ratio, cell.int8) == (reference.ratio, reference.int8) and cell not in counts
+            if (cell.ratio, cell.precision) == (reference.ratio, reference.precision) and cell not in counts
         }
         counts |= dict.fromkeys(alike, int((~answers).sum()))
         hard |= _shares(alike, ~answers, questions)

@@ -1,4 +1,4 @@
-"""Draw a study: accuracy, speed, the Pareto front, and the interactions of pruning and INT8 with their intervals."""
+"""Draw a study: accuracy, speed, the Pareto front, interactions of pruning and integers with their intervals."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def draw_front(findings: Findings, theme: Theme) -> bytes:
     front = [(100 / row.speed, 100 * row.accuracy.value) for row in findings.front if row.accuracy]
     axes.step([x for x, _ in front], [y for _, y in front], where="post", color=theme.ink, linewidth=1, zorder=1)
     what = "time to first token" if findings.timing else "FLOPs of the prefill"
-    hollow = "\n(hollow: int8)" * any(row.cell.int8 for row in findings.measured)
+    hollow = f"\n(hollow: {findings.integers.lower()})" * any(row.cell.quantized for row in findings.measured)
     label(
         axes,
         theme,
         x=f"{what}, % of unpruned{hollow}",
         y="answers right, %" if findings.labelled else "answers equal to unpruned, %",
     )
-    names = [row.cell.label + " int8" * row.cell.int8 for row in findings.front]
+    names = [row.cell.label + f" {row.precision}" * row.cell.quantized for row in findings.front]
     reserve(figure, names, size=7.5)
     figure.draw_without_rendering()
     note_points(axes, front, names, [theme.ink] * len(front), size=7.5)
@@ -57,15 +57,15 @@ def draw_front(findings: Findings, theme: Theme) -> bytes:
 
 
 def draw_accuracy_interaction(findings: Findings, theme: Theme) -> bytes:
-    """Return a PNG: what INT8 costs on top of pruning less what it costs alone, in points, one row per pair."""
+    """Return a PNG: what integers cost on top of pruning less what they cost alone, in points, one row per pair."""
     found = [(pair, pair.interaction) for pair in findings.pruned_pairs if pair.interaction is not None]
-    return _forest(found, theme, null=0.0, text="pruning x INT8, accuracy, points")
+    return _forest(found, theme, null=0.0, text=f"pruning x {findings.integers}, accuracy, points")
 
 
 def draw_speed_interaction(findings: Findings, theme: Theme) -> bytes:
     """Return a PNG: speed-up of both over the product of both, to the first token, one row per pair."""
     found = [(pair, pair.speed["ttft_ms"]) for pair in findings.pruned_pairs if pair.speed]
-    return _forest(found, theme, null=1.0, text="pruning x INT8, time to first token, ratio")
+    return _forest(found, theme, null=1.0, text=f"pruning x {findings.integers}, time to first token, ratio")
 
 
 def _speedup(metric: str) -> Callable[[Row], Estimate | None]:
@@ -81,7 +81,7 @@ def _point(axes: Axes, row: Row, colour: str, marker: str, theme: Theme, *, whis
         if timed := row.times.get("ttft_ms"):
             ends = [100 / timed.speedup.high, 100 / timed.speedup.low]
             axes.plot(ends, [y, y], color=colour, linewidth=0.8, alpha=0.7)
-    face = theme.paper if row.cell.int8 else colour
+    face = theme.paper if row.cell.quantized else colour
     size = 6 if whiskers else 3.5
     axes.plot(x, y, marker=marker, color=colour, markerfacecolor=face, markersize=size, linestyle="none")
 
@@ -115,8 +115,8 @@ CHARTS: dict[str, tuple[str, Callable[[Findings, Theme], bytes]]] = {
     "retention": ("Accuracy retained over the share of visual tokens removed", draw_retention),
     "speed": ("Speed-up to the first token over the share of visual tokens removed", draw_speed),
     "front": ("Accuracy over cost, and its Pareto front", draw_front),
-    "interaction_accuracy": ("Interaction of pruning and INT8: accuracy", draw_accuracy_interaction),
-    "interaction_speed": ("Interaction of pruning and INT8: time to first token", draw_speed_interaction),
+    "interaction_accuracy": ("Interaction of pruning and integers: accuracy", draw_accuracy_interaction),
+    "interaction_speed": ("Interaction of pruning and integers: time to first token", draw_speed_interaction),
 }
 
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable, Mapping
 
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.study.grid import Cell
 from lmmprune.compiler.study.request import StudyRequest
 from lmmprune.compiler.study.settings import Settings
 from lmmprune.compiler.study.variants import Variants
+
+_WORDS: Mapping[str, list[str]] = {
+    "fp": [],
+    "int8": ["--int8"],
+    "int4": ["--int4"],
+    "int4-gptq": ["--int4", "--int4-method", "gptq"],
+}
+"""What ``export`` calls a precision."""
+
+
+def calibrated(precisions: Iterable[str]) -> bool:
+    """Return whether samples are run for any of these precisions."""
+    return bool({"int8", "int4-gptq"} & set(precisions))
 
 
 def export_command(cell: Cell, settings: Settings, variants: Variants) -> str:
@@ -21,7 +35,8 @@ def export_command(cell: Cell, settings: Settings, variants: Variants) -> str:
         words += ["--method-file", str(variants.files[cell.method])] if cell.code else []
         words += [word for option, value in cell.options for word in ("--set", f"{option}={value}")]
         words += ["--positions", cell.positions] if cell.positions else []
-    words += ["--int8", *_calibration(settings)] if cell.int8 else []
+    words += _WORDS[cell.precision]
+    words += _calibration(settings) if calibrated([cell.precision]) else []
     words += ["--target", settings.target] if settings.target != Request.target else []
     return shlex.join([*words, "-o", cell.name])
 
@@ -41,7 +56,8 @@ def study_command(request: StudyRequest) -> str:
     words += ["--positions", ",".join(positions)] if positions else []
     words += [word for file in variants.schedules.values() for word in ("--schedule", str(file))]
     words += ["--ratios", ",".join(f"{ratio:g}" for ratio in request.ratios)]
-    words += ["--int8", *_calibration(settings)] if request.int8 else []
+    words += ["--precisions", ",".join(request.precisions)] if len(request.precisions) > 1 else []
+    words += _calibration(settings) if calibrated(request.precisions) else []
     words += ["--target", settings.target] if settings.target != Request.target else []
     if request.timing is None:
         words += ["--no-timing"]

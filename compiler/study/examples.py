@@ -55,7 +55,7 @@ def changed_questions(findings: Findings, row: Row, questions: Sequence[Question
         rivals = [
             other.result.correct
             for other in findings.measured
-            if (other.cell.ratio, other.cell.int8) == (row.cell.ratio, False) and other is not row
+            if (other.cell.ratio, other.cell.quantized) == (row.cell.ratio, False) and other is not row
         ]
         found = [i for i in range(len(questions)) if base.correct[i] and not own.correct[i]]
         found.sort(key=lambda i: -sum(rival[i] for rival in rivals))

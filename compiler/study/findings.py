@@ -1,4 +1,4 @@
-"""What a study found: estimates with intervals, per cell and per pair of float and INT8, from the raw results."""
+"""What a study found: estimates with intervals, per cell and per pair of float and integers, from the raw results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lmmprune.compiler.measure.statistics import (
 )
 from lmmprune.compiler.study.breakdown import Breakdown, break_down
 from lmmprune.compiler.study.cell_result import CellResult
-from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.study.grid import FLOAT, UNPRUNED, Cell
 from lmmprune.compiler.study.kept_sets import Overlap
 from lmmprune.compiler.study.timing import Group, find_group
 
@@ -71,25 +71,25 @@ class Row:
 
     @property
     def precision(self) -> str:
-        """``float32``, or ``int8``."""
-        return "int8" if self.cell.int8 else self.result.dtype
+        """``float32``, ``int8``, ``int4`` or ``int4-gptq``."""
+        return self.cell.precision if self.cell.quantized else self.result.dtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One method and ratio in both precisions.
+    """One method and ratio in floating point and in integers.
 
     Attributes:
         plain: In floating point.
-        int8: In INT8.
-        cost: Accuracy of INT8 less that of floating point, in points.
-        interaction: That cost less INT8's cost without pruning, in points; None for the unpruned pair.
+        quantized: In integers.
+        cost: Accuracy in integers less that in floating point, in points.
+        interaction: That cost less the integers' cost without pruning, in points; None for the unpruned pair.
         speed: Metric of ``TIMES`` -> speed-up of both over the product of the speed-ups of each; none when unpruned.
         overlaps: Kept sets of one against the other; none for methods that don't tell.
     """
 
     plain: Row
-    int8: Row
+    quantized: Row
     cost: Estimate
     interaction: Estimate | None
     speed: Mapping[str, Estimate]
@@ -97,8 +97,13 @@ class Pair:
 
     @property
     def label(self) -> str:
-        """Method and ratio."""
-        return self.plain.cell.label
+        """Method and ratio, and what the integers are."""
+        return f"{self.plain.cell.label} {self.quantized.precision}"
+
+    @property
+    def kind(self) -> str:
+        """What the integers are, as it stands in a sentence: ``INT8``."""
+        return self.quantized.precision.upper()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ class Findings:
         timing: How and where it was timed; None: it wasn't.
         asked_about: For every question in order, what its picture is.
         rows: Every cell, in the order of the grid.
-        pairs: Both precisions of one variant.
+        pairs: A variant in floating point and in integers.
     """
 
     about: Mapping[str, str]
@@ -135,6 +140,11 @@ class Findings:
     def kinds(self) -> tuple[str, ...]:
         """The kinds of questions; none where there is only one."""
         return tuple(dict.fromkeys(kind for row in self.measured for kind in row.parts.kinds))
+
+    @property
+    def integers(self) -> str:
+        """The precisions but floating point, in words: ``INT8``, ``INT8 and INT4``; empty if there are none."""
+        return " and ".join(dict.fromkeys(pair.kind for pair in self.pairs))
 
     @property
     def measured(self) -> tuple[Row, ...]:
@@ -177,7 +187,7 @@ def find(
         results: Every cell's.
         questions: In the order of their answers.
         groups: What was timed.
-        overlaps: Kept sets fp32 against INT8, by the float cell's name.
+        overlaps: Kept sets in floating point against integers, by the name of the cell in integers.
         about: The identity.
         timing: How it was timed.
     """
@@ -189,7 +199,7 @@ def find(
     resampled, first_resampled = (resample_means(answers, pictures) for answers in (correct, first))
     value = dict(zip(measured, correct.mean(axis=1).tolist(), strict=True))
     draws: dict[Cell, Floats] = {cell: resampled[:, index] for index, cell in enumerate(measured)}
-    baselines = [cell for cell in (UNPRUNED, UNPRUNED_INT8) if cell in results]
+    baselines = [cell for cell in results if cell.method is None]
     rows = {cell: Row(cell=cell, result=results[cell], times={}) for cell in results}
     for index, cell in enumerate(measured):
         rows[cell] = Row(
@@ -206,23 +216,20 @@ def find(
     rows |= {row.cell: dataclasses.replace(row, on_front=True) for row in front}
     pairs = []
     for cell in measured:
-        twin = cell.twin
-        if cell.int8 or twin not in draws:
+        plain, base = cell.at(FLOAT), UNPRUNED.at(cell.precision)
+        if not cell.quantized or plain not in draws:
             continue
-        cost, cost_draws = value[twin] - value[cell], draws[twin] - draws[cell]
-        alone, alone_draws = (
-            value[UNPRUNED_INT8] - value[UNPRUNED],
-            draws[UNPRUNED_INT8] - draws[UNPRUNED],
-        )
+        cost, cost_draws = value[cell] - value[plain], draws[cell] - draws[plain]
+        alone, alone_draws = value[base] - value[UNPRUNED], draws[base] - draws[UNPRUNED]
         pruned = cell.method is not None
         beyond, beyond_draws = _POINTS * (cost - alone), _POINTS * (cost_draws - alone_draws)
         pairs.append(
             Pair(
-                plain=rows[cell],
-                int8=rows[twin],
+                plain=rows[plain],
+                quantized=rows[cell],
                 cost=estimate(_POINTS * cost, _POINTS * cost_draws),
                 interaction=estimate(beyond, beyond_draws) if pruned else None,
-                speed=_speed(groups, cell, twin) if pruned else {},
+                speed=_speed(groups, plain, cell) if pruned else {},
                 overlaps=overlaps.get(cell.name, ()),
             )
         )
@@ -243,8 +250,8 @@ def _times(groups: Sequence[Group], cell: Cell, baselines: Sequence[Cell]) -> di
     return found
 
 
-def _speed(groups: Sequence[Group], cell: Cell, twin: Cell) -> dict[str, Estimate]:
-    four = (UNPRUNED, cell, UNPRUNED_INT8, twin)
+def _speed(groups: Sequence[Group], plain: Cell, cell: Cell) -> dict[str, Estimate]:
+    four = (UNPRUNED, plain, UNPRUNED.at(cell.precision), cell)
     group = find_group(groups, four)
     if group is None:
         return {}

@@ -14,6 +14,10 @@ from lmmprune.errors import InputError
 _LONGEST = 180
 _DIGEST = 12
 
+FLOAT = "fp"
+PRECISIONS = (FLOAT, "int8", "int4", "int4-gptq")
+"""What a cell may be in; ``int4`` rounds to the nearest, ``int4-gptq`` on samples."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -41,7 +45,7 @@ class Cell:
     Attributes:
         method: What prunes; None for the unpruned model.
         ratio: Fraction of visual tokens removed, ``0 <= ratio < 1``; 0 where a schedule decides.
-        int8: Whether it is quantized.
+        precision: One of ``PRECISIONS``.
         options: As those of ``Variant``.
         positions: As those of ``Variant``.
         code: As that of ``Variant``.
@@ -50,7 +54,7 @@ class Cell:
 
     method: str | None
     ratio: float
-    int8: bool
+    precision: str = FLOAT
     options: tuple[tuple[str, str], ...] = ()
     positions: str | None = None
     code: str | None = None
@@ -59,8 +63,9 @@ class Cell:
     @property
     def name(self) -> str:
         """A name for a folder, unique in every grid: ``freepruner-0.5-int8``, ``fastv-0.5-layer=3``, ``unpruned``."""
+        end = f"-{self.precision}" * self.quantized
         if self.method is None:
-            return "unpruned" + "-int8" * self.int8
+            return "unpruned" + end
         amount = repr(self.ratio) if self.schedule is None else "schedule=" + _digest(repr(self.schedule[1]))
         parts = [quote(self.method, safe="+") + (f"@{self.code[:_DIGEST]}" if self.code else ""), amount]
         parts += [f"{_quoted(name)}={_quoted(value)}" for name, value in self.options]
@@ -68,7 +73,12 @@ class Cell:
         name = "-".join(parts)
         if len(name) > _LONGEST:
             name = f"{name[:_LONGEST]}~{_digest(name)}"
-        return name + "-int8" * self.int8
+        return name + end
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it is in integers."""
+        return self.precision != FLOAT
 
     @property
     def series(self) -> str:
@@ -83,27 +93,32 @@ class Cell:
             return "unpruned"
         return f"{self.series} {percent(self.ratio) if self.schedule is None else self.schedule[0]}"
 
-    @property
-    def twin(self) -> Cell:
-        """The same in the other precision."""
-        return dataclasses.replace(self, int8=not self.int8)
+    def at(self, precision: str) -> Cell:
+        """The same in another precision."""
+        return dataclasses.replace(self, precision=precision)
 
 
-UNPRUNED = Cell(method=None, ratio=0.0, int8=False)
-UNPRUNED_INT8 = Cell(method=None, ratio=0.0, int8=True)
+UNPRUNED = Cell(method=None, ratio=0.0)
 
 
-def grid(methods: Sequence[str | Variant], ratios: Sequence[float], *, int8: bool) -> tuple[Cell, ...]:
+def grid(
+    methods: Sequence[str | Variant], ratios: Sequence[float], *, precisions: Sequence[str] = (FLOAT,)
+) -> tuple[Cell, ...]:
     """Return every cell once; the unpruned model comes first, asked for or not: all others are compared with it.
 
     Args:
         methods: Names or variants; whether they exist is checked elsewhere.
         ratios: Fractions of visual tokens removed.
-        int8: Whether every cell is wanted in INT8 too.
+        precisions: In which every cell is wanted, of ``PRECISIONS``.
 
     Raises:
-        InputError: Nothing was asked for, or a ratio is outside ``0 <= ratio < 1``.
+        InputError: Nothing was asked for, a ratio is outside ``0 <= ratio < 1``, or a precision is unknown.
     """
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise InputError(f"--precisions {precision}: expected {', '.join(PRECISIONS)}")
+    if FLOAT not in precisions:
+        raise InputError(f"--precisions {','.join(precisions)}: add {FLOAT}, with which all others are compared")
     if not methods:
         raise InputError("--methods is empty: give names of methods, separated by commas (see 'lmmprune methods')")
     if not ratios:
@@ -118,16 +133,14 @@ def grid(methods: Sequence[str | Variant], ratios: Sequence[float], *, int8: boo
         for one in dict.fromkeys(methods):
             variant = Variant(method=one) if isinstance(one, str) else one
             if variant.schedule is not None:
-                yield Cell(**vars(variant), ratio=0.0, int8=False)
+                yield Cell(**vars(variant), ratio=0.0)
                 continue
             for ratio in sorted(set(ratios)):
                 if ratio > 0:
-                    yield Cell(**vars(variant), ratio=ratio, int8=False)
+                    yield Cell(**vars(variant), ratio=ratio)
 
-    precisions = (False, True) if int8 else (False,)
-    return tuple(
-        dataclasses.replace(cell, int8=quantized) for cell in (UNPRUNED, *pruned()) for quantized in precisions
-    )
+    wanted = [precision for precision in PRECISIONS if precision in precisions]
+    return tuple(cell.at(precision) for cell in (UNPRUNED, *pruned()) for precision in wanted)
 
 
 def percent(share: float) -> str:

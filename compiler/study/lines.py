@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lmmprune.compiler.measure.statistics import Estimate
 from lmmprune.compiler.study.chart_style import FEW, Theme, label, note_points, paper, reserve, styles
 from lmmprune.compiler.study.findings import Findings, Row
+from lmmprune.compiler.study.grid import FLOAT, PRECISIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Get = Callable[[Row], Estimate | None]
 _COLUMNS = 3
+_MARKERS = dict(zip(PRECISIONS, "osv^", strict=True))
+_WORDS = {"o": "circles", "s": "squares", "v": "triangles", "^": "upright triangles"}
 
 
 def draw_lines(findings: Findings, theme: Theme, get: Get, text: str, *, factor: float = 1.0) -> Figure:
@@ -29,25 +32,25 @@ def draw_lines(findings: Findings, theme: Theme, get: Get, text: str, *, factor:
     """
     names = list(dict.fromkeys(row.cell.series for row in findings.measured if row.cell.method))
     lines = {
-        (name, int8): points
+        (name, precision): points
         for name in names
-        for int8 in (False, True)
-        if len(points := _points(findings, name, int8, get, factor)) > 1
+        for precision in PRECISIONS
+        if len(points := _points(findings, name, precision, get, factor)) > 1
     }
     draw = _together if len(names) <= FEW else _apart
     return draw(lines, theme, text)
 
 
-# (series, int8) -> (share removed, value, low, high) of every ratio.
-Lines = dict[tuple[str, bool], list[tuple[float, ...]]]
+# (series, precision) -> (share removed, value, low, high) of every ratio.
+Lines = dict[tuple[str, str], list[tuple[float, ...]]]
 
 
-def _points(findings: Findings, name: str, int8: bool, get: Get, factor: float) -> list[tuple[float, ...]]:
+def _points(findings: Findings, name: str, precision: str, get: Get, factor: float) -> list[tuple[float, ...]]:
     """Return share removed, value and the ends of its interval, for the unpruned model and every ratio."""
     rows = [
         row
         for row in findings.measured
-        if row.cell.int8 == int8 and row.cell.series in ("", name) and not row.cell.schedule
+        if row.cell.precision == precision and row.cell.series in ("", name) and not row.cell.schedule
     ]
     if not any(row.cell.method for row in rows):
         return []
@@ -60,45 +63,49 @@ def _points(findings: Findings, name: str, int8: bool, get: Get, factor: float) 
 
 def _together(lines: Lines, theme: Theme, text: str) -> Figure:
     """One panel per precision, every series in its own colour, its name at its end."""
-    precisions = list(dict.fromkeys(int8 for _, int8 in lines))
+    precisions = list(dict.fromkeys(precision for _, precision in lines))
     figure, panels = paper(theme, 0.6 + 3.2 * max(len(precisions), 1), max(len(precisions), 1), share=True)
     looks = styles(name for name, _ in lines)
-    for axes, int8 in zip(panels, precisions, strict=False):
-        own = {name: points for (name, precision), points in lines.items() if precision == int8}
+    for axes, shown in zip(panels, precisions, strict=False):
+        own = {name: points for (name, precision), points in lines.items() if precision == shown}
         for name, points in own.items():
-            _line(axes, points, looks[name].colour, marker=looks[name].marker, hollow=int8)
-        axes.set_title("int8" if int8 else "floating point", color=theme.ink, fontsize=10, loc="left")
+            _line(axes, points, looks[name].colour, marker=looks[name].marker, hollow=shown != FLOAT)
+        axes.set_title("floating point" if shown == FLOAT else shown, color=theme.ink, fontsize=10, loc="left")
     label(panels[-1], theme, x="visual tokens removed, %")
     figure.supylabel(text, color=theme.ink, fontsize=10)
     # Labels need the final limits, and room on the right.
     reserve(figure, looks)
     figure.draw_without_rendering()
-    for axes, int8 in zip(panels, precisions, strict=False):
-        own = {name: points for (name, precision), points in lines.items() if precision == int8}
+    for axes, shown in zip(panels, precisions, strict=False):
+        own = {name: points for (name, precision), points in lines.items() if precision == shown}
         ends = [(points[-1][0], points[-1][1]) for points in own.values()]
         note_points(axes, ends, list(own), [looks[name].colour for name in own])
     return figure
 
 
 def _apart(lines: Lines, theme: Theme, text: str) -> Figure:
-    """One panel per series, with all others pale behind it; dashed and hollow: INT8."""
+    """One panel per series, with all others pale behind it; dashed and hollow: integers."""
     names = list(dict.fromkeys(name for name, _ in lines))
     looks = styles(names)
     rows = -(-len(names) // _COLUMNS)
     figure, panels = paper(theme, 0.7 + 1.35 * rows, rows, _COLUMNS, share=True)
     for axes, name in zip(panels, names, strict=False):
-        for (other, int8), points in lines.items():
-            if other != name and not int8:
+        for (other, precision), points in lines.items():
+            if other != name and precision == FLOAT:
                 axes.plot([x for x, *_ in points], [y for _, y, *_ in points], color=theme.pale, linewidth=0.5)
-        for int8 in (False, True):
-            if (name, int8) in lines:
-                _line(axes, lines[name, int8], looks[name].colour, marker="o", hollow=int8, size=3)
+        for precision, marker in _MARKERS.items():
+            if (name, precision) in lines:
+                hollow = precision != FLOAT
+                _line(axes, lines[name, precision], looks[name].colour, marker=marker, hollow=hollow, size=3)
         axes.set_title(name, color=theme.ink, fontsize=8, loc="left", pad=2)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    dashed = any(int8 for _, int8 in lines)
+    dashed = [p for p in PRECISIONS if p != FLOAT and any(precision == p for _, precision in lines)]
+    told = [f"{precision} ({_WORDS[_MARKERS[precision]]})" for precision in dashed]
     figure.supxlabel(
-        "visual tokens removed, %; pale: the others" + "; dashed: int8" * dashed, color=theme.ink, fontsize=9
+        "visual tokens removed, %; pale: the others" + (f"; dashed: {', '.join(told)}" if told else ""),
+        color=theme.ink,
+        fontsize=9,
     )
     figure.supylabel(text, color=theme.ink, fontsize=9)
     return figure

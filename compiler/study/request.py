@@ -19,7 +19,7 @@ class StudyRequest:
         settings: What all cells share.
         variants: Of methods.
         ratios: Fractions removed.
-        int8: Whether every cell is wanted in INT8 too.
+        precisions: In which every cell is wanted (see ``grid.PRECISIONS``).
         output: The folder.
         workers: Processes on this machine.
         ray: Address of a Ray cluster, to run cells there instead.
@@ -32,7 +32,7 @@ class StudyRequest:
     settings: Settings
     variants: Variants
     ratios: Sequence[float]
-    int8: bool
+    precisions: Sequence[str]
     output: Path
     workers: int
     ray: str | None

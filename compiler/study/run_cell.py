@@ -15,7 +15,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.questions import Question, load_examples
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.values import Int8, Ratio, Schedule
+from lmmprune.compiler.export.values import Int4, Int8, Ratio, Schedule
 from lmmprune.compiler.measure.evaluate import evaluate
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.cell_result import CellResult
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Workers already are as many as the cores that shall be used.
 _THREADS = 1
+_INT4 = {"int4": Int4(), "int4-gptq": Int4(method="gptq")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ def request_of(job: Job) -> Request:
         positions=job.cell.positions,
         method_file=job.folder.code(job.cell),
         tokens=Ratio(job.cell.ratio) if job.cell.schedule is None else Schedule(dict(job.cell.schedule[1])),
-        int8=Int8() if job.cell.int8 else None,
+        int8=Int8() if job.cell.precision == "int8" else None,
+        int4=_INT4.get(job.cell.precision),
         calibration=settings.calibration,
         calibration_samples=settings.calibration_samples,
         judge=False,  # that is what the study is for

@@ -17,7 +17,7 @@ from lmmprune.compiler.study.commands import study_command
 from lmmprune.compiler.study.examples import collect_examples
 from lmmprune.compiler.study.findings import Findings, find
 from lmmprune.compiler.study.folder import Folder, open_study
-from lmmprune.compiler.study.grid import UNPRUNED, Cell, grid
+from lmmprune.compiler.study.grid import FLOAT, UNPRUNED, Cell, grid
 from lmmprune.compiler.study.kept_sets import Overlap, load_kept, overlaps
 from lmmprune.compiler.study.local import run_locally
 from lmmprune.compiler.study.ray_cluster import check_ray, run_on_ray
@@ -64,7 +64,7 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
         LmmpruneError: Anything that the user can mend; finished cells stay.
     """
     # Everything that can be refused is refused before the first slow step.
-    cells = grid(request.variants.chosen, request.ratios, int8=request.int8)
+    cells = grid(request.variants.chosen, request.ratios, precisions=request.precisions)
     target_of(targets.resolve(request.settings.target).name)
     require("jinja2", "export")
     if request.ray is not None:
@@ -78,7 +78,7 @@ def run_study(request: StudyRequest, progress: Progress = silent) -> StudyResult
         "methods": list(dict.fromkeys(one.method for one in request.variants.chosen)),
         "variants": [dataclasses.asdict(one) for one in request.variants.chosen],
         "ratios": list(request.ratios),
-        "int8": request.int8,
+        "precisions": list(request.precisions),
     }
     with open_study(request.output, about, asked, force=request.force) as folder:
         for variant in request.variants.chosen:
@@ -194,8 +194,8 @@ def _time(
 def _overlaps(folder: Folder, measured: Sequence[Cell]) -> dict[str, tuple[Overlap, ...]]:
     found = {}
     for cell in measured:
-        twin = cell.twin
-        if not cell.int8 and twin in measured:
-            kept = [load_kept(folder.cell(one) / "kept.npz") for one in (cell, twin)]
+        plain = cell.at(FLOAT)
+        if cell.quantized and plain in measured:
+            kept = [load_kept(folder.cell(one) / "kept.npz") for one in (plain, cell)]
             found[cell.name] = overlaps(*kept)
     return found

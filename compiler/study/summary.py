@@ -8,7 +8,7 @@ import numpy as np
 
 from lmmprune.compiler.measure.statistics import estimate, resample_means
 from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
-from lmmprune.compiler.study.grid import UNPRUNED, percent
+from lmmprune.compiler.study.grid import FLOAT, UNPRUNED, percent
 from lmmprune.compiler.study.words import name, points, shares, tenths, times
 
 _FOCUS = 0.5
@@ -22,15 +22,16 @@ def summary(findings: Findings) -> str:
 
 
 def bullets(findings: Findings) -> list[str]:
-    """Return the verdict, then accuracy, cost of INT8, whether they multiply, kept sets and the Pareto front."""
+    """Return the verdict, then accuracy, cost of integers, whether they multiply, kept sets and the Pareto front."""
     best = best_at_focus(findings)
     sentences = [_verdict(findings, best)] if best else []
     sentences.append(_unpruned(findings))
     if best:
         sentences += _best(findings, best)
     if findings.pruned_pairs:
-        sentences += [_accuracy_verdict(findings.pruned_pairs), *_speed_verdicts(findings.pruned_pairs)]
-        sentences += _overlap(findings.pruned_pairs)
+        for kind in dict.fromkeys(pair.kind for pair in findings.pruned_pairs):
+            pairs = [pair for pair in findings.pruned_pairs if pair.kind == kind]
+            sentences += [_accuracy_verdict(pairs), *_speed_verdicts(pairs), *_overlap(pairs)]
     if findings.front:
         front = ", ".join(name(row) for row in findings.front)
         over = "time to the first token" if findings.timing else "FLOPs of the prefill"
@@ -46,7 +47,7 @@ def bullets(findings: Findings) -> list[str]:
 
 def best_at_focus(findings: Findings) -> Row | None:
     """Return the most accurate pruned float cell at the ratio nearest to one half; None if there is none."""
-    rows = [row for row in findings.measured if row.cell.ratio and not row.cell.int8]
+    rows = [row for row in findings.measured if row.cell.ratio and not row.cell.quantized]
     ratio = min((row.cell.ratio for row in rows), key=lambda ratio: (abs(ratio - _FOCUS), ratio), default=None)
     at = [row for row in rows if row.cell.ratio == ratio]
     return max(at, key=lambda row: row.accuracy.value if row.accuracy else 0.0, default=None)
@@ -58,7 +59,7 @@ def _verdict(findings: Findings, best: Row) -> str:
     plain = [
         row
         for row in findings.measured
-        if (row.cell.ratio, row.cell.int8) == (best.cell.ratio, False) and row.cell.method in BASELINES
+        if (row.cell.ratio, row.cell.quantized) == (best.cell.ratio, False) and row.cell.method in BASELINES
     ]
     rival = max(plain, key=lambda row: row.accuracy.value if row.accuracy else 0.0, default=None)
     if rival is None or best.cell.method in BASELINES:
@@ -100,10 +101,13 @@ def _best(findings: Findings, best: Row) -> list[str]:
             f"With {ratio} of the visual tokens removed, {best.cell.series} does best of the methods in"
             f" {best.precision}: it {kept}."
         )
-    costs = {pair.plain.cell: pair.cost for pair in findings.pairs}
-    if best.cell in costs:
-        alone = f", and by {points(costs[UNPRUNED])} points without pruning" if UNPRUNED in costs else ""
-        sentences.append(f"There INT8 changes the accuracy by {points(costs[best.cell])} points{alone}.")
+    costs = {pair.quantized.cell: pair.cost for pair in findings.pairs}
+    for cell in costs:
+        if cell.at(FLOAT) == best.cell:
+            base = UNPRUNED.at(cell.precision)
+            alone = f", and by {points(costs[base])} points without pruning" if base in costs else ""
+            kind = cell.precision.upper()
+            sentences.append(f"There {kind} changes the accuracy by {points(costs[cell])} points{alone}.")
     if best.times:
         fast = f"{times(best.times['ttft_ms'].speedup)} times as fast to the first token"
         sentences.append(f"In {best.precision} it is {fast} as the unpruned model.")
@@ -117,7 +121,7 @@ def _accuracy_verdict(pairs: Sequence[Pair]) -> str:
     more = [f"{pair.label} ({points(one)})" for pair, one in found if one.above(0)]
     holds = len(found) - len(less) - len(more)
     text = (
-        "What INT8 does to the accuracy of a pruned model differs from what it does to the unpruned one by"
+        f"What {pairs[0].kind} does to the accuracy of a pruned model differs from what it does to the unpruned one by"
         f" {tenths(min(values))} to {tenths(max(values))} points; the interval contains 0 in {holds} of {len(found)}"
         f" cases (with no interaction anywhere, about {0.95 * len(found):.0f} would)"
     )
@@ -137,9 +141,9 @@ def _speed_verdicts(pairs: Sequence[Pair]) -> list[str]:
         values = [one.value for one in found]
         less, more = sum(one.below(1) for one in found), sum(one.above(1) for one in found)
         sentences.append(
-            f"For the {label}, the speed-up of both together is {min(values):.2f} to {max(values):.2f} times the"
-            f" product of the speed-ups of each; the interval contains 1 in {len(found) - less - more} of {len(found)}"
-            f" cases, lies below it in {less} and above it in {more}."
+            f"For the {label}, the speed-up of pruning and {pairs[0].kind} together is {min(values):.2f} to"
+            f" {max(values):.2f} times the product of the speed-ups of each; the interval contains 1 in"
+            f" {len(found) - less - more} of {len(found)} cases, lies below it in {less} and above it in {more}."
         )
     return sentences
 
@@ -150,7 +154,7 @@ def _overlap(pairs: Sequence[Pair]) -> list[str]:
         return []
     lowest = min(last, key=lambda one: one.mean)
     return [
-        "The kept patches of both precisions have an intersection over union of"
+        f"The kept patches in floating point and in {pairs[0].kind} have an intersection over union of"
         f" {lowest.mean:.3f} to {max(one.mean for one in last):.3f} on average over the pictures, method by method;"
         f" the lowest of a single picture is {min(one.lowest for one in last):.3f}."
     ]

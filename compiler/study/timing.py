@@ -14,7 +14,7 @@ from typing import Any
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.bench import bench, steps
 from lmmprune.compiler.study.folder import Folder
-from lmmprune.compiler.study.grid import UNPRUNED, UNPRUNED_INT8, Cell
+from lmmprune.compiler.study.grid import FLOAT, Cell
 from lmmprune.compiler.study.write_file import write_bytes, write_text
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import BundleError
@@ -79,18 +79,18 @@ def find_group(groups: Sequence[Group], cells: Sequence[Cell]) -> Group | None:
 def plan_groups(cells: Sequence[Cell], groups: Sequence[Group]) -> list[tuple[Cell, ...]]:
     """Return the groups that are still to be timed, so that every cell has been beside its baselines.
 
-    Both precisions of a method and ratio stay together, beside the unpruned model in the same precisions: that is what
+    All precisions of a method and ratio stay together, beside the unpruned model in the same precisions: that is what
     an interaction is computed from.
 
     Args:
         cells: All cells that can be timed, the unpruned ones among them.
         groups: What has been timed.
     """
-    baselines = tuple(cell for cell in (UNPRUNED, UNPRUNED_INT8) if cell in cells)
+    baselines = tuple(cell for cell in cells if cell.method is None)
     by_variant: dict[Cell, list[Cell]] = {}
     for cell in cells:
         if cell.method is not None:
-            by_variant.setdefault(dataclasses.replace(cell, int8=False), []).append(cell)
+            by_variant.setdefault(cell.at(FLOAT), []).append(cell)
     missing = [found for found in by_variant.values() if find_group(groups, (*baselines, *found)) is None]
     planned: list[tuple[Cell, ...]] = []
     room: list[Cell] = []

@@ -12,7 +12,7 @@ from lmmprune.compiler.study.findings import TIMES, Findings, Pair, Row
 
 def csv_text(findings: Findings) -> str:
     """Return the table; what isn't there, as for a refused cell, is empty."""
-    pairs = {pair.int8.cell: pair for pair in findings.pairs}
+    pairs = {pair.quantized.cell: pair for pair in findings.pairs}
     rows = [cell_figures(row, pairs.get(row.cell)) for row in findings.rows]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), restval="")
@@ -22,11 +22,11 @@ def csv_text(findings: Findings) -> str:
 
 
 def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
-    """Return the figures of a cell by name; what concerns both precisions stands with the INT8 cell.
+    """Return the figures of a cell by name; what concerns both precisions stands with the one in integers.
 
     Args:
         row: The cell.
-        pair: With its float twin, where this is the INT8 one.
+        pair: With its float twin, where this one is in integers.
     """
     result = row.result
     figures: dict[str, Any] = {
@@ -34,7 +34,7 @@ def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
         "variant": row.cell.series,
         "method": row.cell.method or "",
         "ratio": row.cell.ratio,
-        "precision": "int8" if row.cell.int8 else result.dtype,
+        "precision": row.cell.precision if row.cell.quantized else result.dtype,
         "refused": result.refused or "",
     }
     if row.accuracy is None:
@@ -72,7 +72,7 @@ def cell_figures(row: Row, pair: Pair | None) -> dict[str, Any]:
     if pair is None:
         return figures
     figures |= {
-        **_columns("int8_cost_points", pair.cost),
+        **_columns("integers_cost_points", pair.cost),
         **_columns("accuracy_interaction_points", pair.interaction, null=0),
     }
     for metric in TIMES:

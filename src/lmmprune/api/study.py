@@ -22,7 +22,7 @@ def study(
     *,
     methods: Sequence[str],
     ratios: Sequence[float],
-    int8: bool = False,
+    precisions: Sequence[str] = ("fp",),
     options: Mapping[str, Sequence[object]] | None = None,
     method_files: Sequence[File] = (),
     positions: Sequence[str] = (),
@@ -55,7 +55,8 @@ def study(
         out: Folder, new or to go on with.
         methods: Names; ``all`` among them takes every one.
         ratios: Fractions of visual tokens removed.
-        int8: Measure every variant in INT8 too.
+        precisions: In which every variant is measured: ``fp``, and any of ``int8``, ``int4`` (to the nearest) and
+            ``int4-gptq``.
         options: Hyper-parameters as ``{"fastv.layer": [2, 3]}``: every combination of the values is a variant.
         method_files: Python files that define methods.
         positions: Numbering of the tokens that stay, ``contiguous``, ``original`` or both; none: each method's own.
@@ -112,7 +113,7 @@ def study(
         ),
         variants=variants,
         ratios=ratios,
-        int8=int8,
+        precisions=precisions,
         output=Path(out),
         workers=workers,
         ray=ray,
