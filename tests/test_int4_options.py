@@ -98,6 +98,34 @@ def test_the_vision_tower_in_int8(tmp_path: Path, cli: Cli) -> None:
     assert [check.name for check in verify(tmp_path / "v", samples=2) if not check.passed] == []
 
 
+def test_what_hurts_most_stays_in_float(tmp_path: Path, cli: Cli) -> None:
+    wide = (
+        "--int4",
+        "--int4-group",
+        128,
+        "--int4-policy",
+        "auto",
+        "--calib-samples",
+        2,
+        "--keep-float",
+        "decoder:lm_head",
+    )
+    record = export(cli, tmp_path / "a", *wide, "--int4-budget", 0.9)["precision"]["calibration"]
+    found = record["decoder"]
+    assert (record["policy"], record["samples"], found["float"]) == ("auto", 2, ["lm_head"])
+    # Four layers of q/k/v, out, up and down; the head is the user's.
+    assert len(found["errors"]) == 16
+    worst, *others = found["errors"]
+    assert found["errors"][worst] == max(found["errors"].values()) < found["error_all_int4"] == found["error"]
+    budget = (found["error"] + found["errors"][others[0]]) / 2
+    record = export(cli, tmp_path / "b", *wide, "--int4-budget", budget)["precision"]["calibration"]["decoder"]
+    assert {worst, "lm_head"} <= set(record["float"])
+    assert len(record["float"]) < 17
+    assert record["error"] <= budget < record["error_all_int4"]
+    blocks = int8_share(cli, tmp_path / "b")
+    assert {name for name, kind in blocks.items() if kind == "float"} == set(record["float"])
+
+
 def test_size_and_memory_plan(tmp_path: Path, cli: Cli) -> None:
     """Weights of four bits with scales of 16 for each 128: 4.125 bits a number, what isn't a product in 16."""
     sizes = {}
@@ -142,6 +170,10 @@ def test_a_bundle_of_onnxruntime_isnt_built(tmp_path: Path, cli: Cli, monkeypatc
         (("--int4", "--keep-float", "lm_head"), "--keep-float lm_head: expected decoder:BLOCK"),
         (("--int4", "--keep-float", "decoder:x"), "no block 'x' to keep in floating point"),
         (("--int4", "--share-weights"), "--share-weights links the checkpoint's floating-point weights, --int4 makes"),
+        (("--int4-policy", "auto"), "--int4-policy is for four-bit weights: add --int4"),
+        (("--int4", "--int4-policy", "some"), "--int4-policy some: expected all or auto"),
+        (("--int4", "--int4-budget", 0.1), "--int4-budget is what --int4-policy auto allows: add that"),
+        (("--int4", "--int4-policy", "auto", "--int4-budget", 2), "--int4-budget 2: expected a relative error"),
         (("--int4", "--int8-policy", "auto"), "--int8-policy is for graphs in INT8, and --int4 makes none"),
         (("--int4", "--no-smooth"), "--no-smooth is about ranges that are measured before, and --int4 has none"),
         (("--int4", "--calib-samples", 2), "--calib-samples is for what looks at pictures first"),

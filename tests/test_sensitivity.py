@@ -69,7 +69,7 @@ def test_blocks_are_ranked_by_their_own_error_and_the_worst_stay_float(
     tight = scan(path, "s8s8", ranges, samples(feeds), budget=budget)
     assert "layer_1.out" in tight.keep_float
     assert len(tight.keep_float) < len(names)
-    assert tight.error <= budget < tight.all_int8
+    assert tight.error <= budget < tight.everything
     kept = model.clone()
     InsertQdq(scheme="s8s8", ranges=ranges, keep_float=frozenset(tight.keep_float))(kept)
     assert distance(kept, feeds, exact) == pytest.approx(tight.error, rel=0.05)
@@ -80,7 +80,7 @@ def test_a_wide_budget_keeps_nothing(decoder: tuple[Path, ir.Model, dict[str, np
     path, model, feeds = decoder
     found = scan(path, "s8s8", calibrated(model, "s8s8", feeds), samples(feeds), budget=0.999)
     assert found.keep_float == ()
-    assert found.error == found.all_int8
+    assert found.error == found.everything
     assert sorted(path.parent.iterdir()) == [path, path.with_name("decoder.onnx.data")], "copies must not stay"
 
 

@@ -313,7 +313,7 @@ def test_telling_the_loss_takes_disk_before_the_bundle_does(
 
 def test_the_scan_for_blocks_is_what_takes_the_memory(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "WHOLE_BYTES", 0)
-    for scan, remedy in ((True, "leave out --int8-policy auto"), (False, "calibrate with fewer samples")):
+    for scan, remedy in ((True, "leave out the policy 'auto'"), (False, "calibrate with fewer samples")):
         takes = preflight.calibration_needs(_source(half), 2, scan=scan, smooth=True)
         bits = functools.partial(_bits, 8, 32)
         found = preflight.needs(_source(half), half, dtype="float32", bits=bits, shared=False, calibration=takes)

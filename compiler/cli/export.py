@@ -75,6 +75,7 @@ def _integers(options: dict[str, Any]) -> dict[str, Int8 | Int4 | None]:
     """Take the options that say how to quantize out of the others, and make the request's fields of them."""
     static, weights_only, dynamic = (options.pop(f"int8{kind}") for kind in ("", "_weights_only", "_dynamic"))
     four, group, method, vision = (options.pop(name) for name in ("int4", "int4_group", "int4_method", "int8_vision"))
+    chosen = {name: options.pop(f"int4_{name}") for name in ("policy", "budget")}
     how = {
         "policy": options.pop("int8_policy"),
         "budget": options.pop("int8_budget"),
@@ -90,7 +91,7 @@ def _integers(options: dict[str, Any]) -> dict[str, Int8 | Int4 | None]:
         inside = tuple(name for name in blocks if vision and name.startswith("vision:"))
         tower = Int8(keep_float=inside, **how) if vision else None
         rest = tuple(name for name in blocks if name not in inside)
-        return {"int4": Int4(group=group, method=method, keep_float=rest, vision=tower), "int8": None}
+        return {"int4": Int4(group=group, method=method, keep_float=rest, vision=tower, **chosen), "int8": None}
     return {"int8": Int8(weights_only=weights_only, dynamic=dynamic, **how) if given else None}
 
 

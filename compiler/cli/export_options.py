@@ -167,6 +167,22 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="How weights are rounded: to the nearest, or on samples, so that products err least.",
         group=_INT4,
     ),
+    option(
+        "--int4-policy",
+        default="all",
+        show_default=True,
+        metavar="all|auto",
+        help="auto keeps blocks in float until the logits' error is within --int4-budget.",
+        group=_INT4,
+    ),
+    option(
+        "--int4-budget",
+        default=0.05,
+        show_default=True,
+        type=float,
+        help="Relative error that --int4-policy auto allows.",
+        group=_INT4,
+    ),
     option("--int8-vision", is_flag=True, help="With --int4, the vision tower in INT8, as by --int8.", group=_INT4),
     target_option(),
     dtype_option("the target's"),
@@ -234,8 +250,11 @@ def check_export_options(
     refuse_ignored(ratio == "auto", "is for --ratio auto: leave it out", "percentile")
     refuse_ignored(bool(one), "says how to quantize: add --int8", "int8_policy", "keep_float", *how)
     refuse_ignored(
-        bool(request["int4"]), "is for four-bit weights: add --int4", "int4_group", "int4_method", "int8_vision"
+        bool(request["int4"]),
+        "is for four-bit weights: add --int4",
+        *("int4_group", "int4_method", "int4_policy", "int8_vision"),
     )
+    refuse_ignored(request["int4_policy"] == "auto", "is what --int4-policy auto allows: add that", "int4_budget")
     refuse_ignored(
         not request["int4"] or bool(request["int8_vision"]),
         "is for graphs in INT8, and --int4 makes none: add --int8-vision, or leave it out",
@@ -247,10 +266,11 @@ def check_export_options(
         *how,
     )
     refuse_ignored(request["int8_policy"] == "auto", "is what --int8-policy auto allows: add that", "int8_budget")
-    rounds = bool(request["int4"]) and request["int4_method"] != "rtn"
+    rounds = bool(request["int4"]) and (request["int4_method"] != "rtn" or request["int4_policy"] == "auto")
     refuse_ignored(
         static or rounds or len(one) > 1 or ratio == "auto" or bool(buckets),
-        "is for what looks at pictures first, --int8, --int4-method gptq, --ratio auto and --buckets: add one of them,"
+        "is for what looks at pictures first, --int8, --int4-method gptq, --int4-policy auto, --ratio auto and"
+        " --buckets: add one of them,"
         " or leave it out",
         "calib_samples",
     )

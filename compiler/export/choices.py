@@ -73,6 +73,8 @@ def int4_of(request: Request, target: Target) -> Int4Plan | None:
         whole=target.int4_whole,
         method=int4.method,
         keep_float=int4.keep_float,
+        policy=int4.policy,
+        budget=int4.budget,
     )
 
 

@@ -40,9 +40,10 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
     four, eight, data = decision.int4, decision.int8, decision.data
     if decision.carried is not None:
         carry(reduced.decoder, reduced.packed, decision.carried)
+    seen = None
     if four is not None:
         # Before the tower becomes INT8: samples go through graphs in floating point.
-        quantize_int4(
+        seen = quantize_int4(
             reduced.vision,
             reduced.decoder,
             reduced.selection,
@@ -56,11 +57,11 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
         )
     if eight is not None:
         found = _quantize_int8(decision, eight, reduced, assets, clock)
-        return found if four is None else {**found, "decoder": four.record()}
+        return found if four is None else {**found, "decoder": four.record(seen)}
     if four is None:
         return None
-    seen = {"source": data.source, "samples": len(data.samples)} if four.calibrated and data else {}
-    return {**seen, "policy": "all", "decoder": four.record()}
+    read = {"source": data.source, "samples": len(data.samples)} if four.calibrated and data else {}
+    return {**read, "policy": four.policy, "decoder": four.record(seen)}
 
 
 def _quantize_int8(

@@ -44,7 +44,7 @@ class Calibration:
         disk: Of float32 graphs beside the bundle in the making; they are gone before its weights are written.
         memory: Beside the libraries.
         kept: Of what is on disk, what stays until the bundle's weights are written.
-        scan: Whether the scan of ``--int8-policy auto`` is why the decoder doesn't run layer by layer.
+        scan: Whether the scan of the policy ``auto`` is why the decoder doesn't run layer by layer.
     """
 
     disk: int = 0
@@ -105,7 +105,7 @@ class Needs:
                 " free: free some space, give another directory, or make it smaller (--int8, --int4, --dtype float16)"
             )
         if self.memory_free is not None and self.memory > self.memory_free:
-            less = "leave out --int8-policy auto" if self.scan else "calibrate with fewer samples (--calib-samples)"
+            less = "leave out the policy 'auto'" if self.scan else "calibrate with fewer samples (--calib-samples)"
             raise InputError(
                 f"the export needs about {_gib(self.memory)} of memory, {_gib(self.memory_free)} are free: close other"
                 f" programs, or {less}"
@@ -129,8 +129,10 @@ def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
         calibration = calibration_needs(
             source, samples, scan=int8.policy == "auto", smooth=int8.smooth, decoder="decoder" in int8.parts
         )
-    if (int4 := decision.int4) is not None and int4.calibrated and decision.data:
+    if (int4 := decision.int4) is not None and int4.rounds and decision.data:
         calibration = calibration.beside(rounding_needs(source, len(decision.data.samples)))
+    if int4 is not None and int4.policy == "auto":
+        calibration = calibration.beside(scan_needs(source))
     if decision.judged_on is not None:
         calibration = calibration.beside(judging_needs(source))
     required = needs(
@@ -246,6 +248,12 @@ def rounding_needs(source: Source, samples: int) -> Calibration:
     # Four bits and a scale for a group.
     kept = math.ceil((spec.layers * layer + table) * 5 / 8)
     return Calibration(disk=vision + kept, memory=max(_LOADED * vision, held), kept=kept)
+
+
+def scan_needs(source: Source) -> Calibration:
+    """Return what looking for blocks to keep in float takes: the whole decoder in float32, whatever its size."""
+    vision, decoder = _float_bytes(source)
+    return Calibration(disk=vision + decoder, memory=_LOADED * max(vision, decoder), scan=decoder > WHOLE_BYTES)
 
 
 def judging_needs(source: Source) -> Calibration:

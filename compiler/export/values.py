@@ -141,12 +141,16 @@ class Int4:
         method: ``rtn`` rounds to the nearest; ``gptq`` on samples, so that products err least.
         keep_float: Blocks of the decoder that stay in float, ``decoder:NAME``.
         vision: How to quantize the vision tower to INT8 beside it; None: not at all.
+        policy: ``all`` blocks, or ``auto``: what hurts most stays in float until the error is within the budget.
+        budget: Relative error of the logits that ``auto`` allows, ``0 < budget < 1``.
     """
 
     group: int | None = None
     method: str = "rtn"
     keep_float: tuple[str, ...] = ()
     vision: Int8 | None = None
+    policy: str = "all"
+    budget: float = 0.05
 
     def __post_init__(self) -> None:
         """Take the blocks in any form."""

@@ -127,7 +127,7 @@ def quantize(
                     done=functools.partial(progress, f"scan {part}"),
                 )
                 keep |= set(seen.keep_float)
-                record |= {"errors": dict(seen.errors), "error_all_int8": seen.all_int8, "error": seen.error}
+                record |= {"errors": dict(seen.errors), "error_all_int8": seen.everything, "error": seen.error}
             record["float"] = sorted(keep)
             InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=dtype, keep_float=keep)(model)
             found[part] = record

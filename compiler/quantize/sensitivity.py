@@ -1,4 +1,4 @@
-"""Find the blocks that INT8 hurts most: quantize one at a time, compare the outputs, keep the worst in float."""
+"""Find the blocks that integers hurt most: quantize one at a time, compare the outputs, keep the worst in float."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
 from lmmprune.compiler.quantize.observe import load_beside
@@ -44,13 +45,13 @@ class Sensitivity:
     Attributes:
         errors: Block -> relative error of the output when it alone is quantized, the worst first.
         keep_float: Blocks that stay in floating point, the worst first.
-        all_int8: Relative error with every block quantized.
+        everything: Relative error with every block quantized.
         error: Relative error with ``keep_float`` left out.
     """
 
     errors: Mapping[str, float]
     keep_float: tuple[str, ...]
-    all_int8: float
+    everything: float
     error: float
 
 
@@ -58,6 +59,32 @@ def scan(
     graph: Path,
     scheme: str,
     ranges: Mapping[str, Range],
+    samples: Samples,
+    *,
+    budget: float,
+    done: Callable[[int, int], None] = lambda finished, of: None,
+) -> Sensitivity:
+    """Do what ``scan_blocks`` does for INT8.
+
+    Args:
+        graph: ONNX file of the float32 graph; its external data stays where it is.
+        scheme: Name in ``SCHEMES``.
+        ranges: Of its activations.
+        samples: Start the runs of one sample each.
+        budget: Relative error that is allowed.
+        done: Called with the finished and all steps.
+    """
+
+    def quantize(model: ir.Model, keep: frozenset[str]) -> None:
+        InsertQdq(scheme=scheme, ranges=ranges, keep_float=keep)(model)
+
+    return scan_blocks(graph, lambda model: quantizable(model, scheme), quantize, samples, budget=budget, done=done)
+
+
+def scan_blocks(
+    graph: Path,
+    find: Callable[[ir.Model], Sequence[ir.Node]],
+    quantize: Callable[[ir.Model, frozenset[str]], None],
     samples: Samples,
     *,
     budget: float,
@@ -72,15 +99,15 @@ def scan(
 
     Args:
         graph: ONNX file of the float32 graph; its external data stays where it is.
-        scheme: Name in ``SCHEMES``.
-        ranges: Of its activations.
+        find: Returns the nodes that can be quantized.
+        quantize: Quantizes a copy of the graph, but for the blocks of these names.
         samples: Start the runs of one sample each.
         budget: Relative error that is allowed.
         done: Called with the finished and all steps.
     """
     model = load_onnx(graph)
     kinds = find_blocks(model)
-    blocks = list(dict.fromkeys(kinds[node].name for node in quantizable(model, scheme)))
+    blocks = list(dict.fromkeys(kinds[node].name for node in find(model)))
     # Ranking, everything quantized, and the bisection.
     steps = len(blocks) + 1 + max(len(blocks), 1).bit_length()
     finished = 0
@@ -89,18 +116,18 @@ def scan(
     def error(keep: frozenset[str]) -> float:
         nonlocal finished
         quantized = model.clone()
-        InsertQdq(scheme=scheme, ranges=ranges, keep_float=keep)(quantized)
+        quantize(quantized, keep)
         found = answers_of(load_beside(graph, quantized), samples)
         finished += 1
         done(finished, steps)
         return relative_error(found, exact)
 
-    everything = frozenset(blocks)
-    errors = {block: error(everything - {block}) for block in blocks}
+    together = frozenset(blocks)
+    errors = {block: error(together - {block}) for block in blocks}
     ranked = sorted(errors, key=lambda block: -errors[block])
-    all_int8 = error(frozenset())
-    few, many, best = 0, len(ranked), all_int8
-    if all_int8 <= budget:
+    everything = error(frozenset())
+    few, many, best = 0, len(ranked), everything
+    if everything <= budget:
         many = 0
     else:
         best = 0.0
@@ -115,7 +142,7 @@ def scan(
     return Sensitivity(
         errors={block: errors[block] for block in ranked},
         keep_float=tuple(ranked[:many]),
-        all_int8=all_int8,
+        everything=everything,
         error=best,
     )
 
