@@ -124,7 +124,7 @@ def check_suits(bundle: Bundle, target: Target) -> None:
     manifest = bundle.manifest
     if not target.compiled:
         raise TargetError(
-            f"target '{target.name}' needs no build, ONNX Runtime reads the graphs as they are: lmmprune run "
+            f"target '{target.name}' needs no build, {target.title} reads the graphs as they are: lmmprune run "
             f"{shlex.quote(str(bundle.path))} (targets with engines: {', '.join(_compiled())})"
         )
     reason = _mismatch(manifest, TARGETS.get(manifest.target), target)
