@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.explain.layers import read_layers
 from lmmprune.compiler.export.preflight import weight_bits
+from lmmprune.compiler.verify.reference import CutRefused, load_model
 from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import LmmpruneError
 from lmmprune.models.source import resolve
@@ -142,6 +144,15 @@ def test_on_the_processor_it_answers_and_is_verified(tmp_path: Path, cli: Cli) -
     assert len(products) == PRODUCTS
     assert all(one.quantized and str(one.weight).endswith("proj.weight.T") for one in products)
     assert {one.role for one in products} == {"qkv", "out", "up", "down"}
+
+
+def test_a_reference_that_doesnt_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = quantized(tmp_path / "m", NBITS["awq"])
+    module = importlib.import_module(load_model.__module__)
+    monkeypatch.setattr(module, "LARGE_BYTES", 1)
+    monkeypatch.setattr(module.machine, "free_memory", lambda: 1000)
+    with pytest.raises(CutRefused, match=r"takes 0\.0 GiB in float32, 0\.0 GiB are free"):
+        load_model(resolve(str(model)))
 
 
 def test_eight_bits_are_known_too(tmp_path: Path, cli: Cli) -> None:

@@ -56,14 +56,14 @@ def plan_carry(source: Source, target: Target, dtype: str) -> CarryPlan | None:
     if zeros and not nbits:
         raise TargetError(
             f"'{zeros[0].name}' (and {len(zeros) - 1} more) has zero points ({said}), target '{target.name}'"
-            f" takes symmetric integers only: take an ONNX Runtime target, or a symmetric checkpoint, {_ANEW}"
+            f" takes symmetric integers only: take ort-cpu or its like, a symmetric checkpoint, {_ANEW}"
         )
     whole = all(weight.group >= weight.inputs for weight in packed)
     if said.bits == 8 and not nbits:
         if not whole:
             raise TargetError(
                 f"the checkpoint has 8 bits in groups of {said.group}, target '{target.name}' takes one scale for an"
-                f" output: take an ONNX Runtime target, {_ANEW}"
+                f" output: take ort-cpu or its like, {_ANEW}"
             )
         group = None
     else:

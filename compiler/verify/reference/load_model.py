@@ -37,7 +37,9 @@ def load_model(source: Source) -> Any:
     auto: Any = AutoModelForImageTextToText
     size = 4 * sum(math.prod(shape) for shape in source.shapes.values())
     kinds = {entry.dtype for entry in source.entries.values()}
-    half = _HALF.get(*kinds) if len(kinds) == 1 and size >= LARGE_BYTES else None
+    # What integers are worth isn't mapped from a file.
+    mapped = len(kinds) == 1 and size >= LARGE_BYTES and not source.packed
+    half = _HALF.get(*kinds) if mapped else None
     free = machine.free_memory()
     if half is None and free is not None and size > free:
         gib = 2.0**30
