@@ -172,7 +172,7 @@ def test_eight_bits_are_known_too(tmp_path: Path, cli: Cli) -> None:
     )
 
 
-def test_tensorrt_gets_symmetric_groups(tmp_path: Path) -> None:
+def test_tensorrt_gets_symmetric_groups(tmp_path: Path, cli: Cli) -> None:
     bundle, known, model = export(Kind(form="gptq", symmetric=True, group=None), tmp_path, target="tensorrt-10.3")
     graph = ir.load(bundle / "decoder.onnx").graph
     nodes = [node for node in graph if node.op_type == "DequantizeLinear"]
@@ -187,6 +187,13 @@ def test_tensorrt_gets_symmetric_groups(tmp_path: Path) -> None:
         assert np.array_equal(values.astype(np.int64), one.integers - 8)
         assert np.array_equal(scale, np.repeat(one.scales.numpy(), len(scale), axis=0))
     assert [check.name for check in verify(bundle, samples=1, model=str(model)) if not check.passed] == []
+
+    board = ("deploy", bundle, "--for", "jetson-orin-jp6", "-o", tmp_path / "o", "--ram")
+    code, _, err = cli(*board, "1GiB")
+    assert (code, "--int4" in err or "--int8" in err) == (2, False)
+    code, out, err = cli(*board, "8GiB", "--json")
+    assert code == 0, err
+    assert json.loads(out)["memory"]["parts"][0]["bytes"] == Bundle.open(bundle).bytes
 
 
 def _named(node: ir.Node, known: dict[str, Whole]) -> str | None:
