@@ -199,7 +199,7 @@ def test_buckets_share_one_decoder(tmp_path: Path, cli: Cli) -> None:
 def test_what_rounding_on_samples_takes_is_reckoned() -> None:
     source = resolve("llava-1.5-7b", weights="dummy")
     few, many = (preflight.rounding_needs(source, samples) for samples in (1, 32))
-    # 7B in four bits and a tower in float32; a layer, and four matrices of 11008 x 11008.
+    # 7B in four bits and a tower in float32; a layer, and eight matrices of 11008 x 11008.
     assert 4.0 < few.disk / 2**30 < 6.5
-    assert 3.0 < few.memory / 2**30 < 5.0
+    assert 4.0 < few.memory / 2**30 < 6.0
     assert many.memory > few.memory
