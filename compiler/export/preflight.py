@@ -25,7 +25,7 @@ _LIBRARIES = 900 * 2**20
 _COPIES = 3
 """Of one weight in the type of the bundle, at most: as read, converted, and the one before it that is being written."""
 _MATRICES = 8
-"""Of K x K numbers, K the inputs of a weight, that rounding it on samples takes (seen: 7.6 GiB in all at 7B)."""
+"""Of K x K numbers, K the inputs of a weight, that rounding it on samples takes (seen: 7.7 GiB in all at 7B)."""
 _TOWER = ("vision", "visual", "projector", "connector", "mlp1", "multi_modal")
 """Of names of weights that belong to the vision graph, in the families' own words."""
 _SMALLEST = 64
