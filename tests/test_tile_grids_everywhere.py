@@ -19,6 +19,7 @@ from lmmprune.compiler.bundle.tile_grids import TileGrids
 from lmmprune.compiler.bundle.tile_rules import check_tiles
 from lmmprune.compiler.deploy.stages import stages_of
 from lmmprune.compiler.export.tile_choices import listed_grids
+from lmmprune.compiler.measure.read_result import _samples
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets.targets import TARGETS
@@ -130,13 +131,24 @@ def test_inspect_models_and_engines_say_so(bundle: Path, cli: Cli) -> None:
         decoder_profiles(manifest, TARGETS["tensorrt-11"], 10)
 
 
+def test_a_plan_times_one_tile_and_counts_all() -> None:
+    path = tiled(LAYOUT).bundle(tiles=FEW, ratio=0.5, method="cdpruner")
+    bundle = Bundle.open(path)
+    profiles = {"decoder": decoder_profiles(bundle.manifest, TARGETS["tensorrt-11"], None)}
+    vision, select, prefill, _ = stages_of(bundle, profiles)
+    assert (vision.name, select.name) == ("vision", "selection")
+    # The selection sees one tile of N tokens, the decoder K of each of five.
+    image = bundle.manifest.prompt.image_token_id
+    assert [(stage.inputs["input_ids"] == image).sum() for stage in (select, prefill)] == [4, 5 * 2]
+    times = {"vision": 2.0, "prefill": 3.0, "decode": 1.0}
+    assert _samples([times], 5)["ttft_ms"] == (5 * 2.0 + 3.0,)
+
+
 def test_what_looks_at_one_image_says_so(
     bundle: Path, pictures: list[Path], refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     asked = ["--image", pictures[0], "--prompt", "?", "--explain"]
     assert "sees a picture's tiles one by one, --explain looks at one image" in refusal("bench", bundle, *asked)
-    with pytest.raises(InputError, match="a plan times one run of the vision graph"):
-        stages_of(Bundle.open(bundle), {})
     two = ["--image", pictures[0]] * 2
     assert "2 pictures, this bundle takes 1 picture per" in refusal("run", bundle, *two, "--prompt", "what?")
 
