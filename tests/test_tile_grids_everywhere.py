@@ -112,6 +112,8 @@ def test_a_question_chooses_within_each_tile(pictures: list[Path], cli: Cli, tmp
 
 def test_a_server_answers(bundle: Path, pictures: list[Path], said: list[str]) -> None:
     with sf.serving(bundle) as server:
+        about = json.loads(server.ask("/v1/models")[2])["data"][0]["lmmprune"]
+        assert about["tile_grids"] == ["1x1", "1x3", "2x2"]
         for path, text in zip(pictures, said, strict=True):
             body: dict[str, Any] = {"model": bundle.name, "max_tokens": 6}
             body["messages"] = [sf.user(QUESTION, sf.data_url(path.read_bytes()))]
