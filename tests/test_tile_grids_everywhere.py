@@ -20,6 +20,7 @@ from lmmprune.compiler.bundle.tile_rules import check_tiles
 from lmmprune.compiler.deploy.stages import stages_of
 from lmmprune.compiler.export.tile_choices import listed_grids
 from lmmprune.compiler.measure.read_result import _samples
+from lmmprune.compiler.runtime.encoded import encoded, with_one_picture
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets.targets import TARGETS
@@ -208,6 +209,16 @@ def test_a_manifest_that_cant_be_is_refused(change: dict[str, Any], message: str
     with pytest.raises(ValueError, match="tile_grids") as refused:
         check_tiles(broken)
     assert message in str(refused.value)
+
+
+def test_a_selection_sees_an_image_where_it_was_made_for() -> None:
+    """The rows behind the constant beginning are the image's, wherever a question marks it, or which tile it is."""
+    alone = encoded([[1, 2], [3]], [2], 9)
+    assert with_one_picture(alone, 0, 2) is alone
+    marked = encoded([[1, 2, 3, 4], [5]], [2], 9)
+    assert with_one_picture(marked, 0, 2).input_ids.tolist() == [[1, 2, 9, 9, 3, 4, 5]]
+    tiles = encoded([[1, 2], [3], [4], [5]], [2, 2, 2], 9)
+    assert [with_one_picture(tiles, tile, 2).input_ids.tolist() for tile in range(3)] == [[[1, 2, 9, 9, 3, 4, 5]]] * 3
 
 
 def test_the_text_of_a_grid() -> None:
