@@ -14,17 +14,16 @@ from PIL import Image
 from tile_layouts import FEW, oracle_picture, tiled
 
 from lmmprune.compiler.build.profiles import decoder_profiles
-from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.bundle.tile_grids import TileGrids
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, Bundle
 from lmmprune.compiler.bundle.tile_rules import check_tiles
 from lmmprune.compiler.deploy.stages import stages_of
-from lmmprune.compiler.export.tile_choices import listed_grids
 from lmmprune.compiler.measure.read_result import _samples
-from lmmprune.compiler.runtime.encoded import encoded, with_one_picture
 from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.runtime.vision_encoder import VisionEncoder
 from lmmprune.compiler.targets.targets import TARGETS
-from lmmprune.errors import InputError
+from lmmprune.errors import BundleError, InputError
 
 Cli = Callable[..., tuple[int, str, str]]
 LAYOUT = "InternVL3-1B-hf"
@@ -183,12 +182,6 @@ def test_what_needs_no_checkpoint_to_be_refused(refusal: Callable[..., str], tmp
     assert "--tiles: method 'fastv' cuts at llm_input_2, where a tile's place" in said
 
 
-@pytest.mark.parametrize("tiles", ["2x2", (), (0, 2), (2, 2, 2), ((2, 2), (1,)), ((1, 2.0),), 3])
-def test_what_is_no_grid_is_refused(tiles: Any) -> None:
-    with pytest.raises(InputError, match="expected rows and columns"):
-        listed_grids(tiles)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -211,26 +204,12 @@ def test_a_manifest_that_cant_be_is_refused(change: dict[str, Any], message: str
     assert message in str(refused.value)
 
 
-def test_a_selection_sees_an_image_where_it_was_made_for() -> None:
-    """The rows behind the constant beginning are the image's, wherever a question marks it, or which tile it is."""
-    alone = encoded([[1, 2], [3]], [2], 9)
-    assert with_one_picture(alone, 0, 2) is alone
-    marked = encoded([[1, 2, 3, 4], [5]], [2], 9)
-    assert with_one_picture(marked, 0, 2).input_ids.tolist() == [[1, 2, 9, 9, 3, 4, 5]]
-    tiles = encoded([[1, 2], [3], [4], [5]], [2, 2, 2], 9)
-    assert [with_one_picture(tiles, tile, 2).input_ids.tolist() for tile in range(3)] == [[[1, 2, 9, 9, 3, 4, 5]]] * 3
-
-
-def test_the_text_of_a_grid() -> None:
-    tiles = TileGrids(
-        grids=((1, 1), (2, 2)),
-        picture="[i]",
-        tile="<{row},{column}>i",
-        row_end="\n",
-        overview="\n[i]",
-        before="(",
-        after=")",
-    )
-    assert tiles.text((1, 1)) == "[i]"
-    assert tiles.text((2, 2)) == "(<1,1>i<1,2>i\n<2,1>i<2,2>i\n\n[i])"
-    assert (tiles.most, tiles.largest) == (5, (2, 2))
+def test_grids_that_no_prompt_is_written_for_are_refused(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    steps = Preprocessor.load(opened.file(PREPROCESSOR))
+    assert steps.grids is not None
+    VisionEncoder(opened, steps, lambda _: None)  # type: ignore[arg-type,return-value]  # nothing is run
+    other = dataclasses.replace(steps, grids=dataclasses.replace(steps.grids, grids=((2, 1),)))
+    for wrong, found in ((other, "2x1"), (dataclasses.replace(steps, grids=None), "no tiles")):
+        with pytest.raises(BundleError, match=f"pictures into {found}, the manifest's prompts are of 1x1, 1x3, 2x2"):
+            VisionEncoder(opened, wrong, lambda _: None)  # type: ignore[arg-type,return-value]  # same
