@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hub_layouts import oracle
+from hub_layouts.one_trace import one_trace
 from huggingface_hub import constants
 from tile_layouts import FEW, SPLITS, blocks, oracle_picture, tiled
 from verdicts import not_held
@@ -135,9 +139,14 @@ def test_grids_share_graphs_and_weights() -> None:
     assert (few.feature_rows, every.feature_rows) == (5 * 4, 2 * 13 * 4)
 
 
-def test_integers_are_calibrated_on_tiles() -> None:
+def test_integers_are_calibrated_on_tiles(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     made = tiled("InternVL3-1B-hf")
-    path = made.bundle(tiles=FEW, ratio=0.5, method="cls", int8=True, calibration_samples=2)
-    answer = Runtime(Bundle.open(path), threads=1).answer(oracle_picture(made.layout), "what?", 4)
+    how = ["--tiles", "2x2,1x1,1x3", "--ratio", 0.5, "--method", "cls", "--int8", "--calib-samples", 2, "--json"]
+    with one_trace():
+        code, out, err = cli("export", "--model", made.folder, *how, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert json.loads(out)["tile_grids"] == ["1x1", "1x3", "2x2"]
+    assert "--tiles leaves out" in err
+    answer = Runtime(Bundle.open(tmp_path / "out"), threads=1).answer(oracle_picture(made.layout), "what?", 4)
     assert answer.stats.tiles == ("1x1",)
     assert answer.stats.new_tokens == 4

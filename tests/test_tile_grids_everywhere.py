@@ -14,15 +14,16 @@ from PIL import Image
 from tile_layouts import FEW, oracle_picture, tiled
 
 from lmmprune.compiler.build.profiles import decoder_profiles
-from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.bundle.tile_grids import TileGrids
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, Bundle
 from lmmprune.compiler.bundle.tile_rules import check_tiles
 from lmmprune.compiler.deploy.stages import stages_of
-from lmmprune.compiler.export.tile_choices import listed_grids
+from lmmprune.compiler.measure.read_result import _samples
 from lmmprune.compiler.runtime.open_picture import load_image
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.runtime.vision_encoder import VisionEncoder
 from lmmprune.compiler.targets.targets import TARGETS
-from lmmprune.errors import InputError
+from lmmprune.errors import BundleError, InputError
 
 Cli = Callable[..., tuple[int, str, str]]
 LAYOUT = "InternVL3-1B-hf"
@@ -111,6 +112,8 @@ def test_a_question_chooses_within_each_tile(pictures: list[Path], cli: Cli, tmp
 
 def test_a_server_answers(bundle: Path, pictures: list[Path], said: list[str]) -> None:
     with sf.serving(bundle) as server:
+        about = json.loads(server.ask("/v1/models")[2])["data"][0]["lmmprune"]
+        assert about["tile_grids"] == ["1x1", "1x3", "2x2"]
         for path, text in zip(pictures, said, strict=True):
             body: dict[str, Any] = {"model": bundle.name, "max_tokens": 6}
             body["messages"] = [sf.user(QUESTION, sf.data_url(path.read_bytes()))]
@@ -130,13 +133,24 @@ def test_inspect_models_and_engines_say_so(bundle: Path, cli: Cli) -> None:
         decoder_profiles(manifest, TARGETS["tensorrt-11"], 10)
 
 
+def test_a_plan_times_one_tile_and_counts_all() -> None:
+    path = tiled(LAYOUT).bundle(tiles=FEW, ratio=0.5, method="cdpruner")
+    bundle = Bundle.open(path)
+    profiles = {"decoder": decoder_profiles(bundle.manifest, TARGETS["tensorrt-11"], None)}
+    vision, select, prefill, _ = stages_of(bundle, profiles)
+    assert (vision.name, select.name) == ("vision", "selection")
+    # The selection sees one tile of N tokens, the decoder K of each of five.
+    image = bundle.manifest.prompt.image_token_id
+    assert [(stage.inputs["input_ids"] == image).sum() for stage in (select, prefill)] == [4, 5 * 2]
+    times = {"vision": 2.0, "prefill": 3.0, "decode": 1.0}
+    assert _samples([times], 5)["ttft_ms"] == (5 * 2.0 + 3.0,)
+
+
 def test_what_looks_at_one_image_says_so(
     bundle: Path, pictures: list[Path], refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     asked = ["--image", pictures[0], "--prompt", "?", "--explain"]
     assert "sees a picture's tiles one by one, --explain looks at one image" in refusal("bench", bundle, *asked)
-    with pytest.raises(InputError, match="a plan times one run of the vision graph"):
-        stages_of(Bundle.open(bundle), {})
     two = ["--image", pictures[0]] * 2
     assert "2 pictures, this bundle takes 1 picture per" in refusal("run", bundle, *two, "--prompt", "what?")
 
@@ -168,12 +182,6 @@ def test_what_needs_no_checkpoint_to_be_refused(refusal: Callable[..., str], tmp
     assert "--tiles: method 'fastv' cuts at llm_input_2, where a tile's place" in said
 
 
-@pytest.mark.parametrize("tiles", ["2x2", (), (0, 2), (2, 2, 2), ((2, 2), (1,)), ((1, 2.0),), 3])
-def test_what_is_no_grid_is_refused(tiles: Any) -> None:
-    with pytest.raises(InputError, match="expected rows and columns"):
-        listed_grids(tiles)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -196,16 +204,12 @@ def test_a_manifest_that_cant_be_is_refused(change: dict[str, Any], message: str
     assert message in str(refused.value)
 
 
-def test_the_text_of_a_grid() -> None:
-    tiles = TileGrids(
-        grids=((1, 1), (2, 2)),
-        picture="[i]",
-        tile="<{row},{column}>i",
-        row_end="\n",
-        overview="\n[i]",
-        before="(",
-        after=")",
-    )
-    assert tiles.text((1, 1)) == "[i]"
-    assert tiles.text((2, 2)) == "(<1,1>i<1,2>i\n<2,1>i<2,2>i\n\n[i])"
-    assert (tiles.most, tiles.largest) == (5, (2, 2))
+def test_grids_that_no_prompt_is_written_for_are_refused(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    steps = Preprocessor.load(opened.file(PREPROCESSOR))
+    assert steps.grids is not None
+    VisionEncoder(opened, steps, lambda _: None)  # type: ignore[arg-type,return-value]  # nothing is run
+    other = dataclasses.replace(steps, grids=dataclasses.replace(steps.grids, grids=((2, 1),)))
+    for wrong, found in ((other, "2x1"), (dataclasses.replace(steps, grids=None), "no tiles")):
+        with pytest.raises(BundleError, match=f"pictures into {found}, the manifest's prompts are of 1x1, 1x3, 2x2"):
+            VisionEncoder(opened, wrong, lambda _: None)  # type: ignore[arg-type,return-value]  # same

@@ -11,10 +11,13 @@ import pytest
 from PIL import Image
 from whole_models import noise
 
+from lmmprune.compiler.bundle.tile_grids import TileGrids
+from lmmprune.compiler.export.tile_choices import listed_grids
+from lmmprune.compiler.runtime.encoded import encoded, with_one_picture
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.tile_rule import COVER, SHAPE, TileRule, covering, own_grids
 from lmmprune.compiler.runtime.tiles import on_tiles
-from lmmprune.errors import BundleError
+from lmmprune.errors import BundleError, InputError
 
 # Square, wide, tall, smaller than a tile, nearly square, as large as a tile, one pixel more, very narrow.
 SIZES = ((40, 40), (333, 100), (17, 60), (9, 5), (130, 131), (32, 32), (33, 32), (500, 7))
@@ -127,3 +130,34 @@ def test_a_step_that_isnt_one_is_refused(change: dict[str, Any], message: str, t
     with pytest.raises(BundleError) as refused:
         Preprocessor.load(file)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("tiles", ["2x2", (), (0, 2), (2, 2, 2), ((2, 2), (1,)), ((1, 2.0),), 3])
+def test_what_is_no_grid_is_refused(tiles: Any) -> None:
+    with pytest.raises(InputError, match="expected rows and columns"):
+        listed_grids(tiles)
+
+
+def test_a_selection_sees_an_image_where_it_was_made_for() -> None:
+    """The rows behind the constant beginning are the image's, wherever a question marks it, or which tile it is."""
+    alone = encoded([[1, 2], [3]], [2], 9)
+    assert with_one_picture(alone, 0, 2) is alone
+    marked = encoded([[1, 2, 3, 4], [5]], [2], 9)
+    assert with_one_picture(marked, 0, 2).input_ids.tolist() == [[1, 2, 9, 9, 3, 4, 5]]
+    tiles = encoded([[1, 2], [3], [4], [5]], [2, 2, 2], 9)
+    assert [with_one_picture(tiles, tile, 2).input_ids.tolist() for tile in range(3)] == [[[1, 2, 9, 9, 3, 4, 5]]] * 3
+
+
+def test_the_text_of_a_grid() -> None:
+    tiles = TileGrids(
+        grids=((1, 1), (2, 2)),
+        picture="[i]",
+        tile="<{row},{column}>i",
+        row_end="\n",
+        overview="\n[i]",
+        before="(",
+        after=")",
+    )
+    assert tiles.text((1, 1)) == "[i]"
+    assert tiles.text((2, 2)) == "(<1,1>i<1,2>i\n<2,1>i<2,2>i\n\n[i])"
+    assert (tiles.most, tiles.largest) == (5, (2, 2))

@@ -39,6 +39,11 @@ class TileGrids:
     after: str = ""
 
     @property
+    def names(self) -> list[str]:
+        """The grids as options have them."""
+        return [named(grid) for grid in self.grids]
+
+    @property
     def most(self) -> int:
         """Images of the largest grid."""
         return most_images(self.grids)

@@ -173,6 +173,7 @@ def command(
         "method": manifest.method,
         "images": manifest.images,
         "joint": manifest.joint,
+        "tile_grids": manifest.tile_grids.names if manifest.tile_grids else [],
         "tokens_before": manifest.tokens_before,
         "average_tokens": manifest.average_tokens,
         "parameters": dict(manifest.parameters),

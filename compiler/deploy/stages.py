@@ -12,7 +12,7 @@ from lmmprune.compiler.build.profiles import Profile, Shape
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
-from lmmprune.compiler.runtime.encoded import with_image_tokens
+from lmmprune.compiler.runtime.encoded import with_image_tokens, with_one_picture
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS, POSITION_IDS
@@ -41,7 +41,7 @@ class BuildStep:
 
 
 def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: str = QUESTION) -> tuple[BuildStep, ...]:
-    """Return the stages of answering a question: the picture, the prompt, one further token behind it.
+    """Return the stages of answering a question: the picture, or a tile of it, the prompt, one further token behind it.
 
     Integer inputs are the real ones: a random token number would read outside of the embedding table.
 
@@ -51,14 +51,9 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
         question: The question.
 
     Raises:
-        InputError: The question doesn't fit into the profile of the prefill, or pictures are cut into tiles.
+        InputError: The question doesn't fit into the profile of the prefill.
     """
     manifest = bundle.manifest
-    if manifest.tile_grids is not None:
-        raise InputError(
-            f"'{bundle.path}' sees the tiles of a picture one by one, and a plan times one run of the vision graph: use"
-            " 'lmmprune bench' where it runs, or export without --tiles"
-        )
     stages = [BuildStep(name=VISION, component="vision", profile=0, shapes={}, inputs={})]
     if manifest.buckets:
         largest = manifest.buckets[-1]
@@ -76,15 +71,19 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     # How many of a joint choice are of which picture makes no difference to any shape.
     shares = np.array_split(np.arange(manifest.vision_tokens), manifest.images if manifest.joint else 1)
-    encoded = prompter.encode(question, image_tokens=[len(share) for share in shares])
+    # With tiles, of the largest grid.
+    counts = None if manifest.tile_grids else [len(share) for share in shares]
+    encoded = prompter.encode(question, image_tokens=counts)
     if manifest.selection is not None:
+        # It sees one picture, or one tile, with the text of the whole prompt.
+        asked = with_one_picture(encoded, 0, manifest.prefix)
         stages.append(
             BuildStep(
                 name=SELECT,
                 component=SELECTION,
                 profile=0,
-                shapes={INPUT_IDS: (1, encoded.length)},
-                inputs={INPUT_IDS: encoded.input_ids},
+                shapes={INPUT_IDS: (1, asked.length)},
+                inputs={INPUT_IDS: asked.input_ids},
             )
         )
         encoded = with_image_tokens(encoded, manifest.image_tokens)

@@ -206,6 +206,7 @@ def _described(variant: Variant) -> dict[str, Any]:
         "weights_bytes": variant.bundle.bytes,
         "prompt_tokens": next(s.inputs[INPUT_IDS].shape[1] for s in variant.stages if s.name == "prefill"),
         "stages": [stage.name for stage in variant.stages],
+        "tiles": manifest.most_tiles,
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmprune.compiler.bundle.convert import structure
+from lmmprune.compiler.bundle.tile_rules import MOST_TILES
 from lmmprune.errors import InputError
 from lmmprune.limits import read_json, shortened
 
@@ -17,7 +18,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedVariant:
-    """A bundle of the plan, as ``plan.json`` describes it."""
+    """A bundle of the plan, as ``plan.json`` describes it; its vision graph runs on so many ``tiles`` of a picture."""
 
     name: str
     model: str
@@ -30,6 +31,7 @@ class PlannedVariant:
     prompt_tokens: int
     stages: tuple[str, ...]
     int4: int | None = None
+    tiles: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,8 @@ def _check(found: BoardResult) -> None:
         if not (0 < variant.tokens_before < 2**31 and 0 < variant.image_tokens < 2**31):
             counts = f"{shortened(variant.tokens_before)} and {shortened(variant.image_tokens)}"
             raise ValueError(f"tokens_before and image_tokens are {counts}: expected counts of tokens")
+        if not 1 <= variant.tiles <= MOST_TILES:
+            raise ValueError(f"tiles is {shortened(variant.tiles)}: expected 1 to {MOST_TILES}")
         if not 0 <= variant.weights_bytes < 2**63:
             raise ValueError(f"weights_bytes is {shortened(variant.weights_bytes)}: expected a size in bytes")
     for state in (found.power or {}).values():

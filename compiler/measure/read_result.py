@@ -48,7 +48,7 @@ def import_result(path: Path) -> Imported:
         reasons = "; ".join(dict.fromkeys([*filter(None, [found.problem]), *missing])) or "nothing was timed"
         raise InputError(f"'{path}' holds no variant that was timed in full: {reasons}")
     try:
-        samples = [_samples([rounds[one.name][number] for number in common]) for one in timed]
+        samples = [_samples([rounds[one.name][number] for number in common], one.tiles) for one in timed]
     except KeyError as error:
         raise InputError(f"'{path}' says nothing of the stage {error}: give the result.json of measure.sh") from error
     rows = tuple(_row(one, own, samples[0], plan.target) for one, own in zip(timed, samples, strict=True))
@@ -85,9 +85,9 @@ def _rounds(variant: PlannedVariant, runs: Sequence[Run]) -> dict[int, dict[str,
     return {number: times for number, times in found.items() if times.keys() >= set(variant.stages)}
 
 
-def _samples(rounds: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
-    """Return the milliseconds by metric, one per round."""
-    picture = [sum(times[stage] for stage in _PICTURE if stage in times) for times in rounds]
+def _samples(rounds: Sequence[Mapping[str, float]], tiles: int) -> dict[str, tuple[float, ...]]:
+    """Return the milliseconds by metric, one per round; the vision graph runs for each tile of a picture."""
+    picture = [tiles * sum(times[stage] for stage in _PICTURE if stage in times) for times in rounds]
     values = {
         "vision_ms": picture,
         "prefill_ms": [times["prefill"] for times in rounds],

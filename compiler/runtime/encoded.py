@@ -73,7 +73,7 @@ def with_one_picture(prompt: Encoded, index: int, prefix: int) -> Encoded:
         index: Which of its pictures.
         prefix: Tokens of the text before the picture, for which the selection was made.
     """
-    if len(prompt.spans) == 1:
+    if len(prompt.spans) == 1 and prompt.image_start == prefix:
         return prompt
     text = [token for piece in prompt.texts for token in piece]
     return encoded([text[:prefix], text[prefix:]], [prompt.spans[index][1]], _placeholder(prompt))

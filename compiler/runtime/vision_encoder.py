@@ -12,7 +12,7 @@ from PIL import Image
 from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
-from lmmprune.compiler.bundle.tile_grids import images_of
+from lmmprune.compiler.bundle.tile_grids import images_of, named
 from lmmprune.compiler.runtime.image_features import ImageFeatures, check_tokens, counts_of, read_sites
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import check_pictures
@@ -42,6 +42,7 @@ class VisionEncoder:
         self._checked: set[int] = set()
         if preprocessor.shape is not None:
             self._check_pixels(preprocessor.shape)
+        self._check_grids()
 
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture; see ``Runtime``."""
@@ -117,6 +118,16 @@ class VisionEncoder:
     def _size(self, dynamic_count: int) -> int:
         """Return the smallest bucket that is large enough, or the largest."""
         return min((size for size in self._buckets if size >= dynamic_count), default=max(self._buckets))
+
+    def _check_grids(self) -> None:
+        rule, told = self._preprocessor.grids, self._bundle.manifest.tile_grids
+        cut, written = set(rule.grids) if rule else set(), set(told.grids) if told else set()
+        if cut != written:
+            names = [", ".join(map(named, sorted(grids))) or "no tiles" for grids in (cut, written)]
+            raise BundleError(
+                f"preprocessor.json cuts pictures into {names[0]}, the manifest's prompts are of {names[1]}: export"
+                " again"
+            )
 
     def _check_pixels(self, shape: tuple[int, ...]) -> None:
         taken = self._pixels.shape

@@ -44,6 +44,7 @@ class Served:
             "tokens_before": manifest.tokens_before,
             "image_tokens": manifest.image_tokens,
             "average_tokens": manifest.average_tokens,
+            "tile_grids": manifest.tile_grids.names if manifest.tile_grids else [],
             "buckets": [bucket.tokens for bucket in manifest.buckets],
             "precision": manifest.precision.integers or manifest.precision.dtype,
             "target": manifest.target,
