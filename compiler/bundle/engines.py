@@ -135,11 +135,14 @@ def directory(bundle: Bundle, target: str, arch: str) -> Path:
 def sources(bundle: Bundle, component: str) -> dict[str, str]:
     """Return the checksums of a component's graph and of its weight files.
 
-    Buckets share one, all graphs the checkpoint's, and the decoder reads the embedding table of a selection.
+    Buckets share one, vision graphs of several sizes that of the largest, all graphs the checkpoint's, and the decoder
+    reads the embedding table of a selection.
     """
     graph = bundle.manifest.graphs[component].file
+    others = {view.component for view in bundle.manifest.sizes} - {"vision"}
     stem = "buckets" if component.startswith("bucket_") else _stem(graph)
-    lent = f"{SELECTION}.onnx.data" if component == "decoder" else None
+    lenders = {"decoder": f"{SELECTION}.onnx.data", **dict.fromkeys(others, "vision.onnx.data")}
+    lent = lenders.get(component)
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.interface import SELECTION, VALUE_BYTES, Tensor
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.names import (
     DYNAMIC_COUNT,
     IMAGE_FEATURES,
@@ -33,7 +34,14 @@ def check_signatures(interface: Interface) -> None:
     Raises:
         ValueError: They don't fit; one line that names the tensor.
     """
-    _check_decoder(interface, _check_selection(interface, _check_vision(interface)))
+    features = _check_vision(interface)
+    for view in interface.sizes:
+        seen = seen_as(interface, view)
+        expected = (1, view.image_tokens, features.shape[2])
+        outputs = _Side(f"{view.component}.outputs", view.graph.outputs)
+        outputs.tensor(_check_vision(seen).name, *expected, types=(features.dtype,))
+        _check_sites(seen)
+    _check_decoder(interface, _check_selection(interface, features))
     _check_sites(interface)
 
 

@@ -75,6 +75,8 @@ def _family(name: str) -> dict[str, Any]:
         "template": family.template,
         "sites": family.sites,
         "tiles": family.arrange is not None,
+        "grids": family.grids is not None,
+        "sizes": family.sizes,
         "several_images": family.several,
         "joint_choice": family.joint,
         "tried": family.tried,
@@ -107,6 +109,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "reference": family.reference or "none",
         "cut at": ", ".join(family.sites),
         "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
+        **({"beside": views} if (views := _views(family.sizes, family.grids is not None)) else {}),
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
@@ -126,13 +129,22 @@ def _images(several: bool, joint: bool) -> str:
     return f"several pictures per prompt (--images{', --joint' * joint})" if several else ""
 
 
+def _views(sizes: bool, grids: bool) -> str:
+    """Say whether one decoder may serve several sizes of pictures or grids of tiles; nothing if it may not."""
+    if sizes:
+        return "several sizes of pictures behind one decoder (--image-size, repeated)"
+    return "several grids of tiles behind one decoder (--tiles 1x2,2x2 or all)" if grids else ""
+
+
 def _families(rows: list[dict[str, Any]]) -> Table:
     """Return a table with what a family can be cut at, what it can't do, and whose layout was tried."""
     cells = []
     for row in rows:
         several = _images(row["several_images"], row["joint_choice"])
+        views = _views(row["sizes"], row["grids"])
         limits = [
             *([f"+ {several}"] if several else []),
+            *([f"+ {views}"] if views else []),
             *(f"- {limit}" for limit in row["limits"]),
             *(f"tried: {name}" for name in row["tried"]),
         ]

@@ -125,7 +125,8 @@ def _line(stats: Stats) -> str:
 
 
 def _of(stats: Stats) -> str:
-    return f" of {stats.images} pictures" if stats.images > 1 else ""
+    sizes = f" at {', '.join(stats.sizes)}" if stats.sizes else ""
+    return (f" of {stats.images} pictures" if stats.images > 1 else "") + sizes
 
 
 def _bucket(stats: Stats) -> str:

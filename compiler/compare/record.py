@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.runtime.image_features import ImageFeatures, as_pictures
+from lmmprune.compiler.runtime.image_features import ImageFeatures, as_pictures, views_of
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Pick
 from lmmprune.errors import InputError
@@ -86,7 +86,9 @@ def record_answer(runtime: Runtime, picture: Pictures, prompt: str, limit: int) 
     tokens: list[int] = []
     ends = runtime.bundle.manifest.prompt.eos_token_ids
     encoded = runtime.prompter.encode(
-        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
+        prompt,
+        image_tokens=[count for one in as_pictures(picture) for count in one.each],
+        views=views_of(as_pictures(picture)),
     )
     for token, _ in runtime.generate(picture, encoded, limit, recorder):
         tokens.append(token)
@@ -124,7 +126,9 @@ def score_answer(runtime: Runtime, picture: Pictures, prompt: str, answer: Seque
     """
     recorder = _Recorder(answer)
     encoded = runtime.prompter.encode(
-        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
+        prompt,
+        image_tokens=[count for one in as_pictures(picture) for count in one.each],
+        views=views_of(as_pictures(picture)),
     )
     for _ in runtime.generate(picture, encoded, len(answer), recorder):
         pass

@@ -96,13 +96,16 @@ def plan_memory(
     copies = 1 if fixed else 2
     # Engines share no weights: the one that selects has an embedding table of its own.
     lent = manifest.files.get(f"{SELECTION}.onnx.data") if target.compiled else None
+    # So has each size of pictures.
+    weights = manifest.files.get("vision.onnx.data") if target.compiled else None
+    own = weights.bytes * (len(manifest.sizes) - 1) if weights and manifest.sizes else 0
     return MemoryPlan(
         prompt=prompt,
         length=length,
         parts=(
             Part(
                 name="weights",
-                bytes=bundle.bytes + (lent.bytes if lent else 0),
+                bytes=bundle.bytes + (lent.bytes if lent else 0) + own,
                 how="files of the graphs; shared memory holds them once",
             ),
             Part(

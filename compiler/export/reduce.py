@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -11,6 +12,7 @@ from lmmprune.compiler.assets.text_layout import TextLayout
 from lmmprune.compiler.bundle.interface import Prompt
 from lmmprune.compiler.export.count_tokens import TokenPlan
 from lmmprune.compiler.export.decide import Decision, image_tokens_of
+from lmmprune.compiler.export.reduce_views import reduce_views
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.models.canonical import Canonical
@@ -43,6 +45,7 @@ class Reduced:
         image_tokens: Visual tokens of a picture that enter the decoder.
         removed: Visual tokens that are gone before each decoder layer.
         flops: Of ``vision`` and ``prefill``, ``before`` and ``after``; of as many pictures as a prompt may have.
+        views: Component -> vision graph, of the further sizes of pictures or grids of tiles.
     """
 
     vision: ir.Model
@@ -56,16 +59,23 @@ class Reduced:
     image_tokens: int
     removed: tuple[int, ...]
     flops: Mapping[str, Mapping[str, float]]
+    views: Mapping[str, ir.Model] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[ir.Model, ...]:
         """All graphs."""
         between = () if self.selection is None else (self.selection,)
-        return (self.vision, self.decoder, *self.buckets.values(), *between)
+        return (self.vision, self.decoder, *self.buckets.values(), *between, *self.views.values())
 
 
 def reduce(
-    decision: Decision, plan: TokenPlan, graphs: Canonical, prompt: Prompt, text: TextLayout, clock: StepClock
+    decision: Decision,
+    plan: TokenPlan,
+    graphs: Canonical,
+    prompt: Prompt,
+    text: TextLayout,
+    clock: StepClock,
+    beside: Mapping[str, ir.Model] = MappingProxyType({}),
 ) -> Reduced:
     """Cut tokens where the plan says; count the floating-point operations before and after.
 
@@ -76,6 +86,7 @@ def reduce(
         prompt: How a question becomes tokens.
         text: What is constant about prompts.
         clock: Told of the step.
+        beside: Component -> traced vision graph of each further size or grid; changed in place.
     """
     stages, facts = plan.stages, decision.facts
     image_tokens, images = image_tokens_of(stages, facts), decision.copies
@@ -109,6 +120,7 @@ def reduce(
         )
         cut(graphs.decoder)
         prefill = specialize(graphs.decoder, seq=entering + TEXT_TOKENS, image_tokens=entering)
+        reduce_views(decision.further, beside, decision.method.name)
         largest = count_flops(buckets[max(buckets)]) if buckets else 0
         chosen = 0
         if selection is not None:
@@ -127,6 +139,7 @@ def reduce(
         image_tokens=image_tokens,
         removed=tuple(cut.removed_before(decision.source.decoder.layers)),
         flops={part: {"before": before[part], "after": after[part]} for part in before},
+        views=beside,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.runtime.encoded import Encoded
-from lmmprune.compiler.runtime.image_features import ImageFeatures
+from lmmprune.compiler.runtime.image_features import ImageFeatures, views_of
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import InputError
 
@@ -26,7 +26,8 @@ class Stats:
     """Times in milliseconds and counts of one answer, all its pictures together; one of no tokens has no prefill.
 
     ``dynamic_count`` is what the method itself would have kept of the picture, where the bundle has several counts to
-    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too.
+    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too. ``sizes`` are what
+    each picture took, where the bundle has several: height x width in pixels, or rows x columns of tiles.
     """
 
     preprocess_ms: float
@@ -40,6 +41,7 @@ class Stats:
     finish_reason: FinishReason
     dynamic_count: int | None = None
     images: int = 1
+    sizes: tuple[str, ...] = ()
 
     @property
     def ttft_ms(self) -> float:
@@ -51,7 +53,7 @@ class Stats:
         """Mean time of the tokens after the first one; None if there was only one."""
         return self.decode_ms / (self.new_tokens - 1) if self.new_tokens > 1 else None
 
-    def as_dict(self) -> dict[str, float | int | str | None]:
+    def as_dict(self) -> dict[str, Any]:
         """Return all of it, the derived times included, for JSON."""
         return {**dataclasses.asdict(self), "ttft_ms": self.ttft_ms, "ms_per_token": self.ms_per_token}
 
@@ -110,6 +112,7 @@ class Answer:
             "image_tokens": prompt.image_tokens,
             "prompt_tokens": prompt.length,
             "dynamic_count": sum(counts) if counts else None,
+            "sizes": tuple(view.name for view in views_of(pictures)),
         }
 
     @property

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.errors import BundleError
 from lmmprune.names import received_at
@@ -43,6 +44,7 @@ class ImageFeatures:
         vision_ms: milliseconds of the vision graph.
         dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
         counts: Of how many tokens each picture is left, where the bundle chooses among all of them together; else none.
+        view: The size or grid that the picture took; None where the bundle has one.
     """
 
     features: Value
@@ -53,6 +55,7 @@ class ImageFeatures:
     vision_ms: float
     dynamic_count: int | None = None
     counts: tuple[int, ...] = ()
+    view: View | None = None
 
     @property
     def each(self) -> tuple[int, ...]:
@@ -73,6 +76,11 @@ def counts_of(bundle: Bundle, kept: NDArray[np.int64]) -> tuple[int, ...]:
     if (kept >= 0).any() and (owners != np.where(kept < 0, owners, kept // manifest.picture_tokens)).any():
         raise BundleError(f"the vision graph of '{bundle.path}' mixes the tokens of its pictures: export again")
     return tuple(np.bincount(owners, minlength=manifest.images).tolist())
+
+
+def views_of(pictures: Sequence[ImageFeatures]) -> tuple[View, ...]:
+    """Return the size or grid of each picture of a prompt; none where the bundle has one."""
+    return tuple(one.view for one in pictures if one.view is not None)
 
 
 def as_pictures(given: ImageFeatures | Sequence[ImageFeatures]) -> Sequence[ImageFeatures]:
@@ -97,7 +105,7 @@ def read_sites(
     return found
 
 
-def check_tokens(bundle: Bundle, features: int, kept: NDArray[np.int64] | None, tokens: int) -> None:
+def check_tokens(bundle: Bundle, features: int, kept: NDArray[np.int64] | None, tokens: int, before: int) -> None:
     """Hold the first output of a vision graph against the manifest's promise.
 
     Args:
@@ -105,11 +113,11 @@ def check_tokens(bundle: Bundle, features: int, kept: NDArray[np.int64] | None, 
         features: Tokens that the graph left.
         kept: Their places, int64 ``[K]``; None when the graph doesn't prune.
         tokens: How many the manifest says.
+        before: Of how many.
 
     Raises:
         BundleError: They differ, or the places aren't distinct patches.
     """
-    before = bundle.manifest.tokens_before
     for found in (features, features if kept is None else len(kept)):
         if found != tokens:
             raise BundleError(

@@ -14,6 +14,7 @@ an overview of the whole picture before them, squeezed into one tile; each of th
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.runtime.open_picture import MAX_PIXELS, to_rgb
 from lmmprune.compiler.runtime.read_steps import read_steps
 from lmmprune.compiler.runtime.tiles import cut, letterbox
@@ -88,6 +90,12 @@ class Preprocessor:
             return cls(**read_steps(path))
         except (OSError, ValueError) as error:
             raise BundleError(f"'{path}' can't be used ({error}): export again") from error
+
+    def for_view(self, view: View) -> Preprocessor:
+        """Return the steps to another size of pictures, or grid of tiles, that a bundle serves beside this one."""
+        if view.tiles is not None:
+            return dataclasses.replace(self, tiles=view.tiles)
+        return dataclasses.replace(self, resize=view.pixels)
 
     @property
     def shape(self) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.interface import Interface, View
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures
 from lmmprune.compiler.runtime.encoded import Encoded, encoded
@@ -60,13 +60,20 @@ class Prompter:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._special.setdefault(self._prompt.image_token_id, self._prompt.image_token)
 
-    def encode(self, question: str | Sequence[str], *, image_tokens: int | Sequence[int] | None = None) -> Encoded:
+    def encode(
+        self,
+        question: str | Sequence[str],
+        *,
+        image_tokens: int | Sequence[int] | None = None,
+        views: Sequence[View] = (),
+    ) -> Encoded:
         """Tokenize a question inside the template.
 
         Args:
             question: The bare question; or a conversation, which is a question, its answer, the next question, ...
             image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
                 one picture, of the manifest's count.
+            views: Of each picture its size or grid, where the bundle has several; none: all are of the largest.
 
         Where the bundle takes several pictures, ``<image>`` in a question is the place of one. Otherwise special tokens
         that the user wrote (``<image>``, ``</s>``) stay plain text.
@@ -104,7 +111,7 @@ class Prompter:
                 f"the prompt template gives {len(texts) - 1} tokens of id {image}, expected {len(counts)}: export again"
             )
         self._check_text(len(texts[-1]))
-        return encoded(texts, counts, image)
+        return encoded(texts, counts, image, views)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""

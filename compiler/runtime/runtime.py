@@ -21,6 +21,7 @@ from lmmprune.compiler.runtime.image_features import (
     SiteTokens,
     as_pictures,
     read_sites,
+    views_of,
 )
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
@@ -143,7 +144,7 @@ class Runtime:
         pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
         counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
-        encoded = self.prompter.encode(prompt, image_tokens=counts)
+        encoded = self.prompter.encode(prompt, image_tokens=counts, views=views_of(pictures))
         # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
@@ -154,7 +155,7 @@ class Runtime:
             pictures=pictures,
             kept=self._kept(pictures),
             prompt=self._shortened(encoded),
-            tokens_before=len(counts) * self.bundle.manifest.picture_tokens,
+            tokens_before=self._before(pictures),
         )
 
     def _pictures(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
@@ -168,7 +169,13 @@ class Runtime:
         return [one if isinstance(one, ImageFeatures) else self.encode_image(one) for one in given]
 
     def _kept(self, pictures: Sequence[ImageFeatures]) -> NDArray[np.int64] | None:
-        return among_all_pictures(self.bundle.manifest, [picture.kept for picture in pictures])
+        counts = [picture.tokens for picture in pictures]
+        return among_all_pictures(self.bundle.manifest, [picture.kept for picture in pictures], counts)
+
+    def _before(self, pictures: Sequence[ImageFeatures]) -> int:
+        """Return the visual tokens of the unpruned model, of all pictures."""
+        whole = self.bundle.manifest.picture_tokens
+        return sum(len(one.each) * whole if one.view is None else one.view.tokens_before for one in pictures)
 
     def room(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for.

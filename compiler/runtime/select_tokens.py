@@ -74,8 +74,10 @@ def select_tokens(
         BundleError: It doesn't keep as many tokens as the manifest says, or one of them twice.
     """
     if interface.selection is None:
-        whole = _joined(interface, features, upload, download)
-        return Entering(prompt=prompt, features=whole, kept=among_all_pictures(interface, kept))
+        tokens = prompt.image_tokens if interface.sizes else None
+        whole = _joined(interface, features, upload, download, tokens)
+        counts = [count for _, count in prompt.spans]
+        return Entering(prompt=prompt, features=whole, kept=among_all_pictures(interface, kept, counts))
     said, chosen, places = [], [], []
     for index, (own, before) in enumerate(zip(features, kept, strict=True)):
         asked = with_one_picture(prompt, index, interface.prefix)
@@ -94,9 +96,20 @@ def select_tokens(
     )
 
 
-def among_all_pictures(interface: Interface, kept: Sequence[Places | None]) -> Places | None:
-    """Return the places of all pictures in one row: those of picture i begin at i * N; -1 stays."""
+def among_all_pictures(
+    interface: Interface, kept: Sequence[Places | None], counts: Sequence[int] = ()
+) -> Places | None:
+    """Return the places of all pictures in one row: those of picture i begin at i * N; -1 stays.
+
+    Args:
+        interface: The bundle's; with several sizes N is the largest one's.
+        kept: Of each picture, None where it keeps all.
+        counts: How many tokens each has, for pictures of several sizes.
+    """
     before = interface.tokens_before  # with ``joint`` one row, of all pictures already
+    if interface.sizes and counts and any(own is not None for own in kept):
+        # A size that keeps all of its tokens says nothing of their places.
+        kept = [np.arange(count) if own is None else own for own, count in zip(kept, counts, strict=True)]
     rows = [np.where(own < 0, own, own + i * before) for i, own in enumerate(kept) if own is not None]
     return np.concatenate(rows) if rows else None
 
@@ -106,13 +119,15 @@ def _joined(
     features: Sequence[Value],
     upload: Callable[[NDArray[Any]], Value],
     download: Callable[[Value], NDArray[Any]],
+    tokens: int | None = None,
 ) -> Value:
-    """Return the decoder's ``image_features``; where there may be several pictures, as many rows as for all of them.
+    """Return the decoder's ``image_features``: where there may be more pictures or larger ones, rows for all of those.
 
     No placeholder asks for the rows behind the pictures that are there: what is in them changes no value. One picture
-    stays where it is; several go through the host, some MiB once per prompt.
+    stays where it is, unless its ``tokens`` are those of a smaller size; the others go through the host, some MiB once
+    per prompt.
     """
-    if interface.images == 1 or interface.joint:
+    if interface.joint or (interface.images == 1 and tokens in (None, interface.feature_rows)):
         return features[0]
     rows = np.concatenate([download(own) for own in features], axis=1)
     more = interface.feature_rows - rows.shape[1]

@@ -13,6 +13,7 @@ from PIL import Image
 from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.replace import check_file
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.draw import Panel, draw_panels, evenly
 from lmmprune.compiler.runtime.image_features import SiteTokens
@@ -108,6 +109,8 @@ def show_kept(runtime: Runtime, picture: Image.Image, *, prompt: str | None = No
     check_text(prompt or "")
     wanted = sites_to_show(manifest, site)
     visual = runtime.encode_image(picture)
+    steps = runtime.preprocessor if visual.view is None else runtime.preprocessor.for_view(visual.view)
+    manifest = seen_as(manifest, visual.view)
     found, asked = dict(visual.sites), None
     if any(wanted.values()):
         asked = QUESTION if prompt is None else prompt
@@ -118,7 +121,7 @@ def show_kept(runtime: Runtime, picture: Image.Image, *, prompt: str | None = No
     drawn = evenly(list(sites))
     panels, footer = _panels(manifest, {name: sites[name] for name in drawn}, len(sites), asked)
     return Drawing(
-        image=draw_panels(runtime.preprocessor.pixels(picture), panels, manifest.raster, footer),
+        image=draw_panels(steps.pixels(picture), panels, manifest.raster, footer),
         sites=sites,
         drawn=tuple(drawn),
         captions=tuple(panel.caption for panel in panels),

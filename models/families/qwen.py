@@ -17,6 +17,7 @@ TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     f"{INLINE}{{prompt}}<|im_end|>\n<|im_start|>assistant\n"
 )
+SIZES = "no videos, pictures of the sizes that --image-size chooses at export"
 # Visual tokens along each side of a picture when nothing else is said.
 _SIDE = 16
 

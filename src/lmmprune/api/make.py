@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmmprune.api.schedule import schedule_of
 from lmmprune.compiler.export.request import Report, Request
-from lmmprune.compiler.export.values import Int4, Int8, Keep, Ratio, Tokens
+from lmmprune.compiler.export.values import Int4, Int8, Keep, Ratio, Tiles, Tokens
 from lmmprune.defaults import METHOD, TOWER_METHOD
 from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
@@ -42,8 +42,8 @@ def export(
     weights: str = "auto",
     adapter: File | None = None,
     layers: int | None = None,
-    image_size: tuple[int, int] | None = None,
-    tiles: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
+    tiles: Tiles | None = None,
     images: int = 1,
     joint: bool = False,
     template: str | None = None,
@@ -79,8 +79,10 @@ def export(
         weights: ``auto``, or ``dummy`` for synthetic ones.
         adapter: LoRA directory of PEFT, merged into the weights.
         layers: Keep only so many decoder layers, with ``dummy`` weights.
-        image_size: Height and width in pixels, where the tower takes any; None: its own.
-        tiles: Rows and columns that pictures are cut into, where they are.
+        image_size: Height and width in pixels, where the tower takes any, or several such pairs, of which each picture
+            takes the nearest; None: its own.
+        tiles: Rows and columns of tiles that pictures are cut into; several such pairs, or ``"all"`` that its processor
+            may choose, and each picture takes one.
         images: Pictures that a prompt may have at most; fewer cost less.
         joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
         template: Chat template (jinja, a file or text), or text with ``<image>`` and ``{prompt}``.
@@ -124,7 +126,7 @@ def export(
         weights=weights,
         adapter=_path(adapter),
         layers=layers,
-        image_size=image_size,
+        image_size=None if image_size is None else tuple(image_size),  # type: ignore[arg-type]  # one pair or several
         tiles=tiles,
         images=images,
         joint=joint,
