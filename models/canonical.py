@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from lmmprune.errors import below
 from lmmprune.models import trace_cache
+from lmmprune.models.quantized.packed_weight import Dequantized, PackedWeight
 from lmmprune.models.source import Source
 
 
@@ -17,12 +18,14 @@ from lmmprune.models.source import Source
 class Canonical:
     """The canonical graphs of a model (opset 23, float32); passes change them in place.
 
-    ``remarks`` is what the user should know of how the weights were understood, one line each.
+    ``remarks`` is what the user should know of how the weights were understood, one line each. ``packed`` are the
+    weights that the checkpoint holds in integers, by the module's names; the graphs have what they are worth.
     """
 
     vision: ir.Model
     decoder: ir.Model
     remarks: tuple[str, ...] = ()
+    packed: Mapping[str, PackedWeight] = field(default_factory=dict)
 
     def clone(self) -> Canonical:
         """Return a copy to change; its weights are the same readers."""
@@ -38,13 +41,13 @@ def canonical_graphs(source: Source, *, image_token_id: int, next_layer: bool = 
         next_layer: Whether the vision graph shall go on one layer behind the features, if the tower has one.
         cache: Whether to take what an earlier trace left, and to leave it for later ones.
     """
-    graphs, remarks = _traced(source, _PARTS, image_token_id=image_token_id, next_layer=next_layer, cache=cache)
-    return Canonical(**graphs, remarks=remarks)
+    graphs, remarks, packed = _traced(source, _PARTS, image_token_id=image_token_id, next_layer=next_layer, cache=cache)
+    return Canonical(**graphs, remarks=remarks, packed=packed)
 
 
 def canonical_vision(source: Source, *, image_token_id: int, next_layer: bool = False, cache: bool = True) -> ir.Model:
     """Return the vision graph alone, as ``canonical_graphs``: for further sizes of pictures behind one decoder."""
-    found, _ = _traced(source, _PARTS[:1], image_token_id=image_token_id, next_layer=next_layer, cache=cache)
+    found, _, _ = _traced(source, _PARTS[:1], image_token_id=image_token_id, next_layer=next_layer, cache=cache)
     return found["vision"]
 
 
@@ -53,7 +56,7 @@ _PARTS = ("vision", "decoder")
 
 def _traced(
     source: Source, parts: Sequence[str], *, image_token_id: int, next_layer: bool, cache: bool
-) -> tuple[dict[str, ir.Model], tuple[str, ...]]:
+) -> tuple[dict[str, ir.Model], tuple[str, ...], dict[str, PackedWeight]]:
     from lmmprune.models import trace
     from lmmprune.models.canonicalize import canonicalize
 
@@ -82,4 +85,5 @@ def _traced(
         # A fresh graph goes the same way: what comes of it doesn't depend on the cache.
         graphs[name], origins = trace_cache.unpack(packed)
         trace.bind_again(graphs[name], origins, readers)
-    return graphs, tuple(remarks)
+    packed_weights = {name: read.packed for name, read in readers.items() if isinstance(read, Dequantized)}
+    return graphs, tuple(remarks), packed_weights

@@ -16,6 +16,7 @@ from lmmprune.compiler.export.reduce_views import reduce_views
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.models.canonical import Canonical
+from lmmprune.models.quantized.packed_weight import PackedWeight
 from lmmprune.names import IMAGE_FEATURES
 from lmmprune.passes.graph.count_flops import count_flops
 from lmmprune.passes.graph.shapes import bind_dims, static_shape
@@ -44,6 +45,7 @@ class Reduced:
         text: What is constant about prompts.
         image_tokens: Visual tokens of a picture that enter the decoder.
         removed: Visual tokens that are gone before each decoder layer.
+        packed: The module's parameter -> its integers, of weights that the checkpoint holds so.
         flops: Of ``vision`` and ``prefill``, ``before`` and ``after``; of as many pictures as a prompt may have.
         views: Component -> vision graph, of the further sizes of pictures or grids of tiles.
     """
@@ -59,6 +61,7 @@ class Reduced:
     image_tokens: int
     removed: tuple[int, ...]
     flops: Mapping[str, Mapping[str, float]]
+    packed: Mapping[str, PackedWeight]
     views: Mapping[str, ir.Model] = field(default_factory=dict)
 
     @property
@@ -139,6 +142,7 @@ def reduce(
         image_tokens=image_tokens,
         removed=tuple(cut.removed_before(decision.source.decoder.layers)),
         flops={part: {"before": before[part], "after": after[part]} for part in before},
+        packed=graphs.packed,
         views=beside,
     )
 
