@@ -98,6 +98,19 @@ def test_verify_holds_every_size_against_the_reference(made: Made) -> None:
     assert found["kept counts"] == f"visual tokens {counts} of each of 1 to 2 pictures"
 
 
+@pytest.mark.parametrize("made", ["Qwen3-VL-2B-Instruct"], indirect=True)
+def test_a_choice_by_the_question_has_a_graph_for_each_size(made: Made) -> None:
+    """With DeepStack's further features, and two pictures of different sizes in one prompt."""
+    path = made.bundle(keep=4, images=2, method="cdpruner")
+    checks = verify(path, model=str(made.folder))
+    assert not not_held(checks)
+    found = {check.name: check.found for check in checks}
+    assert found["kept in the decoder"].startswith("IoU 1.0000 (lowest 1.0000)")
+    # The smallest size has 4 tokens: there is nothing to choose.
+    graphs = [f"selection{name}" for name in ("", "_96x64")]
+    assert [name for name in Bundle.open(path).manifest.graphs if name.startswith("selection")] == graphs
+
+
 def tokens_of(made: Made) -> list[tuple[int, str]]:
     token = 32 if "Qwen3" in made.layout.name else 28
     return [(height * width // token**2, f"{height}x{width}") for height, width in made.sizes]

@@ -139,10 +139,12 @@ def sources(bundle: Bundle, component: str) -> dict[str, str]:
     reads the embedding table of a selection.
     """
     graph = bundle.manifest.graphs[component].file
-    others = {view.component for view in bundle.manifest.sizes} - {"vision"}
+    others = {name for view in bundle.manifest.sizes for name in view.graphs} - {"vision", SELECTION}
     stem = "buckets" if component.startswith("bucket_") else _stem(graph)
-    lenders = {"decoder": f"{SELECTION}.onnx.data", **dict.fromkeys(others, "vision.onnx.data")}
-    lent = lenders.get(component)
+    lent = f"{SELECTION}.onnx.data" if component == "decoder" else None
+    if component in others:
+        # vision_HxW reads what vision does, selection_HxW what selection does.
+        lent = f"{component.split('_')[0]}.onnx.data"
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()

@@ -106,6 +106,7 @@ class View:
     tiles: tuple[int, int] | None
     schedule: tuple[ScheduledSite, ...]
     image_tokens: int
+    selection: Graph | None = None
 
     @property
     def component(self) -> str:
@@ -116,6 +117,11 @@ class View:
     def tokens_before(self) -> int:
         """Visual tokens of a picture of it before pruning."""
         return self.schedule[0].tokens_in if self.schedule else self.image_tokens
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """Its graphs by their components."""
+        return {graph.file.removesuffix(".onnx"): graph for graph in (self.graph, self.selection) if graph is not None}
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -195,7 +201,7 @@ class Interface:
     @property
     def graphs(self) -> dict[str, Graph]:
         """Every graph of the bundle by its component: ``vision``, ``vision_HxW``, ``decoder``, ``bucket_K``, ..."""
-        beside = {view.component: view.graph for view in self.sizes}
+        beside = {name: graph for view in self.sizes for name, graph in view.graphs.items()}
         behind = {bucket.component: bucket.graph for bucket in self.buckets}
         between = {} if self.selection is None else {SELECTION: self.selection}
         return {"vision": self.vision, **beside, "decoder": self.decoder, **behind, **between}

@@ -37,9 +37,12 @@ def check_signatures(interface: Interface) -> None:
     features = _check_vision(interface)
     for view in interface.sizes:
         seen = seen_as(interface, view)
-        expected = (1, view.image_tokens, features.shape[2])
-        outputs = _Side(f"{view.component}.outputs", view.graph.outputs)
-        outputs.tensor(_check_vision(seen).name, *expected, types=(features.dtype,))
+        left = _check_selection(seen, _check_vision(seen))
+        if (left.shape[2], left.dtype) != (features.shape[2], features.dtype):
+            found = f"{left.dtype} {list(left.shape)}"
+            raise ValueError(
+                f"{view.component} leaves features {found}: expected {features.dtype}, {features.shape[2]}"
+            )
         _check_sites(seen)
     _check_decoder(interface, _check_selection(interface, features))
     _check_sites(interface)

@@ -21,6 +21,7 @@ def main_view(interface: Interface) -> View:
         tiles=interface.tiles,
         schedule=interface.schedule,
         image_tokens=interface.image_tokens,
+        selection=interface.selection,
     )
 
 
@@ -41,8 +42,14 @@ def seen_as(interface: I, view: View | None) -> I:
         schedule=view.schedule,
         image_tokens=view.image_tokens,
         kept=interface.kept if there else None,
+        selection=view.selection,
         sizes=(),
     )
+
+
+def seen_by(interface: I, component: str) -> I:
+    """Return an interface as if its pictures had the one size that a component is of; as it is for what serves all."""
+    return seen_as(interface, next((view for view in interface.sizes if component in view.graphs), None))
 
 
 def counts_of_sizes(interface: Interface) -> str:
@@ -61,7 +68,7 @@ def faults_of_views(interface: Interface) -> Iterator[tuple[str, object, str]]:
         yield "sizes", sizes.count(main), "the one of 'vision' among them, once"
     if len({view.name for view in sizes}) < len(sizes) or len({view.component for view in sizes}) < len(sizes):
         yield "sizes", [view.name for view in sizes], "names of which none comes twice"
-    if interface.buckets or interface.selection is not None or interface.joint or interface.decoder_sites:
+    if interface.buckets or interface.joint or interface.decoder_sites:
         yield "sizes", len(sizes), "none with buckets, a joint choice, or cuts in the decoder"
     for place, view in enumerate(sizes):
         field = f"sizes[{place}]"
@@ -69,5 +76,7 @@ def faults_of_views(interface: Interface) -> Iterator[tuple[str, object, str]]:
             yield f"{field}.tiles", view.tiles, "tiles for all sizes, or for none"
         if view.component != f"vision_{view.name}" and view != main:
             yield f"{field}.graph.file", view.graph.file, f"vision_{view.name}.onnx"
+        if view.selection is not None and view != main and view.selection.file != f"selection_{view.name}.onnx":
+            yield f"{field}.selection.file", view.selection.file, f"selection_{view.name}.onnx"
         if view.tokens_before > main.tokens_before or view.image_tokens > main.image_tokens:
             yield f"{field}.image_tokens", view.image_tokens, f"{main.image_tokens} of {main.tokens_before} at most"

@@ -97,8 +97,9 @@ def plan_memory(
     # Engines share no weights: the one that selects has an embedding table of its own.
     lent = manifest.files.get(f"{SELECTION}.onnx.data") if target.compiled else None
     # So has each size of pictures.
-    weights = manifest.files.get("vision.onnx.data") if target.compiled else None
-    own = weights.bytes * (len(manifest.sizes) - 1) if weights and manifest.sizes else 0
+    parts = [name.split("_")[0] for view in manifest.sizes for name in view.graphs if "_" in name]
+    each = [manifest.files.get(f"{part}.onnx.data") for part in parts] if target.compiled else []
+    own = sum(weights.bytes for weights in each if weights is not None)
     return MemoryPlan(
         prompt=prompt,
         length=length,

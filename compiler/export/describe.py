@@ -166,12 +166,16 @@ def _sizes(decision: Decision, reduced: Reduced) -> tuple[View, ...]:
         component = "vision" if main else f"vision_{plan.name}"
         model = reduced.vision if main else reduced.views[component]
         outputs = {str(value.name) for value in model.graph.outputs}
+        name = SELECTION if main else f"{SELECTION}_{plan.name}"
+        chooser = reduced.selection if main else reduced.selections.get(name)
+        chosen = {str(value.name) for value in chooser.graph.outputs} if chooser is not None else set()
         view = View(
             graph=signature(f"{component}.onnx", model),
             grid=plan.facts.grid,
             tiles=plan.source.tiles,
-            schedule=_sites(plan.stages, plan.facts.tokens, {False: outputs, True: set()}),
+            schedule=_sites(plan.stages, plan.facts.tokens, {False: outputs, True: chosen}),
             image_tokens=image_tokens_of(plan.stages, plan.facts),
+            selection=None if chooser is None else signature(f"{name}.onnx", chooser),
         )
         views.append(view)
     return tuple(views)

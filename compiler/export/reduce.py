@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -12,9 +12,10 @@ from lmmprune.compiler.assets.text_layout import TextLayout
 from lmmprune.compiler.bundle.interface import Prompt
 from lmmprune.compiler.export.count_tokens import TokenPlan
 from lmmprune.compiler.export.decide import Decision, image_tokens_of
-from lmmprune.compiler.export.reduce_views import reduce_views
+from lmmprune.compiler.export.reduce_views import reduce_views, select_in_views
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
+from lmmprune.facts import Facts
 from lmmprune.models.canonical import Canonical
 from lmmprune.models.quantized.packed_weight import PackedWeight
 from lmmprune.names import IMAGE_FEATURES
@@ -48,6 +49,7 @@ class Reduced:
         packed: The module's parameter -> its integers, of weights that the checkpoint holds so.
         flops: Of ``vision`` and ``prefill``, ``before`` and ``after``; of as many pictures as a prompt may have.
         views: Component -> vision graph, of the further sizes of pictures or grids of tiles.
+        selections: Component -> what chooses among their features, where ``selection`` does among the largest one's.
     """
 
     vision: ir.Model
@@ -63,12 +65,20 @@ class Reduced:
     flops: Mapping[str, Mapping[str, float]]
     packed: Mapping[str, PackedWeight]
     views: Mapping[str, ir.Model] = field(default_factory=dict)
+    selections: Mapping[str, ir.Model] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[ir.Model, ...]:
         """All graphs."""
         between = () if self.selection is None else (self.selection,)
-        return (self.vision, self.decoder, *self.buckets.values(), *between, *self.views.values())
+        return (
+            self.vision,
+            self.decoder,
+            *self.buckets.values(),
+            *between,
+            *self.views.values(),
+            *self.selections.values(),
+        )
 
 
 def reduce(
@@ -100,7 +110,12 @@ def reduce(
     }
     with step(clock.report, "prune"):
         vision, buckets = graphs.vision, dict[int, ir.Model]()
-        selection = _selection(decision, plan, graphs.decoder, text)
+        selection = _selection(decision, plan.stages, decision.facts, graphs.decoder, text)
+        selections = select_in_views(
+            decision.further,
+            graphs.decoder,
+            lambda view, decoder: _selection(decision, view.stages, view.facts, decoder, text),
+        )
         if decision.buckets:
             vision, buckets = split_vision(graphs.vision, decision.method, facts.grid, plan.counts)
         else:
@@ -144,19 +159,22 @@ def reduce(
         flops={part: {"before": before[part], "after": after[part]} for part in before},
         packed=graphs.packed,
         views=beside,
+        selections=selections,
     )
 
 
-def _selection(decision: Decision, plan: TokenPlan, decoder: ir.Model, text: TextLayout) -> ir.Model | None:
+def _selection(
+    decision: Decision, stages: Sequence[Stage], facts: Facts, decoder: ir.Model, text: TextLayout
+) -> ir.Model | None:
     """Return the graph of the stage in front of the decoder's layers, if there is one that removes something."""
-    stage = next((stage for stage in plan.stages if stage.site.before_layers), None)
+    stage = next((stage for stage in stages if stage.site.before_layers), None)
     if stage is None:
         return None
-    before = [stage for stage in plan.stages if not stage.site.in_decoder]
+    before = [stage for stage in stages if not stage.site.in_decoder]
     return select_before_layers(
         decoder,
         stage,
         method=decision.method.name,
-        image_tokens=image_tokens_of(before, decision.facts),
+        image_tokens=image_tokens_of(before, facts),
         prefix=text.prefix,
     )

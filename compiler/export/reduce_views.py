@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.export.views import ViewPlan
 from lmmprune.lazy import is_lazy
 from lmmprune.passes.lower.freeze_shapes import FreezeShapes
@@ -31,6 +32,25 @@ def reduce_views(plans: Mapping[str, ViewPlan], graphs: Mapping[str, ir.Model], 
         )(model)
         FreezeShapes()(model)
         name_constants(model, component)
+
+
+def select_in_views(
+    plans: Mapping[str, ViewPlan], decoder: ir.Model, select: Callable[[ViewPlan, ir.Model], ir.Model | None]
+) -> dict[str, ir.Model]:
+    """Return component -> what chooses among a size's features in front of the decoder, where a plan asks for that.
+
+    Args:
+        plans: Component of its vision graph -> what is going to be done, of all sizes but the largest.
+        decoder: Unpruned; stays as it is.
+        select: Makes the graph.
+    """
+    found = {}
+    for vision, plan in plans.items():
+        if (graph := select(plan, decoder)) is not None:
+            component = vision.replace("vision", SELECTION)
+            name_constants(graph, component)
+            found[component] = graph
+    return found
 
 
 def name_constants(model: ir.Model, component: str) -> None:

@@ -100,11 +100,11 @@ def check_views(request: Request, method: Method, stages: Sequence[Stage]) -> No
     }
     if other := next((name for name, given in others.items() if given), None):
         raise InputError(f"several {option} and {other} don't go together yet: give one, or leave {other} out")
-    inside = next((stage.site for stage in stages if stage.site.in_decoder), None)
+    inside = next((one.site for one in stages if one.site.in_decoder and not one.site.before_layers), None)
     if inside is not None:
         raise InputError(
             f"several {option}: method '{method.name}' cuts at {inside}, behind which the decoder has one number of"
-            " tokens: use one that cuts at vision_output or projector_output"
+            " tokens: use one that cuts at vision_output, projector_output or llm_input_0"
         )
 
 

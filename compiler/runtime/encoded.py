@@ -68,8 +68,9 @@ def encoded(
 
 
 def with_image_tokens(prompt: Encoded, count: int) -> Encoded:
-    """Return a prompt whose pictures have another number of placeholders each."""
-    return encoded(prompt.texts, [count] * len(prompt.spans), _placeholder(prompt))
+    """Return a prompt whose pictures have another number of placeholders each: so many, or those of their own size."""
+    counts = [view.image_tokens for view in prompt.views] or [count] * len(prompt.spans)
+    return encoded(prompt.texts, counts, _placeholder(prompt), prompt.views)
 
 
 def with_one_picture(prompt: Encoded, index: int, prefix: int) -> Encoded:

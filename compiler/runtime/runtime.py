@@ -14,6 +14,7 @@ from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
 from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens
 from lmmprune.compiler.runtime.image_features import (
@@ -206,6 +207,7 @@ class Runtime:
             [picture.kept for picture in pictures],
             upload=session.upload,
             download=session.download,
+            component=lambda name: self._session(name).run,
         )
 
     def prefill_sites(self, visual: ImageFeatures, prompt: Encoded) -> dict[str, SiteTokens]:
@@ -218,7 +220,7 @@ class Runtime:
         Returns:
             By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``visual.sites``.
         """
-        manifest = self.bundle.manifest
+        manifest = seen_as(self.bundle.manifest, visual.view)
         entering = self._select(visual, prompt)
         decoder = self._session("decoder")
         found = read_sites(decoder, entering.outputs[0] if entering.outputs else {}, manifest, in_decoder=True)

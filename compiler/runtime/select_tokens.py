@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.session import Value
 from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens, with_one_picture
 from lmmprune.errors import BundleError
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, SELECTED, kept_at
@@ -55,6 +56,7 @@ def select_tokens(
     *,
     upload: Callable[[NDArray[Any]], Value] = lambda array: array,
     download: Callable[[Value], NDArray[Any]] = lambda value: value,
+    component: Callable[[str], Run] | None = None,
 ) -> Entering:
     """Run the selection of a bundle, if it has one, for each picture; make the decoder's features of all.
 
@@ -69,6 +71,7 @@ def select_tokens(
         kept: Of each picture int64 ``[N]``, the patch in whose place each token is; None where none was dropped.
         upload: Makes a value of the back end.
         download: Reads one.
+        component: Returns what runs one of the bundle's graphs, where there are several sizes.
 
     Raises:
         BundleError: It doesn't keep as many tokens as the manifest says, or one of them twice.
@@ -78,18 +81,30 @@ def select_tokens(
         whole = _joined(interface, features, upload, download, tokens)
         counts = [count for _, count in prompt.spans]
         return Entering(prompt=prompt, features=whole, kept=among_all_pictures(interface, kept, counts))
-    said, chosen, places = [], [], []
-    for index, (own, before) in enumerate(zip(features, kept, strict=True)):
+    said: list[Mapping[str, Value]] = []
+    chosen, places = [], []
+    views = prompt.views or (None,) * len(features)
+    for index, (own, before, view) in enumerate(zip(features, kept, views, strict=True)):
+        seen = seen_as(interface, view)
+        if seen.selection is None:  # a size that keeps all
+            said.append({SELECTED: own})
+            chosen.append(np.arange(prompt.spans[index][1]))
+            places.append(chosen[-1] if before is None else before)
+            continue
+        if view is not None and component is not None:
+            run = component(seen.selection.file.removesuffix(".onnx"))
         asked = with_one_picture(prompt, index, interface.prefix)
         outputs = run({INPUT_IDS: upload(asked.input_ids), IMAGE_FEATURES: own})
         picked = download(outputs[kept_at(SITE)])[0]
-        _check(interface, picked)
+        _check(seen, picked)
         said.append(outputs)
         chosen.append(picked)
         places.append(picked if before is None else before[picked])
+    shorter = with_image_tokens(prompt, interface.image_tokens)
+    tokens = shorter.image_tokens if interface.sizes else None
     return Entering(
-        prompt=with_image_tokens(prompt, interface.image_tokens),
-        features=_joined(interface, [outputs[SELECTED] for outputs in said], upload, download),
+        prompt=shorter,
+        features=_joined(interface, [outputs[SELECTED] for outputs in said], upload, download, tokens),
         kept=among_all_pictures(interface, places),
         chosen=chosen,
         outputs=said,

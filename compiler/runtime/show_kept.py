@@ -16,7 +16,7 @@ from lmmprune.compiler.bundle.replace import check_file
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.draw import Panel, draw_panels, evenly
-from lmmprune.compiler.runtime.image_features import SiteTokens
+from lmmprune.compiler.runtime.image_features import SiteTokens, views_of
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.tiles import on_raster
 from lmmprune.errors import BundleError, InputError, suggestion
@@ -114,7 +114,9 @@ def show_kept(runtime: Runtime, picture: Image.Image, *, prompt: str | None = No
     found, asked = dict(visual.sites), None
     if any(wanted.values()):
         asked = QUESTION if prompt is None else prompt
-        found |= runtime.prefill_sites(visual, runtime.prompter.encode(asked))
+        found |= runtime.prefill_sites(
+            visual, runtime.prompter.encode(asked, image_tokens=visual.tokens, views=views_of([visual]))
+        )
     if missing := [name for name in wanted if name not in found]:
         raise BundleError(f"the graphs of '{runtime.bundle.path}' don't say what '{missing[0]}' keeps: export again")
     sites = {name: found[name] for name in wanted}

@@ -136,10 +136,12 @@ class Reference:
 
         pictures = [vision] if isinstance(vision, VisionOutputs) else vision
         manifest = pictures[0].manifest
-        method, cuts = _side(manifest, in_decoder=True)
+        # Of pictures of several sizes one may keep all, and have no cut.
+        most = max((one.manifest for one in pictures), key=lambda own: len(own.schedule))
+        method, cuts = _side(most, in_decoder=True)
         rows = manifest.position_rows > 1
         seen = [
-            Picture(*part, one.manifest.picture_tokens, one.manifest.grid if rows else None)
+            Picture(*part, one.manifest.picture_tokens, one.manifest.grid if rows else None, one.manifest.image_tokens)
             for one in pictures
             for part in _each(one)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ class Replay:
             return load_on_cpu(file, bundle.manifest.target, precision.dtype, expected=graph)
 
         self._vision, self._decoder = load(bundle.manifest.vision), load(bundle.manifest.decoder)
-        self._views = {view.component: load(view.graph) for view in bundle.manifest.sizes}
+        self._views = {name: load(graph) for view in bundle.manifest.sizes for name, graph in view.graphs.items()}
         selection = bundle.manifest.selection
         self._selection = None if selection is None else load(selection)
         self._buckets = [load(bucket.graph) for bucket in bundle.manifest.buckets]
@@ -173,6 +174,7 @@ class Replay:
             ),
             [picture.features for picture in pictures],
             [picture.places for picture in pictures],
+            component=lambda name: functools.partial(run_graph, self._views[name]),
         )
         prompt = entering.prompt
         positions = prompter.positions(prompt, entering.kept)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.views import counts_of_sizes
 from lmmprune.compiler.data.calibration import Sample, load_calibration
@@ -76,7 +77,8 @@ def verify(
         return [Check(name="checksums", passed=False, found=str(error))]
     checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
     behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
-    behind += [bundle.file(view.graph.file) for view in bundle.manifest.sizes if view.component != "vision"]
+    further = {name: graph for view in bundle.manifest.sizes for name, graph in view.graphs.items()}
+    behind += [bundle.file(graph.file) for name, graph in further.items() if name not in ("vision", SELECTION)]
     selection = bundle.manifest.selection
     between = [] if selection is None else [bundle.file(selection.file)]
     for graph in (bundle.vision, *behind, *between, bundle.decoder):

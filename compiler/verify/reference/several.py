@@ -27,6 +27,7 @@ class Picture(NamedTuple):
     kept: np.ndarray | None  # [K], the original patch of each; None: every patch in order
     patches: int = 0  # N of this picture, where pictures differ in it; 0: as of all
     grid: tuple[int, int] | None = None  # its rows and columns, likewise
+    keep: int = 0  # how many a cut leaves of it, likewise
 
 
 def say_of_several(
@@ -87,7 +88,7 @@ def say_of_several(
         for picture in pictures:
             features, kept, *_ = picture
             chooser = Chooser()
-            own = cutter(sites, chooser)
+            own = cutter({site: picture.keep or keep for site, keep in sites.items()}, chooser)
             if sites:
                 # Numbers don't matter before layer 0.
                 asked = sequence(len(features), None, text[:prefix], text[prefix:], [], "contiguous", patches)
@@ -127,7 +128,7 @@ def number(
             following += 1
         if piece == len(pictures):
             break
-        features, kept, own, shape = pictures[piece]
+        features, kept, own, shape, _ = pictures[piece]
         patches, grid = own or patches, shape or grid
         spots = range(len(features)) if kept is None else [max(int(place), 0) for place in kept]
         for order, spot in enumerate(spots):
