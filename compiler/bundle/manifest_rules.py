@@ -10,6 +10,7 @@ from typing import Any
 from lmmprune.compiler.bundle.content import Content
 from lmmprune.compiler.bundle.interface import VALUE_BYTES, Graph, Tensor
 from lmmprune.compiler.bundle.signature_rules import check_signatures
+from lmmprune.compiler.bundle.tile_rules import check_tiles
 from lmmprune.compiler.bundle.views import faults_of_views, seen_as
 from lmmprune.limits import bounded, shortened
 
@@ -45,6 +46,7 @@ def check_manifest(manifest: Content) -> None:
         _check_schedule(seen_as(manifest, view))
         _check_pairs(("grid", view.grid), ("tiles", view.tiles))
     check_signatures(manifest)
+    check_tiles(manifest)
     _check_files(manifest)
 
 

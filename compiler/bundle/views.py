@@ -68,8 +68,8 @@ def faults_of_views(interface: Interface) -> Iterator[tuple[str, object, str]]:
         yield "sizes", sizes.count(main), "the one of 'vision' among them, once"
     if len({view.name for view in sizes}) < len(sizes) or len({view.component for view in sizes}) < len(sizes):
         yield "sizes", [view.name for view in sizes], "names of which none comes twice"
-    if interface.buckets or interface.joint or interface.decoder_sites:
-        yield "sizes", len(sizes), "none with buckets, a joint choice, or cuts in the decoder"
+    if interface.buckets or interface.joint or interface.decoder_sites or interface.tile_grids is not None:
+        yield "sizes", len(sizes), "none with buckets, a joint choice, tiles seen one by one, or cuts in the decoder"
     for place, view in enumerate(sizes):
         field = f"sizes[{place}]"
         if (view.tiles is None) != (main.tiles is None):

@@ -63,7 +63,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--tiles",
         metavar="RxC[,RxC...]|all",
         help="Rows and columns of tiles that pictures are cut into, for a model of tiles; of several each picture takes"
-        " one.  [default: 2x2]",
+        " one.  [default: 2x2, or one image]",
         group=MODEL,
     ),
     option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from lmmprune.compiler.cli.command import Command, argument
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, Table, details, table
 from lmmprune.units import human_bytes
+
+if TYPE_CHECKING:
+    from lmmprune.models.family import Family
 
 
 @click.command("models", cls=Command, example="lmmprune models llava-1.5-7b")
@@ -74,8 +77,9 @@ def _family(name: str) -> dict[str, Any]:
         "reference": family.reference,
         "template": family.template,
         "sites": family.sites,
-        "tiles": family.arrange is not None,
-        "grids": family.grids is not None,
+        "tiles": family.arrange is not None or family.split is not None,
+        "tile_grids": family.split is not None or family.grids is not None,
+        "as_a_whole": family.grids is None,
         "sizes": family.sizes,
         "several_images": family.several,
         "joint_choice": family.joint,
@@ -108,8 +112,8 @@ def _show_one(name: str, as_json: bool) -> None:
         "family": f"{family.name}, {family.title}",
         "reference": family.reference or "none",
         "cut at": ", ".join(family.sites),
-        "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
-        **({"beside": views} if (views := _views(family.sizes, family.grids is not None)) else {}),
+        "pictures": _pictures(family),
+        **({"beside": _SIZES} if family.sizes else {}),
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
@@ -124,16 +128,21 @@ def _show_one(name: str, as_json: bool) -> None:
         show(details(shown))
 
 
+def _pictures(family: Family) -> str:
+    """Say what a picture is to the tower."""
+    if family.split is not None:
+        return _GRIDS
+    return _CUT if family.grids is not None else "as a whole"
+
+
+_SIZES = "several sizes of pictures behind one decoder (--image-size, repeated)"
+_CUT = "cut into one of several grids of tiles (--tiles)"
+_GRIDS = "as a whole, or cut into one of several grids of tiles (--tiles)"
+
+
 def _images(several: bool, joint: bool) -> str:
     """Say whether a prompt may have several pictures, and what there is for them; nothing if it may not."""
     return f"several pictures per prompt (--images{', --joint' * joint})" if several else ""
-
-
-def _views(sizes: bool, grids: bool) -> str:
-    """Say whether one decoder may serve several sizes of pictures or grids of tiles; nothing if it may not."""
-    if sizes:
-        return "several sizes of pictures behind one decoder (--image-size, repeated)"
-    return "several grids of tiles behind one decoder (--tiles 1x2,2x2 or all)" if grids else ""
 
 
 def _families(rows: list[dict[str, Any]]) -> Table:
@@ -141,10 +150,10 @@ def _families(rows: list[dict[str, Any]]) -> Table:
     cells = []
     for row in rows:
         several = _images(row["several_images"], row["joint_choice"])
-        views = _views(row["sizes"], row["grids"])
         limits = [
             *([f"+ {several}"] if several else []),
-            *([f"+ {views}"] if views else []),
+            *([f"+ {_SIZES}"] if row["sizes"] else []),
+            *([f"+ {_GRIDS if row['as_a_whole'] else _CUT}"] if row["tile_grids"] else []),
             *(f"- {limit}" for limit in row["limits"]),
             *(f"tried: {name}" for name in row["tried"]),
         ]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.export.request import Pair, Request
-from lmmprune.compiler.export.values import ALL_TILES, Auto, Buckets, Schedule, Tiles
+from lmmprune.compiler.export.tile_choices import listed_grids
+from lmmprune.compiler.export.values import ALL_TILES, Auto, Buckets, Schedule
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,26 +50,17 @@ def sources_of(request: Request, resolve: Callable[[Pair | None, Pair | None], S
         ModelError: The model can't have one of them.
     """
     sizes: tuple[Pair | None, ...] = _distinct("--image-size", request.image_sizes) or (None,)
-    grids: tuple[Pair | None, ...] = _distinct("--tiles", listed_grids(request.tiles)) or (None,)
+    grids: tuple[Pair | None, ...] = listed_grids(request.tiles) or (None,)
     first = resolve(sizes[0], grids[0])
     if first.family.arrange is None:
-        if request.tiles == ALL_TILES:
-            raise InputError(f"--tiles: {first.family.title} takes a picture as a whole; leave it out")
-        return (first, *(resolve(size, None) for size in sizes[1:]))
+        return (first, *(resolve(size, grids[0]) for size in sizes[1:]))
+    _distinct("--tiles", listed_grids(request.tiles))
     if len(sizes) > 1:
         height, width = first.vision.image_size
         raise InputError(f"--image-size: {first.family.title} takes {height} x {width} pixels; leave it out")
     if request.tiles == ALL_TILES:
         return tuple(resolve(sizes[0], grid) for grid in first.grids)
     return (first, *(resolve(sizes[0], grid) for grid in grids[1:]))
-
-
-def listed_grids(tiles: Tiles | None) -> tuple[Pair, ...]:
-    """Return the grids that were asked for by name: one, several, or none where nothing or all was asked for."""
-    if tiles is None or isinstance(tiles, str):
-        return ()
-    grids = [tiles] if isinstance(tiles[0], int) else tiles
-    return tuple((int(rows), int(columns)) for rows, columns in grids)
 
 
 def _distinct(option: str, given: tuple[Pair, ...]) -> tuple[Pair, ...]:

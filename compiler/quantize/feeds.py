@@ -76,7 +76,11 @@ class SampleFeeds:
         self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
 
     def vision(self, view: View | None = None) -> list[Callable[[], Steps]]:
-        """Return one run of the vision graph per sample; of several sizes, of the largest one's or of ``view``'s."""
+        """Return the runs of the vision graph per sample: one, or one for each tile of its picture.
+
+        Args:
+            view: Of several sizes this one; None: the largest, or the only one.
+        """
         return [functools.partial(self._look, sample, view) for sample in self._data.samples]
 
     def bucket(self) -> list[Callable[[], Steps]]:
@@ -122,19 +126,23 @@ class SampleFeeds:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _look(self, sample: Sample, view: View | None) -> Steps:
-        yield self._pixels(sample, view)
+        # A list has no place for the outputs that are sent back.
+        yield from (feeds for feeds in self._pixels(sample, view))
 
     def _look_behind(self, sample: Sample) -> Steps:
-        found = run_all(self._session, self._pixels(sample))
-        yield {name: found[name] for name in (PATCHES, RANKING)}
+        for feeds in self._pixels(sample):
+            found = run_all(self._session, feeds)
+            yield {name: found[name] for name in (PATCHES, RANKING)}
 
-    def _pixels(self, sample: Sample, view: View | None = None) -> Feeds:
+    def _pixels(self, sample: Sample, view: View | None = None) -> list[Feeds]:
         steps = self._preprocess if view is None else self._preprocess.for_view(view)
-        return {self._interface.vision.inputs[0].name: steps(sample.image)}
+        pixels = steps(sample.image)
+        runs = [pixels] if self._interface.tile_grids is None else np.split(pixels, len(pixels))
+        return [{self._interface.vision.inputs[0].name: run} for run in runs]
 
-    def _features(self, sample: Sample) -> Outputs:
-        """Return what leaves the vision side of a sample."""
-        found = run_all(self._session, self._pixels(sample))
+    def _features(self, feeds: Feeds) -> Outputs:
+        """Return what leaves the vision side."""
+        found = run_all(self._session, feeds)
         if not self._buckets:
             return found
         count = int(found[DYNAMIC_COUNT][0])
@@ -166,16 +174,14 @@ class SampleFeeds:
         return [{**step, IMAGE_FEATURES: start.features} for step in steps]
 
     def _start(self, sample: Sample) -> _Start:
-        found = self._features(sample)
-        features = found[IMAGE_FEATURES]
-        kept = None if self._interface.kept is None else found[self._interface.kept][0]
-        entering = select_tokens(
-            self._interface,
-            self._choose,
-            self._prompter.encode(sample.prompt, image_tokens=features.shape[1]),
-            [features],
-            [kept],
-        )
+        found = [self._features(feeds) for feeds in self._pixels(sample)]
+        kept = [None if self._interface.kept is None else one[self._interface.kept][0] for one in found]
+        picked = self._preprocess.pick(sample.image)
+        if picked is None:
+            asked = self._prompter.encode(sample.prompt, image_tokens=found[0][IMAGE_FEATURES].shape[1])
+        else:
+            asked = self._prompter.encode(sample.prompt, grids=[picked.grid])
+        entering = select_tokens(self._interface, self._choose, asked, [one[IMAGE_FEATURES] for one in found], kept)
         prompt = entering.prompt
         positions = self._prompter.positions(prompt, entering.kept)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []

@@ -61,7 +61,7 @@ def select_tokens(
     """Run the selection of a bundle, if it has one, for each picture; make the decoder's features of all.
 
     A selection sees one picture, and the text of the whole prompt behind its constant beginning: what a picture keeps
-    doesn't depend on the others [ours].
+    doesn't depend on the others [ours]. Each tile is a picture here, where a bundle cuts pictures into tiles.
 
     Args:
         interface: The bundle's.
@@ -142,7 +142,7 @@ def _joined(
     stays where it is, unless its ``tokens`` are those of a smaller size; the others go through the host, some MiB once
     per prompt.
     """
-    if interface.joint or (interface.images == 1 and tokens in (None, interface.feature_rows)):
+    if interface.vision_runs == 1 and tokens in (None, interface.feature_rows):
         return features[0]
     rows = np.concatenate([download(own) for own in features], axis=1)
     more = interface.feature_rows - rows.shape[1]

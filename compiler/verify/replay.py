@@ -17,6 +17,7 @@ from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
+from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
@@ -134,7 +135,14 @@ class Replay:
         images = [image] if isinstance(image, Image.Image) else image
         view = view or choose_view(self._manifest, images[0])
         steps = self._preprocess if view is None else self._preprocess.for_view(view)
-        pixels, manifest = np.concatenate([steps(one) for one in images]), seen_as(self._manifest, view)
+        return self._encode_pixels(np.concatenate([steps(one) for one in images]), bucket, view)
+
+    def encode_tiles(self, image: Image.Image, grid: Grid) -> list[VisionOutputs]:
+        """Run the vision graph on each tile of a picture, cut into this grid, and on its overview."""
+        return [self._encode_pixels(tile) for tile in np.split(self._preprocess(image, grid), images_of(grid))]
+
+    def _encode_pixels(self, pixels: Array, bucket: int = 0, view: View | None = None) -> VisionOutputs:
+        manifest = seen_as(self._manifest, view)
         graph = self._vision if view is None else self._views[view.component]
         found = run_graph(graph, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
@@ -153,13 +161,20 @@ class Replay:
             view=view,
         )
 
-    def decode(self, vision: VisionOutputs | Sequence[VisionOutputs], question: str, steps: int) -> DecoderOutputs:
+    def decode(
+        self,
+        vision: VisionOutputs | Sequence[VisionOutputs],
+        question: str,
+        steps: int,
+        grids: Sequence[Grid] | None = None,
+    ) -> DecoderOutputs:
         """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up.
 
         Args:
-            vision: The picture, or several.
+            vision: The picture, or several; or all tiles of them.
             question: About them.
             steps: How many.
+            grids: The tiles of each picture, where the bundle cuts them into tiles.
         """
         pictures = [vision] if isinstance(vision, VisionOutputs) else vision
         manifest = self._manifest if self._manifest.sizes else pictures[0].manifest
@@ -171,6 +186,7 @@ class Replay:
                 question,
                 image_tokens=[count for picture in pictures for count in picture.counts],
                 views=[picture.view for picture in pictures if picture.view is not None],
+                grids=grids,
             ),
             [picture.features for picture in pictures],
             [picture.places for picture in pictures],
