@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hub_layouts import LAYOUTS, oracle
 from hub_layouts.one_trace import one_trace
@@ -109,6 +110,35 @@ def test_a_choice_by_the_question_has_a_graph_for_each_size(made: Made) -> None:
     # The smallest size has 4 tokens: there is nothing to choose.
     graphs = [f"selection{name}" for name in ("", "_96x64")]
     assert [name for name in Bundle.open(path).manifest.graphs if name.startswith("selection")] == graphs
+
+
+@pytest.mark.parametrize("made", ["Qwen2-VL-2B-Instruct"], indirect=True)
+@pytest.mark.parametrize(
+    "options",
+    [{"target": "tensorrt-rtx", "dtype": "float16"}, {"int8": True, "calibration_samples": 3}],
+    ids=["float16", "int8"],
+)
+def test_other_types_share_the_weights_and_nothing_that_depends_on_the_size(
+    made: Made, options: dict[str, object]
+) -> None:
+    """Two sizes have constants of equal shapes and other values; integers are one and the same."""
+    path = made.bundle(ratio=0.5, **options)
+    assert not not_held(verify(path, model=str(made.folder)))
+    first, *others = (weights_of(path / f"vision{name}.onnx") for name in ("", "_112x56", "_56x56"))
+    for other in others:
+        assert len(other) == len(first) >= 10
+        assert other == first
+
+
+def weights_of(graph: Path) -> dict[str, tuple[str, int]]:
+    """Return where a graph's matrices lie."""
+    found = {}
+    for value in ir.load(graph).graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and ("weight" in str(value.name) or "kernel" in str(value.name)):
+            found[str(value.name)] = (str(tensor.location), int(tensor.offset or 0))
+    assert {location for location, _ in found.values()} == {"vision.onnx.data"}
+    return found
 
 
 def tokens_of(made: Made) -> list[tuple[int, str]]:

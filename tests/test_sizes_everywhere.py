@@ -149,7 +149,10 @@ def test_what_takes_one_size_says_so(bundle: Path, pictures: dict[str, Path], cl
     ("options", "line"),
     [
         (("--image-size", 56, "--image-size", "56x56"), "--image-size 56x56 is given 2 times: give each one once"),
-        (("--image-size", 56, "--image-size", 60), "pictures of 60 x 60 pixels: this tower works in squares of 28"),
+        (
+            ("--image-size", 56, "--image-size", 60),
+            "squares of 28 pixels; give multiples of it, the nearest are 56 x 56",
+        ),
         (("--image-size", 56, "--image-size", "56x"), "--image-size 56x: expected pixels"),
         (("--image-size", 56, "--image-size", 112, "--keep", 8), "--keep 8: the model has 4 visual tokens"),
         (("--tiles", "1x1,2x2"), "--tiles: Qwen2-VL takes a picture as a whole; leave it out"),
