@@ -39,6 +39,7 @@ class Source:
         directory: Local checkpoint, or None for an architecture without one.
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
         tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
+        grids: All rows and columns that its own processor may choose and that are served, in its order.
         reach: How many positions the decoder serves, and what ends there.
         quantization: What the configuration says of a quantization of the weights.
         weights_file: File or index of the weights that the configuration names; None: the usual ones.
@@ -51,6 +52,7 @@ class Source:
     directory: Path | None
     dummy: bool
     tiles: tuple[int, int] | None = None
+    grids: tuple[tuple[int, int], ...] = ()
     reach: Reach
     quantization: Mapping[str, Any] | None = None
     weights_file: str | None = None
@@ -213,6 +215,7 @@ def resolve(
         as_traced(config)
         if layers is not None:
             config = family.shrink(config, layers)
+        grids = () if family.grids is None else family.grids(config)
         if family.arrange is not None:
             config, tiles = family.arrange(config, tiles)
         elif tiles is not None:
@@ -234,6 +237,7 @@ def resolve(
         directory=directory,
         dummy=dummy,
         tiles=tiles,
+        grids=grids,
         reach=how_far,
         quantization=quantization,
         weights_file=getattr(config, "transformers_weights", None),

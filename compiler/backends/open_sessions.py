@@ -84,7 +84,8 @@ def import_backend(target: str) -> tuple[str, str]:
 
         require("cuda.bindings.runtime", known.extra)
         module = load_tensorrt.load(known)
+    elif known is not None and known.backend == "openvino":
+        module = require("openvino", known.extra)
     else:
-        other = known is not None and known.backend == "openvino"
-    module = require("openvino", "openvino") if other else require("onnxruntime", "cpu")
+        module = require("onnxruntime", "cpu")
     return module.__name__, module.__version__

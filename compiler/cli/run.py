@@ -128,8 +128,9 @@ def _line(stats: Stats) -> str:
 
 
 def _of(stats: Stats) -> str:
+    sizes = f" at {', '.join(stats.sizes)}" if stats.sizes else ""
     tiles = f" in {', '.join(stats.tiles)} tiles" if stats.tiles else ""
-    return (f" of {stats.images} pictures" if stats.images > 1 else "") + tiles
+    return (f" of {stats.images} pictures" if stats.images > 1 else "") + sizes + tiles
 
 
 def _bucket(stats: Stats) -> str:

@@ -14,6 +14,7 @@ from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.measure.memory import Memory, measure_memory
 from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
 from lmmprune.compiler.measure.statistics import speedup
+from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
@@ -83,7 +84,7 @@ def bench(
         _row(name, bundle, used, own, times[0])
         for name, bundle, used, own in zip(names, bundles, memories, times, strict=True)
     )
-    settings = {
+    settings: dict[str, Any] = {
         "image": str(images[0]) if len(images) == 1 else [str(one) for one in images],
         "prompt": prompt,
         "rounds": rounds,
@@ -91,6 +92,10 @@ def bench(
         "new_tokens": new_tokens,
         "threads": threads,
     }
+    for name, bundle in zip(names, bundles, strict=True):
+        # What the pictures take, where a bundle has several sizes.
+        if taken := [view.name for view in (choose_view(bundle.manifest, one) for one in pictures) if view]:
+            settings.setdefault("sizes", {})[name] = taken
     return BenchReport(settings=settings, machine=describe_machine(bundles), rows=rows, products=find_products(rows))
 
 

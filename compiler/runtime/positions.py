@@ -9,7 +9,8 @@ from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.runtime.encoded import Encoded
 
 Kept = NDArray[np.int64] | None
-"""Places ``[K]`` of the visual tokens of all pictures together: those of picture i begin at i * N; -1: of no patch."""
+"""Places ``[K]`` of the visual tokens of all pictures together: those of picture i begin at i * N, of several sizes the
+largest one's N; -1: of no patch."""
 
 
 def number_tokens(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[np.int64]:
@@ -24,8 +25,9 @@ def number_tokens(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[
         return _rows_and_columns(interface, prompt, kept)
     positions = np.arange(prompt.length, dtype=np.int64)
     if interface.positions == "original" and kept is not None:
-        before, gone = interface.picture_tokens, 0
-        for (start, count), places in zip(prompt.spans, _each(interface, prompt, kept), strict=True):
+        gone = 0
+        counts = [view.tokens_before for view in prompt.views] or [interface.picture_tokens] * len(prompt.spans)
+        for (start, count), before, places in zip(prompt.spans, counts, _each(interface, prompt, kept), strict=True):
             positions[start : start + count] = start + gone + places
             gone += before - count
             positions[start + count :] += before - count
@@ -37,11 +39,11 @@ def _rows_and_columns(interface: Interface, prompt: Encoded, kept: Kept) -> NDAr
 
     The text behind a picture goes on after its longer side, whatever was dropped.
     """
-    rows, columns = interface.grid
+    grids = [view.grid for view in prompt.views] or [interface.grid] * len(prompt.spans)
     positions = np.empty((3, prompt.length), np.int64)
     every = _each(interface, prompt, kept)
     number, done = 0, 0
-    for (start, count), places in zip(prompt.spans, every, strict=True):
+    for (start, count), (rows, columns), places in zip(prompt.spans, grids, every, strict=True):
         positions[:, done:start] = np.arange(number, number + start - done)
         number += start - done
         seen = np.stack([np.zeros_like(places), *np.divmod(places, columns)])

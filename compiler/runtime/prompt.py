@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.interface import Interface, View
 from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures, write_tiles
@@ -66,6 +66,7 @@ class Prompter:
         question: str | Sequence[str],
         *,
         image_tokens: int | Sequence[int] | None = None,
+        views: Sequence[View] = (),
         grids: Sequence[Grid] | None = None,
     ) -> Encoded:
         """Tokenize a question inside the template.
@@ -74,6 +75,7 @@ class Prompter:
             question: The bare question; or a conversation, which is a question, its answer, the next question, ...
             image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
                 one picture, of the manifest's count.
+            views: Of each picture its size or grid, where the bundle has several; none: all are of the largest.
             grids: The tiles of each picture, where the bundle cuts them into tiles: ``image_tokens`` are of each tile
                 then. None: one picture of the most tiles.
 
@@ -120,7 +122,7 @@ class Prompter:
                 f"the prompt template gives {len(texts) - 1} tokens of id {image}, expected {len(counts)}: export again"
             )
         self._check_text(len(texts[-1]))
-        return encoded(texts, counts, image)
+        return encoded(texts, counts, image, views)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""

@@ -46,6 +46,7 @@ class Served:
             "average_tokens": manifest.average_tokens,
             "tile_grids": manifest.tile_grids.names if manifest.tile_grids else [],
             "buckets": [bucket.tokens for bucket in manifest.buckets],
+            "sizes": [view.name for view in manifest.sizes],
             "precision": manifest.precision.integers or manifest.precision.dtype,
             "target": manifest.target,
             "max_tokens": manifest.max_tokens,

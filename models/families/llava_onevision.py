@@ -18,13 +18,22 @@ _SLACK = 1.1
 def _arrange(config: Any, tiles: tuple[int, int] | None) -> tuple[Any, tuple[int, int]]:
     """Fix the grid; one so large that the raster of patches would be scaled down is refused."""
     config, (rows, columns) = anyres.arrange(config, tiles)
-    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+    most = _most(config)
     if rows * columns > _SLACK**2 * most:
         raise ModelError(
             f"--tiles {rows}x{columns}: the model scales more than {most} tiles down behind the projector, which isn't"
             f" supported; give at most {most} tiles"
         )
     return config, (rows, columns)
+
+
+def _grids(config: Any) -> tuple[tuple[int, int], ...]:
+    most = _SLACK**2 * _most(config)
+    return tuple(grid for grid in anyres.grids_of(config) if grid[0] * grid[1] <= most)
+
+
+def _most(config: Any) -> int:
+    return int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
 
 
 FAMILY = Family(
@@ -41,4 +50,5 @@ FAMILY = Family(
     tried=("llava-hf/llava-onevision-qwen2-0.5b-ov-hf",),
     limits=(*anyres.LIMITS, NO_CLS, "pictures only, no videos"),
     arrange=_arrange,
+    grids=_grids,
 )

@@ -17,6 +17,7 @@ TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     f"{INLINE}{{prompt}}<|im_end|>\n<|im_start|>assistant\n"
 )
+SIZES = "no videos, pictures of the sizes that --image-size chooses at export"
 # Visual tokens along each side of a picture when nothing else is said.
 _SIDE = 16
 
@@ -40,8 +41,10 @@ def vision_spec(config: Any, *, window: int = 1) -> VisionSpec:
     size = getattr(vision, "image_size", None) or max(round(_SIDE * merge * patch / unit), 1) * unit
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     if min(height, width) < unit or height % unit or width % unit:
+        high, wide = (max(round(side / unit), 1) * unit for side in (height, width))
         raise ModelError(
-            f"pictures of {height} x {width} pixels: this tower works in squares of {unit} pixels; give multiples of it"
+            f"pictures of {height} x {width} pixels: this tower works in squares of {unit} pixels; give multiples of"
+            f" it, the nearest are {high} x {wide}"
         )
     grid = height // (patch * merge), width // (patch * merge)
     return VisionSpec(

@@ -58,6 +58,7 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2502.13923",
     tried=("Qwen/Qwen2.5-VL-3B-Instruct",),
-    limits=("no videos, pictures of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    limits=(qwen.SIZES, GROUPED, NO_CLS),
+    sizes=True,
     several=True,
 )

@@ -38,6 +38,7 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2409.12191",
     tried=("Qwen/Qwen2-VL-2B-Instruct",),
-    limits=("no videos, pictures of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    limits=(qwen.SIZES, GROUPED, NO_CLS),
+    sizes=True,
     several=True,
 )

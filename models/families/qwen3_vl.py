@@ -65,9 +65,10 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2511.21631",
     tried=("Qwen/Qwen3-VL-2B-Instruct",),
+    sizes=True,
     several=True,
     limits=(
-        "no videos, pictures of one size that --image-size chooses at export",
+        qwen.SIZES,
         GROUPED,
         NO_CLS,
         "no method that makes new tokens before the decoder, which also gets the old ones of other depths (DeepStack)",

@@ -25,6 +25,9 @@ class Picture(NamedTuple):
 
     features: torch.Tensor  # [K,C']
     kept: np.ndarray | None  # [K], the original patch of each; None: every patch in order
+    patches: int = 0  # N of this picture, where pictures differ in it; 0: as of all
+    grid: tuple[int, int] | None = None  # its rows and columns, likewise
+    keep: int = 0  # how many a cut leaves of it, likewise
 
 
 def say_of_several(
@@ -82,20 +85,21 @@ def say_of_several(
         return Cutter(method, options, sites, positions["llm"], frozenset(), chooser, last_norm)
 
     with one_thread(model):
-        for features, kept in pictures:
+        for picture in pictures:
+            features, kept, *_ = picture
             chooser = Chooser()
-            own = cutter(sites, chooser)
+            own = cutter({site: picture.keep or keep for site, keep in sites.items()}, chooser)
             if sites:
                 # Numbers don't matter before layer 0.
                 asked = sequence(len(features), None, text[:prefix], text[prefix:], [], "contiguous", patches)
                 own.cut(_SITE, asked, embed(model, asked, features), None)
                 left = own.kept[_SITE]
                 features, kept = features[left], left if kept is None else kept[left]
-            chosen.append(Picture(features, kept))
+            chosen.append(picture._replace(features=features, kept=kept))
             found.append(own.kept)
             margins.append(chooser.margin)
         tokens = number(chosen, texts, forced[:-1], positions["vision"], patches, grid)
-        every = torch.cat([features for features, _ in chosen])
+        every = torch.cat([features for features, *_ in chosen])
         logits = run(model, tokens, every, cutter({}, Chooser()), 1 + steps).numpy()
     return [
         Said(kept=kept, logits=logits, tokens=forced, margin=margin)
@@ -124,7 +128,8 @@ def number(
             following += 1
         if piece == len(pictures):
             break
-        features, kept = pictures[piece]
+        features, kept, own, shape, _ = pictures[piece]
+        patches, grid = own or patches, shape or grid
         spots = range(len(features)) if kept is None else [max(int(place), 0) for place in kept]
         for order, spot in enumerate(spots):
             if grid is not None:
