@@ -22,6 +22,7 @@ from lmmprune.models.configure import Reach, as_traced, check_decoder, put_toget
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.identity import Identity, identify, weights_of
 from lmmprune.models.registry import family_of, fetch, locate
+from lmmprune.models.video import check_frames, see_video
 from lmmprune.models.weight_names import by_module_name, renaming
 from lmmprune.stored import Array, Stored
 
@@ -37,6 +38,7 @@ class Source:
         directory: Local checkpoint, or None for an architecture without one.
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
         tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
+        frames: Of the videos that it sees instead of pictures; None: it sees pictures.
         reach: How many positions the decoder serves, and what ends there.
         quantization: What the configuration says of a quantization of the weights.
         weights_file: File or index of the weights that the configuration names; None: the usual ones.
@@ -49,6 +51,7 @@ class Source:
     directory: Path | None
     dummy: bool
     tiles: tuple[int, int] | None = None
+    frames: int | None = None
     reach: Reach
     quantization: Mapping[str, Any] | None = None
     weights_file: str | None = None
@@ -154,6 +157,7 @@ def resolve(
     tiles: tuple[int, int] | None = None,
     adapter: Path | None = None,
     together: int = 1,
+    frames: int | None = None,
 ) -> Source:
     """Resolve a ``--model`` argument.
 
@@ -165,6 +169,7 @@ def resolve(
         tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
         adapter: Directory of a LoRA adapter to merge into the weights.
         together: Pictures that are seen as one, among all of whose tokens is chosen.
+        frames: Of the videos that are seen instead of pictures.
 
     Raises:
         ModelError: Unknown, not a checkpoint, or a family that isn't served.
@@ -194,16 +199,22 @@ def resolve(
         as_traced(config)
         if layers is not None:
             config = family.shrink(config, layers)
-        if family.arrange is not None:
+        spec = None
+        if frames is not None:
+            if tiles is not None:
+                raise ModelError("--tiles and --frames: a frame goes in as a whole; leave --tiles out")
+            spec = check_frames(family.video, family.title, frames)
+            see_video(config, frames)
+        elif family.arrange is not None:
             config, tiles = family.arrange(config, tiles)
         elif tiles is not None:
             raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
         if image_size is not None:
             _fix_size(family, config, image_size)
         if together > 1:
-            if not family.joint:
+            if not (family.joint if frames is None else family.video is not None):
                 raise ModelError(f"--joint: not of {family.title} yet: leave it out, and each picture keeps its own")
-            put_together(config, together)
+            put_together(config, together if spec is None else together // spec.patch)
         # Whatever a family doesn't find or can't serve is said now.
         family.vision(config), family.decoder(config)
     return Source(
@@ -213,6 +224,7 @@ def resolve(
         directory=directory,
         dummy=dummy,
         tiles=tiles,
+        frames=frames,
         reach=how_far,
         quantization=quantization,
         weights_file=getattr(config, "transformers_weights", None),

@@ -159,6 +159,7 @@ def command(
         "method": manifest.method,
         "images": manifest.images,
         "joint": manifest.joint,
+        "frames": None if manifest.video is None else manifest.video.frames,
         "tokens_before": manifest.tokens_before,
         "average_tokens": manifest.average_tokens,
         "parameters": dict(manifest.parameters),

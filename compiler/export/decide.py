@@ -22,6 +22,7 @@ from lmmprune.compiler.export.choices import (
 )
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
+from lmmprune.compiler.export.views import check_frames, of_views
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
 from lmmprune.models.source import Source, resolve
@@ -101,6 +102,7 @@ class Decision:
             or not own
             or self.buckets
             or self.request.joint
+            or self.request.frames is not None
             or not (self.stages or self.auto or self.quantized)
         ):
             return None
@@ -133,10 +135,11 @@ def decide(request: Request) -> Decision:
     from lmmprune.passes.reduce.schedule import average, round_half_up
 
     check_directory(request.output, BUNDLE, force=request.force)
-    check_joint(request)
     target = targets.resolve(request.target)
     dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
+    request = check_frames(request, method)
+    check_joint(request)
     source = resolve(
         request.model,
         weights=request.weights,
@@ -144,8 +147,10 @@ def decide(request: Request) -> Decision:
         image_size=request.image_size,
         tiles=request.tiles,
         adapter=request.adapter,
-        together=request.images if request.joint else 1,
+        frames=request.frames,
+        together=(request.frames or request.images) if request.joint else 1,
     )
+    request = of_views(request, source)
     facts = facts_of(source)
     if isinstance(request.tokens, Buckets):
         method = method.at_output_only()

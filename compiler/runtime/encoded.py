@@ -10,16 +10,31 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clock:
+    """When the views of a video are.
+
+    Attributes:
+        seconds: Of the middle of each view, from the beginning of the video.
+        interval: From one view to the next.
+    """
+
+    seconds: tuple[float, ...]
+    interval: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """A tokenized prompt.
 
     Attributes:
         input_ids: int64 ``[1, n]``; the image token's id stands K_i times at the place of picture i.
         spans: Of each picture the index of its first image token, and how many it has.
+        clock: When they are, where they are views of a video.
     """
 
     input_ids: NDArray[np.int64]
     spans: tuple[tuple[int, int], ...]
+    clock: Clock | None = None
 
     @property
     def length(self) -> int:
@@ -45,24 +60,27 @@ class Encoded:
         return [ids[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
 
-def encoded(texts: Sequence[Sequence[int]], counts: Sequence[int], image_token_id: int) -> Encoded:
+def encoded(
+    texts: Sequence[Sequence[int]], counts: Sequence[int], image_token_id: int, clock: Clock | None = None
+) -> Encoded:
     """Put pictures between texts.
 
     Args:
         texts: One more than there are pictures, as ``Encoded.texts``.
         counts: Image tokens of each picture.
         image_token_id: The placeholder.
+        clock: When they are, where they are views of a video.
     """
     ids, spans = list(texts[0]), []
     for count, text in zip(counts, texts[1:], strict=True):
         spans.append((len(ids), count))
         ids += [image_token_id] * count + list(text)
-    return Encoded(input_ids=np.array([ids], np.int64), spans=tuple(spans))
+    return Encoded(input_ids=np.array([ids], np.int64), spans=tuple(spans), clock=clock)
 
 
 def with_image_tokens(prompt: Encoded, count: int) -> Encoded:
     """Return a prompt whose pictures have another number of placeholders each."""
-    return encoded(prompt.texts, [count] * len(prompt.spans), _placeholder(prompt))
+    return encoded(prompt.texts, [count] * len(prompt.spans), _placeholder(prompt), prompt.clock)
 
 
 def with_one_picture(prompt: Encoded, index: int, prefix: int) -> Encoded:

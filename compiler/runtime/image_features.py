@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.runtime.encoded import Clock
 from lmmprune.errors import BundleError
 from lmmprune.names import received_at
 
@@ -43,6 +44,7 @@ class ImageFeatures:
         vision_ms: milliseconds of the vision graph.
         dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
         counts: Of how many tokens each picture is left, where the bundle chooses among all of them together; else none.
+        clock: When all views of its video are, where it is of one.
     """
 
     features: Value
@@ -53,6 +55,7 @@ class ImageFeatures:
     vision_ms: float
     dynamic_count: int | None = None
     counts: tuple[int, ...] = ()
+    clock: Clock | None = None
 
     @property
     def each(self) -> tuple[int, ...]:
@@ -69,8 +72,10 @@ def counts_of(bundle: Bundle, kept: NDArray[np.int64]) -> tuple[int, ...]:
         BundleError: They aren't in the order of the pictures.
     """
     manifest = bundle.manifest
-    owners = np.maximum.accumulate(np.where(kept < 0, 0, kept // manifest.picture_tokens))
-    if (kept >= 0).any() and (owners != np.where(kept < 0, owners, kept // manifest.picture_tokens)).any():
+    # A newline behind the last view is that view's.
+    places = np.minimum(kept // manifest.picture_tokens, manifest.images - 1)
+    owners = np.maximum.accumulate(np.where(kept < 0, 0, places))
+    if (kept >= 0).any() and (owners != np.where(kept < 0, owners, places)).any():
         raise BundleError(f"the vision graph of '{bundle.path}' mixes the tokens of its pictures: export again")
     return tuple(np.bincount(owners, minlength=manifest.images).tolist())
 

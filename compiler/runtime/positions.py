@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.interface import Interface
-from lmmprune.compiler.runtime.encoded import Encoded
+from lmmprune.compiler.bundle.video import Video
+from lmmprune.compiler.runtime.encoded import Clock, Encoded
 
 Kept = NDArray[np.int64] | None
 """Places ``[K]`` of the visual tokens of all pictures together: those of picture i begin at i * N; -1: of no patch."""
@@ -24,29 +25,44 @@ def number_tokens(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[
         return _rows_and_columns(interface, prompt, kept)
     positions = np.arange(prompt.length, dtype=np.int64)
     if interface.positions == "original" and kept is not None:
-        before, gone = interface.picture_tokens, 0
-        for (start, count), places in zip(prompt.spans, _each(interface, prompt, kept), strict=True):
+        gone = 0
+        for picture, places in enumerate(_each(interface, prompt, kept)):
+            start, count = prompt.spans[picture]
             positions[start : start + count] = start + gone + places
-            gone += before - count
-            positions[start + count :] += before - count
+            before = interface.tokens_of(picture) - count
+            gone += before
+            positions[start + count :] += before
     return positions[None]
+
+
+def following(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the position ids of the token behind a run, ``[..., 1]``: one more than the largest of the run.
+
+    That is the last token's, unless the frames of a video have larger numbers than the text behind it.
+    """
+    return np.full_like(positions[..., -1:], positions.max() + 1)
 
 
 def _rows_and_columns(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[np.int64]:
     """Give text one number three times, and a visual token its row and column in its whole picture.
 
-    The text behind a picture goes on after its longer side, whatever was dropped.
+    The text behind a picture goes on after its longer side, whatever was dropped. The views of a video may lie in one
+    grid, each with its frame's number; then only the last one's side counts.
     """
     rows, columns = interface.grid
+    video = interface.video
+    frames = frame_numbers(video, prompt.clock) if video is not None and video.together else None
     positions = np.empty((3, prompt.length), np.int64)
     every = _each(interface, prompt, kept)
     number, done = 0, 0
-    for (start, count), places in zip(prompt.spans, every, strict=True):
+    for picture, places in enumerate(every):
+        start, count = prompt.spans[picture]
         positions[:, done:start] = np.arange(number, number + start - done)
         number += start - done
-        seen = np.stack([np.zeros_like(places), *np.divmod(places, columns)])
-        positions[:, start : start + count] = number + seen
-        number, done = number + max(rows, columns), start + count
+        frame = np.full_like(places, 0 if frames is None else frames[picture])
+        positions[:, start : start + count] = number + np.stack([frame, *np.divmod(places, columns)])
+        number += max(rows, columns) if frames is None or picture == len(every) - 1 else 0
+        done = start + count
     positions[:, done:] = np.arange(number, number + prompt.length - done)
     return positions[:, None]
 
@@ -56,5 +72,13 @@ def _each(interface: Interface, prompt: Encoded, kept: Kept) -> list[NDArray[np.
     counts = [count for _, count in prompt.spans]
     if kept is None:
         return [np.arange(count) for count in counts]
-    own = np.where(kept < 0, 0, kept % interface.picture_tokens)
-    return np.split(own, np.cumsum(counts)[:-1])
+    each, before = np.split(kept, np.cumsum(counts)[:-1]), interface.picture_tokens
+    return [np.where(places < 0, 0, places - picture * before) for picture, places in enumerate(each)]
+
+
+def frame_numbers(video: Video, clock: Clock | None) -> NDArray[np.int64]:
+    """Return the number of each view in time, int64 ``[views]``, in the float32 that the reference computes it in."""
+    step = np.float32(1)
+    if video.pace is not None:
+        step = np.float32(video.pace) * np.float32(1 if clock is None else clock.interval)
+    return (np.arange(video.views, dtype=np.float32) * step).astype(np.int64)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.runtime.check_text import check_text
-from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures
-from lmmprune.compiler.runtime.encoded import Encoded, encoded
+from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures, place_video
+from lmmprune.compiler.runtime.encoded import Clock, Encoded, encoded
 from lmmprune.compiler.runtime.load_tokenizer import load_tokenizer
 from lmmprune.compiler.runtime.positions import number_tokens
 from lmmprune.errors import BundleError, InputError, one_line
@@ -27,6 +27,8 @@ def check_pictures(interface: Interface, pictures: int) -> None:
     Raises:
         InputError: There are that many.
     """
+    if (video := interface.video) is not None and pictures != video.views:
+        raise InputError(video.no_pictures)
     if interface.joint and pictures != interface.images:
         raise InputError(
             f"{pictures} picture{'s' * (pictures != 1)}, this bundle chooses among exactly {interface.images} together:"
@@ -60,13 +62,20 @@ class Prompter:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._special.setdefault(self._prompt.image_token_id, self._prompt.image_token)
 
-    def encode(self, question: str | Sequence[str], *, image_tokens: int | Sequence[int] | None = None) -> Encoded:
+    def encode(
+        self,
+        question: str | Sequence[str],
+        *,
+        image_tokens: int | Sequence[int] | None = None,
+        clock: Clock | None = None,
+    ) -> Encoded:
         """Tokenize a question inside the template.
 
         Args:
             question: The bare question; or a conversation, which is a question, its answer, the next question, ...
             image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
                 one picture, of the manifest's count.
+            clock: When the views are, where they are a video's; None: one a second.
 
         Where the bundle takes several pictures, ``<image>`` in a question is the place of one. Otherwise special tokens
         that the user wrote (``<image>``, ``</s>``) stay plain text.
@@ -89,7 +98,9 @@ class Prompter:
         counts = [counts] if isinstance(counts, int) else list(counts)
         check_pictures(self._interface, len(counts))
         told, image = self._prompt, self._prompt.image_token_id
-        if self._interface.images > 1:
+        if self._interface.video is not None:
+            pieces = place_video(told, self._interface.video, clock, words)
+        elif self._interface.images > 1:
             pieces = place_pictures(told, words, len(counts))
         else:
             pieces = compose(told.template, told.turn, words, told.strip, told.answer_strip)
@@ -104,7 +115,7 @@ class Prompter:
                 f"the prompt template gives {len(texts) - 1} tokens of id {image}, expected {len(counts)}: export again"
             )
         self._check_text(len(texts[-1]))
-        return encoded(texts, counts, image)
+        return encoded(texts, counts, image, clock)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""
@@ -192,4 +203,4 @@ class Prompter:
 
 def _used(encoded: Encoded, positions: NDArray[np.int64]) -> int:
     """Return the positions that are taken; with M-RoPE a picture takes fewer than it puts into the cache."""
-    return max(int(positions[..., -1].max()) + 1, encoded.length)
+    return max(int(positions.max()) + 1, encoded.length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from lmmprune.compiler.runtime.image_features import (
 )
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
+from lmmprune.compiler.runtime.open_video import Clip, load_clip
+from lmmprune.compiler.runtime.positions import following
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter, check_pictures
 from lmmprune.compiler.runtime.sampling import GREEDY, Picks
@@ -103,6 +106,28 @@ class Runtime:
         """
         return self._vision.encode_images(images)
 
+    def encode_clip(self, clip: Clip) -> list[ImageFeatures]:
+        """Run the vision graph on the frames of a video: on each view, or on all together where the bundle does that.
+
+        Raises:
+            InputError: The bundle takes pictures, or another number of frames, or as ``encode_image``.
+            BundleError: As ``encode_pixels``.
+        """
+        return self._vision.encode_clip(clip)
+
+    def encode_video(self, path: Path | str) -> list[ImageFeatures]:
+        """Read a video and run the vision graph on its frames, as ``encode_clip``.
+
+        Raises:
+            InputError: It can't be read, or has too few frames, or as ``encode_clip``.
+            MissingExtraError: PyAV isn't installed.
+        """
+        start = time.perf_counter()
+        clip = load_clip(path, self._vision.video)
+        reading = (time.perf_counter() - start) * 1e3
+        first, *others = self.encode_clip(clip)
+        return [dataclasses.replace(first, preprocess_ms=first.preprocess_ms + reading), *others]
+
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session.
 
@@ -113,7 +138,7 @@ class Runtime:
 
     def answer(
         self,
-        image: Image.Image | ImageFeatures | Sequence[Image.Image | ImageFeatures],
+        image: Clip | Image.Image | ImageFeatures | Sequence[Image.Image | ImageFeatures],
         prompt: str | Sequence[str],
         max_new_tokens: int = 128,
         *,
@@ -125,6 +150,7 @@ class Runtime:
 
         Args:
             image: The picture, or what ``encode_image`` returned for it; or several of either, in the prompt's order.
+                Or the frames of a video, or what ``encode_clip`` returned for them.
             prompt: The bare question; the bundle's template goes around it. Or a conversation: a question, its answer,
                 the next question, ... With several pictures ``<image>`` marks the place of each; without, all of them
                 stand where the template has its picture.
@@ -140,10 +166,12 @@ class Runtime:
         if max_new_tokens < 0:
             raise InputError(f"max_new_tokens is {max_new_tokens}: expected 0 or more")
         texts = StopStrings(stop)
+        if isinstance(image, Clip):
+            image = self.encode_clip(image)
         pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
         counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
-        encoded = self.prompter.encode(prompt, image_tokens=counts)
+        encoded = self.prompter.encode(prompt, image_tokens=counts, clock=pictures[0].clock)
         # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
@@ -154,7 +182,7 @@ class Runtime:
             pictures=pictures,
             kept=self._kept(pictures),
             prompt=self._shortened(encoded),
-            tokens_before=len(counts) * self.bundle.manifest.picture_tokens,
+            tokens_before=sum(map(self.bundle.manifest.tokens_of, range(len(counts)))),
         )
 
     def _pictures(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
@@ -271,7 +299,7 @@ class Runtime:
                 cache.take(outputs, tokens=ids.shape[1])
                 yield token, spent
                 ids = np.array([[token]], np.int64)
-                positions = positions[..., -1:] + 1
+                positions = following(positions)
 
     def _feeds(
         self,

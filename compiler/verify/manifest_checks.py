@@ -55,6 +55,8 @@ def broken_lengths(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[s
     """
     manifest, pictures = vision.manifest, len(decoder.texts) - 1
     visual = manifest.image_tokens if manifest.joint else pictures * manifest.image_tokens
+    if manifest.video is not None and manifest.video.newline and not manifest.joint:
+        visual -= pictures - 1
     prompt = sum(map(len, decoder.texts)) + visual
     for step, lengths in enumerate(decoder.lengths):
         for layer, (found, offset) in enumerate(zip(lengths, manifest.cache.length_offsets, strict=True)):

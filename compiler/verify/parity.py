@@ -133,13 +133,16 @@ class Reference:
         manifest = pictures[0].manifest
         method, cuts = _side(manifest, in_decoder=True)
         seen = [Picture(*part) for one in pictures for part in _each(one)]
+        video, before = manifest.video, manifest.picture_tokens
         settings: dict[str, Any] = {
             "positions": {"vision": manifest.positions, "llm": manifest.llm_positions},
-            "patches": manifest.picture_tokens,
+            "patches": [manifest.tokens_of(picture) for picture in range(len(seen))] if video else before,
             "grid": manifest.grid if manifest.position_rows > 1 else None,
             "steps": len(decoder.tokens) - 1,
             "forced": decoder.tokens,
         }
+        if video is not None and video.together and (clock := pictures[0].clock) is not None:
+            settings["interval"] = 1.0 if video.pace is None else video.pace * clock.interval
         every: Sequence[Said]
         if len(seen) > 1:
             every = say_of_several(
@@ -178,12 +181,14 @@ def _each(vision: VisionOutputs) -> list[tuple[Any, Array | None]]:
     """Return features ``[K,C]`` and places ``[K]`` of each picture, where several are seen together its own."""
     import torch
 
-    features, places = torch.from_numpy(vision.features[0].astype(np.float32)), vision.places
+    read, places = vision.read
+    features = torch.from_numpy(read[0].astype(np.float32))
     if places is None or not vision.manifest.joint:
         return [(features, places)]
-    own = np.where(places < 0, places, places % vision.manifest.picture_tokens)
-    ends = np.cumsum(vision.counts)
-    return list(zip(torch.tensor_split(features, ends[:-1].tolist()), np.split(own, ends[:-1]), strict=True))
+    ends, before = np.cumsum(vision.counts), vision.manifest.picture_tokens
+    each = np.split(places, ends[:-1])
+    own = [np.where(part < 0, part, part - picture * before) for picture, part in enumerate(each)]
+    return list(zip(torch.tensor_split(features, ends[:-1].tolist()), own, strict=True))
 
 
 def _side(manifest: Manifest, *, in_decoder: bool) -> tuple[str, list[Cut]]:

@@ -16,6 +16,8 @@ from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
+from lmmprune.compiler.runtime.encoded import Clock
+from lmmprune.compiler.runtime.open_video import Clip
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.runtime.select_tokens import select_tokens
@@ -35,6 +37,8 @@ class VisionOutputs:
         features: ``[1,K,C]``, in the graph's type.
         kept: The outputs with kept places, ``[1,K]`` each.
         dynamic_count: How many tokens the method itself would keep; None without buckets.
+        clock: When all views of its video are, where it is of one.
+        inner: Whether it is a view that others follow, so that its last token, a newline, isn't read.
     """
 
     manifest: Manifest
@@ -42,13 +46,22 @@ class VisionOutputs:
     features: Array
     kept: Mapping[str, Array]
     dynamic_count: int | None
+    clock: Clock | None = None
+    inner: bool = False
+
+    @property
+    def read(self) -> tuple[Array, Array | None]:
+        """Features ``[1,K,C]`` and places ``[K]`` that the decoder reads."""
+        end = self.features.shape[1] - self.inner
+        return self.features[:, :end], None if self.places is None else self.places[:end]
 
     @property
     def counts(self) -> list[int]:
         """Tokens of each picture that it is of: one, unless the bundle chooses among several together."""
         if not self.manifest.joint or self.places is None:
-            return [self.features.shape[1]]
+            return [self.read[0].shape[1]]
         owners = np.maximum.accumulate(np.maximum(self.places, 0) // self.manifest.picture_tokens)
+        owners = np.minimum(owners, self.manifest.images - 1)
         return [int((owners == picture).sum()) for picture in range(self.manifest.images)]
 
     @property
@@ -139,6 +152,21 @@ class Replay:
             dynamic_count=dynamic_count,
         )
 
+    def encode_clip(self, clip: Clip) -> list[VisionOutputs]:
+        """Run the vision graph on each view of a video, or on all that it sees together."""
+        video = self._manifest.video
+        assert video is not None
+        step = video.frames if self._manifest.joint else video.patch
+        clock, last = clip.clock(video.patch), video.frames - step
+        return [
+            dataclasses.replace(
+                self.encode_image(clip.frames[first : first + step]),
+                clock=clock,
+                inner=video.newline and first < last,
+            )
+            for first in range(0, video.frames, step)
+        ]
+
     def decode(self, vision: VisionOutputs | Sequence[VisionOutputs], question: str, steps: int) -> DecoderOutputs:
         """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up.
 
@@ -153,9 +181,13 @@ class Replay:
         entering = select_tokens(
             manifest,
             self._choose,
-            prompter.encode(question, image_tokens=[count for picture in pictures for count in picture.counts]),
-            [picture.features for picture in pictures],
-            [picture.places for picture in pictures],
+            prompter.encode(
+                question,
+                image_tokens=[count for picture in pictures for count in picture.counts],
+                clock=pictures[0].clock,
+            ),
+            [picture.read[0] for picture in pictures],
+            [picture.read[1] for picture in pictures],
         )
         prompt = entering.prompt
         positions = prompter.positions(prompt, entering.kept)

@@ -37,10 +37,11 @@ def say_of_several(
     *,
     prefix: int,
     positions: dict[str, str],
-    patches: int,
+    patches: int | list[int],
     steps: int,
     forced: list[int],
     grid: tuple[int, int] | None = None,
+    interval: float | None = None,
 ) -> list[Said]:
     """Follow 1 + steps given tokens behind ``texts[0], picture 0, texts[1], picture 1, ..., texts[-1]``.
 
@@ -56,10 +57,12 @@ def say_of_several(
         texts: Token ids between them, one list more than there are pictures.
         prefix: Tokens before the picture in the sequence that a cut is made in.
         positions: As for ``say``.
-        patches: N, the patches of a picture.
+        patches: N, the patches of a picture, or of each.
         steps: As for ``say``.
         forced: The 1 + steps tokens.
         grid: As for ``say``.
+        interval: Numbers from one picture to the next, where all lie in one grid, as views of a video; None: each has
+            its own.
 
     Returns:
         For each picture what it keeps, and the logits of the prompt, the same for all.
@@ -74,6 +77,7 @@ def say_of_several(
         raise CutRefused(f"{len(pictures)} pictures, {len(texts)} texts, {len(forced)} tokens to follow")
     last_norm = functools.partial(rms_norm, model.get_decoder().norm)
     text = list(itertools.chain(*texts))
+    rooms = [patches] * len(pictures) if isinstance(patches, int) else patches
     chosen: list[Picture] = []
     found: list[dict[str, np.ndarray]] = []
     margins = []
@@ -82,19 +86,19 @@ def say_of_several(
         return Cutter(method, options, sites, positions["llm"], frozenset(), chooser, last_norm)
 
     with one_thread(model):
-        for features, kept in pictures:
+        for (features, kept), room in zip(pictures, rooms, strict=True):
             chooser = Chooser()
             own = cutter(sites, chooser)
             if sites:
                 # Numbers don't matter before layer 0.
-                asked = sequence(len(features), None, text[:prefix], text[prefix:], [], "contiguous", patches)
+                asked = sequence(len(features), None, text[:prefix], text[prefix:], [], "contiguous", room)
                 own.cut(_SITE, asked, embed(model, asked, features), None)
                 left = own.kept[_SITE]
                 features, kept = features[left], left if kept is None else kept[left]
             chosen.append(Picture(features, kept))
             found.append(own.kept)
             margins.append(chooser.margin)
-        tokens = number(chosen, texts, forced[:-1], positions["vision"], patches, grid)
+        tokens = number(chosen, texts, forced[:-1], positions["vision"], rooms, grid, interval)
         every = torch.cat([features for features, _ in chosen])
         logits = run(model, tokens, every, cutter({}, Chooser()), 1 + steps).numpy()
     return [
@@ -108,18 +112,19 @@ def number(
     texts: list[list[int]],
     generated: list[int],
     policy: str,
-    patches: int,
+    patches: list[int],
     grid: tuple[int, int] | None,
+    interval: float | None = None,
 ) -> list[Token]:
     """Return the numbered sequence: text counts on; a picture takes as many numbers as the policy says."""
     tokens: list[Token] = []
-    following, row = 0, 0
+    following, row, largest = 0, 0, 0
 
     def at(place: int) -> Position:
         return place if grid is None else (place, place, place)
 
     for piece in range(len(texts)):
-        for word in texts[piece] + (generated if piece == len(pictures) else []):
+        for word in texts[piece]:
             tokens.append(Token("tail", following, at(following), word))
             following += 1
         if piece == len(pictures):
@@ -128,13 +133,21 @@ def number(
         spots = range(len(features)) if kept is None else [max(int(place), 0) for place in kept]
         for order, spot in enumerate(spots):
             if grid is not None:
-                place: Position = (following, following + spot // grid[1], following + spot % grid[1])
+                # In float32, as transformers has seconds.
+                frame = 0 if interval is None else int(np.float32(piece) * np.float32(interval))
+                largest = max(largest, following + frame)
+                place: Position = (following + frame, following + spot // grid[1], following + spot % grid[1])
             else:
                 place = following + (spot if policy == "original" else order)
             tokens.append(Token("image", row, place))
             row += 1
         if grid is not None:
-            following += max(grid)
+            following += max(grid) if interval is None or piece == len(pictures) - 1 else 0
         else:
-            following += patches if policy == "original" else len(features)
+            following += patches[piece] if policy == "original" else len(features)
+    # Numbers of a video's views may be larger than those of the text behind.
+    following = max(following, largest + 1)
+    for word in generated:
+        tokens.append(Token("tail", following, at(following), word))
+        following += 1
     return tokens

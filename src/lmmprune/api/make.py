@@ -45,6 +45,7 @@ def export(
     image_size: tuple[int, int] | None = None,
     tiles: tuple[int, int] | None = None,
     images: int = 1,
+    frames: int | None = None,
     joint: bool = False,
     template: str | None = None,
     share_weights: bool = False,
@@ -82,6 +83,7 @@ def export(
         image_size: Height and width in pixels, where the tower takes any; None: its own.
         tiles: Rows and columns that pictures are cut into, where they are.
         images: Pictures that a prompt may have at most; fewer cost less.
+        frames: Of the video that a prompt is about; None: it is about pictures.
         joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
         template: Chat template (jinja, a file or text), or text with ``<image>`` and ``{prompt}``.
         share_weights: Link the checkpoint's own files instead of copying weights.
@@ -127,6 +129,7 @@ def export(
         image_size=image_size,
         tiles=tiles,
         images=images,
+        frames=frames,
         joint=joint,
         template=template,
         share_weights=share_weights,
