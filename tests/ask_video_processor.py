@@ -51,11 +51,34 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": inputs["input_ids"][0].numpy(), "tokens": found[0, length:].numpy(), "pixels": pixels.numpy()}
 
 
+def sampled() -> dict[str, Any]:
+    """Return which frames each kind of processor takes, of videos of many lengths."""
+    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+    from transformers.video_utils import VideoMetadata
+
+    kinds: dict[str, Any] = {
+        "floor": Qwen2VLVideoProcessor(),
+        "middle": InternVLVideoProcessor(),
+        "ends": Qwen3VLVideoProcessor(),
+    }
+    return {
+        f"{name}.{length}.{frames}": np.asarray(
+            kind.sample_frames(VideoMetadata(total_num_frames=length, fps=6.0), num_frames=frames, fps=None)
+        )
+        for name, kind in kinds.items()
+        for length in (8, 9, 30, 47, 64, 301, 1000)
+        for frames in (2, 4, 6, 8)
+    }
+
+
 def main(cases: Path, out: Path) -> None:
     """Answer all cases."""
     warnings.simplefilter("ignore")
     np.savez(
         out,
+        **sampled(),
         **{
             f"{case['name']}.{key}": value
             for case in json.loads(cases.read_text())

@@ -13,6 +13,7 @@ from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
 from lmmprune.compiler.runtime.encoded import with_image_tokens
+from lmmprune.compiler.runtime.positions import following
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS, POSITION_IDS
@@ -71,7 +72,11 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
     prompter = Prompter(manifest, bundle.file(TOKENIZER))
     # How many of a joint choice are of which picture makes no difference to any shape.
     shares = np.array_split(np.arange(manifest.vision_tokens), manifest.images if manifest.joint else 1)
-    encoded = prompter.encode(question, image_tokens=[len(share) for share in shares])
+    counts = [len(share) for share in shares]
+    if manifest.video is not None and not manifest.joint:
+        last = manifest.vision_tokens
+        counts = [*[last - manifest.video.newline] * (manifest.images - 1), last]
+    encoded = prompter.encode(question, image_tokens=counts)
     if manifest.selection is not None:
         stages.append(
             BuildStep(
@@ -92,7 +97,7 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
     ids, positions = encoded.input_ids, prompter.positions(encoded, None)
     stages += [
         _decoder(manifest, PREFILL, 0, 0, {INPUT_IDS: ids, POSITION_IDS: positions}),
-        _decoder(manifest, DECODE, 1, encoded.length, {INPUT_IDS: ids[:, -1:], POSITION_IDS: positions[..., -1:] + 1}),
+        _decoder(manifest, DECODE, 1, encoded.length, {INPUT_IDS: ids[:, -1:], POSITION_IDS: following(positions)}),
     ]
     return tuple(stages)
 
