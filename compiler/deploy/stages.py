@@ -13,7 +13,6 @@ from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Graph, Manifest, Tensor
 from lmmprune.compiler.runtime.encoded import with_image_tokens
-from lmmprune.compiler.runtime.positions import following
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.errors import InputError
 from lmmprune.names import INPUT_IDS, POSITION_IDS
@@ -97,7 +96,7 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
     ids, positions = encoded.input_ids, prompter.positions(encoded, None)
     stages += [
         _decoder(manifest, PREFILL, 0, 0, {INPUT_IDS: ids, POSITION_IDS: positions}),
-        _decoder(manifest, DECODE, 1, encoded.length, {INPUT_IDS: ids[:, -1:], POSITION_IDS: following(positions)}),
+        _decoder(manifest, DECODE, 1, encoded.length, {INPUT_IDS: ids[:, -1:], POSITION_IDS: positions[..., -1:] + 1}),
     ]
     return tuple(stages)
 

@@ -21,7 +21,6 @@ from lmmprune.compiler.data.calibration import CalibrationSet, Sample
 from lmmprune.compiler.quantize.cache import graph_sha256
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, decode_steps
 from lmmprune.compiler.runtime.encoded import Encoded
-from lmmprune.compiler.runtime.positions import following
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.runtime.select_tokens import select_tokens
@@ -138,7 +137,7 @@ class SampleFeeds:
         positions = start.positions
         steps = [{INPUT_IDS: start.prompt.input_ids, POSITION_IDS: positions}]
         for token in start.answer[: min(start.room, ANSWER_TOKENS)]:
-            positions = following(positions)
+            positions = positions[..., -1:] + 1
             steps.append({INPUT_IDS: np.array([[token]], np.int64), POSITION_IDS: positions})
         return [{**step, IMAGE_FEATURES: start.features} for step in steps]
 

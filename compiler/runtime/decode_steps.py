@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from lmmprune.compiler.bundle.interface import Interface
 from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.kv_cache import KvCache
-from lmmprune.compiler.runtime.positions import following
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, POSITION_IDS
 
 Array = NDArray[Any]
@@ -48,7 +47,7 @@ def decode_steps(
         if token is None:
             return
         cache.take(outputs, tokens=ids.shape[1])
-        ids, positions = np.array([[token]], np.int64), following(positions)
+        ids, positions = np.array([[token]], np.int64), positions[..., -1:] + 1
 
 
 def drive(steps: Steps, run: Callable[[Feeds], Outputs]) -> None:

@@ -35,14 +35,6 @@ def number_tokens(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[
     return positions[None]
 
 
-def following(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the position ids of the token behind a run, ``[..., 1]``: one more than the largest of the run.
-
-    That is the last token's, unless the frames of a video have larger numbers than the text behind it.
-    """
-    return np.full_like(positions[..., -1:], positions.max() + 1)
-
-
 def _rows_and_columns(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[np.int64]:
     """Give text one number three times, and a visual token its row and column in its whole picture.
 

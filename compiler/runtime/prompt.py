@@ -203,4 +203,4 @@ class Prompter:
 
 def _used(encoded: Encoded, positions: NDArray[np.int64]) -> int:
     """Return the positions that are taken; with M-RoPE a picture takes fewer than it puts into the cache."""
-    return max(int(positions.max()) + 1, encoded.length)
+    return max(int(positions[..., -1].max()) + 1, encoded.length)

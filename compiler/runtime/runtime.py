@@ -26,7 +26,6 @@ from lmmprune.compiler.runtime.image_features import (
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.open_video import Clip, load_clip
-from lmmprune.compiler.runtime.positions import following
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter, check_pictures
 from lmmprune.compiler.runtime.sampling import GREEDY, Picks
@@ -299,7 +298,7 @@ class Runtime:
                 cache.take(outputs, tokens=ids.shape[1])
                 yield token, spent
                 ids = np.array([[token]], np.int64)
-                positions = following(positions)
+                positions = positions[..., -1:] + 1
 
     def _feeds(
         self,

@@ -118,13 +118,13 @@ def number(
 ) -> list[Token]:
     """Return the numbered sequence: text counts on; a picture takes as many numbers as the policy says."""
     tokens: list[Token] = []
-    following, row, largest = 0, 0, 0
+    following, row = 0, 0
 
     def at(place: int) -> Position:
         return place if grid is None else (place, place, place)
 
     for piece in range(len(texts)):
-        for word in texts[piece]:
+        for word in texts[piece] + (generated if piece == len(pictures) else []):
             tokens.append(Token("tail", following, at(following), word))
             following += 1
         if piece == len(pictures):
@@ -135,7 +135,6 @@ def number(
             if grid is not None:
                 # In float32, as transformers has seconds.
                 frame = 0 if interval is None else int(np.float32(piece) * np.float32(interval))
-                largest = max(largest, following + frame)
                 place: Position = (following + frame, following + spot // grid[1], following + spot % grid[1])
             else:
                 place = following + (spot if policy == "original" else order)
@@ -145,9 +144,4 @@ def number(
             following += max(grid) if interval is None or piece == len(pictures) - 1 else 0
         else:
             following += patches[piece] if policy == "original" else len(features)
-    # Numbers of a video's views may be larger than those of the text behind.
-    following = max(following, largest + 1)
-    for word in generated:
-        tokens.append(Token("tail", following, at(following), word))
-        following += 1
     return tokens
