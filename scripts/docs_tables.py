@@ -86,6 +86,7 @@ def families() -> str:
                 if family.several
                 else []
             ),
+            *(["* [Videos, as frames](../guide/video.md): `--frames`"] if family.video else []),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
             "",

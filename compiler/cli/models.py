@@ -77,6 +77,7 @@ def _family(name: str) -> dict[str, Any]:
         "tiles": family.arrange is not None,
         "several_images": family.several,
         "joint_choice": family.joint,
+        "videos": family.video is not None,
         "tried": family.tried,
         "limits": family.limits,
     }
@@ -108,6 +109,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "cut at": ", ".join(family.sites),
         "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
+        "--frames": "videos, as frames" if family.video else "no videos",
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
         "tried": "\n".join(family.tried) or "none of the hub's",
@@ -133,6 +135,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
         several = _images(row["several_images"], row["joint_choice"])
         limits = [
             *([f"+ {several}"] if several else []),
+            *(["+ videos, as frames (--frames)"] if row["videos"] else []),
             *(f"- {limit}" for limit in row["limits"]),
             *(f"tried: {name}" for name in row["tried"]),
         ]
