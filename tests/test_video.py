@@ -300,7 +300,7 @@ def test_mistakes_are_one_line(made: Made, refusal: Callable[..., str], tmp_path
         (["--frames", 4, "--images", 2], "--frames and --images don't go together"),
         (["--frames", 4, "--int8"], "--frames and --int8 don't go together"),
         (["--frames", 4, "--buckets", "0.5,0.75", "--method", "inflection"], "--frames and --buckets don't go"),
-        (["--frames", 4, "--tiles", "2x2"], "--tiles and --frames"),
+        (["--frames", 4, "--tiles", "2x2"], "--frames and --tiles don't go together"),
         (["--frames", 4, "--method", "evs", "--ratio", 0.9], "give --ratio 0.750 or less"),
         (["--method", "evs", "--ratio", 0.5], "method 'evs' compares the frames of a video: add --frames N"),
     ],

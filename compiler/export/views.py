@@ -26,6 +26,7 @@ def check_frames(request: Request, method: Method) -> Request:
         return request
     others = {
         "--images": request.images > 1,
+        "--tiles": request.tiles is not None,
         "--int8": request.int8 is not None,
         "--int4": request.int4 is not None,
         "--ratio auto": isinstance(request.tokens, Auto),

@@ -64,8 +64,12 @@ def _each(interface: Interface, prompt: Encoded, kept: Kept) -> list[NDArray[np.
     counts = [count for _, count in prompt.spans]
     if kept is None:
         return [np.arange(count) for count in counts]
-    each, before = np.split(kept, np.cumsum(counts)[:-1]), interface.picture_tokens
-    return [np.where(places < 0, 0, places - picture * before) for picture, places in enumerate(each)]
+    before = interface.picture_tokens
+    each = np.split(np.where(kept < 0, 0, kept % before), np.cumsum(counts)[:-1])
+    if interface.joint and interface.video is not None and interface.video.newline:
+        # The newline behind the last view has the place behind that view's own.
+        each[-1] = np.where(kept[len(kept) - counts[-1] :] == before * interface.video.views, before, each[-1])
+    return each
 
 
 def frame_numbers(video: Video, clock: Clock | None) -> NDArray[np.int64]:
