@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from short_request import short_request
 from verdicts import not_held
 
+import lmmprune
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.video import SAMPLINGS
 from lmmprune.compiler.compare.record import score_answer
@@ -35,7 +36,7 @@ from lmmprune.compiler.runtime.open_video import load_clip, sample_places
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.triton.models import configs
 from lmmprune.compiler.verify.verify import verify
-from lmmprune.errors import TargetError
+from lmmprune.errors import InputError, TargetError
 from lmmprune.models.families.pooled import shares
 
 HOME = Path(sys.prefix) / "videos"
@@ -250,6 +251,28 @@ def test_each_view_keeps_its_own_share(made: Made) -> None:
         (3, False),
     ]
     assert (answer.stats.tokens_before, answer.stats.image_tokens, answer.stats.images) == (17, 9, 4)
+
+
+def test_frames_of_ones_own_are_a_clip(made: Made) -> None:
+    path = made.bundle(QWEN2_5, ratio=0.25, method="evs")
+    with lmmprune.load(path) as model:
+        video = model.manifest.video
+        assert video is not None
+        taken = load_clip(made.clip(QWEN2_5), video)
+        clip = lmmprune.Clip(frames=taken.frames, places=taken.places, length=taken.length, rate=taken.rate)
+        seen = (clip, made.clip(QWEN2_5), model.encode_video(clip))
+        said = [model.ask(given, "what?", max_new_tokens=4) for given in seen]
+        assert said[0].tokens == said[1].tokens == said[2].tokens
+        with pytest.raises(InputError, match="3 frames, this bundle takes a video of 4 frames"):
+            model.encode_video(lmmprune.Clip(frames=taken.frames[:3], places=[0, 1, 2], length=3, rate=1.0))
+
+
+def test_the_oldest_target_takes_what_compares_frames(made: Made) -> None:
+    """Lowering refuses what its parser doesn't read; the choice is in float32 whatever the features are in."""
+    for name in (ONEVISION, QWEN2_5):
+        options = {"target": "tensorrt-10.3", "dtype": "float16"}
+        manifest = Bundle.open(made.bundle(name, ratio=0.5, method="evs", **options)).manifest
+        assert [str(stage.site) for stage in manifest.schedule] == ["projector_output"]
 
 
 def test_the_command_line_answers_about_a_video(

@@ -39,6 +39,11 @@ class Clip:
         places: Which frames of the video they are, from 0 on.
         length: Frames of the whole video.
         rate: Frames of the video in a second.
+
+    Example::
+
+        clip = lmmprune.Clip(frames=pictures, places=range(8), length=8, rate=2.0)
+        print(model.ask(model.encode_video(clip), "What happens?").text)
     """
 
     frames: Sequence[Image.Image]

@@ -126,7 +126,8 @@ class Model:
         if isinstance(picture, Clip) or (self.manifest.video is not None and isinstance(picture, str | Path)):
             picture = self.encode_video(picture)
         given = picture if isinstance(picture, (list, tuple)) else [cast("Picture | ImageFeatures", picture)]
-        check_pictures(self.manifest, len(given))
+        if self.manifest.video is None:  # else one may be of all views
+            check_pictures(self.manifest, len(given))
         known = [one if isinstance(one, ImageFeatures) else open_picture(one) for one in given]
         return self.runtime.answer(known, question, max_new_tokens, sampling=sampling, stop=stop)
 
