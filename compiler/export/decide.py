@@ -22,10 +22,10 @@ from lmmprune.compiler.export.choices import (
     positions_of,
     stages_of,
 )
+from lmmprune.compiler.export.frames import check_frames, of_views
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.tile_choices import check_tiles, choose_grids, listed_grids
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
-from lmmprune.compiler.export.views import check_frames, of_views
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
 from lmmprune.models.source import Source, resolve
