@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -41,6 +41,22 @@ def canonical_graphs(source: Source, *, image_token_id: int, next_layer: bool = 
         next_layer: Whether the vision graph shall go on one layer behind the features, if the tower has one.
         cache: Whether to take what an earlier trace left, and to leave it for later ones.
     """
+    graphs, remarks, packed = _traced(source, _PARTS, image_token_id=image_token_id, next_layer=next_layer, cache=cache)
+    return Canonical(**graphs, remarks=remarks, packed=packed)
+
+
+def canonical_vision(source: Source, *, image_token_id: int, next_layer: bool = False, cache: bool = True) -> ir.Model:
+    """Return the vision graph alone, as ``canonical_graphs``: for further sizes of pictures behind one decoder."""
+    found, _, _ = _traced(source, _PARTS[:1], image_token_id=image_token_id, next_layer=next_layer, cache=cache)
+    return found["vision"]
+
+
+_PARTS = ("vision", "decoder")
+
+
+def _traced(
+    source: Source, parts: Sequence[str], *, image_token_id: int, next_layer: bool, cache: bool
+) -> tuple[dict[str, ir.Model], tuple[str, ...], dict[str, PackedWeight]]:
     from lmmprune.models import trace
     from lmmprune.models.canonicalize import canonicalize
 
@@ -54,10 +70,10 @@ def canonical_graphs(source: Source, *, image_token_id: int, next_layer: bool = 
         "decoder": lambda: trace.trace_decoder(model, source, image_token_id=image_token_id),
     }
     graphs = {}
-    for name, traced in make.items():
+    for name in parts:
         packed = trace_cache.load(key, name) if cache else None
         if packed is None:
-            graph = traced()
+            graph = make[name]()
             trace.bind(graph, readers)
             with below(
                 "bringing the traced graph into canonical form", "please report it with the model's config.json"
@@ -70,4 +86,4 @@ def canonical_graphs(source: Source, *, image_token_id: int, next_layer: bool = 
         graphs[name], origins = trace_cache.unpack(packed)
         trace.bind_again(graphs[name], origins, readers)
     packed_weights = {name: read.packed for name, read in readers.items() if isinstance(read, Dequantized)}
-    return Canonical(**graphs, remarks=tuple(remarks), packed=packed_weights)
+    return graphs, tuple(remarks), packed_weights

@@ -141,7 +141,10 @@ class Family:
         arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
             returns the configuration with it and the choice; None for families that take a picture as a whole.
         split: How pictures are cut into tiles that the tower sees one by one, where ``arrange`` isn't how.
+        grids: All such rows and columns of a configuration that ``arrange`` takes, in the order in which the processor
+            looks at them.
         reference: The paper.
+        sizes: Whether the tower takes pictures of any size, and an export may serve several.
         several: Whether a prompt may have several pictures.
         joint: Whether tokens may be chosen among all pictures of a prompt together.
         one_picture: Why it may not.
@@ -164,9 +167,11 @@ class Family:
     vision_features: Callable[[Any, Any, bool], Any]
     prepare: Callable[[Any], None] | None = None
     arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None
+    grids: Callable[[Any], tuple[tuple[int, int], ...]] | None = None
     early_template: bool = False
     split: Split | None = None
     reference: str = ""
+    sizes: bool = False
     several: bool = False
     joint: bool = False
     one_picture: str = ""

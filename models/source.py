@@ -41,6 +41,7 @@ class Source:
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
         tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
         frames: Of the videos that it sees instead of pictures; None: it sees pictures.
+        grids: All rows and columns that its own processor may choose and that are served, in its order.
         reach: How many positions the decoder serves, and what ends there.
         quantization: What the configuration says of a quantization of the weights.
         weights_file: File or index of the weights that the configuration names; None: the usual ones.
@@ -54,6 +55,7 @@ class Source:
     dummy: bool
     tiles: tuple[int, int] | None = None
     frames: int | None = None
+    grids: tuple[tuple[int, int], ...] = ()
     reach: Reach
     quantization: Mapping[str, Any] | None = None
     weights_file: str | None = None
@@ -218,13 +220,15 @@ def resolve(
         as_traced(config)
         if layers is not None:
             config = family.shrink(config, layers)
-        spec = None
+        spec, grids = None, ()
         if frames is not None:
             if tiles is not None:
                 raise ModelError("--tiles and --frames: a frame goes in as a whole; leave --tiles out")
             spec = check_frames(family.video, family.title, frames)
             see_video(config, frames)
-        elif family.arrange is not None:
+        else:
+            grids = () if family.grids is None else family.grids(config)
+        if frames is None and family.arrange is not None:
             config, tiles = family.arrange(config, tiles)
         elif tiles is not None:
             if family.split is None:
@@ -246,6 +250,7 @@ def resolve(
         dummy=dummy,
         tiles=tiles,
         frames=frames,
+        grids=grids,
         reach=how_far,
         quantization=quantization,
         weights_file=getattr(config, "transformers_weights", None),

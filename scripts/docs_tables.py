@@ -87,6 +87,7 @@ def families() -> str:
                 else []
             ),
             *(["* [Videos, as frames](../guide/video.md): `--frames`"] if family.video else []),
+            *([f"* [Several sizes](../guide/several-sizes.md): {_views(family)}"] if _views(family) else []),
             *(["* [Tiles, one of several grids per picture](../guide/tiles.md): `--tiles`"] if family.split else []),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
@@ -97,6 +98,10 @@ def families() -> str:
 
 def _images(family: Family) -> str:
     return "`--images`, `--joint`" if family.joint else "`--images`"
+
+
+def _views(family: Family) -> str:
+    return "`--image-size`, repeated" if family.sizes else "`--tiles`, several or `all`" if family.grids else ""
 
 
 def aliases() -> str:

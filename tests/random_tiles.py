@@ -107,3 +107,13 @@ def hugging_face(family: str, tiles: tuple[int, int]) -> tuple[Any, Any]:
 def exported(family: str, **options: Any) -> tuple[Path, Report]:
     """Return a bundle of the random model exported with these options; don't change it."""
     return exported_again(model=str(checkpoint(family)), **options)
+
+
+@functools.cache
+def whole_processor(family: str) -> tuple[Any, Any]:
+    """Return transformers' own model and image processor, with all grids that the checkpoint lists."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint(family), dtype=torch.float32).eval()
+    _, processor = _FAMILIES[family]()
+    return model, processor

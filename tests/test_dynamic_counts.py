@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from exports import exported_again
 from random_models import SHAPES, Shape, canonical, torch_model
 from short_request import short_request
 from towers import session
+from verdicts import not_held
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.data.calibration import load_calibration
@@ -22,6 +24,7 @@ from lmmprune.compiler.export.dynamic_counts import DynamicCounts
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.verify.reference import knee
+from lmmprune.compiler.verify.verify import verify
 from lmmprune.errors import InputError
 from lmmprune.models.source import resolve
 from lmmprune.passes.methods import get_method
@@ -112,10 +115,23 @@ def test_buckets_share_one_decoder_and_one_file_of_weights() -> None:
     assert weights(path) <= weights(plain) + 4 * 65536
 
 
+def test_buckets_in_int8_share_one_decoder_and_the_same_integers() -> None:
+    path, _ = exported_again(method="inflection", buckets=RATIOS, int8=True, calibration_samples=4)
+    assert not not_held(verify(path))
+    weights = []
+    for graph in sorted(path.glob("bucket_*.onnx")):
+        initializers = ir.load(graph).graph.initializers.values()
+        integers = {value.name: value.const_value for value in initializers if str(value.name).endswith("/int8")}
+        assert integers
+        weights.append({name: (tensor.location, tensor.offset) for name, tensor in integers.items()})
+    assert len(weights) == len(SIZES)
+    assert all(one == weights[0] for one in weights)
+
+
 MISTAKES = {
     "no count of its own": {"method": "cls", "auto": True},
     "is empty": {"method": "inflection", "buckets": []},
-    "don't go together yet": {"method": "inflection", "buckets": RATIOS, "int8": True},
+    "--int8-policy auto don't go": {"method": "inflection", "buckets": RATIOS, "int8": True, "int8_policy": "auto"},
     "percentile": {"method": "inflection", "auto": True, "percentile": 0.0},
     "it is the fraction": {"method": "inflection", "buckets": (0.5, 1.5)},
 }

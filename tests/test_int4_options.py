@@ -159,9 +159,12 @@ def test_buckets_share_one_decoder(tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli(*many, "--int4")
     assert code == 0, err
     assert answer(tmp_path / "b")
-    code, _, err = cli(*many, "--force", "--int4", "--int8-vision")
+    code, _, err = cli(*many, "--force", "--int4", "--int8-vision", "--calib-samples", 2)
+    assert code == 0, err
+    assert answer(tmp_path / "b")
+    code, _, err = cli(*many, "--force", "--int4", "--int4-method", "gptq")
     assert code == 2
-    assert "--buckets and --int8-vision don't go together yet" in err
+    assert "--buckets and --int4-method gptq don't go together yet" in err
 
 
 def test_what_rounding_on_samples_takes_is_reckoned() -> None:

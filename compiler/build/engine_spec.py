@@ -10,6 +10,7 @@ from lmmprune.compiler.build.options import BuildOptions
 from lmmprune.compiler.build.profiles import Profile, decoder_profiles, selection_profiles, vision_profiles
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.views import seen_by
 from lmmprune.compiler.targets.target import Target
 
 WORKSPACE = 2**30
@@ -62,6 +63,6 @@ def engine_spec(
 def _profiles(manifest: Manifest, target: Target, component: str, max_prompt: int | None) -> list[Profile]:
     if component == "decoder":
         return decoder_profiles(manifest, target, max_prompt)
-    if component == SELECTION:
-        return selection_profiles(manifest, max_prompt)
-    return vision_profiles(manifest)
+    if component.startswith(SELECTION):
+        return selection_profiles(seen_by(manifest, component), max_prompt)
+    return vision_profiles(seen_by(manifest, component))

@@ -54,6 +54,7 @@ class Bundle:
             )
         bundle = cls(path=path, manifest=_load(path))
         behind = [bucket.graph.file for bucket in bundle.manifest.buckets]
+        behind += [graph.file for view in bundle.manifest.sizes for graph in view.graphs.values()]
         between = [] if bundle.manifest.selection is None else [bundle.manifest.selection.file]
         needed = (bundle.manifest.vision.file, bundle.manifest.decoder.file, *behind, *between, *ASSETS)
         for name in needed:

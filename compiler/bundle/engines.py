@@ -135,11 +135,16 @@ def directory(bundle: Bundle, target: str, arch: str) -> Path:
 def sources(bundle: Bundle, component: str) -> dict[str, str]:
     """Return the checksums of a component's graph and of its weight files.
 
-    Buckets share one, all graphs the checkpoint's, and the decoder reads the embedding table of a selection.
+    Buckets share one, vision graphs of several sizes that of the largest, all graphs the checkpoint's, and the decoder
+    reads the embedding table of a selection.
     """
     graph = bundle.manifest.graphs[component].file
+    others = {name for view in bundle.manifest.sizes for name in view.graphs} - {"vision", SELECTION}
     stem = "buckets" if component.startswith("bucket_") else _stem(graph)
     lent = f"{SELECTION}.onnx.data" if component == "decoder" else None
+    if component in others:
+        # vision_HxW reads what vision does, selection_HxW what selection does.
+        lent = f"{component.split('_')[0]}.onnx.data"
     return {
         name: entry.sha256
         for name, entry in bundle.manifest.files.items()

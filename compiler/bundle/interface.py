@@ -100,6 +100,44 @@ class ScheduledSite:
 
 
 @dataclass(frozen=True, kw_only=True)
+class View:
+    """One of several sizes of pictures, or grids of tiles, behind one decoder: its vision graph and what that keeps."""
+
+    graph: Graph
+    grid: tuple[int, int]
+    tiles: tuple[int, int] | None
+    schedule: tuple[ScheduledSite, ...]
+    image_tokens: int
+    selection: Graph | None = None
+
+    @property
+    def component(self) -> str:
+        """The name of its graph among the bundle's: ``vision`` for the largest, ``vision_448x672`` for others."""
+        return self.graph.file.removesuffix(".onnx")
+
+    @property
+    def tokens_before(self) -> int:
+        """Visual tokens of a picture of it before pruning."""
+        return self.schedule[0].tokens_in if self.schedule else self.image_tokens
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """Its graphs by their components."""
+        return {graph.file.removesuffix(".onnx"): graph for graph in (self.graph, self.selection) if graph is not None}
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of a tower image."""
+        _, _, height, width = self.graph.inputs[0].shape
+        return int(height), int(width)
+
+    @property
+    def name(self) -> str:
+        """What people call it: height x width in pixels, or rows x columns of tiles."""
+        return "x".join(map(str, self.tiles or self.pixels))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
     """How a question becomes tokens.
 
@@ -153,6 +191,9 @@ class Interface:
     # Whether the vision graph sees all pictures of a prompt as one, of whose tokens K stay; else each keeps K.
     joint: bool = False
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
+    # All sizes or grids that pictures may have, in the order in which ties are won; the one with the most tokens is
+    # what the fields above say, too. Empty: there is one.
+    sizes: tuple[View, ...] = ()
     # Grids, one for each picture; the vision graph sees one tile, of which K tokens stay. None: none to choose from.
     tile_grids: TileGrids | None = None
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
@@ -165,10 +206,11 @@ class Interface:
 
     @property
     def graphs(self) -> dict[str, Graph]:
-        """Every graph of the bundle by its component: ``vision``, ``decoder``, ``bucket_K``, ``selection``."""
+        """Every graph of the bundle by its component: ``vision``, ``vision_HxW``, ``decoder``, ``bucket_K``, ..."""
+        beside = {name: graph for view in self.sizes for name, graph in view.graphs.items()}
         behind = {bucket.component: bucket.graph for bucket in self.buckets}
         between = {} if self.selection is None else {SELECTION: self.selection}
-        return {"vision": self.vision, "decoder": self.decoder, **behind, **between}
+        return {"vision": self.vision, **beside, "decoder": self.decoder, **behind, **between}
 
     @property
     def vision_tokens(self) -> int:

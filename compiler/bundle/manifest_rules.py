@@ -11,6 +11,7 @@ from lmmprune.compiler.bundle.content import Content
 from lmmprune.compiler.bundle.interface import VALUE_BYTES, Graph, Tensor
 from lmmprune.compiler.bundle.signature_rules import check_signatures
 from lmmprune.compiler.bundle.tile_rules import check_tiles
+from lmmprune.compiler.bundle.views import faults_of_views, seen_as
 from lmmprune.limits import bounded, shortened
 
 _COUNT = 2**31 - 1  # of tokens, positions, ids
@@ -39,6 +40,11 @@ def check_manifest(manifest: Content) -> None:
     _check_schedule(manifest)
     for component, graph in manifest.graphs.items():
         _check_graph(component, graph)
+    for field, found, expected in faults_of_views(manifest):
+        expect(False, field, found, expected)
+    for view in manifest.sizes:
+        _check_schedule(seen_as(manifest, view))
+        _check_pairs(("grid", view.grid), ("tiles", view.tiles))
     check_signatures(manifest)
     check_tiles(manifest)
     _check_files(manifest)
@@ -118,9 +124,7 @@ def _check_numbers(manifest: Content) -> None:
         bounded(carried.group, "precision.carried.group", 1, _COUNT)
     average = manifest.average_tokens
     expect(0 < average <= _COUNT, "average_tokens", average, "a positive number")
-    for field, pair in (("grid", manifest.grid), ("tiles", manifest.tiles)):
-        for number in pair or ():
-            bounded(number, field, 1, 2**16)
+    _check_pairs(("grid", manifest.grid), ("tiles", manifest.tiles))
     for part, row in manifest.flops.items():
         expect(set(row) == _FLOPS, f"flops.{part}", sorted(row), "'before' and 'after'")
         for name, flops in row.items():
@@ -138,6 +142,12 @@ def _check_numbers(manifest: Content) -> None:
     for place, offset in enumerate(manifest.cache.length_offsets):
         # A layer of a fixed cache has room for one token at least.
         bounded(offset, f"cache.length_offsets[{place}]", 1 - (manifest.cache.capacity or _COUNT), 0)
+
+
+def _check_pairs(*fields: tuple[str, tuple[int, int] | None]) -> None:
+    for field, pair in fields:
+        for number in pair or ():
+            bounded(number, field, 1, 2**16)
 
 
 def _check_prompt(manifest: Content) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.interface import SELECTION, VALUE_BYTES, Tensor
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.names import (
     DYNAMIC_COUNT,
     IMAGE_FEATURES,
@@ -33,7 +34,17 @@ def check_signatures(interface: Interface) -> None:
     Raises:
         ValueError: They don't fit; one line that names the tensor.
     """
-    _check_decoder(interface, _check_selection(interface, _check_vision(interface)))
+    features = _check_vision(interface)
+    for view in interface.sizes:
+        seen = seen_as(interface, view)
+        left = _check_selection(seen, _check_vision(seen))
+        if (left.shape[2], left.dtype) != (features.shape[2], features.dtype):
+            found = f"{left.dtype} {list(left.shape)}"
+            raise ValueError(
+                f"{view.component} leaves features {found}: expected {features.dtype}, {features.shape[2]}"
+            )
+        _check_sites(seen)
+    _check_decoder(interface, _check_selection(interface, features))
     _check_sites(interface)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from lmmprune.compiler.bundle.bundle import ENGINES, Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord, read_records
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource
+from lmmprune.compiler.bundle.views import counts_of_sizes
 from lmmprune.compiler.card.markdown import bullets, code, number, paper, plain, table
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import one_line
@@ -86,6 +87,8 @@ def tokens(bundle: Bundle) -> list[str]:
         for site in manifest.schedule
     ]
     buckets = [f"One of {[bucket.tokens for bucket in manifest.buckets]} per picture, chosen by what it holds.", ""]
+    if manifest.sizes:
+        head = f"Of the largest pictures {head} {counts_of_sizes(manifest)}."
     return [
         "## Tokens",
         "",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmmprune.compiler.bundle.manifest import Manifest, ScheduledSite
+from lmmprune.compiler.bundle.views import counts_of_sizes
 from lmmprune.compiler.cli.command import Command
 from lmmprune.compiler.cli.export_options import check_export_options, export_options
 from lmmprune.compiler.cli.loss_line import loss_line
@@ -117,7 +118,7 @@ def command(
     schedule: Path | None,
     calib: Path | None,
     calib_samples: int,
-    image_size: str | None,
+    image_size: tuple[str, ...],
     tiles: str | None,
     triton: Path | None,
     triton_backend: str,
@@ -145,7 +146,7 @@ def command(
                 **integers,  # type: ignore[arg-type]  # each of its own kind
                 calibration=calib,
                 calibration_samples=calib_samples,
-                image_size=_pixels(image_size) if image_size else None,
+                image_size=tuple(_pixels(text) for text in image_size) or None,
                 tiles=_tiles(tiles) if tiles else None,
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
@@ -186,6 +187,7 @@ def command(
         "warnings": list(report.warnings),
         "loss": None if manifest.loss is None else dataclasses.asdict(manifest.loss),
         "buckets": [bucket.tokens for bucket in manifest.buckets],
+        "sizes": {view.name: [view.tokens_before, view.image_tokens] for view in manifest.sizes},
         "dynamic_counts": list(report.counts.counts) if report.counts else None,
         "triton": None if triton is None else str(triton),
     }
@@ -204,7 +206,7 @@ def command(
         table(
             ["", "before", "after", "ratio"], rows, title=f"{manifest.model}: {method}{precision}, {manifest.target}"
         ),
-        f"{manifest.tokens_before} -> {average} visual tokens{_spread(manifest)}{manifest.whose_tokens};"
+        f"{_counts(manifest, average)} visual tokens{_spread(manifest)}{manifest.whose_tokens};"
         f" {human_bytes(size)}"
         f" in '{output}';"
         f" {report.seconds:.1f} s; peak memory {human_bytes(report.peak_bytes)}",
@@ -233,7 +235,12 @@ def _site_rows(schedule: tuple[ScheduledSite, ...]) -> list[list[str]]:
 def _in_float(manifest: Manifest) -> list[str]:
     """Return the blocks that INT8 left alone, as --keep-float takes them."""
     record = manifest.precision.calibration or {}
-    return [f"{part}:{block}" for part in ("vision", "decoder") for block in record.get(part, {}).get("float", ())]
+    whose = {"vision": "vision", "bucket": "vision", "decoder": "decoder"}
+    return [f"{name}:{block}" for part, name in whose.items() for block in record.get(part, {}).get("float", ())]
+
+
+def _counts(manifest: Manifest, average: str) -> str:
+    return counts_of_sizes(manifest) or f"{manifest.tokens_before} -> {average}"
 
 
 def _spread(manifest: Manifest) -> str:

@@ -53,15 +53,17 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     option(
         "--image-size",
+        multiple=True,
         metavar="PIXELS|HxW",
-        help="Size of pictures, for a tower that takes any.  [default: its own]",
+        help="Size of pictures, for a tower that takes any; may be repeated, each picture takes the nearest."
+        "  [default: its own]",
         group=MODEL,
     ),
     option(
         "--tiles",
         metavar="RxC[,RxC...]|all",
-        help="Rows and columns of tiles that pictures are cut into, for a model of tiles; several, where the model sees"
-        " tiles one by one.  [default: 2x2, or one image]",
+        help="Rows and columns of tiles that pictures are cut into, for a model of tiles; of several each picture takes"
+        " one.  [default: 2x2, or one image]",
         group=MODEL,
     ),
     option(

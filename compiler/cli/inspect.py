@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmmprune.compiler.bundle.views import counts_of_sizes
 from lmmprune.compiler.cli.command import GENERAL, Command, argument, option
 from lmmprune.compiler.cli.options import target_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json, show
@@ -41,7 +42,7 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
     if path.is_dir():
         manifest = Manifest.load(path / FILENAME)
         head = (
-            f"{manifest.model}: {manifest.tokens_before} -> {manifest.average_tokens:.4g} visual tokens"
+            f"{manifest.model}: {_counts(manifest)} visual tokens"
             f"{manifest.whose_tokens}, {manifest.method or 'not pruned'}, positions {_positions(manifest)},"
             f" target {manifest.target}"
         )
@@ -54,6 +55,10 @@ def command(path: Path, target: str | None, image_size: str | None, as_json: boo
             f"engine {engine['component']} for {engine['target']} on {engine['arch']}: {human_bytes(engine['bytes'])};"
             f" weights that went in: {weights or 'not counted'}"
         )
+
+
+def _counts(manifest: Manifest) -> str:
+    return counts_of_sizes(manifest) or f"{manifest.tokens_before} -> {manifest.average_tokens:.4g}"
 
 
 def _positions(manifest: Manifest) -> str:

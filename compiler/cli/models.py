@@ -78,7 +78,9 @@ def _family(name: str) -> dict[str, Any]:
         "template": family.template,
         "sites": family.sites,
         "tiles": family.arrange is not None or family.split is not None,
-        "tile_grids": family.split is not None,
+        "tile_grids": family.split is not None or family.grids is not None,
+        "as_a_whole": family.grids is None,
+        "sizes": family.sizes,
         "several_images": family.several,
         "joint_choice": family.joint,
         "videos": family.video is not None,
@@ -112,6 +114,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "reference": family.reference or "none",
         "cut at": ", ".join(family.sites),
         "pictures": _pictures(family),
+        **({"beside": _SIZES} if family.sizes else {}),
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
         "--frames": "videos, as frames" if family.video else "no videos",
         "template": family.template.replace("\n", "\\n"),
@@ -131,9 +134,11 @@ def _pictures(family: Family) -> str:
     """Say what a picture is to the tower."""
     if family.split is not None:
         return _GRIDS
-    return "cut into tiles" if family.arrange is not None else "as a whole"
+    return _CUT if family.grids is not None else "as a whole"
 
 
+_SIZES = "several sizes of pictures behind one decoder (--image-size, repeated)"
+_CUT = "cut into one of several grids of tiles (--tiles)"
 _GRIDS = "as a whole, or cut into one of several grids of tiles (--tiles)"
 
 
@@ -150,7 +155,8 @@ def _families(rows: list[dict[str, Any]]) -> Table:
         limits = [
             *([f"+ {several}"] if several else []),
             *(["+ videos, as frames (--frames)"] if row["videos"] else []),
-            *([f"+ {_GRIDS}"] if row["tile_grids"] else []),
+            *([f"+ {_SIZES}"] if row["sizes"] else []),
+            *([f"+ {_GRIDS if row['as_a_whole'] else _CUT}"] if row["tile_grids"] else []),
             *(f"- {limit}" for limit in row["limits"]),
             *(f"tried: {name}" for name in row["tried"]),
         ]

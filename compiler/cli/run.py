@@ -135,8 +135,9 @@ def _line(stats: Stats, *, video: bool) -> str:
 
 
 def _of(stats: Stats, video: bool) -> str:
+    sizes = f" at {', '.join(stats.sizes)}" if stats.sizes else ""
     tiles = f" in {', '.join(stats.tiles)} tiles" if stats.tiles else ""
-    return (f" of {stats.images} {'views' if video else 'pictures'}" if stats.images > 1 else "") + tiles
+    return (f" of {stats.images} {'views' if video else 'pictures'}" if stats.images > 1 else "") + sizes + tiles
 
 
 def _bucket(stats: Stats) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.runtime.encoded import Encoded
-from lmmprune.compiler.runtime.image_features import ImageFeatures, as_pictures
+from lmmprune.compiler.runtime.image_features import ImageFeatures, as_pictures, views_of
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Pick
 from lmmprune.compiler.runtime.tiled_picture import grids_of
@@ -98,7 +98,7 @@ def record_answer(runtime: Runtime, picture: Pictures, prompt: str, limit: int) 
 def _encode(runtime: Runtime, picture: Pictures, prompt: str) -> Encoded:
     pictures = as_pictures(picture)
     counts = [count for one in pictures for count in one.each]
-    return runtime.prompter.encode(prompt, image_tokens=counts, grids=grids_of(pictures))
+    return runtime.prompter.encode(prompt, image_tokens=counts, views=views_of(pictures), grids=grids_of(pictures))
 
 
 def keep_likeliest(tokens: Sequence[int], logs: NDArray[np.float64]) -> Recorded:

@@ -96,13 +96,17 @@ def plan_memory(
     copies = 1 if fixed else 2
     # Engines share no weights: the one that selects has an embedding table of its own.
     lent = manifest.files.get(f"{SELECTION}.onnx.data") if target.compiled else None
+    # So has each size of pictures.
+    parts = [name.split("_")[0] for view in manifest.sizes for name in view.graphs if "_" in name]
+    each = [manifest.files.get(f"{part}.onnx.data") for part in parts] if target.compiled else []
+    own = sum(weights.bytes for weights in each if weights is not None)
     return MemoryPlan(
         prompt=prompt,
         length=length,
         parts=(
             Part(
                 name="weights",
-                bytes=bundle.bytes + (lent.bytes if lent else 0),
+                bytes=bundle.bytes + (lent.bytes if lent else 0) + own,
                 how="files of the graphs; shared memory holds them once",
             ),
             Part(

@@ -80,7 +80,7 @@ def check_explainable(bundle: Bundle) -> None:
 
     Raises:
         TargetError: It isn't for ONNX Runtime on the CPU.
-        InputError: It has several token counts, or sees several pictures together, or cuts pictures into tiles.
+        InputError: It has several token counts or sizes, sees several pictures together, or cuts them into tiles.
         MissingExtraError: onnx-ir isn't installed.
     """
     manifest = bundle.manifest
@@ -94,6 +94,8 @@ def check_explainable(bundle: Bundle) -> None:
         raise InputError(f"'{bundle.path}' has several token counts, --explain takes one: export with --ratio")
     if manifest.video is not None:
         raise InputError(f"'{bundle.path}' answers about {manifest.video.takes}, --explain asks about a picture")
+    if manifest.sizes:
+        raise InputError(f"'{bundle.path}' has several sizes of pictures, --explain takes one: export with one")
     if manifest.joint:
         raise InputError(f"'{bundle.path}' sees {manifest.images} pictures together, --explain asks about one")
     if manifest.tile_grids is not None:

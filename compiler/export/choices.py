@@ -117,9 +117,12 @@ def counts_of(request: Request, method: Method, facts: Facts) -> tuple[int, ...]
             raise InputError(f"--percentile {tokens.percentile:g}: expected 0 < percentile <= 100")
         method.check(facts)
         return ()
-    if request.int8 is not None or (request.int4 is not None and request.int4.vision is not None):
-        one = "--int8" if request.int8 is not None else "--int8-vision"
-        raise InputError(f"--buckets and {one} don't go together yet: leave one out")
+    if request.int4 is not None and request.int4.method != "rtn":
+        raise InputError("--buckets and --int4-method gptq don't go together yet: leave one out")
+    integers = request.int8 or (request.int4 and request.int4.vision)
+    if integers and integers.policy == "auto":
+        # What errs least is told by features, and an encoder of several counts hands out none.
+        raise InputError("--buckets and --int8-policy auto don't go together yet: leave one out, or name --keep-float")
     assert isinstance(tokens, Buckets), "a schedule has no count of its own"
     return tuple(sorted({keep_count(facts.tokens, ratio=ratio) for ratio in tokens.ratios}))
 

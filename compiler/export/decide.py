@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,9 @@ from lmmprune.compiler.export.choices import (
 )
 from lmmprune.compiler.export.frames import check_frames, of_views
 from lmmprune.compiler.export.request import Request
-from lmmprune.compiler.export.tile_choices import check_tiles, choose_grids, listed_grids
+from lmmprune.compiler.export.tile_choices import check_tiles, choose_grids
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
+from lmmprune.compiler.export.views import ViewPlan, check_room, check_views, largest, sources_of
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
 from lmmprune.models.source import Source, resolve
@@ -62,6 +63,8 @@ class Decision:
         counts: Visual tokens that were asked for, ascending; none where the pictures decide.
         stages: Of the largest count; none where nothing is removed, or the pictures decide.
         positions: How tokens are numbered that enter the decoder, and those behind cuts inside it.
+        views: All sizes of pictures, or grids of tiles, in the order in which they were asked for, where they are
+            several; all else here is of the one with the most tokens.
         grids: Of tiles that a picture is cut into one of; none: it goes in as one image, or as ``source.tiles`` says.
     """
 
@@ -79,6 +82,17 @@ class Decision:
     stages: tuple[Stage, ...]
     positions: str
     grids: tuple[Grid, ...] = ()
+    views: tuple[ViewPlan, ...] = ()
+
+    @property
+    def alone(self) -> Decision:
+        """The same with the largest size alone."""
+        return dataclasses.replace(self, views=())
+
+    @property
+    def further(self) -> dict[str, ViewPlan]:
+        """Component -> what is done for pictures of a size or grid, of all but the largest."""
+        return {f"vision_{plan.name}": plan for plan in self.views if plan.source is not self.source}
 
     @property
     def auto(self) -> Auto | None:
@@ -148,16 +162,20 @@ def decide(request: Request) -> Decision:
     method = get_method(request.method, dict(request.options), file=request.method_file)
     request = check_frames(request, method)
     check_joint(request)
-    source = resolve(
-        request.model,
-        weights=request.weights,
-        layers=request.layers,
-        image_size=request.image_size,
-        tiles=next(iter(listed_grids(request.tiles)), None),
-        adapter=request.adapter,
-        frames=request.frames,
-        together=(request.frames or request.images) if request.joint else 1,
+    sources = sources_of(
+        request,
+        lambda image_size, tiles: resolve(
+            request.model,
+            weights=request.weights,
+            layers=request.layers,
+            image_size=image_size,
+            tiles=tiles,
+            adapter=request.adapter,
+            frames=request.frames,
+            together=(request.frames or request.images) if request.joint else 1,
+        ),
     )
+    source = largest(sources)
     request = of_views(request, source)
     facts, grids = facts_of(source), choose_grids(request.tiles, source)
     if isinstance(request.tokens, Buckets):
@@ -179,6 +197,7 @@ def decide(request: Request) -> Decision:
     else:
         counts = counts_of(request, method, facts)
         stages = method.plan(facts, max(counts)) if counts else ()
+    views = _views(request, method, sources, source, stages)
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
     entering = image_tokens_of(stages, facts) * (1 if request.joint else request.images * most_images(grids))
     check_images(request, source, method, facts, stages, entering, positions)
@@ -200,8 +219,27 @@ def decide(request: Request) -> Decision:
         counts=counts,
         stages=tuple(stages),
         positions=positions,
+        views=views,
         grids=grids,
     )
+
+
+def _views(
+    request: Request, method: Method, sources: Sequence[Source], main: Source, stages: Sequence[Stage]
+) -> tuple[ViewPlan, ...]:
+    """Return what each of several sizes or grids keeps; none where there is one."""
+    from lmmprune.models.facts import facts_of
+
+    if len(sources) == 1:
+        return ()
+    check_views(request, method, stages)
+    plans = []
+    for source in sources:
+        facts = facts_of(source)
+        own = stages if source is main else method.plan(facts, counts_of(request, method, facts)[0])
+        plans.append(ViewPlan(source=source, facts=facts, stages=tuple(own)))
+    check_room(plans, image_tokens_of(stages, facts_of(main)), image_tokens_of)
+    return tuple(plans)
 
 
 def image_tokens_of(stages: Iterable[Stage], facts: Facts) -> int:

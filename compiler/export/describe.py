@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from lmmprune.compiler.assets.tile_settings import tile_texts
 from lmmprune.compiler.assets.write_assets import Assets
 from lmmprune.compiler.bundle.content import Int4Weights, Loss
-from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite
+from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite, View
 from lmmprune.compiler.bundle.manifest import Manifest, ModelSource, Precision
 from lmmprune.compiler.export.count_tokens import TokenPlan
-from lmmprune.compiler.export.decide import Decision
+from lmmprune.compiler.export.decide import Decision, image_tokens_of
 from lmmprune.compiler.export.reduce import Reduced
 from lmmprune.compiler.export.request import Report
 from lmmprune.compiler.export.step_clock import StepClock
@@ -26,6 +26,7 @@ from lmmprune.compiler.onnx_files.signature import signature
 from lmmprune.models.identity import Identity, identify_adapter
 from lmmprune.names import CACHE_LENGTH, KEPT, kept_output, past, present
 from lmmprune.passes.reduce.schedule import average
+from lmmprune.passes.reduce.stage import Stage
 from lmmprune.version import __version__
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -55,6 +56,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         vision=signature("vision.onnx", reduced.vision),
         decoder=signature("decoder.onnx", reduced.decoder),
         cache=_cache(decision, reduced),
+        sizes=_sizes(decision, reduced),
         buckets=tuple(behind),
         selection=None if reduced.selection is None else signature(f"{SELECTION}.onnx", reduced.selection),
         kept=KEPT if places else None,
@@ -155,9 +157,46 @@ def _schedule(decision: Decision, reduced: Reduced) -> tuple[ScheduledSite, ...]
         # The largest bucket keeps every token.
         kept = kept_output("vision_output", outputs[False])
         return (ScheduledSite(site="vision_output", tokens_in=tokens, tokens_out=tokens, kept=kept),)
+    return _sites(reduced.stages, tokens, outputs, every=bool(reduced.buckets))
+
+
+def _sizes(decision: Decision, reduced: Reduced) -> tuple[View, ...]:
+    """Return what each size of pictures or grid of tiles becomes, where there are several."""
+    views = []
+    for plan in decision.views:
+        main = plan.source is decision.source
+        component = "vision" if main else f"vision_{plan.name}"
+        model = reduced.vision if main else reduced.views[component]
+        outputs = {str(value.name) for value in model.graph.outputs}
+        name = SELECTION if main else f"{SELECTION}_{plan.name}"
+        chooser = reduced.selection if main else reduced.selections.get(name)
+        chosen = {str(value.name) for value in chooser.graph.outputs} if chooser is not None else set()
+        view = View(
+            graph=signature(f"{component}.onnx", model),
+            grid=plan.facts.grid,
+            tiles=plan.source.tiles,
+            schedule=_sites(plan.stages, plan.facts.tokens, {False: outputs, True: chosen}),
+            image_tokens=image_tokens_of(plan.stages, plan.facts),
+            selection=None if chooser is None else signature(f"{name}.onnx", chooser),
+        )
+        views.append(view)
+    return tuple(views)
+
+
+def _sites(
+    stages: Sequence[Stage], tokens: int, outputs: Mapping[bool, set[str]], *, every: bool = False
+) -> tuple[ScheduledSite, ...]:
+    """Return the sites of some stages, from so many tokens on.
+
+    Args:
+        stages: In order of depth.
+        tokens: Before the first.
+        outputs: Of the graphs before the decoder (False) and of those with the text (True).
+        every: Whether graphs tell what is kept even where all are.
+    """
     rows = []
-    for stage in reduced.stages:
-        removes = stage.keep < tokens or stage.prune_text or bool(reduced.buckets)
+    for stage in stages:
+        removes = stage.keep < tokens or stage.prune_text or every
         rows.append(
             ScheduledSite(
                 site=str(stage.site),

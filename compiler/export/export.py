@@ -18,7 +18,7 @@ from lmmprune.compiler.export.preflight import preflight
 from lmmprune.compiler.export.reduce import reduce
 from lmmprune.compiler.export.request import Report, Request
 from lmmprune.compiler.export.step_clock import StepClock
-from lmmprune.compiler.export.trace import trace
+from lmmprune.compiler.export.trace import trace, trace_views
 from lmmprune.models.source import Source
 from lmmprune.progress import Progress, silent
 
@@ -54,9 +54,10 @@ def export(
         )
         text = text_layout(assets.prompt, writer.path / TOKENIZER, in_decoder=decision.cuts_decoder)
         graphs = trace(decision, assets.prompt, traced, clock)
+        beside = trace_views(decision, assets.prompt, clock)
         unpruned = ask_unpruned(decision, graphs, assets.prompt, text, writer.path, clock)
         plan = count_tokens(decision, graphs, writer.path, clock)
-        reduced = reduce(decision, plan, graphs, assets.prompt, text, clock)
+        reduced = reduce(decision, plan, graphs, assets.prompt, text, clock, beside)
         calibration = quantize(decision, reduced, writer.path, clock)
         loss = measure_loss(unpruned, decision, reduced, writer.path, clock)
         cast_and_lower(decision, reduced, clock)

@@ -79,6 +79,8 @@ def _quantize_int8(
         dtype=decision.dtype,
         weights=fingerprint(decision, None),
         check=decision.source.checkpoint.refuse_damage,
+        views=reduced.views,
+        buckets=reduced.buckets,
     )
     return plan.record(data, found) if data else {"policy": "all"}
 
@@ -109,12 +111,16 @@ def write_graphs(
     write_bucket_graphs(reduced.buckets, directory)
     between = {} if reduced.selection is None else {SELECTION: reduced.selection}
     written = files.write_graphs(
-        {"vision": reduced.vision, **between, "decoder": reduced.decoder},
+        {"vision": reduced.vision, **reduced.views, **between, **reduced.selections, "decoder": reduced.decoder},
         directory,
         decision.source.checkpoint,
         key=fingerprint(decision, calibration),
         shared=decision.request.share_weights,
-        lenders={"decoder": SELECTION},
+        lenders={
+            "decoder": SELECTION,
+            **dict.fromkeys(reduced.views, "vision"),
+            **dict.fromkeys(reduced.selections, SELECTION),
+        },
         progress=clock.report,
     )
     forget_rounded(directory)

@@ -27,6 +27,7 @@ def check_frames(request: Request, method: Method) -> Request:
     others = {
         "--images": request.images > 1,
         "--tiles": request.tiles is not None,
+        "several --image-size": len(request.image_sizes) > 1,
         "--int8": request.int8 is not None,
         "--int4": request.int4 is not None,
         "--ratio auto": isinstance(request.tokens, Auto),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -11,8 +12,10 @@ from lmmprune.compiler.assets.text_layout import TextLayout
 from lmmprune.compiler.bundle.interface import Prompt
 from lmmprune.compiler.export.count_tokens import TokenPlan
 from lmmprune.compiler.export.decide import Decision, image_tokens_of
+from lmmprune.compiler.export.reduce_views import reduce_views, select_in_views
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
+from lmmprune.facts import Facts
 from lmmprune.models.canonical import Canonical
 from lmmprune.models.quantized.packed_weight import PackedWeight
 from lmmprune.names import IMAGE_FEATURES
@@ -45,6 +48,8 @@ class Reduced:
         removed: Visual tokens that are gone before each decoder layer.
         packed: The module's parameter -> its integers, of weights that the checkpoint holds so.
         flops: Of ``vision`` and ``prefill``, ``before`` and ``after``; of as many pictures as a prompt may have.
+        views: Component -> vision graph, of the further sizes of pictures or grids of tiles.
+        selections: Component -> what chooses among their features, where ``selection`` does among the largest one's.
     """
 
     vision: ir.Model
@@ -59,16 +64,31 @@ class Reduced:
     removed: tuple[int, ...]
     flops: Mapping[str, Mapping[str, float]]
     packed: Mapping[str, PackedWeight]
+    views: Mapping[str, ir.Model] = field(default_factory=dict)
+    selections: Mapping[str, ir.Model] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[ir.Model, ...]:
         """All graphs."""
         between = () if self.selection is None else (self.selection,)
-        return (self.vision, self.decoder, *self.buckets.values(), *between)
+        return (
+            self.vision,
+            self.decoder,
+            *self.buckets.values(),
+            *between,
+            *self.views.values(),
+            *self.selections.values(),
+        )
 
 
 def reduce(
-    decision: Decision, plan: TokenPlan, graphs: Canonical, prompt: Prompt, text: TextLayout, clock: StepClock
+    decision: Decision,
+    plan: TokenPlan,
+    graphs: Canonical,
+    prompt: Prompt,
+    text: TextLayout,
+    clock: StepClock,
+    beside: Mapping[str, ir.Model] = MappingProxyType({}),
 ) -> Reduced:
     """Cut tokens where the plan says; count the floating-point operations before and after.
 
@@ -79,6 +99,7 @@ def reduce(
         prompt: How a question becomes tokens.
         text: What is constant about prompts.
         clock: Told of the step.
+        beside: Component -> traced vision graph of each further size or grid; changed in place.
     """
     stages, facts = plan.stages, decision.facts
     image_tokens, images = image_tokens_of(stages, facts), decision.copies
@@ -89,7 +110,12 @@ def reduce(
     }
     with step(clock.report, "prune"):
         vision, buckets = graphs.vision, dict[int, ir.Model]()
-        selection = _selection(decision, plan, graphs.decoder, text)
+        selection = _selection(decision, plan.stages, decision.facts, graphs.decoder, text)
+        selections = select_in_views(
+            decision.further,
+            graphs.decoder,
+            lambda view, decoder: _selection(decision, view.stages, view.facts, decoder, text),
+        )
         if decision.buckets:
             vision, buckets = split_vision(graphs.vision, decision.method, facts.grid, plan.counts)
         else:
@@ -112,6 +138,7 @@ def reduce(
         )
         cut(graphs.decoder)
         prefill = specialize(graphs.decoder, seq=entering + TEXT_TOKENS, image_tokens=entering)
+        reduce_views(decision.further, beside, decision.method.name)
         largest = count_flops(buckets[max(buckets)]) if buckets else 0
         chosen = 0
         if selection is not None:
@@ -131,19 +158,23 @@ def reduce(
         removed=tuple(cut.removed_before(decision.source.decoder.layers)),
         flops={part: {"before": before[part], "after": after[part]} for part in before},
         packed=graphs.packed,
+        views=beside,
+        selections=selections,
     )
 
 
-def _selection(decision: Decision, plan: TokenPlan, decoder: ir.Model, text: TextLayout) -> ir.Model | None:
+def _selection(
+    decision: Decision, stages: Sequence[Stage], facts: Facts, decoder: ir.Model, text: TextLayout
+) -> ir.Model | None:
     """Return the graph of the stage in front of the decoder's layers, if there is one that removes something."""
-    stage = next((stage for stage in plan.stages if stage.site.before_layers), None)
+    stage = next((stage for stage in stages if stage.site.before_layers), None)
     if stage is None:
         return None
-    before = [stage for stage in plan.stages if not stage.site.in_decoder]
+    before = [stage for stage in stages if not stage.site.in_decoder]
     return select_before_layers(
         decoder,
         stage,
         method=decision.method.name,
-        image_tokens=image_tokens_of(before, decision.facts),
+        image_tokens=image_tokens_of(before, facts),
         prefix=text.prefix,
     )

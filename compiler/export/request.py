@@ -15,6 +15,7 @@ from lmmprune.defaults import METHOD
 if TYPE_CHECKING:
     from lmmprune.passes.methods import Method
 
+Pair = tuple[int, int]
 STREAMS = ("write vision", "write decoder", "checksums")
 """Steps whose progress is in bytes."""
 
@@ -23,6 +24,7 @@ STREAMS = ("write vision", "write decoder", "checksums")
 class Request:
     """What the user asked for; see ``lmmprune export --help``.
 
+    ``image_size`` (height and width) and ``tiles`` (rows and columns) may be several, one vision graph for each.
     ``frames`` is of how many frames a prompt's video is; None: prompts are about pictures. ``images`` is how many
     pictures a prompt may have at most; with ``joint`` it has so many, and tokens are chosen among all of them together.
     ``tokens`` None removes none; with ``int8`` and ``int4`` None nothing is quantized, and both exclude each other. The
@@ -45,7 +47,7 @@ class Request:
     positions: str | None = None
     weights: str = "auto"
     layers: int | None = None
-    image_size: tuple[int, int] | None = None
+    image_size: Pair | tuple[Pair, ...] | None = None
     tiles: Tiles | None = None
     images: int = 1
     frames: int | None = None
@@ -58,6 +60,13 @@ class Request:
     cache: bool = True
     template: str | None = None
     force: bool = False
+
+    @property
+    def image_sizes(self) -> tuple[Pair, ...]:
+        """The sizes that were asked for, in their order; none: the model's own."""
+        given = self.image_size or ()
+        pairs = (given,) if given and isinstance(given[0], int) else given
+        return tuple((int(height), int(width)) for height, width in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,20 +43,20 @@ def listed_grids(tiles: Tiles | None) -> tuple[Grid, ...]:
 def choose_grids(tiles: Tiles | None, source: Source) -> tuple[Grid, ...]:
     """Return the grids of a model whose tower sees tiles one by one, fewest tiles first; none for others.
 
+    Towers that see all tiles together have a graph for each grid (see ``views``).
+
     Args:
         tiles: ``--tiles``.
         source: The model.
 
     Raises:
-        InputError: The model takes one grid, or a grid has too many tiles.
+        InputError: The model takes no tiles, or a grid has too many.
         ModelError: There is no image processor that says which all are.
     """
     listed = listed_grids(tiles)
     if source.family.split is None:
         if tiles == ALL_TILES and source.family.arrange is None:
             raise InputError(f"--tiles: {source.family.title} takes a picture as a whole; leave it out")
-        if len(listed) > 1 or tiles == ALL_TILES:
-            raise InputError(f"--tiles: {source.family.title} takes one grid per export: give one, such as 2x2")
         return ()
     if tiles == ALL_TILES:
         raw = image_processor(source.directory) if source.directory else whole_tiles(source)

@@ -13,6 +13,8 @@ from lmmprune.models.source import Source
 from lmmprune.progress import step
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from lmmprune.models.canonical import Canonical
 
 
@@ -31,6 +33,22 @@ def trace(
             next_layer=decision.method.next_layer and bool(decision.stages),
             cache=decision.request.cache,
         )
+
+
+def trace_views(decision: Decision, prompt: Prompt, clock: StepClock) -> dict[str, ir.Model]:
+    """Return component -> the vision graph to change of each size or grid but the largest; none where there is one."""
+    from lmmprune.models.canonical import canonical_vision
+
+    graphs = {}
+    for number, (component, plan) in enumerate(decision.further.items(), 1):
+        graphs[component] = canonical_vision(
+            plan.source,
+            image_token_id=prompt.image_token_id,
+            next_layer=decision.method.next_layer and bool(decision.stages),
+            cache=decision.request.cache,
+        )
+        clock.report("trace sizes", number, len(decision.further))
+    return graphs
 
 
 def shared_trace() -> Callable[[Source], Canonical]:

@@ -15,6 +15,7 @@ from lmmprune.compiler.measure.memory import Memory, measure_memory
 from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
 from lmmprune.compiler.measure.seen import load_seen
 from lmmprune.compiler.measure.statistics import speedup
+from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
@@ -83,7 +84,7 @@ def bench(
         _row(name, bundle, used, own, times[0])
         for name, bundle, used, own in zip(names, bundles, memories, times, strict=True)
     )
-    settings = {
+    settings: dict[str, Any] = {
         "image": str(images[0]) if len(images) == 1 else [str(one) for one in images],
         "prompt": prompt,
         "rounds": rounds,
@@ -91,6 +92,11 @@ def bench(
         "new_tokens": new_tokens,
         "threads": threads,
     }
+    for name, bundle, shown in zip(names, bundles, seen, strict=True):
+        # What the pictures take, where a bundle has several sizes.
+        pictured = shown if isinstance(shown, list) else []
+        if taken := [view.name for view in (choose_view(bundle.manifest, one) for one in pictured) if view]:
+            settings.setdefault("sizes", {})[name] = taken
     return BenchReport(settings=settings, machine=describe_machine(bundles), rows=rows, products=find_products(rows))
 
 

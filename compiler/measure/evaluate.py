@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ class Prediction:
     Attributes:
         correct: How right the whole answer is, 0..1.
         first_word: Whether its first word is.
+        sizes: What its pictures took of several sizes, as ``Stats.sizes``.
     """
 
     picture: str
@@ -70,6 +72,7 @@ class Prediction:
     predicted: str
     correct: float
     first_word: bool
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +142,8 @@ class Evaluation:
             }
         if predictions:
             result["predictions"] = [dataclasses.asdict(prediction) for prediction in self.predictions]
+        if taken := Counter(size for prediction in self.predictions for size in prediction.sizes):
+            result["sizes"] = dict(taken)
         return result
 
 
@@ -182,7 +187,8 @@ def evaluate(
         question = questions[index]
         if question.picture != picture:
             picture, visual = question.picture, _see(runtime, question)
-        said = runtime.answer(visual, question.prompt, longest).text.strip()
+        answer = runtime.answer(visual, question.prompt, longest)
+        said = answer.text.strip()
         predictions[index] = Prediction(
             picture=question.picture,
             prompt=question.prompt,
@@ -190,7 +196,8 @@ def evaluate(
             kind=question.kind,
             predicted=said,
             correct=form.judge(question, said) if form else MATCHES[match](said, question.answers),
-            first_word=any(first_word(said) == first_word(answer) for answer in question.answers),
+            first_word=any(first_word(said) == first_word(right) for right in question.answers),
+            sizes=answer.stats.sizes,
         )
         on_answer()
     done = tuple(prediction for prediction in predictions if prediction is not None)

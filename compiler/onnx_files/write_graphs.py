@@ -55,10 +55,12 @@ def write_graphs(
     files = {}
     for part, model in parts.items():
         lender = parts.get(lenders.get(part, ""))
-        taken = frozenset[str]() if lender is None or shared else _borrow(model, lender)
+        taken = frozenset[str]()
         if shared:
             look = functools.partial(progress, f"look at {part}")
             taken = share_weights(model, directory, note=checkpoint.note, progress=look)
+        if lender is not None:
+            taken |= _borrow(model, lender)
         placed = layout(model, taken=taken)
         weights = directory / f"{part}.onnx.data"
         if placed:
@@ -132,7 +134,9 @@ def _borrow(model: ir.Model, lender: ir.Model) -> frozenset[str]:
     found = set()
     for name, value in model.graph.initializers.items():
         theirs = lender.graph.initializers.get(name)
-        if is_lazy(value) and theirs is not None and isinstance(theirs.const_value, ir.ExternalTensor):
+        if theirs is None or (theirs.dtype, theirs.shape) != (value.dtype, value.shape):
+            continue
+        if is_lazy(value) and isinstance(theirs.const_value, ir.ExternalTensor):
             value.const_value = theirs.const_value
             found.add(name)
     return frozenset(found)

@@ -6,9 +6,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 
 from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, file_sha256
-from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.interface import Interface, View
 from lmmprune.compiler.data.calibration import CalibrationSet, Sample
 from lmmprune.compiler.quantize.cache import graph_sha256
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, Steps, decode_steps
@@ -24,7 +25,7 @@ from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.runtime.select_tokens import select_tokens
-from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
+from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, INPUT_IDS, LOGITS, PATCHES, POSITION_IDS, RANKING
 from lmmprune.stored import Array
 
 ANSWER_TOKENS = 64
@@ -50,6 +51,7 @@ class SampleFeeds:
         selection: Path | None = None,
         *,
         answers: Sequence[Sequence[int]] | None = None,
+        buckets: Mapping[int, Path] = MappingProxyType({}),
     ) -> None:
         """Open tokenizer and preprocessor.
 
@@ -60,6 +62,7 @@ class SampleFeeds:
             vision: The float32 vision graph, whose features the decoder is fed.
             selection: The float32 graph that chooses among them, where the interface has one.
             answers: For each sample the tokens that it is led through, instead of its own.
+            buckets: Token count -> the float32 graph behind the vision graph that makes so many, where there are some.
         """
         self._interface = interface
         self._assets = assets
@@ -67,13 +70,22 @@ class SampleFeeds:
         self._graph = vision
         self._selection = selection
         self._answers = answers
+        self._buckets = buckets
         self._preprocess = Preprocessor.load(assets / PREPROCESSOR)
         self._prompter = Prompter(interface, assets / TOKENIZER)
         self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
 
-    def vision(self) -> list[Callable[[], Steps]]:
-        """Return the runs of the vision graph per sample: one, or one for each tile of its picture."""
-        return [functools.partial(self._look, sample) for sample in self._data.samples]
+    def vision(self, view: View | None = None) -> list[Callable[[], Steps]]:
+        """Return the runs of the vision graph per sample: one, or one for each tile of its picture.
+
+        Args:
+            view: Of several sizes this one; None: the largest, or the only one.
+        """
+        return [functools.partial(self._look, sample, view) for sample in self._data.samples]
+
+    def bucket(self) -> list[Callable[[], Steps]]:
+        """Return one run per sample of a graph behind the vision graph, whichever it is."""
+        return [functools.partial(self._look_behind, sample) for sample in self._data.samples]
 
     def decoder(self) -> list[Callable[[], Steps]]:
         """Return the runs of the decoder per sample, prefill and decode steps."""
@@ -109,16 +121,33 @@ class SampleFeeds:
             ],
             "steps": [ANSWER_TOKENS, OWN_TOKENS],
         }
+        if self._buckets:
+            parts["buckets"] = {str(count): graph_sha256(graph) for count, graph in self._buckets.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _look(self, sample: Sample) -> Steps:
+    def _look(self, sample: Sample, view: View | None) -> Steps:
         # A list has no place for the outputs that are sent back.
-        yield from (feeds for feeds in self._pixels(sample))
+        yield from (feeds for feeds in self._pixels(sample, view))
 
-    def _pixels(self, sample: Sample) -> list[Feeds]:
-        pixels = self._preprocess(sample.image)
+    def _look_behind(self, sample: Sample) -> Steps:
+        for feeds in self._pixels(sample):
+            found = run_all(self._session, feeds)
+            yield {name: found[name] for name in (PATCHES, RANKING)}
+
+    def _pixels(self, sample: Sample, view: View | None = None) -> list[Feeds]:
+        steps = self._preprocess if view is None else self._preprocess.for_view(view)
+        pixels = steps(sample.image)
         runs = [pixels] if self._interface.tile_grids is None else np.split(pixels, len(pixels))
         return [{self._interface.vision.inputs[0].name: run} for run in runs]
+
+    def _features(self, feeds: Feeds) -> Outputs:
+        """Return what leaves the vision side."""
+        found = run_all(self._session, feeds)
+        if not self._buckets:
+            return found
+        count = int(found[DYNAMIC_COUNT][0])
+        chosen = min((size for size in self._buckets if size >= count), default=max(self._buckets))
+        return run_all(self._behind[chosen], {name: found[name] for name in (PATCHES, RANKING)})
 
     def _converse(self, sample: Sample, led: Sequence[int] | None) -> Steps:
         start = self._start(sample)
@@ -145,10 +174,13 @@ class SampleFeeds:
         return [{**step, IMAGE_FEATURES: start.features} for step in steps]
 
     def _start(self, sample: Sample) -> _Start:
-        found = [run_all(self._session, feeds) for feeds in self._pixels(sample)]
+        found = [self._features(feeds) for feeds in self._pixels(sample)]
         kept = [None if self._interface.kept is None else one[self._interface.kept][0] for one in found]
         picked = self._preprocess.pick(sample.image)
-        asked = self._prompter.encode(sample.prompt, grids=None if picked is None else [picked.grid])
+        if picked is None:
+            asked = self._prompter.encode(sample.prompt, image_tokens=found[0][IMAGE_FEATURES].shape[1])
+        else:
+            asked = self._prompter.encode(sample.prompt, grids=[picked.grid])
         entering = select_tokens(self._interface, self._choose, asked, [one[IMAGE_FEATURES] for one in found], kept)
         prompt = entering.prompt
         positions = self._prompter.positions(prompt, entering.kept)
@@ -167,6 +199,10 @@ class SampleFeeds:
     @functools.cached_property
     def _session(self) -> Any:
         return cpu_session(self._graph)
+
+    @functools.cached_property
+    def _behind(self) -> dict[int, Any]:
+        return {count: cpu_session(graph) for count, graph in self._buckets.items()}
 
     @functools.cached_property
     def _chooser(self) -> Any:

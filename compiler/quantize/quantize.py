@@ -5,32 +5,30 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
 
 from lmmprune.compiler.bundle.interface import SELECTION, Interface
 from lmmprune.compiler.data.calibration import CalibrationSet
+from lmmprune.compiler.onnx_files.bucket_graphs import bucket_name
 from lmmprune.compiler.quantize.by_layer import LayerPlan as LayerPlan
 from lmmprune.compiler.quantize.by_layer import calibrate_by_layer
 from lmmprune.compiler.quantize.calibrators import Integers, get_calibrator
-from lmmprune.compiler.quantize.channels import observe_channels
 from lmmprune.compiler.quantize.feeds import SampleFeeds
 from lmmprune.compiler.quantize.int8_plan import WHOLE_BYTES, Int8Plan
-from lmmprune.compiler.quantize.measure import measure
-from lmmprune.compiler.quantize.sensitivity import scan
-from lmmprune.compiler.quantize.smooth import Smoothed, search
-from lmmprune.compiler.runtime.decode_steps import Steps
+from lmmprune.compiler.quantize.quantize_others import kept_in_each, quantize_counts, quantize_others, write_counts
+from lmmprune.compiler.quantize.quantize_whole import Tools, quantize_whole
+from lmmprune.compiler.quantize.quantize_whole import write_to_run as write_to_run
 from lmmprune.errors import below
 from lmmprune.lazy import is_lazy, numbers
 from lmmprune.passes.int8.insert_qdq import InsertQdq, activations
 from lmmprune.passes.int8.int8 import SCHEMES
-from lmmprune.passes.int8.smooth_quant import SmoothQuant, find_smoothable
+from lmmprune.passes.int8.smooth_quant import SmoothQuant
 from lmmprune.progress import Progress, silent, step
-
-Samples = list[Callable[[], Steps]]
 
 
 @below("quantizing", "try --int8-weights-only, or --no-smooth; without --int8 the export needs no calibration")
@@ -48,8 +46,13 @@ def quantize(
     cache: Path | None = None,
     weights: str | None = None,
     check: Callable[[], None] = lambda: None,
+    views: Mapping[str, ir.Model] = MappingProxyType({}),
+    buckets: Mapping[int, ir.Model] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Quantize the plan's graphs in place.
+
+    Vision graphs of several sizes share their weights, and so do those of several counts: what the weights become is
+    found on the largest, the ranges of activations on each. The decoder is shown pictures of the largest size.
 
     Args:
         vision: Pruned float32 graph.
@@ -64,14 +67,17 @@ def quantize(
         cache: Directory of finished and stopped calibrations; None is the user's.
         weights: Digest of what the weights are read from; with None, a calibration layer by layer can't be resumed.
         check: Called when weights have been read.
+        views: Component -> vision graph of a further size, float32.
+        buckets: Token count -> graph behind the vision graph, float32.
 
     Returns:
         By part, what was found: smoothed activations, and blocks that stay in float.
     """
     parts = [(part, model) for part, model in (("vision", vision), ("decoder", decoder)) if part in plan.parts]
+    keeps = kept_in_each(plan, dict(parts), buckets)
     if data is None:
-        for part, model in parts:
-            InsertQdq(scheme=plan.scheme, dtype=dtype, keep_float=plan.kept(part))(model)
+        for part, model in (*parts, *views.items(), *((bucket_name(count), one) for count, one in buckets.items())):
+            InsertQdq(scheme=plan.scheme, dtype=dtype, keep_float=keeps(part))(model)
         return {}
     # Within the bundle in the making: a place with room for the weights, which /tmp need not be.
     with tempfile.TemporaryDirectory(dir=assets, prefix="calibration.") as name:
@@ -88,49 +94,20 @@ def quantize(
         if selection is not None:
             chooser = work / f"{SELECTION}.onnx"
             write_to_run(selection, chooser)
-        feeds = SampleFeeds(interface, assets, data, work / "vision.onnx", chooser)
+        behind = write_counts(buckets, work)
+        feeds = SampleFeeds(interface, assets, data, work / "vision.onnx", chooser, buckets=behind)
         found = {}
         for part, model in parts:
             if part == "decoder" and by_layer:
                 found[part] = _by_layer(model, interface, dtype, feeds, plan, progress, cache, weights, check)
                 continue
             samples = feeds.vision() if part == "vision" else feeds.decoder()
-            graph = work / f"{part}.onnx"
-            record: dict[str, Any] = {}
-            if plan.smooth and SCHEMES[plan.scheme].activation is not None:
-                smoothed = _smooth(graph, model, samples, plan.scheme, functools.partial(progress, f"smooth {part}"))
-                record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}
-                if part == "decoder" and record["smoothed"]:
-                    write_to_run(model, graph)
-                elif record["smoothed"]:
-                    # The decoder goes on reading the features of the graph as it was: they are the same.
-                    graph = work / f"{part}.smooth.onnx"
-                    write_to_run(model, graph)
-            ranges = measure(
-                graph,
-                activations(model, plan.scheme),
-                samples,
-                calibrator=get_calibrator(plan.calibrator, dict(plan.options)),
-                integers=Integers.of(plan.scheme),
-                origin=feeds.digest(),
-                cache=cache,
-                done=functools.partial(_report, progress, f"calibrate {part}", len(samples)),
-            )
-            keep = plan.kept(part)
-            if plan.policy == "auto":
-                seen = scan(
-                    graph,
-                    plan.scheme,
-                    ranges,
-                    samples,
-                    budget=plan.budget,
-                    done=functools.partial(progress, f"scan {part}"),
-                )
-                keep |= set(seen.keep_float)
-                record |= {"errors": dict(seen.errors), "error_all_int8": seen.all_int8, "error": seen.error}
-            record["float"] = sorted(keep)
-            InsertQdq(scheme=plan.scheme, ranges=ranges, dtype=dtype, keep_float=keep)(model)
-            found[part] = record
+            tools = Tools(plan=plan, progress=progress, dtype=dtype, origin=feeds.digest(), cache=cache)
+            found[part], done = quantize_whole(part, model, work / f"{part}.onnx", samples, keeps(part), tools)
+            if part == "vision":
+                looks = {view.component: feeds.vision(view) for view in interface.sizes}
+                quantize_others(views, looks, done, tools)
+                found |= quantize_counts(buckets, behind, feeds.bucket(), keeps("bucket"), tools)
     return found
 
 
@@ -181,25 +158,3 @@ def _by_layer(
     if wanted.smooth:
         record["smoothed"] = {name: row.alpha for name, row in smoothed.items() if row.alpha is not None}
     return record
-
-
-def _smooth(
-    graph: Path, model: ir.Model, samples: Samples, scheme: str, progress: Callable[[int, int], None]
-) -> dict[str, Smoothed]:
-    """Smooth a graph in place."""
-    groups = find_smoothable(model)
-    names = [str(group.value.name) for group in groups]
-    stats = observe_channels(graph, names, samples, done=lambda finished: progress(finished, len(samples)))
-    found = search(groups, stats, symmetric=SCHEMES[scheme].symmetric)
-    SmoothQuant(factors={name: row.factors for name, row in found.items() if row.factors is not None})(model)
-    return found
-
-
-def write_to_run(model: ir.Model, path: Path) -> Path:
-    """Write a graph to be run and thrown away, its weights beside it; return the file."""
-    ir.save(model, path, external_data=f"{path.name}.data")
-    return path
-
-
-def _report(progress: Progress, what: str, total: int, finished: int) -> None:
-    progress(what, finished, total)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.tile_grids import named
 from lmmprune.compiler.runtime.encoded import Encoded
-from lmmprune.compiler.runtime.image_features import ImageFeatures
+from lmmprune.compiler.runtime.image_features import ImageFeatures, views_of
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.errors import InputError
 
@@ -27,8 +27,9 @@ class Stats:
     """Times in milliseconds and counts of one answer, all its pictures together; one of no tokens has no prefill.
 
     ``dynamic_count`` is what the method itself would have kept of the picture, where the bundle has several counts to
-    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too. ``tiles`` is the
-    grid of each picture, rows x columns, where a bundle cuts them into tiles; ``own_tiles`` the one that the
+    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too. ``sizes`` are what
+    each picture took, where the bundle has several: height x width in pixels, or rows x columns of tiles. ``tiles`` is
+    the grid of each picture, rows x columns, where the graph sees tiles one by one; ``own_tiles`` the one that the
     checkpoint's own processor cuts it into.
     """
 
@@ -43,6 +44,7 @@ class Stats:
     finish_reason: FinishReason
     dynamic_count: int | None = None
     images: int = 1
+    sizes: tuple[str, ...] = ()
     tiles: tuple[str, ...] = ()
     own_tiles: tuple[str, ...] = ()
 
@@ -118,6 +120,7 @@ class Answer:
             "image_tokens": prompt.image_tokens,
             "prompt_tokens": prompt.length,
             "dynamic_count": sum(counts) if counts else None,
+            "sizes": tuple(view.name for view in views_of(pictures)),
         }
 
     @property

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.runtime.encoded import Clock
 from lmmprune.compiler.runtime.tile_rule import Picked
@@ -49,6 +50,7 @@ class ImageFeatures:
             where it cuts pictures into tiles; else none.
         picked: The grid of tiles that the picture was cut into, where the bundle has such; the kept places of tile i
             begin at i * N then.
+        view: The size or grid that the picture took; None where the bundle has one.
     """
 
     features: Value
@@ -61,6 +63,7 @@ class ImageFeatures:
     counts: tuple[int, ...] = ()
     clock: Clock | None = None
     picked: Picked | None = None
+    view: View | None = None
 
     @property
     def each(self) -> tuple[int, ...]:
@@ -90,6 +93,11 @@ def counts_of(bundle: Bundle, kept: NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(np.bincount(owners, minlength=manifest.images).tolist())
 
 
+def views_of(pictures: Sequence[ImageFeatures]) -> tuple[View, ...]:
+    """Return the size or grid of each picture of a prompt; none where the bundle has one."""
+    return tuple(one.view for one in pictures if one.view is not None)
+
+
 def as_pictures(given: ImageFeatures | Sequence[ImageFeatures]) -> Sequence[ImageFeatures]:
     """Return the pictures of a prompt, of one or of several."""
     return (given,) if isinstance(given, ImageFeatures) else given
@@ -112,7 +120,7 @@ def read_sites(
     return found
 
 
-def check_tokens(bundle: Bundle, features: int, kept: NDArray[np.int64] | None, tokens: int) -> None:
+def check_tokens(bundle: Bundle, features: int, kept: NDArray[np.int64] | None, tokens: int, before: int) -> None:
     """Hold the first output of a vision graph against the manifest's promise.
 
     Args:
@@ -120,11 +128,11 @@ def check_tokens(bundle: Bundle, features: int, kept: NDArray[np.int64] | None, 
         features: Tokens that the graph left.
         kept: Their places, int64 ``[K]``; None when the graph doesn't prune.
         tokens: How many the manifest says.
+        before: Of how many.
 
     Raises:
         BundleError: They differ, or the places aren't distinct patches.
     """
-    before = bundle.manifest.tokens_before
     for found in (features, features if kept is None else len(kept)):
         if found != tokens:
             raise BundleError(

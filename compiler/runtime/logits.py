@@ -53,7 +53,8 @@ class LogitsRules:
             return pick
         history: Ids = prompt.input_ids[0]
         # Lengths are those of whole pictures, before any tokens were dropped.
-        length, new = prompt.length - prompt.image_tokens + len(prompt.spans) * self._patches, 0
+        whole = sum(view.tokens_before for view in prompt.views) or len(prompt.spans) * self._patches
+        length, new = prompt.length - prompt.image_tokens + whole, 0
 
         def choose(logits: Logits) -> int:
             nonlocal history, new

@@ -10,7 +10,8 @@ from lmmprune.compiler.bundle.video import Video
 from lmmprune.compiler.runtime.encoded import Clock, Encoded
 
 Kept = NDArray[np.int64] | None
-"""Places ``[K]`` of the visual tokens of all pictures together: those of picture i begin at i * N; -1: of no patch."""
+"""Places ``[K]`` of the visual tokens of all pictures together: those of picture i begin at i * N, of several sizes the
+largest one's N; -1: of no patch."""
 
 
 def number_tokens(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[np.int64]:
@@ -26,12 +27,12 @@ def number_tokens(interface: Interface, prompt: Encoded, kept: Kept) -> NDArray[
     positions = np.arange(prompt.length, dtype=np.int64)
     if interface.positions == "original" and kept is not None:
         gone = 0
-        for picture, places in enumerate(_each(interface, prompt, kept)):
-            start, count = prompt.spans[picture]
+        counts = [view.tokens_before for view in prompt.views]
+        counts = counts or [interface.tokens_of(picture) for picture in range(len(prompt.spans))]
+        for (start, count), before, places in zip(prompt.spans, counts, _each(interface, prompt, kept), strict=True):
             positions[start : start + count] = start + gone + places
-            before = interface.tokens_of(picture) - count
-            gone += before
-            positions[start + count :] += before
+            gone += before - count
+            positions[start + count :] += before - count
     return positions[None]
 
 
@@ -41,14 +42,14 @@ def _rows_and_columns(interface: Interface, prompt: Encoded, kept: Kept) -> NDAr
     The text behind a picture goes on after its longer side, whatever was dropped. The views of a video may lie in one
     grid, each with its frame's number; then only the last one's side counts.
     """
-    rows, columns = interface.grid
+    grids = [view.grid for view in prompt.views] or [interface.grid] * len(prompt.spans)
     video = interface.video
     frames = frame_numbers(video, prompt.clock) if video is not None and video.together else None
     positions = np.empty((3, prompt.length), np.int64)
     every = _each(interface, prompt, kept)
     number, done = 0, 0
-    for picture, places in enumerate(every):
-        start, count = prompt.spans[picture]
+    for picture, ((start, count), (rows, columns)) in enumerate(zip(prompt.spans, grids, strict=True)):
+        places = every[picture]
         positions[:, done:start] = np.arange(number, number + start - done)
         number += start - done
         frame = np.full_like(places, 0 if frames is None else frames[picture])

@@ -16,6 +16,7 @@ picture into the tiles of one of these grids, with the overview behind them; ``t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.tile_grids import Grid
 from lmmprune.compiler.runtime.open_picture import MAX_PIXELS, to_rgb
 from lmmprune.compiler.runtime.read_steps import read_steps
@@ -96,6 +98,12 @@ class Preprocessor:
             return cls(**read_steps(path))
         except (OSError, ValueError) as error:
             raise BundleError(f"'{path}' can't be used ({error}): export again") from error
+
+    def for_view(self, view: View) -> Preprocessor:
+        """Return the steps to another size of pictures, or grid of tiles, that a bundle serves beside this one."""
+        if view.tiles is not None:
+            return dataclasses.replace(self, tiles=view.tiles)
+        return dataclasses.replace(self, resize=view.pixels)
 
     @property
     def shape(self) -> tuple[int, ...] | None:

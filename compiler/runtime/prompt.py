@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.interface import Interface, View
 from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.compose import (
@@ -77,6 +77,7 @@ class Prompter:
         *,
         image_tokens: int | Sequence[int] | None = None,
         clock: Clock | None = None,
+        views: Sequence[View] = (),
         grids: Sequence[Grid] | None = None,
     ) -> Encoded:
         """Tokenize a question inside the template.
@@ -86,6 +87,7 @@ class Prompter:
             image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
                 one picture, of the manifest's count.
             clock: When the views are, where they are a video's; None: one a second.
+            views: Of each picture its size or grid, where the bundle has several; none: all are of the largest.
             grids: The tiles of each picture, where the bundle cuts them into tiles: ``image_tokens`` are of each tile
                 then. None: one picture of the most tiles.
 
@@ -134,7 +136,7 @@ class Prompter:
                 f"the prompt template gives {len(texts) - 1} tokens of id {image}, expected {len(counts)}: export again"
             )
         self._check_text(len(texts[-1]))
-        return encoded(texts, counts, image, clock)
+        return encoded(texts, counts, image, views, clock)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""

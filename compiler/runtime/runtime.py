@@ -15,6 +15,7 @@ from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
 from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens
 from lmmprune.compiler.runtime.image_features import (
@@ -22,6 +23,7 @@ from lmmprune.compiler.runtime.image_features import (
     SiteTokens,
     as_pictures,
     read_sites,
+    views_of,
 )
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
@@ -180,8 +182,8 @@ class Runtime:
         pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
         counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
-        clock = pictures[0].clock
-        encoded = self.prompter.encode(prompt, image_tokens=counts, grids=grids_of(pictures), clock=clock)
+        views, grids, clock = views_of(pictures), grids_of(pictures), pictures[0].clock
+        encoded = self.prompter.encode(prompt, image_tokens=counts, views=views, grids=grids, clock=clock)
         # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
@@ -192,7 +194,7 @@ class Runtime:
             pictures=pictures,
             kept=self._kept(pictures),
             prompt=self._shortened(encoded),
-            tokens_before=sum(map(self.bundle.manifest.tokens_of, range(len(counts)))),
+            tokens_before=self._before(pictures),
         )
 
     def _pictures(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
@@ -207,7 +209,14 @@ class Runtime:
 
     def _kept(self, pictures: Sequence[ImageFeatures]) -> NDArray[np.int64] | None:
         manifest = self.bundle.manifest
-        return among_all_pictures(manifest, places_of(pictures, manifest.picture_tokens))
+        counts = [picture.tokens for picture in pictures]
+        return among_all_pictures(manifest, places_of(pictures, manifest.picture_tokens), counts)
+
+    def _before(self, pictures: Sequence[ImageFeatures]) -> int:
+        """Return the visual tokens of the unpruned model, of all pictures."""
+        if any(one.view is not None for one in pictures):
+            return sum(one.view.tokens_before for one in pictures if one.view is not None)
+        return sum(map(self.bundle.manifest.tokens_of, range(sum(len(one.each) for one in pictures))))
 
     def room(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for.
@@ -239,6 +248,7 @@ class Runtime:
             [part.kept for part in parts],
             upload=session.upload,
             download=session.download,
+            component=lambda name: self._session(name).run,
         )
 
     def prefill_sites(self, visual: ImageFeatures, prompt: Encoded) -> dict[str, SiteTokens]:
@@ -251,7 +261,7 @@ class Runtime:
         Returns:
             By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``visual.sites``.
         """
-        manifest = self.bundle.manifest
+        manifest = seen_as(self.bundle.manifest, visual.view)
         entering = self._select(visual, prompt)
         decoder = self._session("decoder")
         found = [read_sites(decoder, said, manifest, in_decoder=True) for said in entering.outputs or [{}]]

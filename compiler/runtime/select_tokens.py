@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.session import Value
 from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens, with_one_picture
 from lmmprune.errors import BundleError
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, SELECTED, kept_at
@@ -55,6 +56,7 @@ def select_tokens(
     *,
     upload: Callable[[NDArray[Any]], Value] = lambda array: array,
     download: Callable[[Value], NDArray[Any]] = lambda value: value,
+    component: Callable[[str], Run] | None = None,
 ) -> Entering:
     """Run the selection of a bundle, if it has one, for each picture; make the decoder's features of all.
 
@@ -69,34 +71,60 @@ def select_tokens(
         kept: Of each picture int64 ``[N]``, the patch in whose place each token is; None where none was dropped.
         upload: Makes a value of the back end.
         download: Reads one.
+        component: Returns what runs one of the bundle's graphs, where there are several sizes.
 
     Raises:
         BundleError: It doesn't keep as many tokens as the manifest says, or one of them twice.
     """
     if interface.selection is None:
-        whole = _joined(interface, features, upload, download)
-        return Entering(prompt=prompt, features=whole, kept=among_all_pictures(interface, kept))
-    said, chosen, places = [], [], []
-    for index, (own, before) in enumerate(zip(features, kept, strict=True)):
+        tokens = prompt.image_tokens if interface.sizes else None
+        whole = _joined(interface, features, upload, download, tokens)
+        counts = [count for _, count in prompt.spans]
+        return Entering(prompt=prompt, features=whole, kept=among_all_pictures(interface, kept, counts))
+    said: list[Mapping[str, Value]] = []
+    chosen, places = [], []
+    views = prompt.views or (None,) * len(features)
+    for index, (own, before, view) in enumerate(zip(features, kept, views, strict=True)):
+        seen = seen_as(interface, view)
+        if seen.selection is None:  # a size that keeps all
+            said.append({SELECTED: own})
+            chosen.append(np.arange(prompt.spans[index][1]))
+            places.append(chosen[-1] if before is None else before)
+            continue
+        if view is not None and component is not None:
+            run = component(seen.selection.file.removesuffix(".onnx"))
         asked = with_one_picture(prompt, index, interface.prefix)
         outputs = run({INPUT_IDS: upload(asked.input_ids), IMAGE_FEATURES: own})
         picked = download(outputs[kept_at(SITE)])[0]
-        _check(interface, picked)
+        _check(seen, picked)
         said.append(outputs)
         chosen.append(picked)
         places.append(picked if before is None else before[picked])
+    shorter = with_image_tokens(prompt, interface.image_tokens)
+    tokens = shorter.image_tokens if interface.sizes else None
     return Entering(
-        prompt=with_image_tokens(prompt, interface.image_tokens),
-        features=_joined(interface, [outputs[SELECTED] for outputs in said], upload, download),
+        prompt=shorter,
+        features=_joined(interface, [outputs[SELECTED] for outputs in said], upload, download, tokens),
         kept=among_all_pictures(interface, places),
         chosen=chosen,
         outputs=said,
     )
 
 
-def among_all_pictures(interface: Interface, kept: Sequence[Places | None]) -> Places | None:
-    """Return the places of all pictures in one row: those of picture i begin at i * N; -1 stays."""
+def among_all_pictures(
+    interface: Interface, kept: Sequence[Places | None], counts: Sequence[int] = ()
+) -> Places | None:
+    """Return the places of all pictures in one row: those of picture i begin at i * N; -1 stays.
+
+    Args:
+        interface: The bundle's; with several sizes N is the largest one's.
+        kept: Of each picture, None where it keeps all.
+        counts: How many tokens each has, for pictures of several sizes.
+    """
     before = interface.tokens_before  # with ``joint`` one row, of all pictures already
+    if interface.sizes and counts and any(own is not None for own in kept):
+        # A size that keeps all of its tokens says nothing of their places.
+        kept = [np.arange(count) if own is None else own for own, count in zip(kept, counts, strict=True)]
     rows = [np.where(own < 0, own, own + i * before) for i, own in enumerate(kept) if own is not None]
     return np.concatenate(rows) if rows else None
 
@@ -106,13 +134,15 @@ def _joined(
     features: Sequence[Value],
     upload: Callable[[NDArray[Any]], Value],
     download: Callable[[Value], NDArray[Any]],
+    tokens: int | None = None,
 ) -> Value:
-    """Return the decoder's ``image_features``; where there may be several pictures, as many rows as for all of them.
+    """Return the decoder's ``image_features``: where there may be more pictures or larger ones, rows for all of those.
 
     No placeholder asks for the rows behind the pictures that are there: what is in them changes no value. One picture
-    stays where it is; several go through the host, some MiB once per prompt.
+    stays where it is, unless its ``tokens`` are those of a smaller size; the others go through the host, some MiB once
+    per prompt.
     """
-    if interface.vision_runs == 1:
+    if interface.vision_runs == 1 and tokens in (None, interface.feature_rows):
         return features[0]
     rows = np.concatenate([download(own) for own in features], axis=1)
     more = interface.feature_rows - rows.shape[1]

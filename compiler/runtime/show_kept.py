@@ -14,9 +14,10 @@ from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.replace import check_file
 from lmmprune.compiler.bundle.tile_grids import Grid, images_of
+from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.draw import Panel, draw_panels, evenly
-from lmmprune.compiler.runtime.image_features import SiteTokens
+from lmmprune.compiler.runtime.image_features import SiteTokens, views_of
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.tiled_picture import grids_of
 from lmmprune.compiler.runtime.tiles import on_raster, on_tiles
@@ -110,10 +111,14 @@ def show_kept(runtime: Runtime, picture: Image.Image, *, prompt: str | None = No
     check_text(prompt or "")
     wanted = sites_to_show(manifest, site)
     visual = runtime.encode_image(picture)
+    steps = runtime.preprocessor if visual.view is None else runtime.preprocessor.for_view(visual.view)
+    manifest = seen_as(manifest, visual.view)
     found, asked = dict(visual.sites), None
     if any(wanted.values()):
         asked = QUESTION if prompt is None else prompt
-        encoded = runtime.prompter.encode(asked, image_tokens=visual.each, grids=grids_of([visual]))
+        encoded = runtime.prompter.encode(
+            asked, image_tokens=visual.each, grids=grids_of([visual]), views=views_of([visual])
+        )
         found |= runtime.prefill_sites(visual, encoded)
     if missing := [name for name in wanted if name not in found]:
         raise BundleError(f"the graphs of '{runtime.bundle.path}' don't say what '{missing[0]}' keeps: export again")
@@ -125,7 +130,7 @@ def show_kept(runtime: Runtime, picture: Image.Image, *, prompt: str | None = No
     rows, columns = (1, 1) if grid is None else grid
     raster = manifest.raster[0] * rows, manifest.raster[1] * columns
     return Drawing(
-        image=draw_panels(runtime.preprocessor.pixels(picture), panels, raster, footer),
+        image=draw_panels(steps.pixels(picture), panels, raster, footer),
         sites=sites,
         drawn=tuple(drawn),
         captions=tuple(panel.caption for panel in panels),

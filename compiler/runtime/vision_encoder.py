@@ -13,8 +13,12 @@ from PIL import Image
 from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.interface import View
+from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.tile_grids import images_of
 from lmmprune.compiler.bundle.video import Video
+from lmmprune.compiler.bundle.views import seen_as
+from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.image_features import ImageFeatures, check_tokens, counts_of, read_sites
 from lmmprune.compiler.runtime.open_video import Clip
 from lmmprune.compiler.runtime.preprocess import Preprocessor
@@ -42,9 +46,13 @@ class VisionEncoder:
         self._bundle, self._preprocessor, self._session = bundle, preprocessor, session
         self._buckets = [bucket.tokens for bucket in bundle.manifest.buckets]
         self._pixels = bundle.manifest.vision.inputs[0]
-        self._checked: set[int] = set()
+        self._checked: set[tuple[str, int]] = set()
+        self._steps = {view.component: preprocessor.for_view(view) for view in bundle.manifest.sizes}
         if preprocessor.shape is not None:
-            self._check_pixels(preprocessor.shape)
+            self._check_pixels(preprocessor.shape, bundle.manifest)
+        for view in bundle.manifest.sizes:
+            if (shape := self._steps[view.component].shape) is not None:
+                self._check_pixels(shape, seen_as(bundle.manifest, view))
 
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture; see ``Runtime``."""
@@ -108,22 +116,28 @@ class VisionEncoder:
         )
 
     def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
+        view = choose_view(self._bundle.manifest, images[0])
         start = time.perf_counter()
-        pixels = [self._preprocessor(image) for image in images]
+        steps = self._preprocessor if view is None else self._steps[view.component]
+        pixels = [steps(image) for image in images]
         for one in pixels:
-            self._check_pixels(one.shape)
+            self._check_pixels(one.shape, seen_as(self._bundle.manifest, view))
         whole = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
-        return self._encode_pixels(whole, (time.perf_counter() - start) * 1e3)
+        return self._encode_pixels(whole, (time.perf_counter() - start) * 1e3, view)
 
-    def _encode_pixels(self, pixels: NDArray[np.float32], preprocess_ms: float) -> ImageFeatures:
+    def _encode_pixels(
+        self, pixels: NDArray[np.float32], preprocess_ms: float, view: View | None = None
+    ) -> ImageFeatures:
         """Run the graph on pixels ``[B,3,H,W]`` that took so many milliseconds, those of their upload not counted."""
-        start, vision = time.perf_counter(), self._session("vision")
+        start, vision = time.perf_counter(), self._session("vision" if view is None else view.component)
         uploaded = vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
-        return self.encode_pixels(uploaded, preprocess_ms=preprocess_ms + (time.perf_counter() - start) * 1e3)
+        taken = preprocess_ms + (time.perf_counter() - start) * 1e3
+        return self.encode_pixels(uploaded, preprocess_ms=taken, view=view)
 
-    def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
+    def encode_pixels(self, pixels: Value, *, preprocess_ms: float, view: View | None = None) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session; see ``Runtime``."""
-        manifest, vision = self._bundle.manifest, self._session("vision")
+        component = "vision" if view is None else view.component
+        manifest, vision = seen_as(self._bundle.manifest, view), self._session(component)
         start = time.perf_counter()
         outputs = vision.run({self._pixels.name: pixels})
         dynamic_count, tokens = None, manifest.vision_tokens
@@ -134,9 +148,10 @@ class VisionEncoder:
             outputs = chosen.run({name: outputs[name] for name in (PATCHES, RANKING)})
         end = time.perf_counter()
         kept = None if manifest.kept is None else vision.download(outputs[manifest.kept])[0]
-        if tokens not in self._checked:
-            check_tokens(self._bundle, vision.download(outputs[IMAGE_FEATURES]).shape[1], kept, tokens)
-            self._checked.add(tokens)
+        if (component, tokens) not in self._checked:
+            found, before = vision.download(outputs[IMAGE_FEATURES]).shape[1], manifest.tokens_before
+            check_tokens(self._bundle, found, kept, tokens, before)
+            self._checked.add((component, tokens))
         return ImageFeatures(
             features=outputs[IMAGE_FEATURES],
             tokens=tokens,
@@ -146,6 +161,7 @@ class VisionEncoder:
             sites=read_sites(vision, outputs, manifest, in_decoder=False),
             preprocess_ms=preprocess_ms,
             vision_ms=(end - start) * 1e3,
+            view=view,
         )
 
     def _refuse_video(self) -> None:
@@ -157,9 +173,9 @@ class VisionEncoder:
         """Return the smallest bucket that is large enough, or the largest."""
         return min((size for size in self._buckets if size >= dynamic_count), default=max(self._buckets))
 
-    def _check_pixels(self, shape: tuple[int, ...]) -> None:
-        taken = self._pixels.shape
-        one = self._bundle.manifest.joint or self._bundle.manifest.video is not None
+    def _check_pixels(self, shape: tuple[int, ...], manifest: Manifest) -> None:
+        taken = manifest.vision.inputs[0].shape
+        one = manifest.joint or manifest.video is not None
         if shape != ((1, *taken[1:]) if one else taken):
             raise BundleError(
                 f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"

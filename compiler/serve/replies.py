@@ -64,6 +64,7 @@ def usage(stats: Stats) -> dict[str, Any]:
         "cached_tokens": 0,
         "image_tokens": stats.image_tokens,
         "original_image_tokens": stats.tokens_before,
+        **({"image_sizes": list(stats.sizes)} if stats.sizes else {}),
     }
     return {
         "prompt_tokens": stats.prompt_tokens,

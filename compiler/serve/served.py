@@ -45,6 +45,7 @@ class Served:
             "image_tokens": manifest.image_tokens,
             "average_tokens": manifest.average_tokens,
             "buckets": [bucket.tokens for bucket in manifest.buckets],
+            "sizes": [view.name for view in manifest.sizes],
             "precision": manifest.precision.integers or manifest.precision.dtype,
             "target": manifest.target,
             "max_tokens": manifest.max_tokens,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.data.questions import Question
+from lmmprune.compiler.runtime.image_features import views_of
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.study.write_file import write_bytes
 
@@ -43,7 +44,7 @@ def collect_kept(runtime: Runtime, questions: Sequence[Question]) -> Kept:
         visual = runtime.encode_image(question.load())
         sites = dict(visual.sites)
         if in_decoder:
-            encoded = runtime.prompter.encode(question.prompt, image_tokens=visual.tokens)
+            encoded = runtime.prompter.encode(question.prompt, image_tokens=visual.tokens, views=views_of([visual]))
             sites |= runtime.prefill_sites(visual, encoded)
         for site, tokens in sites.items():
             rows.setdefault(site, []).append(tokens.kept)

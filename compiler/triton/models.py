@@ -78,7 +78,7 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
 
     Raises:
         TargetError: The vision graph takes more than pixel values, which ``preprocess`` doesn't make, or several
-            pictures at once.
+            pictures at once; or there are several for pictures of several sizes.
     """
     target = resolve(manifest.target)
     if manifest.video is not None:
@@ -87,6 +87,11 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
         raise TargetError(
             "Triton repositories run the vision graph on one picture at a time, this one sees all of a prompt's: export"
             " without --joint"
+        )
+    if manifest.sizes:
+        raise TargetError(
+            "Triton repositories have one vision graph, this bundle has one for each size of pictures: export with one"
+            " --image-size, or one grid of --tiles"
         )
     if len(manifest.vision.inputs) != 1:
         names = ", ".join(tensor.name for tensor in manifest.vision.inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,17 +46,15 @@ def _broken_places(name: str, kept: Array, count: int, room: int, *, missing: bo
         yield f"{name} aren't distinct places in 0..{room - 1}"
 
 
-def broken_lengths(vision: VisionOutputs, decoder: DecoderOutputs) -> Iterator[str]:
+def broken_lengths(pictures: Sequence[VisionOutputs], decoder: DecoderOutputs) -> Iterator[str]:
     """Yield which layer's cache has another length than prompt + step + ``length_offsets[l]``.
 
     Args:
-        vision: Of one of the prompt's pictures.
+        pictures: Of each of the prompt's.
         decoder: Of the prompt.
     """
-    manifest, pictures = vision.manifest, len(decoder.texts) - 1
-    visual = manifest.image_tokens if manifest.joint else pictures * manifest.image_tokens
-    if manifest.video is not None and manifest.video.newline and not manifest.joint:
-        visual -= pictures - 1
+    manifest = pictures[0].manifest
+    visual = sum(vision.manifest.image_tokens - vision.inner for vision in pictures)
     prompt = sum(map(len, decoder.texts)) + visual
     for step, lengths in enumerate(decoder.lengths):
         for layer, (found, offset) in enumerate(zip(lengths, manifest.cache.length_offsets, strict=True)):

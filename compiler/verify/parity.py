@@ -94,6 +94,11 @@ class Reference:
 
         from lmmprune.compiler.verify.reference import see
 
+        if vision.manifest.tiles is not None:
+            # A grid of several that the bundle serves.
+            tile = vision.pixels.shape[2:]
+            grid = [count * side for count, side in zip(vision.manifest.tiles, tile, strict=True)]
+            self._model.config.image_grid_pinpoints = [grid]
         outputs = kept_outputs(vision.manifest)
         method, cuts = _side(vision.manifest, in_decoder=False)
         seen = see(self._model, method, self._options, cuts, torch.from_numpy(vision.pixels))
@@ -131,13 +136,19 @@ class Reference:
 
         pictures = [vision] if isinstance(vision, VisionOutputs) else vision
         manifest = pictures[0].manifest
-        method, cuts = _side(manifest, in_decoder=True)
-        seen = [Picture(*part) for one in pictures for part in _each(one)]
-        video, before = manifest.video, manifest.picture_tokens
+        # Of pictures of several sizes one may keep all, and have no cut.
+        most = max((one.manifest for one in pictures), key=lambda own: len(own.schedule))
+        method, cuts = _side(most, in_decoder=True)
+        rows, video = manifest.position_rows > 1, manifest.video
+        parts = [(one.manifest, part) for one in pictures for part in _each(one)]
+        seen = [
+            Picture(*part, own.tokens_of(place), own.grid if rows else None, own.image_tokens)
+            for place, (own, part) in enumerate(parts)
+        ]
         settings: dict[str, Any] = {
             "positions": {"vision": manifest.positions, "llm": manifest.llm_positions},
-            "patches": [manifest.tokens_of(picture) for picture in range(len(seen))] if video else before,
-            "grid": manifest.grid if manifest.position_rows > 1 else None,
+            "patches": manifest.picture_tokens,
+            "grid": manifest.grid if rows else None,
             "steps": len(decoder.tokens) - 1,
             "forced": decoder.tokens,
         }

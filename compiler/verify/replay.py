@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from PIL import Image
 from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
 from lmmprune.compiler.bundle.tile_grids import Grid, images_of
+from lmmprune.compiler.bundle.views import seen_as
+from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
 from lmmprune.compiler.runtime.encoded import Clock
 from lmmprune.compiler.runtime.open_video import Clip
@@ -33,11 +37,12 @@ class VisionOutputs:
     """What the vision graph makes of a picture.
 
     Attributes:
-        manifest: What holds for this picture: the bundle's, with the counts of the bucket that it went through.
+        manifest: What holds for this picture: the bundle's, with the counts of the bucket or the size that it took.
         pixels: float32 ``[1,3,height,width]``, or of all tiles or pictures that the graph sees together.
         features: ``[1,K,C]``, in the graph's type.
         kept: The outputs with kept places, ``[1,K]`` each.
         dynamic_count: How many tokens the method itself would keep; None without buckets.
+        view: The size or grid that it took; None where the bundle has one.
         clock: When all views of its video are, where it is of one.
         inner: Whether it is a view that others follow, so that its last token, a newline, isn't read.
     """
@@ -47,6 +52,7 @@ class VisionOutputs:
     features: Array
     kept: Mapping[str, Array]
     dynamic_count: int | None
+    view: View | None = None
     clock: Clock | None = None
     inner: bool = False
 
@@ -124,27 +130,34 @@ class Replay:
             return load_on_cpu(file, bundle.manifest.target, precision.dtype, expected=graph)
 
         self._vision, self._decoder = load(bundle.manifest.vision), load(bundle.manifest.decoder)
+        self._views = {name: load(graph) for view in bundle.manifest.sizes for name, graph in view.graphs.items()}
         selection = bundle.manifest.selection
         self._selection = None if selection is None else load(selection)
         self._buckets = [load(bucket.graph) for bucket in bundle.manifest.buckets]
         self._preprocess = Preprocessor.load(bundle.file(PREPROCESSOR))
         self._tokenizer = bundle.file(TOKENIZER)
 
-    def encode_image(self, image: Image.Image | Sequence[Image.Image], bucket: int = 0) -> VisionOutputs:
+    def encode_image(
+        self, image: Image.Image | Sequence[Image.Image], bucket: int = 0, view: View | None = None
+    ) -> VisionOutputs:
         """Run the vision graph on a picture, or on all those that it sees together.
 
-        Where there are buckets, the graph of the given one runs then.
+        Where there are buckets, the graph of the given one runs then. Where there are several sizes, that of ``view``
+        runs, or of what the picture takes by itself.
         """
         images = [image] if isinstance(image, Image.Image) else image
-        return self._encode_pixels(np.concatenate([self._preprocess(one) for one in images]), bucket)
+        view = view or choose_view(self._manifest, images[0])
+        steps = self._preprocess if view is None else self._preprocess.for_view(view)
+        return self._encode_pixels(np.concatenate([steps(one) for one in images]), bucket, view)
 
     def encode_tiles(self, image: Image.Image, grid: Grid) -> list[VisionOutputs]:
         """Run the vision graph on each tile of a picture, cut into this grid, and on its overview."""
         return [self._encode_pixels(tile) for tile in np.split(self._preprocess(image, grid), images_of(grid))]
 
-    def _encode_pixels(self, pixels: Array, bucket: int = 0) -> VisionOutputs:
-        manifest = self._manifest
-        found = run_graph(self._vision, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
+    def _encode_pixels(self, pixels: Array, bucket: int = 0, view: View | None = None) -> VisionOutputs:
+        manifest = seen_as(self._manifest, view)
+        graph = self._vision if view is None else self._views[view.component]
+        found = run_graph(graph, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
@@ -158,6 +171,7 @@ class Replay:
             features=found[IMAGE_FEATURES],
             kept=_kept(found),
             dynamic_count=dynamic_count,
+            view=view,
         )
 
     def encode_clip(self, clip: Clip) -> list[VisionOutputs]:
@@ -191,7 +205,7 @@ class Replay:
             grids: The tiles of each picture, where the bundle cuts them into tiles.
         """
         pictures = [vision] if isinstance(vision, VisionOutputs) else vision
-        manifest = pictures[0].manifest
+        manifest = self._manifest if self._manifest.sizes else pictures[0].manifest
         prompter = Prompter(manifest, self._tokenizer)
         entering = select_tokens(
             manifest,
@@ -199,11 +213,13 @@ class Replay:
             prompter.encode(
                 question,
                 image_tokens=[count for picture in pictures for count in picture.counts],
+                views=[picture.view for picture in pictures if picture.view is not None],
                 grids=grids,
                 clock=pictures[0].clock,
             ),
             [picture.read[0] for picture in pictures],
             [picture.read[1] for picture in pictures],
+            component=lambda name: functools.partial(run_graph, self._views[name]),
         )
         prompt = entering.prompt
         positions = prompter.positions(prompt, entering.kept)

@@ -9,8 +9,10 @@ from typing import Any
 
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.tile_grids import Grid, TileGrids
+from lmmprune.compiler.bundle.views import counts_of_sizes
 from lmmprune.compiler.data.calibration import Sample, load_calibration
 from lmmprune.compiler.runtime.compose import PLACE
 from lmmprune.compiler.verify import manifest_checks, parity
@@ -77,6 +79,8 @@ def verify(
         return [Check(name="checksums", passed=False, found=str(error))]
     checks = [Check(name="checksums", passed=True, found=f"{len(bundle.manifest.files)} files")]
     behind = [bundle.file(bucket.graph.file) for bucket in bundle.manifest.buckets]
+    further = {name: graph for view in bundle.manifest.sizes for name, graph in view.graphs.items()}
+    behind += [bundle.file(graph.file) for name, graph in further.items() if name not in ("vision", SELECTION)]
     selection = bundle.manifest.selection
     between = [] if selection is None else [bundle.file(selection.file)]
     for graph in (bundle.vision, *behind, *between, bundle.decoder):
@@ -129,9 +133,9 @@ def _replay(
 ) -> tuple[list[Asked], str]:
     """Run the graphs on some pictures; return also why the bundle refuses a question, such as a short one."""
     engine = Replay(bundle)
-    # Every bucket gets a picture at least.
-    buckets = len(bundle.manifest.buckets) or 1
-    chosen = load_calibration(source, data, max(samples, buckets), option="--data").samples
+    # Every bucket, or size, gets a picture at least.
+    buckets, sizes = len(bundle.manifest.buckets) or 1, bundle.manifest.sizes
+    chosen = load_calibration(source, data, max(samples, buckets, len(sizes)), option="--data").samples
     pairs: list[Asked] = []
     refusal = ""
     tiles = bundle.manifest.tile_grids
@@ -148,7 +152,8 @@ def _replay(
                 if place not in seen and tiles is not None:
                     seen[place] = engine.encode_tiles(chosen[place].image, _grid(tiles, place))
                 elif place not in seen:
-                    seen[place] = [engine.encode_image(chosen[place].image, place % buckets)]
+                    view = sizes[place % len(sizes)] if sizes else None
+                    seen[place] = [engine.encode_image(chosen[place].image, place % buckets, view)]
             pictures = [part for place in places for part in seen[place]]
         grids = None if tiles is None else [_grid(tiles, place) for place in places]
         try:
@@ -187,12 +192,14 @@ def _promises(manifest: Manifest, pairs: Sequence[Asked]) -> list[Check]:
         for number, vision in enumerate(pictures)
         for fault in manifest_checks.broken_counts(vision, decoder, number)
     ]
-    lengths = [fault for pictures, decoder in pairs for fault in manifest_checks.broken_lengths(pictures[0], decoder)]
+    lengths = [fault for pictures, decoder in pairs for fault in manifest_checks.broken_lengths(pictures, decoder)]
     steps = [stage.tokens_out for stage in manifest.schedule]
     tokens = " -> ".join(str(count) for count in (manifest.tokens_before, *steps))
     tokens += manifest.whose_tokens
     if manifest.buckets:
         tokens = f"{manifest.tokens_before} -> {' or '.join(str(bucket.tokens) for bucket in manifest.buckets)}"
+    if manifest.sizes:
+        tokens = counts_of_sizes(manifest) + manifest.whose_tokens
     offsets = sorted({-offset for offset in manifest.cache.length_offsets})
     return [
         Check(name="kept counts", passed=not counts, found=counts[0] if counts else f"visual tokens {tokens}"),

@@ -1,8 +1,8 @@
 """LLaVA's 'anyres' pictures: an overview and a fixed grid of tiles through one tower, packed with newline tokens.
 
-The checkpoints list grids and take for each picture the one that fits it best. An exported graph has one shape, so one
-grid is chosen at export, and every picture goes into it as transformers' image processor does when that grid is the
-only one listed: scaled to fit inside, and padded with black.
+The checkpoints list grids and take for each picture the one that fits it best. An exported graph has one shape, so a
+configuration is fixed to one grid, and there is a vision graph for each that was asked for. A picture goes into a grid
+as transformers' image processor does when that one is the only one listed: scaled to fit inside, padded with black.
 
 [our reading] transformers then cuts away the patches that are all padding, which makes the number of tokens depend on
 the picture. Here they stay, as for a picture of the grid's own shape; a pruning method scores them like any other.
@@ -23,7 +23,7 @@ _DEFAULT = (2, 2)
 ONE_PICTURE = "--tiles fixes how each is cut, and prompts of several pictures cut them otherwise"
 """Why a prompt has one picture."""
 LIMITS = (
-    "one picture per question, cut into one grid of tiles that --tiles chooses at export (2x2 where it is listed)",
+    "one picture per question, cut into one of the grids that --tiles chooses at export (2x2 where it is listed)",
     "a picture of another shape is padded, and the patches of the padding stay as candidates: transformers drops them",
     "newline tokens are no candidates: they always stay, and count as visual tokens",
     "no method that works inside the encoder (ficoco-v, ficoco-vl, tome): it sees the tiles one by one",
@@ -36,14 +36,20 @@ def arrange(config: Any, tiles: tuple[int, int] | None) -> tuple[Any, tuple[int,
     Raises:
         ModelError: The checkpoint doesn't list that grid.
     """
-    side = llava.vision_spec(config).image_size[0]
-    listed = [(height // side, width // side) for height, width in config.image_grid_pinpoints]
+    listed = grids_of(config)
     chosen = tiles or (_DEFAULT if _DEFAULT in listed else listed[0])
     if chosen not in listed:
         known = ", ".join(f"{rows}x{columns}" for rows, columns in listed)
         raise ModelError(f"--tiles {chosen[0]}x{chosen[1]}: the model was trained on {known}")
+    side = llava.vision_spec(config).image_size[0]
     config.image_grid_pinpoints = [[chosen[0] * side, chosen[1] * side]]
     return config, chosen
+
+
+def grids_of(config: Any) -> tuple[tuple[int, int], ...]:
+    """Return the rows and columns of all grids that a configuration lists, in its order."""
+    side = llava.vision_spec(config).image_size[0]
+    return tuple((height // side, width // side) for height, width in config.image_grid_pinpoints)
 
 
 def tiling_of(config: Any) -> Tiling:

@@ -23,4 +23,5 @@ FAMILY = Family(
     tried=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
     limits=anyres.LIMITS,
     arrange=anyres.arrange,
+    grids=anyres.grids_of,
 )

@@ -19,7 +19,7 @@ _SLACK = 1.1
 def _arrange(config: Any, tiles: tuple[int, int] | None) -> tuple[Any, tuple[int, int]]:
     """Fix the grid; one so large that the raster of patches would be scaled down is refused."""
     config, (rows, columns) = anyres.arrange(config, tiles)
-    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+    most = _most(config)
     if rows * columns > _SLACK**2 * most:
         raise ModelError(
             f"--tiles {rows}x{columns}: the model scales more than {most} tiles down behind the projector, which isn't"
@@ -35,6 +35,15 @@ def _vision(config: Any) -> VisionSpec:
 def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     seen = pooled if sees_video(model.config) else anyres
     return seen.features(model, pixel_values, next_layer)
+
+
+def _grids(config: Any) -> tuple[tuple[int, int], ...]:
+    most = _SLACK**2 * _most(config)
+    return tuple(grid for grid in anyres.grids_of(config) if grid[0] * grid[1] <= most)
+
+
+def _most(config: Any) -> int:
+    return int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
 
 
 FAMILY = Family(
@@ -56,4 +65,5 @@ FAMILY = Family(
     ),
     video=VideoSpec(token="<video>", newline=True),
     arrange=_arrange,
+    grids=_grids,
 )

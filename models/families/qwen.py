@@ -21,6 +21,7 @@ TEMPLATE = (
 )
 # All views of a video lie in one grid.
 VIDEO = VideoSpec(token="<|video_pad|>", patch=2, together=True)
+SIZES = "pictures of the sizes that --image-size chooses at export, frames of one of them"
 # Visual tokens along each side of a picture when nothing else is said.
 _SIDE = 16
 

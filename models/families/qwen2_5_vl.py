@@ -60,7 +60,8 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2502.13923",
     tried=("Qwen/Qwen2.5-VL-3B-Instruct",),
-    limits=("pictures and frames of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    limits=(qwen.SIZES, GROUPED, NO_CLS),
+    sizes=True,
     several=True,
     video=dataclasses.replace(qwen.VIDEO, pace=lambda config: float(config.vision_config.tokens_per_second)),
 )

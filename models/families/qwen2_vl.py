@@ -39,7 +39,8 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2409.12191",
     tried=("Qwen/Qwen2-VL-2B-Instruct",),
-    limits=("pictures and frames of one size that --image-size chooses at export", GROUPED, NO_CLS),
+    limits=(qwen.SIZES, GROUPED, NO_CLS),
+    sizes=True,
     several=True,
     video=qwen.VIDEO,
 )

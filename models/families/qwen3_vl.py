@@ -66,6 +66,7 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2511.21631",
     tried=("Qwen/Qwen3-VL-2B-Instruct",),
+    sizes=True,
     several=True,
     video=VideoSpec(
         token="<|video_pad|>",
@@ -74,7 +75,7 @@ FAMILY = Family(
         patch=2,
     ),
     limits=(
-        "pictures and frames of one size that --image-size chooses at export",
+        qwen.SIZES,
         GROUPED,
         NO_CLS,
         "no method that makes new tokens before the decoder, which also gets the old ones of other depths (DeepStack)",

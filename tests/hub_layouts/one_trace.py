@@ -39,6 +39,9 @@ def _once(part: str, traced: Callable[..., ir.Model]) -> Callable[..., ir.Model]
         config = _bare(source.config.to_dict())
         aside = (*_ELSEWHERE_ABOVE, *(_OF_THE_TOWER if part == "decoder" else _OF_THE_DECODER))
         config = {name: value for name, value in config.items() if name not in aside}
+        if part == "decoder" and isinstance(config.get("vision_config"), dict):
+            # The size of pictures is the tower's.
+            config["vision_config"].pop("image_size", None)
         known = [part, source.family.name, embeddings.shape[1], tied, options, config]
         key = json.dumps(known, sort_keys=True, default=str)
         if key not in _done:

@@ -25,6 +25,9 @@ class Picture(NamedTuple):
 
     features: torch.Tensor  # [K,C']
     kept: np.ndarray | None  # [K], the original patch of each; None: every patch in order
+    patches: int = 0  # N of this picture, where pictures differ in it; 0: as of all
+    grid: tuple[int, int] | None = None  # its rows and columns, likewise
+    keep: int = 0  # how many a cut leaves of it, likewise
 
 
 def say_of_several(
@@ -37,7 +40,7 @@ def say_of_several(
     *,
     prefix: int,
     positions: dict[str, str],
-    patches: int | list[int],
+    patches: int,
     steps: int,
     forced: list[int],
     grid: tuple[int, int] | None = None,
@@ -57,7 +60,7 @@ def say_of_several(
         texts: Token ids between them, one list more than there are pictures.
         prefix: Tokens before the picture in the sequence that a cut is made in.
         positions: As for ``say``.
-        patches: N, the patches of a picture, or of each.
+        patches: N, the patches of a picture.
         steps: As for ``say``.
         forced: The 1 + steps tokens.
         grid: As for ``say``.
@@ -77,7 +80,6 @@ def say_of_several(
         raise CutRefused(f"{len(pictures)} pictures, {len(texts)} texts, {len(forced)} tokens to follow")
     last_norm = functools.partial(rms_norm, model.get_decoder().norm)
     text = list(itertools.chain(*texts))
-    rooms = [patches] * len(pictures) if isinstance(patches, int) else patches
     chosen: list[Picture] = []
     found: list[dict[str, np.ndarray]] = []
     margins = []
@@ -86,20 +88,21 @@ def say_of_several(
         return Cutter(method, options, sites, positions["llm"], frozenset(), chooser, last_norm)
 
     with one_thread(model):
-        for (features, kept), room in zip(pictures, rooms, strict=True):
+        for picture in pictures:
+            features, kept, *_ = picture
             chooser = Chooser()
-            own = cutter(sites, chooser)
+            own = cutter({site: picture.keep or keep for site, keep in sites.items()}, chooser)
             if sites:
                 # Numbers don't matter before layer 0.
-                asked = sequence(len(features), None, text[:prefix], text[prefix:], [], "contiguous", room)
+                asked = sequence(len(features), None, text[:prefix], text[prefix:], [], "contiguous", patches)
                 own.cut(_SITE, asked, embed(model, asked, features), None)
                 left = own.kept[_SITE]
                 features, kept = features[left], left if kept is None else kept[left]
-            chosen.append(Picture(features, kept))
+            chosen.append(picture._replace(features=features, kept=kept))
             found.append(own.kept)
             margins.append(chooser.margin)
-        tokens = number(chosen, texts, forced[:-1], positions["vision"], rooms, grid, interval)
-        every = torch.cat([features for features, _ in chosen])
+        tokens = number(chosen, texts, forced[:-1], positions["vision"], patches, grid, interval)
+        every = torch.cat([features for features, *_ in chosen])
         logits = run(model, tokens, every, cutter({}, Chooser()), 1 + steps).numpy()
     return [
         Said(kept=kept, logits=logits, tokens=forced, margin=margin)
@@ -112,7 +115,7 @@ def number(
     texts: list[list[int]],
     generated: list[int],
     policy: str,
-    patches: list[int],
+    patches: int,
     grid: tuple[int, int] | None,
     interval: float | None = None,
 ) -> list[Token]:
@@ -129,7 +132,8 @@ def number(
             following += 1
         if piece == len(pictures):
             break
-        features, kept = pictures[piece]
+        features, kept, own, shape, _ = pictures[piece]
+        patches, grid = own or patches, shape or grid
         spots = range(len(features)) if kept is None else [max(int(place), 0) for place in kept]
         for order, spot in enumerate(spots):
             if grid is not None:
@@ -143,5 +147,5 @@ def number(
         if grid is not None:
             following += max(grid) if interval is None or piece == len(pictures) - 1 else 0
         else:
-            following += patches[piece] if policy == "original" else len(features)
+            following += patches if policy == "original" else len(features)
     return tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ def export(
     weights: str = "auto",
     adapter: File | None = None,
     layers: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
     tiles: Tiles | None = None,
     images: int = 1,
     frames: int | None = None,
@@ -80,9 +80,10 @@ def export(
         weights: ``auto``, or ``dummy`` for synthetic ones.
         adapter: LoRA directory of PEFT, merged into the weights.
         layers: Keep only so many decoder layers, with ``dummy`` weights.
-        image_size: Height and width in pixels, where the tower takes any; None: its own.
-        tiles: Rows and columns of tiles that pictures are cut into; where the model sees tiles one by one, several
-            such pairs, or ``"all"``: each that its processor may choose.
+        image_size: Height and width in pixels, where the tower takes any, or several such pairs, of which each picture
+            takes the nearest; None: its own.
+        tiles: Rows and columns of tiles that pictures are cut into; several such pairs, or ``"all"`` that its processor
+            may choose, and each picture takes one.
         images: Pictures that a prompt may have at most; fewer cost less.
         frames: Of the video that a prompt is about; None: it is about pictures.
         joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
@@ -127,7 +128,7 @@ def export(
         weights=weights,
         adapter=_path(adapter),
         layers=layers,
-        image_size=image_size,
+        image_size=None if image_size is None else tuple(image_size),  # type: ignore[arg-type]  # one pair or several
         tiles=tiles,
         images=images,
         frames=frames,
