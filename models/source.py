@@ -220,7 +220,8 @@ def resolve(
         as_traced(config)
         if layers is not None:
             config = family.shrink(config, layers)
-        spec, grids = None, ()
+        spec = None
+        grids: tuple[tuple[int, int], ...] = ()
         if frames is not None:
             if tiles is not None:
                 raise ModelError("--tiles and --frames: a frame goes in as a whole; leave --tiles out")
