@@ -196,10 +196,12 @@ def _each(vision: VisionOutputs) -> list[tuple[Any, Array | None]]:
     features = torch.from_numpy(read[0].astype(np.float32))
     if places is None or not vision.manifest.joint:
         return [(features, places)]
-    ends, before = np.cumsum(vision.counts), vision.manifest.picture_tokens
-    each = np.split(places, ends[:-1])
-    own = [np.where(part < 0, part, part - picture * before) for picture, part in enumerate(each)]
-    return list(zip(torch.tensor_split(features, ends[:-1].tolist()), own, strict=True))
+    before, video = vision.manifest.picture_tokens, vision.manifest.video
+    own = np.where(places < 0, places, places % before)
+    if video is not None and video.newline:
+        own = np.where(places == before * video.views, before, own)
+    ends = np.cumsum(vision.counts)
+    return list(zip(torch.tensor_split(features, ends[:-1].tolist()), np.split(own, ends[:-1]), strict=True))
 
 
 def _side(manifest: Manifest, *, in_decoder: bool) -> tuple[str, list[Cut]]:
