@@ -13,7 +13,7 @@ RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_s
   stop_strings targets
 
 .PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom audit setup browser triton optimum \
-  vocabularies harnesses clean
+  vocabularies harnesses videos clean
 
 setup: $(VENV)/.ready
 
@@ -21,7 +21,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# torch by its exact version: a range would bring gigabytes of CUDA.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 \
-	  -e '.[export,cpu,rtx,serve,dev,docs]'
+	  -e '.[export,cpu,rtx,serve,video,dev,docs]'
 	touch $@
 
 demo: setup
@@ -109,6 +109,13 @@ $(VENV)/harnesses/.ready: tests/harness-requirements.txt | setup
 	find $(VENV)/harnesses/lmms_eval/tasks -mindepth 1 -maxdepth 1 -type d -exec rm -r {} +
 	@touch $@
 
+# Videos are held against transformers' own processors, which want torchvision; beside the rest it would change pictures.
+videos: $(VENV)/videos/.ready
+
+$(VENV)/videos/.ready: tests/video-requirements.txt | setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/videos -r $<
+	@touch $@
+
 # The hub layouts once more with the oldest transformers that pyproject.toml allows, in a folder before the newest one's.
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
@@ -128,7 +135,7 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-checks: test-transformers-low lint types browser triton optimum vocabularies harnesses test-py310
+checks: test-transformers-low lint types browser triton optimum vocabularies harnesses videos test-py310
 
 # Two cores have work all the time: what is needed before runs two at a time, then files of tests, the longest first.
 test: setup

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmmprune.models.tiles import Tiling
+    from lmmprune.models.video import VideoSpec
 
 # Kinds of sites that every family has, and those that need each token to be one patch of one image.
 OTHER_SITES = ("vision_output", "projector_output", "llm_input", "llm_layer")
@@ -37,6 +38,9 @@ class VisionSpec:
         tiles: Tower images per picture (T): ``pixel_values`` is ``[B*T,3,H,W]``.
         separators: Tokens among the N that are no patches (newlines): they are never candidates and always stay.
         tiling: How pictures are cut, where T > 1.
+        frames: Frames of a video that the tower makes one view of; 1 for pictures: ``pixel_values`` has so many rows
+            for each of the ``B*T``.
+        pooled: Whether each token is a mixture of patches behind the projector: nothing can be cut before.
     """
 
     layers: int
@@ -50,6 +54,8 @@ class VisionSpec:
     tiles: int = 1
     separators: int = 0
     tiling: Tiling | None = None
+    frames: int = 1
+    pooled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +148,7 @@ class Family:
         several: Whether a prompt may have several pictures.
         joint: Whether tokens may be chosen among all pictures of a prompt together.
         one_picture: Why it may not.
+        video: How it sees a video; None: it takes none.
         sites: Kinds of sites that tokens can be cut at.
         tried: Ids of the hub's checkpoints whose layout, file by file, was exported and answered as transformers does.
         limits: What isn't supported and why, one sentence each, for ``lmmprune models``.
@@ -168,6 +175,7 @@ class Family:
     several: bool = False
     joint: bool = False
     one_picture: str = ""
+    video: VideoSpec | None = None
     sites: tuple[str, ...] = OTHER_SITES
     tried: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

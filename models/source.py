@@ -24,6 +24,7 @@ from lmmprune.models.identity import Identity, identify, weights_of
 from lmmprune.models.quantized.described import Described
 from lmmprune.models.quantized.packed_weight import Dequantized, PackedWeight
 from lmmprune.models.registry import family_of, fetch, locate
+from lmmprune.models.video import check_frames, see_video
 from lmmprune.models.weight_names import by_module_name, renaming
 from lmmprune.stored import Array, Stored
 
@@ -39,6 +40,7 @@ class Source:
         directory: Local checkpoint, or None for an architecture without one.
         dummy: Weights are synthetic: for latency, memory and size, not for answers.
         tiles: Rows and columns of tiles that every picture is cut into; None: a picture goes in as a whole.
+        frames: Of the videos that it sees instead of pictures; None: it sees pictures.
         grids: All rows and columns that its own processor may choose and that are served, in its order.
         reach: How many positions the decoder serves, and what ends there.
         quantization: What the configuration says of a quantization of the weights.
@@ -52,6 +54,7 @@ class Source:
     directory: Path | None
     dummy: bool
     tiles: tuple[int, int] | None = None
+    frames: int | None = None
     grids: tuple[tuple[int, int], ...] = ()
     reach: Reach
     quantization: Mapping[str, Any] | None = None
@@ -174,6 +177,7 @@ def resolve(
     tiles: tuple[int, int] | None = None,
     adapter: Path | None = None,
     together: int = 1,
+    frames: int | None = None,
 ) -> Source:
     """Resolve a ``--model`` argument.
 
@@ -186,6 +190,7 @@ def resolve(
             a time it makes no difference to the graphs.
         adapter: Directory of a LoRA adapter to merge into the weights.
         together: Pictures that are seen as one, among all of whose tokens is chosen.
+        frames: Of the videos that are seen instead of pictures.
 
     Raises:
         ModelError: Unknown, not a checkpoint, or a family that isn't served.
@@ -215,8 +220,16 @@ def resolve(
         as_traced(config)
         if layers is not None:
             config = family.shrink(config, layers)
-        grids = () if family.grids is None else family.grids(config)
-        if family.arrange is not None:
+        spec = None
+        grids: tuple[tuple[int, int], ...] = ()
+        if frames is not None:
+            if tiles is not None:
+                raise ModelError("--tiles and --frames: a frame goes in as a whole; leave --tiles out")
+            spec = check_frames(family.video, family.title, frames)
+            see_video(config, frames)
+        else:
+            grids = () if family.grids is None else family.grids(config)
+        if frames is None and family.arrange is not None:
             config, tiles = family.arrange(config, tiles)
         elif tiles is not None:
             if family.split is None:
@@ -225,9 +238,9 @@ def resolve(
         if image_size is not None:
             _fix_size(family, config, image_size)
         if together > 1:
-            if not family.joint:
+            if not (family.joint if frames is None else family.video is not None):
                 raise ModelError(f"--joint: not of {family.title} yet: leave it out, and each picture keeps its own")
-            put_together(config, together)
+            put_together(config, together if spec is None else together // spec.patch)
         # Whatever a family doesn't find or can't serve is said now.
         family.vision(config), family.decoder(config)
     return Source(
@@ -237,6 +250,7 @@ def resolve(
         directory=directory,
         dummy=dummy,
         tiles=tiles,
+        frames=frames,
         grids=grids,
         reach=how_far,
         quantization=quantization,

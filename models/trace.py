@@ -84,7 +84,7 @@ def trace_vision(model: Any, source: Source, *, batch: int = 1, next_layer: bool
     """
     height, width = source.vision.image_size
     with private_names.fake_tensors():
-        pixels = torch.zeros(batch * source.vision.tiles, 3, height, width)
+        pixels = torch.zeros(batch * source.vision.tiles * source.vision.frames, 3, height, width)
     outputs = [IMAGE_FEATURES, NEXT_LAYER] if next_layer else [IMAGE_FEATURES]
     module = Vision(model, source.family, next_layer=next_layer)
     traced = _export("the vision tower", module, (pixels,), [PIXEL_VALUES], outputs, None)

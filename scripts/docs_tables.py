@@ -86,6 +86,7 @@ def families() -> str:
                 if family.several
                 else []
             ),
+            *(["* [Videos, as frames](../guide/video.md): `--frames`"] if family.video else []),
             *([f"* [Several sizes](../guide/several-sizes.md): {_views(family)}"] if _views(family) else []),
             *(["* [Tiles, one of several grids per picture](../guide/tiles.md): `--tiles`"] if family.split else []),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),

@@ -10,6 +10,7 @@ import foreign_towers as ft
 import numpy as np
 import onnx
 import onnx_ir as ir
+from one_picture import OF_ONE_PICTURE
 
 from lmmprune.compiler.rewrite.canonicalize_foreign import canonicalize_foreign
 from lmmprune.compiler.rewrite.rewrite import prune_tower
@@ -23,7 +24,7 @@ KEEP = 11
 IN_DECODER = [
     name for name, method in METHODS.items() if "llm" in method.sites and method.at_output_only is Method.at_output_only
 ]
-IN_TOWER = [name for name in METHODS if name not in IN_DECODER]
+IN_TOWER = [name for name in OF_ONE_PICTURE if name not in IN_DECODER]
 
 
 @functools.cache

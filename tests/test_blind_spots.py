@@ -12,13 +12,14 @@ import functools
 import numpy as np
 import onnx_ir as ir
 import pytest
+from one_picture import OF_ONE_PICTURE
 from random_models import SHAPES, canonical
 from towers import session
 
 from lmmprune.models.trace import cache_names
 from lmmprune.passes.find.anchors import find_decoder_anchors, find_vision_anchors
 from lmmprune.passes.find.layers import Layer
-from lmmprune.passes.methods import METHODS, get_method
+from lmmprune.passes.methods import get_method
 from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.reduce_vision import ReduceVision
 from lmmprune.passes.reduce.select_before_layers import select_before_layers
@@ -129,8 +130,8 @@ def test_the_model_is_blind_to_it() -> None:
         )
 
 
-IN_ENCODER = [name for name in sorted(METHODS) if planned(name, in_decoder=False)]
-IN_DECODER = [name for name in sorted(METHODS) if planned(name, in_decoder=True)]
+IN_ENCODER = [name for name in sorted(OF_ONE_PICTURE) if planned(name, in_decoder=False)]
+IN_DECODER = [name for name in sorted(OF_ONE_PICTURE) if planned(name, in_decoder=True)]
 
 
 @pytest.mark.parametrize("name", IN_ENCODER)
@@ -154,6 +155,6 @@ def test_what_is_kept_in_the_decoder(name: str) -> None:
 
 
 def test_every_method_is_looked_at() -> None:
-    assert {*IN_ENCODER, *IN_DECODER} == set(METHODS)
+    assert {*IN_ENCODER, *IN_DECODER} == set(OF_ONE_PICTURE)
     assert {*LOOKS_AT_KEYS} <= set(IN_ENCODER)
     assert {*IN_DECODER_BY_KEYS} <= set(IN_DECODER)

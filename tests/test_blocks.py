@@ -6,12 +6,12 @@ from collections import Counter
 
 import onnx_ir as ir
 import pytest
+from one_picture import OF_ONE_PICTURE
 from random_models import SHAPES, Shape, canonical
 from test_smooth_quant import pruned
 
 from lmmprune.passes.find.blocks import find_blocks, weighted
 from lmmprune.passes.int8.insert_qdq import InsertQdq
-from lmmprune.passes.methods import METHODS
 
 
 def expected(layers: int, last: str, *, gated: bool) -> Counter[str]:
@@ -32,7 +32,7 @@ def test_canonical_graphs(shape: Shape) -> None:
     assert names(decoder) == expected(shape.llm_layers, "lm_head", gated=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_ONE_PICTURE)
 def test_cuts_change_no_role(method: str) -> None:
     shape = SHAPES[4]
     vision, decoder, _ = pruned(shape, method)

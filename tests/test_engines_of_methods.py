@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from exports import exported_again
+from one_picture import OF_ONE_PICTURE
 
 from lmmprune.compiler.build.build import build
 from lmmprune.compiler.bundle.manifest import Manifest
-from lmmprune.passes.methods import METHODS
 
 PRECISIONS: dict[str, dict[str, object]] = {
     "float32": {"dtype": "float32"},
@@ -23,7 +23,7 @@ PRECISIONS: dict[str, dict[str, object]] = {
     "int8": {"int8": True, "calibration_samples": 2},
 }
 ARCHS = ("sm86", "sm89", "sm120")
-FACTORS = (tuple(sorted(METHODS)), tuple(PRECISIONS), ARCHS)
+FACTORS = (tuple(sorted(OF_ONE_PICTURE)), tuple(PRECISIONS), ARCHS)
 CUBE = list(itertools.product(*FACTORS))
 # What the defaults leave out on so small a grid.
 OPTIONS = {"inflection": (("prune_text", "2"),), "ficoco-vl": (("targets", "quantile"),)}

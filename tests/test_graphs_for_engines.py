@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 from cuts import DECODER, PREFIX, TOKENS, cut_tower, prune_tower
 from decoders import cache_names
+from one_picture import OF_ONE_PICTURE
 from towers import Tower, run
 
 from lmmprune.passes.find.sites import VISION_OUTPUT
@@ -18,7 +19,9 @@ from lmmprune.passes.reduce.reduce_decoder import ReduceDecoder
 from lmmprune.passes.reduce.select_before_layers import select_before_layers
 from lmmprune.passes.reduce.stage import Stage
 
-IN_VISION = [name for name in sorted(METHODS) if "vision" in METHODS[name].sites or "projector" in METHODS[name].sites]
+IN_VISION = [
+    name for name in sorted(OF_ONE_PICTURE) if "vision" in METHODS[name].sites or "projector" in METHODS[name].sites
+]
 IN_DECODER = [name for name in sorted(METHODS) if "llm" in METHODS[name].sites]
 # What engines lack, run on the host, or can't give a static shape.
 UNWANTED = {"NonZero", "Compress", "Unique", "If", "Loop", "Scan", "GatherND", "GatherElements", "Einsum"}

@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from one_picture import OF_ONE_PICTURE
 
 from lmmprune.errors import GraphRefusal, InputError, LmmpruneError
 from lmmprune.facts import Facts
@@ -145,7 +146,7 @@ def test_schedules_of_7b_are_those_of_the_papers(name: str, expected: dict[str, 
 def test_layers_of_7b_are_the_papers() -> None:
     layers = {
         name: sorted({str(s.site) for s in get_method(name).plan(LLAVA_7B, 288)}, key=lambda s: parse_site(s).depth)
-        for name in METHODS
+        for name in OF_ONE_PICTURE
     }
     assert layers["ficoco-v"] == [f"vision_layer_{i}" for i in range(12, 23)]
     assert layers["tome"] == [f"vision_layer_{i}" for i in range(23)]

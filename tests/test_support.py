@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from lowering import in_precision
+from one_picture import OF_ONE_PICTURE
 from test_operators import rewritten
 
 from lmmprune.compiler.lower import RULES, find_violations, require_supported
@@ -19,7 +20,6 @@ from lmmprune.lazy import is_lazy, lazy
 from lmmprune.passes.graph.shapes import infer_shapes
 from lmmprune.passes.int8.insert_qdq import InsertQdq
 from lmmprune.passes.lower.cast_float import CastFloat
-from lmmprune.passes.methods import METHODS
 
 JP6, RTX = TARGETS["tensorrt-10.3"], TARGETS["tensorrt-rtx"]
 
@@ -182,7 +182,7 @@ def test_weights_only_are_taken_and_not_read() -> None:
     assert any(is_lazy(value) for value in model.graph.initializers.values())
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(OF_ONE_PICTURE))
 def test_no_method_breaks_a_rule_of_the_oldest_target(name: str) -> None:
     for model in rewritten(name):
         CastFloat(dtype="float16")(model)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lmmprune.compiler.assets.chat_template import ChatTemplate
@@ -101,7 +102,14 @@ def text_template(
     return PromptTemplate(text=whole, origin=origin, unit=unit, inline=picture, bare=bare, warnings=warnings)
 
 
-def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Family, token: str) -> PromptTemplate:
+def rendered_template(
+    chat: ChatTemplate,
+    special: Mapping[str, str],
+    family: Family,
+    token: str,
+    *,
+    part: Mapping[str, str] = MappingProxyType({"type": "image", "image": "picture"}),
+) -> PromptTemplate:
     """Render a chat template as transformers' processor does, around one picture and one question.
 
     A template that takes texts only (it was written for a language model) gets the picture inside the text.
@@ -111,13 +119,15 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
         special: Name -> special token, which templates may write.
         family: The model's family.
         token: Text of the image placeholder.
+        part: Of a message, for a picture: templates ask for the type, or whether there is an "image"; what it is they
+            never see.
 
     Raises:
         ModelError: It can't be rendered, or doesn't place one picture and one question.
     """
     inline = _inline(family, token) or f"{token}\n"
     contents: tuple[tuple[Callable[[str, int], Any], Content], ...] = (
-        (lambda question, pictures: [*[_PICTURE] * pictures, *text_part(question)], text_part),
+        (lambda question, pictures: [*[part] * pictures, *text_part(question)], text_part),
         (lambda question, pictures: inline * pictures + question, str),
         (lambda question, pictures: text_part(inline * pictures + question), text_part),
     )
@@ -168,9 +178,6 @@ def rendered_template(chat: ChatTemplate, special: Mapping[str, str], family: Fa
         warnings=tuple(warnings),
     )
 
-
-# Templates ask for the type, or whether there is an "image"; what it is they never see.
-_PICTURE = {"type": "image", "image": "picture"}
 
 _Render = Callable[..., str]
 """Gives the text of a question, and of so many pictures: one, if nothing is said."""

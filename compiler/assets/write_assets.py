@@ -22,9 +22,11 @@ from lmmprune.compiler.assets.prompt_template import (
     text_template,
 )
 from lmmprune.compiler.assets.tile_settings import grids_step, not_exported, processor_grids, whole_tiles
+from lmmprune.compiler.assets.video_assets import video_of, video_processor, video_template
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER
 from lmmprune.compiler.bundle.manifest import Prompt
 from lmmprune.compiler.bundle.tile_grids import Grid
+from lmmprune.compiler.bundle.video import Video
 from lmmprune.errors import ModelError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source
@@ -37,6 +39,7 @@ class Assets:
     prompt: Prompt
     generation: Generation
     warnings: tuple[str, ...] = ()
+    video: Video | None = None
 
 
 def write_assets(
@@ -64,7 +67,8 @@ def write_assets(
     missing = _write_preprocessor(source, directory / PREPROCESSOR, grids)
     image_token, image_token_id = find_image_token(source, origin, tokens)
     found = _template(source, origin, tokens, image_token, template)
-    if images > 1 and not found.unit:
+    several = images > 1 and source.frames is None
+    if several and not found.unit:
         raise ModelError(
             f"--images {images}: the template from {found.origin} doesn't put several pictures one after the other:"
             f" give another one with {OPTION}"
@@ -80,13 +84,19 @@ def write_assets(
         origin=found.origin,
         turn=found.turn,
         answer_strip=found.answer_strip,
-        unit=found.unit if images > 1 else "",
-        inline=found.inline if images > 1 else "",
-        bare=found.bare if images > 1 else "",
+        unit=found.unit if several else "",
+        inline=found.inline if several else "",
+        bare=found.bare if several else "",
     )
     # An architecture that borrows a tokenizer gives no answers that could differ.
     said = answers.warnings if source.directory else ()
-    return Assets(prompt=prompt, generation=answers, warnings=(*tokens.warnings, *found.warnings, *missing, *said))
+    spec = source.family.video if source.frames is not None else None
+    return Assets(
+        prompt=prompt,
+        generation=answers,
+        warnings=(*tokens.warnings, *found.warnings, *missing, *said),
+        video=None if spec is None else video_of(source, spec, image_token),
+    )
 
 
 def image_token_id(source: Source) -> int:
@@ -101,7 +111,8 @@ def _origin(source: Source) -> Path:
 
 def _write_preprocessor(source: Source, file: Path, grids: Sequence[Grid]) -> tuple[str, ...]:
     """Write the steps; return what the user should know of them."""
-    raw = {**image_processor(_origin(source)), **source.family.processor}
+    pixels = image_processor if source.frames is None or source.directory is None else video_processor
+    raw = {**pixels(_origin(source)), **source.family.processor}
     height, width = source.vision.image_size
     if source.vision.any_size:
         # The export has fixed the size: pictures of every shape are stretched to it.
@@ -127,6 +138,8 @@ def _template(
         chosen = given_template(option)
     elif source.directory is not None:
         chosen = find_chat_template(origin)
+    if source.frames is not None and family.video is not None:
+        return video_template(chosen, tokens.special, family, family.video, image_token)
     if isinstance(chosen, str):
         return plain_template(chosen, family, image_token)
     if chosen is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmmprune.compiler.bundle.tile_grids import TileGrids
+from lmmprune.compiler.bundle.video import Video
 from lmmprune.names import POSITION_IDS
 
 SELECTION = "selection"
@@ -200,6 +201,8 @@ class Interface:
     selection: Graph | None = None
     # Output of the vision graph, or of a bucket's, with the place of each feature before pruning; None: all are there.
     kept: str | None = None
+    # A prompt is about a video, whose views are its ``images``, exactly so many; None: about pictures.
+    video: Video | None = None
 
     @property
     def graphs(self) -> dict[str, Graph]:
@@ -234,6 +237,8 @@ class Interface:
     @property
     def whose_tokens(self) -> str:
         """What the counts of visual tokens are of, to be said behind them; nothing where that is one picture."""
+        if self.video is not None:
+            return f" of {self.video.views} views together" if self.joint else f" of each of {self.video.views} views"
         pictures = "" if self.images == 1 else f" of each of 1 to {self.images} pictures"
         if self.tile_grids is not None:
             return f" of each of 1 to {self.most_tiles} tiles{pictures}"
@@ -243,6 +248,13 @@ class Interface:
     def picture_tokens(self) -> int:
         """Visual tokens of one picture before pruning."""
         return self.tokens_before // self.images if self.joint else self.tokens_before
+
+    def tokens_of(self, picture: int) -> int:
+        """Return the same of one picture of a prompt by its place: of a video's views the last may have a newline."""
+        if self.video is None or not self.video.newline:
+            return self.picture_tokens
+        last = picture == self.video.views - 1
+        return self.picture_tokens + last if self.joint else self.picture_tokens - (not last)
 
     @property
     def decoder_sites(self) -> tuple[ScheduledSite, ...]:

@@ -48,6 +48,9 @@ def check_manifest(manifest: Content) -> None:
     check_signatures(manifest)
     check_tiles(manifest)
     _check_files(manifest)
+    from lmmprune.compiler.bundle.video_rules import check_video  # which uses the words below
+
+    check_video(manifest)
 
 
 def expect(held: bool, field: str, found: object, expected: str) -> None:
@@ -114,7 +117,8 @@ def _check_numbers(manifest: Content) -> None:
     alone = manifest.images == 1 or not (manifest.buckets or manifest.decoder_sites)
     expect(alone, "images", manifest.images, "1 with buckets, and with cuts between the decoder's layers")
     together = manifest.images > 1 and not (manifest.tiles or manifest.selection) and manifest.kept is not None
-    whole = manifest.tokens_before % manifest.images == 0
+    ends = manifest.video is not None and manifest.video.newline
+    whole = (manifest.tokens_before - ends) % manifest.images == 0
     expect(not manifest.joint or (together and whole), "joint", manifest.joint, "several pictures that share N evenly")
     if (carried := manifest.precision.carried) is not None and carried.group is not None:
         bounded(carried.group, "precision.carried.group", 1, _COUNT)
@@ -154,7 +158,7 @@ def _check_prompt(manifest: Content) -> None:
     bounded(prompt.image_token_id, "prompt.image_token_id", 0, _COUNT)
     for field in ("unit", "inline"):
         text = getattr(prompt, field)
-        if manifest.images > 1 or text:
+        if (manifest.images > 1 and manifest.video is None) or text:
             expect(text.count(prompt.image_token) == 1, f"prompt.{field}", text, f"{prompt.image_token!r} in it once")
         bounded(len(text), f"the length of prompt.{field}", 0, _TEXT)
     expect(prompt.template.count(prompt.unit) == 1 or not prompt.unit, "prompt.unit", prompt.unit, "the template's")

@@ -91,6 +91,7 @@ def _check_vision(interface: Interface) -> Tensor:
     inputs.only(PIXEL_VALUES)
     rows, columns = interface.tiles or (0, 0)
     seen = interface.images if interface.joint else 1 + rows * columns
+    seen *= interface.video.patch if interface.video is not None else 1
     pixels = inputs.tensor(PIXEL_VALUES, seen, 3, None, None)
     if not all(isinstance(dim, int) for dim in pixels.shape):
         raise ValueError(f"vision.inputs '{PIXEL_VALUES}' has the shape {list(pixels.shape)}: expected numbers")

@@ -13,6 +13,7 @@ from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
+from lmmprune.compiler.cli.seen import check_seen
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.errors import InputError
 from lmmprune.units import human_bytes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="The picture; may be repeated, as in run."
 )
+@option("--video", type=click.Path(path_type=Path), help="The video, for bundles with --frames.")
 @option("--prompt", help="The question.")
 @option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
 @option("--rounds", default=10, show_default=True, type=click.IntRange(min=2), help="Rounds that count.")
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 def command(
     bundles: tuple[Path, ...],
     images: tuple[Path, ...],
+    video: Path | None,
     prompt: str | None,
     imported: Path | None,
     rounds: int,
@@ -61,8 +64,8 @@ def command(
     With --import, nothing is run here: the result.json that a plan's measure.sh wrote elsewhere is shown instead.
     """
     if imported is not None:
-        if bundles or images or prompt or explained:
-            raise click.UsageError("--import stands alone: leave out bundles, --image, --prompt and --explain")
+        if bundles or images or video or prompt or explained:
+            raise click.UsageError("--import stands alone: leave out bundles, --image, --video, --prompt and --explain")
         refuse_ignored(
             False,
             "says how to measure, and --import shows what was: leave it out",
@@ -74,9 +77,12 @@ def command(
         _import(imported, chart, force, as_json)
         return
     refuse_ignored(chart is not None, "is for a chart: add --chart FILE", "force")
-    for name, given in (("BUNDLES", bundles), ("--image", images), ("--prompt", prompt)):
+    for name, given in (("BUNDLES", bundles), ("--image", images or video), ("--prompt", prompt)):
         if not given:
             raise click.UsageError(f"missing {name}: give bundles, --image and --prompt, or --import FILE")
+    check_seen(images, video, None)
+    if video is not None and explained:
+        raise InputError("--explain looks at a prompt of one picture: give one --image instead of --video")
     assert prompt is not None
     from lmmprune.compiler.bundle.bundle import Bundle
     from lmmprune.compiler.explain import explain as kernels
@@ -100,7 +106,7 @@ def command(
 
         report = bench(
             bundles,
-            images,
+            images if video is None else [video],
             prompt,
             rounds=rounds,
             new_tokens=new_tokens,

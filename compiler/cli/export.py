@@ -175,6 +175,7 @@ def command(
         "images": manifest.images,
         "joint": manifest.joint,
         "tile_grids": manifest.tile_grids.names if manifest.tile_grids else [],
+        "frames": None if manifest.video is None else manifest.video.frames,
         "tokens_before": manifest.tokens_before,
         "average_tokens": manifest.average_tokens,
         "parameters": dict(manifest.parameters),

@@ -76,6 +76,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         group=MODEL,
     ),
     option(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="Frames of the video that a prompt is about.  [default: pictures]",
+        group=MODEL,
+    ),
+    option(
         "--template", metavar="FILE|TEXT", help="Chat template (jinja), or text with <image> and {prompt}.", group=MODEL
     ),
     ratio_options(auto=True),

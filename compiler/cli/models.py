@@ -83,6 +83,7 @@ def _family(name: str) -> dict[str, Any]:
         "sizes": family.sizes,
         "several_images": family.several,
         "joint_choice": family.joint,
+        "videos": family.video is not None,
         "tried": family.tried,
         "limits": family.limits,
     }
@@ -115,6 +116,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "pictures": _pictures(family),
         **({"beside": _SIZES} if family.sizes else {}),
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
+        "--frames": "videos, as frames" if family.video else "no videos",
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
         "tried": "\n".join(family.tried) or "none of the hub's",
@@ -152,6 +154,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
         several = _images(row["several_images"], row["joint_choice"])
         limits = [
             *([f"+ {several}"] if several else []),
+            *(["+ videos, as frames (--frames)"] if row["videos"] else []),
             *([f"+ {_SIZES}"] if row["sizes"] else []),
             *([f"+ {_GRIDS if row['as_a_whole'] else _CUT}"] if row["tile_grids"] else []),
             *(f"- {limit}" for limit in row["limits"]),

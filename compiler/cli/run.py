@@ -10,6 +10,7 @@ import click
 from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json
+from lmmprune.compiler.cli.seen import check_seen, read_video
 
 if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Stats
@@ -23,12 +24,13 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 @option(
     "--image",
     "images",
-    required=True,
     multiple=True,
     type=click.Path(path_type=Path),
     help="The picture; may be repeated, for a bundle with --images.",
     group=_ANSWER,
 )
+@option("--video", type=click.Path(path_type=Path), help="The video, for a bundle with --frames.", group=_ANSWER)
+@option("--frames", type=int, metavar="N", help="Frames of it; as many as the bundle was exported for.", group=_ANSWER)
 @option(
     "--prompt",
     required=True,
@@ -76,6 +78,8 @@ def command(
     *,
     bundle: Path,
     images: tuple[Path, ...],
+    video: Path | None,
+    frames: int | None,
     prompt: str,
     max_new_tokens: int,
     temperature: float | None,
@@ -87,12 +91,13 @@ def command(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Answer a question about a picture, or several; the text appears on stdout as it is generated."""
+    """Answer a question about a picture, several, or a video; the text appears on stdout as it is generated."""
     from lmmprune.api.model import load
 
+    check_seen(images, video, frames)
     with load(bundle, threads=threads) as model:
         answer = model.answer(
-            images,
+            images if video is None else read_video(model.runtime, video, frames),
             prompt,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -114,23 +119,25 @@ def command(
         if cut != own:
             note(f"cut into {cut} tiles; the checkpoint's own processor makes it {own}, which the bundle doesn't have")
     if stats:
-        click.echo(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}", err=True)  # asked for, also with -q
+        click.echo(
+            f"load {model.load_ms:.0f} ms, {_line(answer.stats, video=video is not None)}", err=True
+        )  # asked for, also with -q
 
 
-def _line(stats: Stats) -> str:
+def _line(stats: Stats, *, video: bool) -> str:
     each = "" if stats.ms_per_token is None else f" ({stats.ms_per_token:.2f} ms each)"
     tokens = f"{stats.tokens_before} -> {stats.image_tokens}{_bucket(stats)}"
     return (
         f"preprocess {stats.preprocess_ms:.1f} ms, vision {stats.vision_ms:.1f} ms, prefill {stats.prefill_ms:.1f} ms, "
-        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}{_of(stats)}, "
+        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}{_of(stats, video)}, "
         f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (finished: {stats.finish_reason})"
     )
 
 
-def _of(stats: Stats) -> str:
+def _of(stats: Stats, video: bool) -> str:
     sizes = f" at {', '.join(stats.sizes)}" if stats.sizes else ""
     tiles = f" in {', '.join(stats.tiles)} tiles" if stats.tiles else ""
-    return (f" of {stats.images} pictures" if stats.images > 1 else "") + sizes + tiles
+    return (f" of {stats.images} {'views' if video else 'pictures'}" if stats.images > 1 else "") + sizes + tiles
 
 
 def _bucket(stats: Stats) -> str:

@@ -28,6 +28,7 @@ class Question:
         picture: what tells its picture, or pictures, from others; questions about the same share the vision pass.
         load: reads the picture, the first one of several.
         more: read the others, in the prompt's order.
+        video: The file, where it is about a video; ``load`` refuses to be called then.
         prompt: the bare question.
         answers: any of them is right; none where nobody knows.
         kind: for the breakdown; None if there are no kinds.
@@ -43,6 +44,7 @@ class Question:
     options: tuple[str, ...] = ()
     group: str | None = None
     more: tuple[Callable[[], Image.Image], ...] = ()
+    video: Path | None = None
 
     def pictures(self) -> list[Image.Image]:
         """Read all its pictures."""
@@ -69,8 +71,9 @@ def one_picture_each(questions: Sequence[Question], what: str) -> None:
 def load_questions(spec: str) -> list[Question]:
     """Return the questions of ``tiny-llava`` (2,000, fixed) or of a JSON Lines file.
 
-    A line holds ``image`` (a path, relative to the file; a list of paths where a bundle takes several pictures),
-    ``prompt`` (with ``<image>`` at each one's place, or without any), ``answer`` or ``answers``, and perhaps ``kind``.
+    A line holds ``image`` (a path, relative to the file; a list of paths where a bundle takes several pictures) or
+    ``video`` (a path), ``prompt`` (with ``<image>`` at each one's place, or without any), ``answer`` or ``answers``,
+    and perhaps ``kind``.
 
     Raises:
         InputError: Neither, or a line or a picture is missing or wrong.
@@ -164,20 +167,29 @@ def _question(line: str, path: Path, number: int, answered: bool) -> Question:
     texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
     if not texts or ((answered or known) and not answers):
         raise InputError(f"{where} needs 'answer' (a text) or 'answers' (a list of texts)")
-    named = row.get("image")
+    named = row.get("image", row.get("video"))
+    moves = "image" not in row and "video" in row
     names = named if isinstance(named, list) and named else [named]
-    if not isinstance(row.get("prompt"), str) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{where} needs 'image' (a path, or a list of paths) and 'prompt' (a text)")
+    one = len(names) == 1 or not moves
+    if not isinstance(row.get("prompt"), str) or not all(isinstance(name, str) for name in names) or not one:
+        raise InputError(
+            f"{where} needs 'image' (a path, or a list of paths) or 'video' (a path), and 'prompt' (a text)"
+        )
     files = [path.parent / str(name) for name in names]
     if (missing := next((file for file in files if not is_file(file)), None)) is not None:
-        raise InputError(f"{where}: there is no picture '{missing}'")
+        raise InputError(f"{where}: there is no {'video' if moves else 'picture'} '{missing}'")
     kind = row.get("kind")
-    load, *more = (partial(load_image, file) for file in files)
+    load, *more = (partial(_no_picture if moves else load_image, file) for file in files)
     return Question(
         picture=" + ".join(map(str, files)),
         load=load,
         more=tuple(more),
+        video=files[0] if moves else None,
         prompt=check_text(row["prompt"], f"{where}: the prompt"),
         answers=tuple(answers),
         kind=None if kind is None else str(kind),
     )
+
+
+def _no_picture(video: Path) -> Image.Image:
+    raise InputError(f"'{video}' is a video, and a picture is asked about here: leave it out; eval takes it")

@@ -73,6 +73,9 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
     shares = np.array_split(np.arange(manifest.vision_tokens), manifest.images if manifest.joint else 1)
     # With tiles, of the largest grid.
     counts = None if manifest.tile_grids else [len(share) for share in shares]
+    if manifest.video is not None and not manifest.joint:
+        last = manifest.vision_tokens
+        counts = [*[last - manifest.video.newline] * (manifest.images - 1), last]
     encoded = prompter.encode(question, image_tokens=counts)
     if manifest.selection is not None:
         # It sees one picture, or one tile, with the text of the whole prompt.

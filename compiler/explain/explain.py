@@ -92,6 +92,8 @@ def check_explainable(bundle: Bundle) -> None:
         )
     if manifest.buckets:
         raise InputError(f"'{bundle.path}' has several token counts, --explain takes one: export with --ratio")
+    if manifest.video is not None:
+        raise InputError(f"'{bundle.path}' answers about {manifest.video.takes}, --explain asks about a picture")
     if manifest.sizes:
         raise InputError(f"'{bundle.path}' has several sizes of pictures, --explain takes one: export with one")
     if manifest.joint:

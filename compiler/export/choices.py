@@ -160,8 +160,8 @@ def check_joint(request: Request) -> None:
     if not request.joint:
         return
     others = {"--int8": request.int8 is not None, "--ratio auto": isinstance(request.tokens, Auto)}
-    if request.images < 2:
-        raise InputError("--joint chooses among the tokens of several pictures: add --images N")
+    if request.images < 2 and request.frames is None:
+        raise InputError("--joint chooses among the tokens of several pictures: add --images N, or --frames N")
     if request.tokens is None:
         raise InputError("--joint says how tokens are removed: add --ratio R, --keep K or --schedule")
     if other := next((name for name, given in others.items() if given), None):
@@ -188,12 +188,13 @@ def check_images(
         entering: Visual tokens that enter the decoder, of all pictures.
         positions: How tokens are numbered that enter the decoder.
     """
-    images, family = request.images, source.family
+    images, family, video = request.images, source.family, source.family.video if request.frames else None
+    asked = f"--images {images}" if request.frames is None else f"--frames {request.frames}"
     if not 1 <= images <= MOST_IMAGES:
         raise InputError(f"--images {images}: expected 1 to {MOST_IMAGES} pictures per prompt")
     if images == 1:
         return
-    if not family.several:
+    if not family.several and request.frames is None:
         raise InputError(f"--images {images}: {family.title} takes one picture here ({family.one_picture})")
     if isinstance(request.tokens, Buckets):
         raise InputError("--images and --buckets don't go together yet: leave one out")
@@ -206,14 +207,19 @@ def check_images(
         )
     if inside is not None:
         raise InputError(
-            f"--images {images}: method '{method.name}' cuts at {inside}, where a picture's place in the prompt must be"
+            f"{asked}: method '{method.name}' cuts at {inside}, where a picture's place in the prompt must be"
             " known at export: use one that cuts at vision_output, projector_output or llm_input_0"
+        )
+    if video is not None and video.newline and any(stage.site.in_decoder for stage in planned):
+        raise InputError(
+            f"{asked}: method '{method.name}' cuts at {planned[-1].site}, where the newline behind the last frame would"
+            " be one of its choices: use one that cuts at projector_output"
         )
     copies = 1 if request.joint else images
     numbered = copies * facts.tokens if positions == "original" and not source.decoder.rotary_rows else entering
     if numbered + 2 > source.decoder.max_positions:
         raise InputError(
-            f"--images {images}: the pictures take {numbered} of the model's {source.decoder.max_positions} positions,"
+            f"{asked}: the pictures take {numbered} of the model's {source.decoder.max_positions} positions,"
             " and the question needs some: give fewer, or --positions contiguous with a larger --ratio"
         )
 

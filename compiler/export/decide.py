@@ -22,6 +22,7 @@ from lmmprune.compiler.export.choices import (
     positions_of,
     stages_of,
 )
+from lmmprune.compiler.export.frames import check_frames, of_views
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.tile_choices import check_tiles, choose_grids
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
@@ -123,6 +124,7 @@ class Decision:
             or not own
             or self.buckets
             or self.request.joint
+            or self.request.frames is not None
             or not (self.stages or self.auto or self.quantized)
         ):
             return None
@@ -155,10 +157,11 @@ def decide(request: Request) -> Decision:
     from lmmprune.passes.reduce.schedule import average, round_half_up
 
     check_directory(request.output, BUNDLE, force=request.force)
-    check_joint(request)
     target = targets.resolve(request.target)
     dtype = dtype_of(target, request.dtype)
     method = get_method(request.method, dict(request.options), file=request.method_file)
+    request = check_frames(request, method)
+    check_joint(request)
     sources = sources_of(
         request,
         lambda image_size, tiles: resolve(
@@ -168,10 +171,12 @@ def decide(request: Request) -> Decision:
             image_size=image_size,
             tiles=tiles,
             adapter=request.adapter,
-            together=request.images if request.joint else 1,
+            frames=request.frames,
+            together=(request.frames or request.images) if request.joint else 1,
         ),
     )
     source = largest(sources)
+    request = of_views(request, source)
     facts, grids = facts_of(source), choose_grids(request.tiles, source)
     if isinstance(request.tokens, Buckets):
         method = method.at_output_only()

@@ -75,7 +75,7 @@ def describe(
     source, request = decision.source, decision.request
     # Nothing removed is the unpruned model, whatever the method.
     pruned = bool(reduced.stages or reduced.buckets)
-    interface = interface_of(decision, reduced)
+    interface = dataclasses.replace(interface_of(decision, reduced), video=assets.video)
     return Manifest(
         **{field.name: getattr(interface, field.name) for field in dataclasses.fields(Interface)},
         model=source.identity.name if source.identity.kind == "directory" else source.name,

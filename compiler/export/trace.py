@@ -59,11 +59,12 @@ def shared_trace() -> Callable[[Source], Canonical]:
     from lmmprune.models.canonical import canonical_graphs
     from lmmprune.models.configure import pictures_together
 
-    done: dict[tuple[str, bool, int, tuple[int, int], tuple[int, int] | None, int], Canonical] = {}
+    done: dict[tuple[object, ...], Canonical] = {}
 
     def traced(source: Source) -> Canonical:
         together = pictures_together(source.config)
-        key = (source.name, source.dummy, source.decoder.layers, source.vision.image_size, source.tiles, together)
+        sees = (source.vision.image_size, source.tiles, together, source.frames)
+        key = (source.name, source.dummy, source.decoder.layers, *sees)
         if key not in done:
             done[key] = canonical_graphs(source, image_token_id=image_token_id(source), next_layer=True)
         return done[key].clone()

@@ -13,9 +13,9 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.measure.memory import Memory, measure_memory
 from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.seen import load_seen
 from lmmprune.compiler.measure.statistics import speedup
 from lmmprune.compiler.runtime.choose_view import choose_view
-from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
@@ -43,7 +43,7 @@ def bench(
 
     Args:
         paths: Bundles; the first one is what the others are compared with.
-        image: The picture, or several.
+        image: The picture, or several; of bundles that take videos the one.
         prompt: The question.
         rounds: Rounds that count, at least 2.
         new_tokens: Tokens per answer, at least 2.
@@ -56,12 +56,12 @@ def bench(
         LmmpruneError: A bundle can't be loaded here.
     """
     images = [image] if isinstance(image, Path) else list(image)
-    pictures = [load_image(one) for one in images]
     bundles = [Bundle.open(path) for path in paths]
+    seen = [load_seen(bundle.manifest, images) for bundle in bundles]
     names = short_names(bundles)
     memories: list[Memory | None] = []
     runtimes = []
-    for bundle in bundles:
+    for bundle, pictures in zip(bundles, seen, strict=True):
         runtimes.append(Runtime(bundle, threads=threads))
         # Refuses a prompt that is too long before anything is measured.
         runtimes[-1].answer(pictures, prompt, 1)
@@ -74,7 +74,7 @@ def bench(
     for number in range(-WARM_UP_ROUNDS, rounds):
         for index in shuffled.sample(range(len(runtimes)), len(runtimes)):
             on_step(f"{'warm-up' if number < 0 else f'round {number + 1}'}: {names[index]}")
-            answer = runtimes[index].answer(pictures, prompt, new_tokens, stop_at_eos=False)
+            answer = runtimes[index].answer(seen[index], prompt, new_tokens, stop_at_eos=False)
             _ = answer.text
             values = answer.stats.as_dict()
             if number >= 0:
@@ -92,9 +92,10 @@ def bench(
         "new_tokens": new_tokens,
         "threads": threads,
     }
-    for name, bundle in zip(names, bundles, strict=True):
+    for name, bundle, shown in zip(names, bundles, seen, strict=True):
         # What the pictures take, where a bundle has several sizes.
-        if taken := [view.name for view in (choose_view(bundle.manifest, one) for one in pictures) if view]:
+        pictured = shown if isinstance(shown, list) else []
+        if taken := [view.name for view in (choose_view(bundle.manifest, one) for one in pictured) if view]:
             settings.setdefault("sizes", {})[name] = taken
     return BenchReport(settings=settings, machine=describe_machine(bundles), rows=rows, products=find_products(rows))
 

@@ -186,7 +186,7 @@ def evaluate(
     for index in sorted(range(len(questions)), key=lambda index: questions[index].picture):
         question = questions[index]
         if question.picture != picture:
-            picture, visual = question.picture, runtime.encode_images(question.pictures())
+            picture, visual = question.picture, _see(runtime, question)
         answer = runtime.answer(visual, question.prompt, longest)
         said = answer.text.strip()
         predictions[index] = Prediction(
@@ -212,6 +212,12 @@ def evaluate(
         seconds=time.perf_counter() - start,
         figures=form.score(questions, [one.predicted for one in done], [one.correct for one in done]) if form else None,
     )
+
+
+def _see(runtime: Runtime, question: Question) -> list[ImageFeatures]:
+    if question.video is not None:
+        return runtime.encode_video(question.video)
+    return runtime.encode_images(question.pictures())
 
 
 def _whole(predictions: Sequence[Prediction]) -> Accuracy:

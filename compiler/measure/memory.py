@@ -73,14 +73,14 @@ def _main(bundle: str, images: str, prompt: str, threads: str, sealed: str) -> N
     from lmmprune.compiler.backends.cuda import CudaDevice
     from lmmprune.compiler.backends.open_sessions import import_backend
     from lmmprune.compiler.bundle.bundle import Bundle
-    from lmmprune.compiler.runtime.open_picture import load_image
+    from lmmprune.compiler.measure.seen import load_seen
     from lmmprune.compiler.runtime.runtime import Runtime
     from lmmprune.compiler.targets.targets import TARGETS
 
     with seal.unsealed(sealed == "unsealed"):
         opened = Bundle.open(bundle)
     import_backend(opened.manifest.target)
-    pictures = [load_image(image) for image in json.loads(images)]
+    pictures = load_seen(opened.manifest, [Path(image) for image in json.loads(images)])
     known = TARGETS.get(opened.manifest.target)
     device = CudaDevice(known.extra) if known is not None and known.compiled else None
     free = device.memory()[0] if device is not None else 0

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lmmprune.compiler.bundle.interface import Prompt
 from lmmprune.compiler.bundle.tile_grids import Grid, TileGrids
+from lmmprune.compiler.bundle.video import Video
+from lmmprune.compiler.runtime.encoded import Clock
 from lmmprune.errors import InputError
 
 SLOT = "{prompt}"
@@ -13,6 +15,8 @@ ANSWER = "{answer}"
 """Where an answer stands in a further turn."""
 PLACE = "<image>"
 """What a question says where a picture stands, whatever the model calls its own token; where prompts have several."""
+NUMBER, SECONDS = "{number}", "{seconds}"
+"""What a view's text says where its number stands, and when it is."""
 STRIPS: Mapping[str, Callable[[str], str]] = {
     "": lambda text: text,
     "both": str.strip,
@@ -81,6 +85,25 @@ def place_pictures(prompt: Prompt, words: Sequence[str], pictures: int) -> list[
         for other in others:
             placed += [(prompt.inline, False), (other, True)]
     return placed
+
+
+def place_video(prompt: Prompt, video: Video, clock: Clock | None, words: Sequence[str]) -> list[Piece]:
+    """Return the pieces of a conversation about a video, whose views stand where the template has its placeholder.
+
+    Args:
+        prompt: Of a bundle whose prompts are about a video.
+        video: What it says of them.
+        clock: When the views are; None: one a second.
+        words: A question, its answer, the next question, ...
+    """
+    text = video.between.join(
+        video.view.replace(NUMBER, str(view + 1)).replace(
+            SECONDS, f"{view if clock is None else clock.seconds[view]:.1f}"
+        )
+        for view in range(video.views)
+    )
+    template = prompt.template.replace(prompt.image_token, text)
+    return compose(template, prompt.turn, words, prompt.strip, prompt.answer_strip)
 
 
 def write_tiles(pieces: Sequence[Piece], tiles: TileGrids, grids: Sequence[Grid]) -> list[Piece]:

@@ -12,17 +12,32 @@ from lmmprune.compiler.bundle.interface import View
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clock:
+    """When the views of a video are.
+
+    Attributes:
+        seconds: Of the middle of each view, from the beginning of the video.
+        interval: From one view to the next.
+    """
+
+    seconds: tuple[float, ...]
+    interval: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """A tokenized prompt.
 
     Attributes:
         input_ids: int64 ``[1, n]``; the image token's id stands K_i times at the place of picture i.
         spans: Of each picture the index of its first image token, and how many it has.
+        clock: When they are, where they are views of a video.
         views: Of each picture its size or grid, where a bundle has several; else none.
     """
 
     input_ids: NDArray[np.int64]
     spans: tuple[tuple[int, int], ...]
+    clock: Clock | None = None
     views: tuple[View, ...] = ()
 
     @property
@@ -50,7 +65,11 @@ class Encoded:
 
 
 def encoded(
-    texts: Sequence[Sequence[int]], counts: Sequence[int], image_token_id: int, views: Sequence[View] = ()
+    texts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    image_token_id: int,
+    views: Sequence[View] = (),
+    clock: Clock | None = None,
 ) -> Encoded:
     """Put pictures between texts.
 
@@ -58,19 +77,20 @@ def encoded(
         texts: One more than there are pictures, as ``Encoded.texts``.
         counts: Image tokens of each picture.
         image_token_id: The placeholder.
+        clock: When they are, where they are views of a video.
         views: Of each picture its size or grid, where a bundle has several.
     """
     ids, spans = list(texts[0]), []
     for count, text in zip(counts, texts[1:], strict=True):
         spans.append((len(ids), count))
         ids += [image_token_id] * count + list(text)
-    return Encoded(input_ids=np.array([ids], np.int64), spans=tuple(spans), views=tuple(views))
+    return Encoded(input_ids=np.array([ids], np.int64), spans=tuple(spans), views=tuple(views), clock=clock)
 
 
 def with_image_tokens(prompt: Encoded, count: int) -> Encoded:
     """Return a prompt whose pictures have another number of placeholders each: so many, or those of their own size."""
     counts = [view.image_tokens for view in prompt.views] or [count] * len(prompt.spans)
-    return encoded(prompt.texts, counts, _placeholder(prompt), prompt.views)
+    return encoded(prompt.texts, counts, _placeholder(prompt), prompt.views, prompt.clock)
 
 
 def with_one_picture(prompt: Encoded, index: int, prefix: int) -> Encoded:

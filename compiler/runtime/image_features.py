@@ -12,6 +12,7 @@ from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.runtime.encoded import Clock
 from lmmprune.compiler.runtime.tile_rule import Picked
 from lmmprune.errors import BundleError
 from lmmprune.names import received_at
@@ -44,6 +45,7 @@ class ImageFeatures:
         preprocess_ms: milliseconds from the picture to its pixel values.
         vision_ms: milliseconds of the vision graph.
         dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
+        clock: When all views of its video are, where it is of one.
         counts: How many tokens each picture is left, where the bundle chooses among all of them together, or each tile,
             where it cuts pictures into tiles; else none.
         picked: The grid of tiles that the picture was cut into, where the bundle has such; the kept places of tile i
@@ -59,6 +61,7 @@ class ImageFeatures:
     vision_ms: float
     dynamic_count: int | None = None
     counts: tuple[int, ...] = ()
+    clock: Clock | None = None
     picked: Picked | None = None
     view: View | None = None
 
@@ -82,8 +85,10 @@ def counts_of(bundle: Bundle, kept: NDArray[np.int64]) -> tuple[int, ...]:
         BundleError: They aren't in the order of the pictures.
     """
     manifest = bundle.manifest
-    owners = np.maximum.accumulate(np.where(kept < 0, 0, kept // manifest.picture_tokens))
-    if (kept >= 0).any() and (owners != np.where(kept < 0, owners, kept // manifest.picture_tokens)).any():
+    # A newline behind the last view is that view's.
+    places = np.minimum(kept // manifest.picture_tokens, manifest.images - 1)
+    owners = np.maximum.accumulate(np.where(kept < 0, 0, places))
+    if (kept >= 0).any() and (owners != np.where(kept < 0, owners, places)).any():
         raise BundleError(f"the vision graph of '{bundle.path}' mixes the tokens of its pictures: export again")
     return tuple(np.bincount(owners, minlength=manifest.images).tolist())
 

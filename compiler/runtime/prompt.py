@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from lmmprune.compiler.bundle.interface import Interface, View
 from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.runtime.check_text import check_text
-from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures, write_tiles
-from lmmprune.compiler.runtime.encoded import Encoded, encoded
+from lmmprune.compiler.runtime.compose import (
+    SLOT,
+    STRIPS,
+    Piece,
+    compose,
+    place_pictures,
+    place_video,
+    write_tiles,
+)
+from lmmprune.compiler.runtime.encoded import Clock, Encoded, encoded
 from lmmprune.compiler.runtime.load_tokenizer import load_tokenizer
 from lmmprune.compiler.runtime.positions import number_tokens
 from lmmprune.errors import BundleError, InputError, one_line
@@ -28,6 +36,8 @@ def check_pictures(interface: Interface, pictures: int) -> None:
     Raises:
         InputError: There are that many.
     """
+    if (video := interface.video) is not None and pictures != video.views:
+        raise InputError(video.no_pictures)
     if interface.joint and pictures != interface.images:
         raise InputError(
             f"{pictures} picture{'s' * (pictures != 1)}, this bundle chooses among exactly {interface.images} together:"
@@ -66,6 +76,7 @@ class Prompter:
         question: str | Sequence[str],
         *,
         image_tokens: int | Sequence[int] | None = None,
+        clock: Clock | None = None,
         views: Sequence[View] = (),
         grids: Sequence[Grid] | None = None,
     ) -> Encoded:
@@ -75,6 +86,7 @@ class Prompter:
             question: The bare question; or a conversation, which is a question, its answer, the next question, ...
             image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
                 one picture, of the manifest's count.
+            clock: When the views are, where they are a video's; None: one a second.
             views: Of each picture its size or grid, where the bundle has several; none: all are of the largest.
             grids: The tiles of each picture, where the bundle cuts them into tiles: ``image_tokens`` are of each tile
                 then. None: one picture of the most tiles.
@@ -105,7 +117,9 @@ class Prompter:
         pictures = len(counts) if tiles is None else len(grids or ())
         check_pictures(self._interface, pictures)
         told, image = self._prompt, self._prompt.image_token_id
-        if self._interface.images > 1:
+        if self._interface.video is not None:
+            pieces = place_video(told, self._interface.video, clock, words)
+        elif self._interface.images > 1:
             pieces = place_pictures(told, words, pictures)
         else:
             pieces = compose(told.template, told.turn, words, told.strip, told.answer_strip)
@@ -122,7 +136,7 @@ class Prompter:
                 f"the prompt template gives {len(texts) - 1} tokens of id {image}, expected {len(counts)}: export again"
             )
         self._check_text(len(texts[-1]))
-        return encoded(texts, counts, image, views)
+        return encoded(texts, counts, image, views, clock)
 
     def _check_text(self, tail: int) -> None:
         """Refuse a question with fewer tokens than the decoder drops: its first and its last one always stay."""

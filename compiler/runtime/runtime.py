@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from lmmprune.compiler.runtime.image_features import (
 )
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
+from lmmprune.compiler.runtime.open_video import Clip, load_clip
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter, check_pictures
 from lmmprune.compiler.runtime.sampling import GREEDY, Picks
@@ -107,6 +109,28 @@ class Runtime:
         """
         return self._vision.encode_images(images)
 
+    def encode_clip(self, clip: Clip) -> list[ImageFeatures]:
+        """Run the vision graph on the frames of a video: on each view, or on all together where the bundle does that.
+
+        Raises:
+            InputError: The bundle takes pictures, or another number of frames, or as ``encode_image``.
+            BundleError: As ``encode_pixels``.
+        """
+        return self._vision.encode_clip(clip)
+
+    def encode_video(self, path: Path | str) -> list[ImageFeatures]:
+        """Read a video and run the vision graph on its frames, as ``encode_clip``.
+
+        Raises:
+            InputError: It can't be read, or has too few frames, or as ``encode_clip``.
+            MissingExtraError: PyAV isn't installed.
+        """
+        start = time.perf_counter()
+        clip = load_clip(path, self._vision.video)
+        reading = (time.perf_counter() - start) * 1e3
+        first, *others = self.encode_clip(clip)
+        return [dataclasses.replace(first, preprocess_ms=first.preprocess_ms + reading), *others]
+
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session.
 
@@ -125,7 +149,7 @@ class Runtime:
 
     def answer(
         self,
-        image: Image.Image | ImageFeatures | Sequence[Image.Image | ImageFeatures],
+        image: Clip | Image.Image | ImageFeatures | Sequence[Image.Image | ImageFeatures],
         prompt: str | Sequence[str],
         max_new_tokens: int = 128,
         *,
@@ -137,6 +161,7 @@ class Runtime:
 
         Args:
             image: The picture, or what ``encode_image`` returned for it; or several of either, in the prompt's order.
+                Or the frames of a video, or what ``encode_clip`` returned for them.
             prompt: The bare question; the bundle's template goes around it. Or a conversation: a question, its answer,
                 the next question, ... With several pictures ``<image>`` marks the place of each; without, all of them
                 stand where the template has its picture.
@@ -152,11 +177,13 @@ class Runtime:
         if max_new_tokens < 0:
             raise InputError(f"max_new_tokens is {max_new_tokens}: expected 0 or more")
         texts = StopStrings(stop)
+        if isinstance(image, Clip):
+            image = self.encode_clip(image)
         pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
         counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
-        views, grids = views_of(pictures), grids_of(pictures)
-        encoded = self.prompter.encode(prompt, image_tokens=counts, views=views, grids=grids)
+        views, grids, clock = views_of(pictures), grids_of(pictures), pictures[0].clock
+        encoded = self.prompter.encode(prompt, image_tokens=counts, views=views, grids=grids, clock=clock)
         # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
@@ -187,8 +214,9 @@ class Runtime:
 
     def _before(self, pictures: Sequence[ImageFeatures]) -> int:
         """Return the visual tokens of the unpruned model, of all pictures."""
-        whole = self.bundle.manifest.picture_tokens
-        return sum(len(one.each) * whole if one.view is None else one.view.tokens_before for one in pictures)
+        if any(one.view is not None for one in pictures):
+            return sum(one.view.tokens_before for one in pictures if one.view is not None)
+        return sum(map(self.bundle.manifest.tokens_of, range(sum(len(one.each) for one in pictures))))
 
     def room(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for.

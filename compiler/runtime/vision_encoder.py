@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,14 +16,16 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.tile_grids import images_of, named
+from lmmprune.compiler.bundle.video import Video
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.image_features import ImageFeatures, check_tokens, counts_of, read_sites
+from lmmprune.compiler.runtime.open_video import Clip
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.tile_rule import Picked
 from lmmprune.compiler.runtime.tiled_picture import put_together
-from lmmprune.errors import BundleError
+from lmmprune.errors import BundleError, InputError
 from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, PATCHES, RANKING
 
 
@@ -54,6 +57,7 @@ class VisionEncoder:
 
     def encode_image(self, image: Image.Image) -> ImageFeatures:
         """Run the vision graph on a picture; see ``Runtime``."""
+        self._refuse_video()
         if self._bundle.manifest.joint:
             check_pictures(self._bundle.manifest, 1)
         picked = self._preprocessor.pick(image)
@@ -61,8 +65,38 @@ class VisionEncoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
         """Run the vision graph on the pictures of a prompt; see ``Runtime``."""
+        self._refuse_video()
         check_pictures(self._bundle.manifest, len(images))
         return [self._encode(images)] if self._bundle.manifest.joint else [self.encode_image(one) for one in images]
+
+    @property
+    def video(self) -> Video:
+        """What the bundle says of videos.
+
+        Raises:
+            InputError: It takes pictures.
+        """
+        if (video := self._bundle.manifest.video) is None:
+            raise InputError("this bundle answers about pictures: give them, or export with --frames N for videos")
+        return video
+
+    def encode_clip(self, clip: Clip) -> list[ImageFeatures]:
+        """Run the vision graph on the views of a video; see ``Runtime``."""
+        video, joint = self.video, self._bundle.manifest.joint
+        if len(clip.frames) != video.frames:
+            raise InputError(f"{len(clip.frames)} frames, this bundle takes {video.takes}: give so many")
+        step = video.frames if joint else video.patch
+        found = [self._encode(clip.frames[first : first + step]) for first in range(0, video.frames, step)]
+        clock = clip.clock(video.patch)
+        views = [dataclasses.replace(view, clock=clock) for view in found]
+        return views if joint or not video.newline else [*map(self._without_newline, views[:-1]), views[-1]]
+
+    def _without_newline(self, view: ImageFeatures) -> ImageFeatures:
+        """Return a view that others follow: its last token is a newline, which only the last one of a video has."""
+        vision = self._session("vision")
+        rows = np.ascontiguousarray(vision.download(view.features)[:, :-1])
+        kept = None if view.kept is None else view.kept[:-1]
+        return dataclasses.replace(view, features=vision.upload(rows), tokens=view.tokens - 1, kept=kept)
 
     def _encode_tiles(self, image: Image.Image, picked: Picked) -> ImageFeatures:
         start = time.perf_counter()
@@ -131,6 +165,11 @@ class VisionEncoder:
             view=view,
         )
 
+    def _refuse_video(self) -> None:
+        """Refuse pictures where a video is asked about."""
+        if (video := self._bundle.manifest.video) is not None:
+            raise InputError(video.no_pictures)
+
     def _size(self, dynamic_count: int) -> int:
         """Return the smallest bucket that is large enough, or the largest."""
         return min((size for size in self._buckets if size >= dynamic_count), default=max(self._buckets))
@@ -147,7 +186,8 @@ class VisionEncoder:
 
     def _check_pixels(self, shape: tuple[int, ...], manifest: Manifest) -> None:
         taken = manifest.vision.inputs[0].shape
-        if shape != ((1, *taken[1:]) if manifest.joint else taken):
+        one = manifest.joint or manifest.video is not None
+        if shape != ((1, *taken[1:]) if one else taken):
             raise BundleError(
                 f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"
                 " again"

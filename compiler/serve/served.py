@@ -99,6 +99,9 @@ def load_served(
         LmmpruneError: One can't be used here, as ``Runtime``.
     """
     bundles = {name: Bundle.open(path) for name, path in directories.items()}
+    for name, bundle in bundles.items():
+        if (video := bundle.manifest.video) is not None:
+            raise InputError(f"'{name}' answers about {video.takes}, and requests bring pictures: leave it out")
     loaded: Loaded = {}
     runtimes = {
         name: Runtime(bundle, sessions=open_sessions(bundle, threads=threads, loaded=loaded))

@@ -81,6 +81,8 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
             pictures at once; or there are several for pictures of several sizes.
     """
     target = resolve(manifest.target)
+    if manifest.video is not None:
+        raise TargetError("Triton repositories take pictures, this bundle takes a video: export without --frames")
     if manifest.joint:
         raise TargetError(
             "Triton repositories run the vision graph on one picture at a time, this one sees all of a prompt's: export"

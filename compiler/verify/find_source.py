@@ -25,6 +25,7 @@ def find_source(manifest: Manifest, model: str | None, adapter: Path | None) -> 
     """
     dummy = manifest.weights == "dummy"
     _check_adapter(manifest.adapter, adapter)
+    frames = None if manifest.video is None else manifest.video.frames
     _, _, height, width = manifest.vision.inputs[0].shape
     try:
         source = resolve(
@@ -34,7 +35,8 @@ def find_source(manifest: Manifest, model: str | None, adapter: Path | None) -> 
             image_size=(int(height), int(width)),
             tiles=manifest.tiles,
             adapter=adapter,
-            together=manifest.images if manifest.joint else 1,
+            frames=frames,
+            together=(frames or manifest.images) if manifest.joint else 1,
         )
     except ModelError as error:
         if model is not None:

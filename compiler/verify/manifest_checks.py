@@ -54,7 +54,7 @@ def broken_lengths(pictures: Sequence[VisionOutputs], decoder: DecoderOutputs) -
         decoder: Of the prompt.
     """
     manifest = pictures[0].manifest
-    visual = sum(vision.manifest.image_tokens for vision in pictures)
+    visual = sum(vision.manifest.image_tokens - vision.inner for vision in pictures)
     prompt = sum(map(len, decoder.texts)) + visual
     for step, lengths in enumerate(decoder.lengths):
         for layer, (found, offset) in enumerate(zip(lengths, manifest.cache.length_offsets, strict=True)):

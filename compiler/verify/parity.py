@@ -139,11 +139,11 @@ class Reference:
         # Of pictures of several sizes one may keep all, and have no cut.
         most = max((one.manifest for one in pictures), key=lambda own: len(own.schedule))
         method, cuts = _side(most, in_decoder=True)
-        rows = manifest.position_rows > 1
+        rows, video = manifest.position_rows > 1, manifest.video
+        parts = [(one.manifest, part) for one in pictures for part in _each(one)]
         seen = [
-            Picture(*part, one.manifest.picture_tokens, one.manifest.grid if rows else None, one.manifest.image_tokens)
-            for one in pictures
-            for part in _each(one)
+            Picture(*part, own.tokens_of(place), own.grid if rows else None, own.image_tokens)
+            for place, (own, part) in enumerate(parts)
         ]
         settings: dict[str, Any] = {
             "positions": {"vision": manifest.positions, "llm": manifest.llm_positions},
@@ -152,6 +152,8 @@ class Reference:
             "steps": len(decoder.tokens) - 1,
             "forced": decoder.tokens,
         }
+        if video is not None and video.together and (clock := pictures[0].clock) is not None:
+            settings["interval"] = 1.0 if video.pace is None else video.pace * clock.interval
         every: Sequence[Said]
         if len(seen) > 1:
             every = say_of_several(
@@ -190,10 +192,14 @@ def _each(vision: VisionOutputs) -> list[tuple[Any, Array | None]]:
     """Return features ``[K,C]`` and places ``[K]`` of each picture, where several are seen together its own."""
     import torch
 
-    features, places = torch.from_numpy(vision.features[0].astype(np.float32)), vision.places
+    read, places = vision.read
+    features = torch.from_numpy(read[0].astype(np.float32))
     if places is None or not vision.manifest.joint:
         return [(features, places)]
-    own = np.where(places < 0, places, places % vision.manifest.picture_tokens)
+    before, video = vision.manifest.picture_tokens, vision.manifest.video
+    own = np.where(places < 0, places, places % before)
+    if video is not None and video.newline:
+        own = np.where(places == before * video.views, before, own)
     ends = np.cumsum(vision.counts)
     return list(zip(torch.tensor_split(features, ends[:-1].tolist()), np.split(own, ends[:-1]), strict=True))
 

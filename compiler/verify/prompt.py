@@ -52,6 +52,8 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
     origin = bundle.manifest.prompt.origin
     if origin == OPTION:
         return _not_compared(f"the template was given with {OPTION}")
+    if bundle.manifest.video is not None:
+        return _not_compared("transformers' video processors want torchvision")
     if source.directory is None:
         return _not_compared("there is no checkpoint, the tokenizer is tiny-llava's")
     if origin == BUILT_IN:

@@ -21,6 +21,8 @@ from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
+from lmmprune.compiler.runtime.encoded import Clock
+from lmmprune.compiler.runtime.open_video import Clip
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
 from lmmprune.compiler.runtime.select_tokens import select_tokens
@@ -41,6 +43,8 @@ class VisionOutputs:
         kept: The outputs with kept places, ``[1,K]`` each.
         dynamic_count: How many tokens the method itself would keep; None without buckets.
         view: The size or grid that it took; None where the bundle has one.
+        clock: When all views of its video are, where it is of one.
+        inner: Whether it is a view that others follow, so that its last token, a newline, isn't read.
     """
 
     manifest: Manifest
@@ -49,13 +53,22 @@ class VisionOutputs:
     kept: Mapping[str, Array]
     dynamic_count: int | None
     view: View | None = None
+    clock: Clock | None = None
+    inner: bool = False
+
+    @property
+    def read(self) -> tuple[Array, Array | None]:
+        """Features ``[1,K,C]`` and places ``[K]`` that the decoder reads."""
+        end = self.features.shape[1] - self.inner
+        return self.features[:, :end], None if self.places is None else self.places[:end]
 
     @property
     def counts(self) -> list[int]:
         """Tokens of each picture that it is of: one, unless the bundle chooses among several together."""
         if not self.manifest.joint or self.places is None:
-            return [self.features.shape[1]]
+            return [self.read[0].shape[1]]
         owners = np.maximum.accumulate(np.maximum(self.places, 0) // self.manifest.picture_tokens)
+        owners = np.minimum(owners, self.manifest.images - 1)
         return [int((owners == picture).sum()) for picture in range(self.manifest.images)]
 
     @property
@@ -161,6 +174,21 @@ class Replay:
             view=view,
         )
 
+    def encode_clip(self, clip: Clip) -> list[VisionOutputs]:
+        """Run the vision graph on each view of a video, or on all that it sees together."""
+        video = self._manifest.video
+        assert video is not None
+        step = video.frames if self._manifest.joint else video.patch
+        clock, last = clip.clock(video.patch), video.frames - step
+        return [
+            dataclasses.replace(
+                self.encode_image(clip.frames[first : first + step]),
+                clock=clock,
+                inner=video.newline and first < last,
+            )
+            for first in range(0, video.frames, step)
+        ]
+
     def decode(
         self,
         vision: VisionOutputs | Sequence[VisionOutputs],
@@ -187,9 +215,10 @@ class Replay:
                 image_tokens=[count for picture in pictures for count in picture.counts],
                 views=[picture.view for picture in pictures if picture.view is not None],
                 grids=grids,
+                clock=pictures[0].clock,
             ),
-            [picture.features for picture in pictures],
-            [picture.places for picture in pictures],
+            [picture.read[0] for picture in pictures],
+            [picture.read[1] for picture in pictures],
             component=lambda name: functools.partial(run_graph, self._views[name]),
         )
         prompt = entering.prompt

@@ -16,6 +16,7 @@ from lmmprune.compiler.bundle.views import counts_of_sizes
 from lmmprune.compiler.data.calibration import Sample, load_calibration
 from lmmprune.compiler.runtime.compose import PLACE
 from lmmprune.compiler.verify import manifest_checks, parity
+from lmmprune.compiler.verify.clips import clip_of
 from lmmprune.compiler.verify.find_source import find_source
 from lmmprune.compiler.verify.prompt import compare_prompts
 from lmmprune.compiler.verify.replay import DecoderOutputs, Replay, VisionOutputs
@@ -141,7 +142,10 @@ def _replay(
     seen: dict[int, list[VisionOutputs]] = {}
     for index in range(len(chosen)):
         places, question = _prompt(chosen, index, bundle.manifest)
-        if bundle.manifest.joint:
+        if bundle.manifest.video is not None:
+            question = chosen[index].prompt
+            pictures = engine.encode_clip(clip_of([one.image for one in chosen], index, bundle.manifest.video))
+        elif bundle.manifest.joint:
             pictures = [engine.encode_image([chosen[place].image for place in places])]
         else:
             for place in places:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from lmmprune.errors import ModelError
+from lmmprune.models.configure import pictures_together
 from lmmprune.models.families.llava import decoder_spec, shrink
 from lmmprune.models.family import GROUPED, ONE_BY_ONE, Family, Split, VisionSpec
+from lmmprune.models.video import VideoSpec
 
 _PICTURE = "<img><IMG_CONTEXT></img>"
 _SPLIT = Split(
@@ -44,9 +46,11 @@ def _vision(config: Any) -> VisionSpec:
             f"the tower takes {height} x {width} pixels in patches of {patch} x {other}, and downsample_ratio is"
             f" {ratio}: expected square pictures of whole squares of patches"
         )
+    together = pictures_together(config)
     return VisionSpec(
         layers=vision.num_hidden_layers,
-        tokens=(side // merge) ** 2,
+        tokens=together * (side // merge) ** 2,
+        tiles=together,
         has_cls=True,
         grid=(side // merge, side // merge),
         image_size=(height, width),
@@ -60,7 +64,10 @@ def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     hidden = body.vision_tower(pixel_values).last_hidden_state[:, 1:]
     side = round(hidden.shape[1] ** 0.5)
     squares = body.pixel_shuffle(hidden.unflatten(1, (side, side)), scale_factor=model.config.downsample_ratio)
-    return body.multi_modal_projector(squares.flatten(1, 2))
+    tokens, together = squares.flatten(1, 2), pictures_together(model.config)
+    if together > 1:
+        tokens = tokens.reshape(-1, together * tokens.shape[1], tokens.shape[2])
+    return body.multi_modal_projector(tokens)
 
 
 FAMILY = Family(
@@ -76,6 +83,13 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2504.10479",
     several=True,
+    video=VideoSpec(
+        token="<video>",
+        as_pictures=True,
+        view="Frame{number}: <img>{token}</img>",
+        between="\n",
+        sampling="middle",
+    ),
     split=_SPLIT,
     tried=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF"),
     limits=(

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from lmmprune.errors import ModelError
-from lmmprune.models.families import anyres, llava
-from lmmprune.models.family import NO_CLS, Family
+from lmmprune.models.families import anyres, llava, pooled
+from lmmprune.models.family import NO_CLS, Family, VisionSpec
+from lmmprune.models.video import VideoSpec, sees_video
 
 # Up to this stretch of its sides a picture's raster stays as it is.
 _SLACK = 1.1
@@ -27,6 +28,15 @@ def _arrange(config: Any, tiles: tuple[int, int] | None) -> tuple[Any, tuple[int
     return config, (rows, columns)
 
 
+def _vision(config: Any) -> VisionSpec:
+    return pooled.vision_spec(config) if sees_video(config) else anyres.vision_spec(config)
+
+
+def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
+    seen = pooled if sees_video(model.config) else anyres
+    return seen.features(model, pixel_values, next_layer)
+
+
 def _grids(config: Any) -> tuple[tuple[int, int], ...]:
     most = _SLACK**2 * _most(config)
     return tuple(grid for grid in anyres.grids_of(config) if grid[0] * grid[1] <= most)
@@ -41,14 +51,19 @@ FAMILY = Family(
     title="LLaVA-OneVision",
     template="<|im_start|>user <image>\n{prompt}<|im_end|><|im_start|>assistant\n",
     image_token="<image>",
-    vision=anyres.vision_spec,
+    vision=_vision,
     decoder=llava.decoder_spec,
     shrink=llava.shrink,
-    vision_features=anyres.features,
+    vision_features=_features,
     reference="arXiv 2408.03326",
     one_picture=anyres.ONE_PICTURE,
     tried=("llava-hf/llava-onevision-qwen2-0.5b-ov-hf",),
-    limits=(*anyres.LIMITS, NO_CLS, "pictures only, no videos"),
+    limits=(
+        *anyres.LIMITS,
+        NO_CLS,
+        "videos are cut behind the projector and the pooling alone (evs, divprune, dpp)",
+    ),
+    video=VideoSpec(token="<video>", newline=True),
     arrange=_arrange,
     grids=_grids,
 )

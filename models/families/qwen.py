@@ -7,8 +7,10 @@ import math
 from typing import Any
 
 from lmmprune.errors import ModelError
+from lmmprune.models.configure import pictures_together
 from lmmprune.models.families import llava
 from lmmprune.models.family import DecoderSpec, VisionSpec
+from lmmprune.models.video import VideoSpec, sees_video
 
 IMAGE_TOKEN = "<|image_pad|>"
 INLINE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -17,7 +19,9 @@ TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     f"{INLINE}{{prompt}}<|im_end|>\n<|im_start|>assistant\n"
 )
-SIZES = "no videos, pictures of the sizes that --image-size chooses at export"
+# All views of a video lie in one grid.
+VIDEO = VideoSpec(token="<|video_pad|>", patch=2, together=True)
+SIZES = "pictures of the sizes that --image-size chooses at export, frames of one of them"
 # Visual tokens along each side of a picture when nothing else is said.
 _SIDE = 16
 
@@ -47,9 +51,12 @@ def vision_spec(config: Any, *, window: int = 1) -> VisionSpec:
             f" it, the nearest are {high} x {wide}"
         )
     grid = height // (patch * merge), width // (patch * merge)
+    together = pictures_together(config)
     return VisionSpec(
         layers=vision.depth,
-        tokens=grid[0] * grid[1],
+        tokens=together * grid[0] * grid[1],
+        tiles=together,
+        frames=vision.temporal_patch_size if sees_video(config) else 1,
         has_cls=False,
         grid=grid,
         image_size=(height, width),

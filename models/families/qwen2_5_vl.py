@@ -5,6 +5,7 @@ Reference: Bai et al., Qwen2.5-VL Technical Report, 2025, arXiv 2502.13923.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from lmmprune.models.families import qwen
@@ -31,10 +32,10 @@ def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     rows, columns = spec.grid[0] * merge, spec.grid[1] * merge
     angles = qwen_tower.rotary_angles(vision, rows, columns)
     order = qwen_tower.Windows(rows, columns, _window(vision))
-    batch = pixel_values.shape[0]
+    x, windowed = qwen_tower.embed(tower, pixel_values, frames=spec.frames), False
+    batch = x.shape[0]
     whole = qwen_tower.turns(angles, batch=batch)
     within = qwen_tower.turns(angles[order.places], batch=batch, parts=order.count)
-    x, windowed = qwen_tower.embed(tower, pixel_values), False
     for index, layer in enumerate(tower.blocks):
         # Layers that see the whole picture see it in raster order, where methods look for patches.
         if (index not in vision.fullatt_block_indexes) != windowed:
@@ -43,7 +44,8 @@ def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
         x = qwen_tower.block(layer, x, within if windowed else whole)
     x = order.leave(x) if windowed else x
     # The norm is each patch's own, so it may come before the patches are put together.
-    return tower.merger.mlp(qwen_tower.group(tower.merger.ln_q(x), spec.grid, merge))
+    tokens = qwen_tower.group(tower.merger.ln_q(x), spec.grid, merge)
+    return tower.merger.mlp(qwen_tower.together(tokens, spec.tiles))
 
 
 FAMILY = Family(
@@ -61,4 +63,5 @@ FAMILY = Family(
     limits=(qwen.SIZES, GROUPED, NO_CLS),
     sizes=True,
     several=True,
+    video=dataclasses.replace(qwen.VIDEO, pace=lambda config: float(config.vision_config.tokens_per_second)),
 )

@@ -18,12 +18,13 @@ def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     spec, tower, vision = qwen.vision_spec(model.config), model.model.visual, model.config.vision_config
     merge = vision.spatial_merge_size
     angles = qwen_tower.rotary_angles(vision, spec.grid[0] * merge, spec.grid[1] * merge)
-    turns = qwen_tower.turns(angles, batch=pixel_values.shape[0])
-    x = qwen_tower.embed(tower, pixel_values)
+    x = qwen_tower.embed(tower, pixel_values, frames=spec.frames)
+    turns = qwen_tower.turns(angles, batch=x.shape[0])
     for layer in tower.blocks:
         x = qwen_tower.block(layer, x, turns)
     # The norm is each patch's own, so it may come before the patches are put together.
-    return tower.merger.mlp(qwen_tower.group(tower.merger.ln_q(x), spec.grid, merge))
+    tokens = qwen_tower.group(tower.merger.ln_q(x), spec.grid, merge)
+    return tower.merger.mlp(qwen_tower.together(tokens, spec.tiles))
 
 
 FAMILY = Family(
@@ -41,4 +42,5 @@ FAMILY = Family(
     limits=(qwen.SIZES, GROUPED, NO_CLS),
     sizes=True,
     several=True,
+    video=qwen.VIDEO,
 )

@@ -15,6 +15,7 @@ from typing import Any
 from lmmprune.models.families import qwen
 from lmmprune.models.families.llava import decoder_spec, shrink
 from lmmprune.models.family import GROUPED, NO_CLS, DecoderSpec, Family, VisionSpec
+from lmmprune.models.video import VideoSpec
 
 
 def _vision(config: Any) -> VisionSpec:
@@ -41,15 +42,15 @@ def _features(model: Any, pixel_values: Any, next_layer: bool) -> Any:
     spec, tower, vision = _vision(model.config), model.model.visual, model.config.vision_config
     merge = vision.spatial_merge_size
     rows, columns = spec.grid[0] * merge, spec.grid[1] * merge
-    turns = qwen_tower.turns(qwen_tower.rotary_angles(vision, rows, columns), batch=pixel_values.shape[0])
-    x = qwen_tower.embed(tower, pixel_values) + qwen_tower.positions(tower, rows, columns)
+    x = qwen_tower.embed(tower, pixel_values, frames=spec.frames) + qwen_tower.positions(tower, rows, columns)
+    turns = qwen_tower.turns(qwen_tower.rotary_angles(vision, rows, columns), batch=x.shape[0])
     deeper = []
     for index, layer in enumerate(tower.blocks):
         x = qwen_tower.block(layer, x, turns)
         if index in vision.deepstack_visual_indexes:
             merger = tower.deepstack_merger_list[vision.deepstack_visual_indexes.index(index)]
-            deeper.append(qwen_tower.merge_patches(merger, x, spec.grid, merge))
-    last = qwen_tower.merge_patches(tower.merger, x, spec.grid, merge)
+            deeper.append(qwen_tower.merge_patches(merger, x, spec.grid, merge, spec.tiles))
+    last = qwen_tower.merge_patches(tower.merger, x, spec.grid, merge, spec.tiles)
     return torch.cat([last, *deeper], dim=-1)
 
 
@@ -67,6 +68,12 @@ FAMILY = Family(
     tried=("Qwen/Qwen3-VL-2B-Instruct",),
     sizes=True,
     several=True,
+    video=VideoSpec(
+        token="<|video_pad|>",
+        view="<{seconds} seconds><|vision_start|>{token}<|vision_end|>",
+        sampling="ends",
+        patch=2,
+    ),
     limits=(
         qwen.SIZES,
         GROUPED,

@@ -18,10 +18,16 @@ Array = np.ndarray[Any, Any]
 Turns = tuple[torch.Tensor, torch.Tensor]
 
 
-def embed(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the patches of ``pixels [B,3,H,W]`` as ``[B,N,C]`` in raster order; a still picture is every frame."""
-    frames = pixels.unsqueeze(2).expand(-1, -1, tower.patch_embed.temporal_patch_size, -1, -1)
-    patches: torch.Tensor = tower.patch_embed.proj(frames)
+def embed(tower: Any, pixels: torch.Tensor, *, frames: int = 1) -> torch.Tensor:
+    """Return the patches of ``pixels [B,3,H,W]`` as ``[B,N,C]`` in raster order; a still picture is every frame.
+
+    With ``frames`` each view has so many of its own, ``[B*frames,3,H,W]``.
+    """
+    if frames > 1:
+        views = pixels.reshape(-1, frames, *pixels.shape[1:]).transpose(1, 2)
+    else:
+        views = pixels.unsqueeze(2).expand(-1, -1, tower.patch_embed.temporal_patch_size, -1, -1)
+    patches: torch.Tensor = tower.patch_embed.proj(views)
     return patches.flatten(2).transpose(1, 2)
 
 
@@ -115,10 +121,15 @@ def group(x: torch.Tensor, grid: tuple[int, int], merge: int) -> torch.Tensor:
     return squares.reshape(batch, rows * columns, merge * merge * channels)
 
 
-def merge_patches(merger: Any, x: torch.Tensor, grid: tuple[int, int], merge: int) -> torch.Tensor:
-    """Put patches ``x [B,N,C]`` together, normalized one by one or side by side, and project them to tokens."""
+def together(tokens: torch.Tensor, tiles: int) -> torch.Tensor:
+    """Return the tokens ``[B*tiles,n,C]`` of views that are seen as one, ``[B,tiles*n,C]``."""
+    return tokens if tiles == 1 else tokens.reshape(-1, tiles * tokens.shape[1], tokens.shape[2])
+
+
+def merge_patches(merger: Any, x: torch.Tensor, grid: tuple[int, int], merge: int, tiles: int = 1) -> torch.Tensor:
+    """Put patches ``x [B*tiles,N,C]`` together, normalized one by one or side by side, and project them to tokens."""
     behind = merger.use_postshuffle_norm
-    tokens = group(x if behind else merger.norm(x), grid, merge)
+    tokens = together(group(x if behind else merger.norm(x), grid, merge), tiles)
     tokens = merger.norm(tokens) if behind else tokens
     projected: torch.Tensor = merger.linear_fc2(merger.act_fn(merger.linear_fc1(tokens)))
     return projected

@@ -12,6 +12,7 @@ from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, POSITION_IDS
 from lmmprune.names import past as past_names
 from lmmprune.passes.find.groups import trace_groups
 from lmmprune.passes.find.layers import Layer, find_layers, stream_into
+from lmmprune.passes.find.mixtures import mixtures
 from lmmprune.passes.find.tokenwise import begin_of_tokenwise, streams
 from lmmprune.passes.graph.refusals import Refused
 from lmmprune.passes.graph.shapes import reached, static_shape
@@ -33,6 +34,8 @@ class VisionAnchors:
         tiles: Tower images per picture.
         separated: The graph's output, where tokens that are no patches are set between the features; else ``features``.
         lines: ``[N']`` int64, the output's tokens: places among the features, and N for a token that is no patch.
+        pooled: Whether each token is a mixture of patches behind the projector; then ``patches`` and ``hidden`` are
+            the tokens.
         members: ``[N,g]`` int64, the patches of each token (CLS not counted, those of all tiles one after the other);
             None: a picture is one image, and each token is the patch of its own number.
     """
@@ -49,6 +52,7 @@ class VisionAnchors:
     separated: ir.Value
     lines: np.ndarray
     members: np.ndarray | None = None
+    pooled: bool = False
 
     @property
     def tokens(self) -> int:
@@ -94,6 +98,8 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
     separated = _named(model.graph.outputs, IMAGE_FEATURES, "vision")
     features, lines = _without_separators(separated)
     own, *others = _levels(features)
+    if (mixed := mixtures(own)) is not None:
+        return _pooled(layers, features, mixed, separated, lines)
     patches, deeper = begin_of_tokenwise(own), tuple(begin_of_tokenwise(value) for value in others)
     hidden, members = trace_groups(patches)
     for tokens in deeper:
@@ -124,6 +130,27 @@ def find_vision_anchors(model: ir.Model) -> VisionAnchors:
         separated=separated,
         lines=np.arange(len(members), dtype=np.int64) if lines is None else lines,
         members=None if tiles == 1 and np.array_equal(members[:, 0], np.arange(outside)) else members,
+    )
+
+
+def _pooled(
+    layers: tuple[Layer, ...], features: ir.Value, mixed: ir.Value, separated: ir.Value, lines: np.ndarray | None
+) -> VisionAnchors:
+    """Return the anchors of a graph whose tokens are mixtures of patches."""
+    batch, tokens, _ = static_shape(features)
+    return VisionAnchors(
+        layers=layers,
+        depth=len(layers),
+        hidden=features,
+        patches=features,
+        features=features,
+        own=features,
+        deeper=(),
+        has_cls=False,
+        tiles=static_shape(mixed)[0] // batch,
+        separated=separated,
+        lines=np.arange(tokens, dtype=np.int64) if lines is None else lines,
+        pooled=True,
     )
 
 

@@ -56,6 +56,7 @@ class Method:
         scores_ahead: Whether its cuts between decoder layers are scored by the layer behind the cut (see
             ``own_layer.by_next_layer``) and not by the one before.
         tunable: (hyper-parameter, value as text) that ``lmmprune tune`` tries besides the defaults, one by one.
+        over_time: Whether it compares the frames of a video, all of which it sees at once.
         movable: Kinds of sites that a schedule of the user's may name (``plan_schedule``); none: it takes no schedule.
     """
 
@@ -74,6 +75,7 @@ class Method:
     next_layer: ClassVar[bool] = False
     scores_ahead: ClassVar[bool] = False
     tunable: ClassVar[tuple[tuple[str, str], ...]] = ()
+    over_time: ClassVar[bool] = False
     movable: ClassVar[tuple[Kind, ...]] = ()
 
     def filter(self, at: SiteContext) -> ir.Value:

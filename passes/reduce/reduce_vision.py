@@ -70,6 +70,12 @@ class ReduceVision(GraphPass):
                 f"the graph has pictures of {anchors.tiles} images and {anchors.separators} tokens that are no patches,"
                 f" expected {self.tiles} and {self.separators}"
             )
+        before = next((stage.site for stage in self._mine if stage.site != PROJECTOR_OUTPUT), None)
+        if anchors.pooled and before is not None:
+            raise Refused(
+                f"no site '{before}': the graph mixes patches into tokens behind the projector, and needs them all: use"
+                " a method that cuts at projector_output"
+            )
         check_counts(self._mine, self._all, least=self.separators + 1)
         for stage in self._mine:
             if stage.site.kind == "vision_layer" and anchors.tiles > 1:

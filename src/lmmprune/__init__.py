@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Answer, FinishReason, Stats
     from lmmprune.compiler.runtime.image_features import ImageFeatures, SiteTokens
     from lmmprune.compiler.runtime.open_picture import Picture
+    from lmmprune.compiler.runtime.open_video import Clip
     from lmmprune.compiler.runtime.show_kept import Drawing
     from lmmprune.compiler.serve.options import ServeOptions
     from lmmprune.compiler.study.run_study import StudyResult
@@ -95,6 +96,7 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "load",
     "Model",
     "Picture",
+    "Clip",
     "ImageFeatures",
     "SiteTokens",
     "Answer",
@@ -189,6 +191,7 @@ _HOMES = {
     "compiler.runtime.answer": "Answer FinishReason Stats",
     "compiler.runtime.image_features": "ImageFeatures SiteTokens",
     "compiler.runtime.open_picture": "Picture",
+    "compiler.runtime.open_video": "Clip",
     "compiler.runtime.show_kept": "Drawing",
     "compiler.serve.options": "ServeOptions",
     "compiler.study.run_study": "StudyResult",

@@ -16,6 +16,7 @@ from lmmprune.models.source import Source
 # Keys of a configuration that say nothing of its graph.
 _ELSEWHERE = ("_name_or_path", "architectures", "transformers_version", "use_cache", "initializer_range")
 _ELSEWHERE_ABOVE = ("ignore_index", "image_seq_length", "vocab_size")
+_OF_THE_TOWER = ("video_frames", "pictures_together")
 # And nothing of the tower's, beside the width that its features get.
 _OF_THE_DECODER = ("image_token_id", "image_token_index", "pad_token_id", "tie_word_embeddings", "text_config")
 _done: dict[str, ir.Model] = {}
@@ -36,7 +37,7 @@ def _once(part: str, traced: Callable[..., ir.Model]) -> Callable[..., ir.Model]
         embeddings = model.get_input_embeddings().weight
         tied = part == "decoder" and embeddings is model.get_output_embeddings().weight
         config = _bare(source.config.to_dict())
-        aside = _ELSEWHERE_ABOVE if part == "decoder" else (*_ELSEWHERE_ABOVE, *_OF_THE_DECODER)
+        aside = (*_ELSEWHERE_ABOVE, *(_OF_THE_TOWER if part == "decoder" else _OF_THE_DECODER))
         config = {name: value for name, value in config.items() if name not in aside}
         if part == "decoder" and isinstance(config.get("vision_config"), dict):
             # The size of pictures is the tower's.

@@ -22,12 +22,17 @@ _IDS = {
 _VOCABULARY = qwen_text.cut(151936)
 _FLAT: Renames = ((r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual."))
 _PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+_CLIP = "<|vision_start|><|video_pad|><|vision_end|>"
 _PARTS = (
     "{{ '<|im_start|>' + turn['role'] + '\n' }}"
     "{% if turn['content'] is string %}{{ turn['content'] }}{% else %}{% for part in turn['content'] %}"
     "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}"
     "{% set count.value = count.value + 1 %}"
-    "{% if add_vision_id %}{{ 'Picture ' ~ count.value ~ ': ' }}{% endif %}" + _PICTURE + "{% elif 'text' in part %}"
+    "{% if add_vision_id %}{{ 'Picture ' ~ count.value ~ ': ' }}{% endif %}"
+    + _PICTURE
+    + "{% elif part['type'] == 'video' or 'video' in part %}"
+    + _CLIP
+    + "{% elif 'text' in part %}"
     "{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )

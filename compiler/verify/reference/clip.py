@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
 
 from lmmprune.compiler.verify.reference.cut import CutRefused
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention, vision_attention
+from lmmprune.compiler.verify.reference.packing import NEWLINE, Packing, side_by_side
 from lmmprune.compiler.verify.reference.packing import anyres as packed
-from lmmprune.compiler.verify.reference.packing import side_by_side
 from lmmprune.compiler.verify.reference.tower import Tower
 
 
@@ -51,6 +52,23 @@ def llava(model: Any) -> Tower:
 def anyres(model: Any) -> Tower:
     """LLaVA's tower on an overview and tiles, their tokens packed with newlines."""
     return dataclasses.replace(llava(model), packing=packed(model.config), newline=model.model.image_newline)
+
+
+def onevision(model: Any) -> Tower:
+    """LLaVA-OneVision: pictures as ``anyres``, or frames of a video, pooled to half of their sides."""
+    if getattr(model.config, "video_frames", None) is None:
+        return anyres(model)
+    vision, views = model.config.vision_config, getattr(model.config, "pictures_together", 1)
+    side = vision.image_size // vision.patch_size
+    half = math.ceil(side / 2)
+
+    def pool(projected: torch.Tensor) -> torch.Tensor:
+        raster = projected.reshape(views, side, side, -1).permute(0, 3, 1, 2)
+        return torch.nn.functional.interpolate(raster, (half, half), mode="bilinear").flatten(2).mT.flatten(0, 1)
+
+    tokens = [(view, token) for view in range(views) for token in range(half * half)]
+    packing = Packing(tiles=views, tokens=[*tokens, NEWLINE])
+    return dataclasses.replace(llava(model), packing=packing, newline=model.model.image_newline, pool=pool)
 
 
 def idefics3(model: Any) -> Tower:
@@ -103,4 +121,5 @@ def internvl(model: Any) -> Tower:
         finish=tower.layernorm,
         merge=round(1 / model.config.downsample_ratio),
         project=model.model.multi_modal_projector,
+        views=getattr(model.config, "pictures_together", 1),
     )

@@ -24,6 +24,7 @@ SITES = {
     "downsample": ("vision_output",),
     "divprune": ("projector_output",),
     "dpp": ("projector_output",),
+    "evs": ("projector_output",),
     "ficoco-v": ("vision_layer",),
     "tome": ("vision_layer",),
     "fastv": ("llm_input",),

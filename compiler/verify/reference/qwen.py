@@ -111,13 +111,17 @@ def _places(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
 
 
 def _embed(visual: Any, picture: torch.Tensor, places: list[tuple[int, int]]) -> torch.Tensor:
-    """[3,height,width] -> [N,C]: each patch's pixels, as often as there are frames, times the weights."""
+    """[3,height,width] -> [N,C]: each patch's pixels, as often as there are frames, times the weights.
+
+    Or those of its place in each frame of ``[frames,3,height,width]``.
+    """
     patch, frames = visual.patch_embed.patch_size, visual.patch_embed.temporal_patch_size
     module = visual.patch_embed.proj
     rows = []
     for row, column in places:
-        pixels = picture[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
-        rows.append(torch.stack([pixels] * frames, dim=1).flatten())
+        pixels = picture[..., row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+        each = [pixels] * frames if picture.dim() == 3 else list(pixels)
+        rows.append(torch.stack(each, dim=1).flatten())
     return torch.nn.functional.linear(torch.stack(rows), module.weight.flatten(1), module.bias)
 
 

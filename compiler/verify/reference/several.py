@@ -44,6 +44,7 @@ def say_of_several(
     steps: int,
     forced: list[int],
     grid: tuple[int, int] | None = None,
+    interval: float | None = None,
 ) -> list[Said]:
     """Follow 1 + steps given tokens behind ``texts[0], picture 0, texts[1], picture 1, ..., texts[-1]``.
 
@@ -63,6 +64,8 @@ def say_of_several(
         steps: As for ``say``.
         forced: The 1 + steps tokens.
         grid: As for ``say``.
+        interval: Numbers from one picture to the next, where all lie in one grid, as views of a video; None: each has
+            its own.
 
     Returns:
         For each picture what it keeps, and the logits of the prompt, the same for all.
@@ -98,7 +101,7 @@ def say_of_several(
             chosen.append(picture._replace(features=features, kept=kept))
             found.append(own.kept)
             margins.append(chooser.margin)
-        tokens = number(chosen, texts, forced[:-1], positions["vision"], patches, grid)
+        tokens = number(chosen, texts, forced[:-1], positions["vision"], patches, grid, interval)
         every = torch.cat([features for features, *_ in chosen])
         logits = run(model, tokens, every, cutter({}, Chooser()), 1 + steps).numpy()
     return [
@@ -114,6 +117,7 @@ def number(
     policy: str,
     patches: int,
     grid: tuple[int, int] | None,
+    interval: float | None = None,
 ) -> list[Token]:
     """Return the numbered sequence: text counts on; a picture takes as many numbers as the policy says."""
     tokens: list[Token] = []
@@ -133,13 +137,15 @@ def number(
         spots = range(len(features)) if kept is None else [max(int(place), 0) for place in kept]
         for order, spot in enumerate(spots):
             if grid is not None:
-                place: Position = (following, following + spot // grid[1], following + spot % grid[1])
+                # In float32, as transformers has seconds.
+                frame = 0 if interval is None else int(np.float32(piece) * np.float32(interval))
+                place: Position = (following + frame, following + spot // grid[1], following + spot % grid[1])
             else:
                 place = following + (spot if policy == "original" else order)
             tokens.append(Token("image", row, place))
             row += 1
         if grid is not None:
-            following += max(grid)
+            following += max(grid) if interval is None or piece == len(pictures) - 1 else 0
         else:
             following += patches if policy == "original" else len(features)
     return tokens

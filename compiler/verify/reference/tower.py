@@ -33,6 +33,9 @@ class Tower:
         compared: How many of the C' channels are the token's own features; None: all.
         packing: Which tokens a picture has that is cut into tiles; None: it is one image.
         newline: ``[C']``, with packing.
+        views: Images of what is seen as one, where there is no packing.
+        frames: Frames of each; with more than one ``embed`` takes ``[frames,3,height,width]``.
+        pool: All projected patches ``[patches,C']`` -> tokens ``[n,C']``; None: they are the tokens.
     """
 
     has_cls: bool
@@ -49,11 +52,14 @@ class Tower:
     compared: int | None = None
     packing: Packing | None = None
     newline: torch.Tensor | None = None
+    views: int = 1
+    frames: int = 1
+    pool: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @property
     def tiles(self) -> int:
         """Images of a picture."""
-        return self.packing.tiles if self.packing else 1
+        return self.packing.tiles if self.packing else self.views
 
     @property
     def newlines(self) -> int:
@@ -62,9 +68,9 @@ class Tower:
 
     def squares(self, patches: int) -> list[list[tuple[int, int]]]:
         """Return tile and patch of each patch of each token; within a tile of so many patches in raster order."""
-        if self.packing:
+        if self.packing and not self.pool:
             return [[token] for token in self.packing.patches]
-        return [[(0, patch) for patch in square] for square in self._squares(patches)]
+        return [[(tile, patch) for patch in square] for tile in range(self.tiles) for square in self._squares(patches)]
 
     def _squares(self, patches: int) -> list[list[int]]:
         if self.merge == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from lmmprune.compiler.verify.reference.tower import Tower
 _OF_ONE_SIZE: dict[str, Callable[[Any], Tower]] = {
     "llava": clip.llava,
     "llava_next": clip.anyres,
-    "llava_onevision": clip.anyres,
+    "llava_onevision": clip.onevision,
     "idefics3": clip.idefics3,
     "smolvlm": clip.idefics3,
     "internvl": clip.internvl,
@@ -34,5 +35,7 @@ def tower_of(model: Any, size: tuple[int, int]) -> Tower:
     if kind in _OF_ONE_SIZE:
         return _OF_ONE_SIZE[kind](model)
     if kind in _OF_ANY_SIZE:
-        return _OF_ANY_SIZE[kind](model, size)
+        seen, config = _OF_ANY_SIZE[kind](model, size), model.config
+        frames = config.vision_config.temporal_patch_size if getattr(config, "video_frames", None) else 1
+        return dataclasses.replace(seen, views=getattr(config, "pictures_together", 1), frames=frames)
     raise CutRefused(f"it has no tower of '{kind}', only of {', '.join([*_OF_ONE_SIZE, *_OF_ANY_SIZE])}")

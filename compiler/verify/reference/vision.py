@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from lmmprune.compiler.verify.reference.chooser import Chooser
 from lmmprune.compiler.verify.reference.cut import Cut, CutRefused, Seen, check, check_keep
 from lmmprune.compiler.verify.reference.downsample import downsample
 from lmmprune.compiler.verify.reference.encoded import Encoded, Tile
+from lmmprune.compiler.verify.reference.evs import evs
 from lmmprune.compiler.verify.reference.greedy import dpp
 from lmmprune.compiler.verify.reference.layer_attention import LayerAttention
 from lmmprune.compiler.verify.reference.prumerge import prumerge
@@ -65,8 +68,9 @@ def knee(model: Any, pixel_values: torch.Tensor, chooser: Chooser | None = None)
 
 
 def _pictures(tower: Tower, pixel_values: torch.Tensor) -> torch.Tensor:
-    """[B*tiles,3,height,width] -> [B,tiles,3,height,width]."""
-    return pixel_values.reshape(-1, tower.tiles, *pixel_values.shape[1:])
+    """[B*tiles,3,height,width] -> [B,tiles,3,height,width]; each tile of frames, where there are several."""
+    frames = (tower.frames,) if tower.frames > 1 else ()
+    return pixel_values.reshape(-1, tower.tiles, *frames, *pixel_values.shape[1:])
 
 
 def _see_one(
@@ -83,11 +87,16 @@ def _see_one(
         features, places = cut_output(method, options, e, keep - tower.newlines, chooser)
         kept["vision_output"] = places
     projected = tower.project(torch.from_numpy(features)).numpy()
+    if tower.pool is not None:
+        projected = tower.pool(torch.from_numpy(projected)).numpy()
+        places = list(range(len(projected)))
     if (keep := sites.get("projector_output")) is not None:
         keep -= tower.newlines
-        check_keep(keep, e.n, "projector_output")
-        choose = {"divprune": divprune, "dpp": dpp}[method]
-        places = choose(projected[:, : tower.compared], keep, chooser) if keep < e.n else places
+        check_keep(keep, len(projected), "projector_output")
+        changed = functools.partial(evs, views=tower.tiles)
+        rules: dict[str, Callable[[np.ndarray, int, Chooser], list[int]]]
+        rules = {"divprune": divprune, "dpp": dpp, "evs": changed}
+        places = rules[method](projected[:, : tower.compared], keep, chooser) if keep < len(projected) else places
         projected, kept["projector_output"] = projected[places], places
     if tower.packing is None or tower.newline is None:
         return projected, kept

@@ -45,6 +45,7 @@ def export(
     image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
     tiles: Tiles | None = None,
     images: int = 1,
+    frames: int | None = None,
     joint: bool = False,
     template: str | None = None,
     share_weights: bool = False,
@@ -84,6 +85,7 @@ def export(
         tiles: Rows and columns of tiles that pictures are cut into; several such pairs, or ``"all"`` that its processor
             may choose, and each picture takes one.
         images: Pictures that a prompt may have at most; fewer cost less.
+        frames: Of the video that a prompt is about; None: it is about pictures.
         joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
         template: Chat template (jinja, a file or text), or text with ``<image>`` and ``{prompt}``.
         share_weights: Link the checkpoint's own files instead of copying weights.
@@ -129,6 +131,7 @@ def export(
         image_size=None if image_size is None else tuple(image_size),  # type: ignore[arg-type]  # one pair or several
         tiles=tiles,
         images=images,
+        frames=frames,
         joint=joint,
         template=template,
         share_weights=share_weights,

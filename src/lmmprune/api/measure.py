@@ -42,7 +42,7 @@ def bench(
 
     Args:
         bundles: Their directories.
-        image: The picture, or several, as ``Model.answer`` takes them.
+        image: The picture, or several, as ``Model.answer`` takes them; of bundles that take videos the path of one.
         prompt: The question.
         rounds: Rounds that count, at least 2.
         new_tokens: Tokens per answer, at least 2.

@@ -15,12 +15,15 @@ from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.runtime.answer import Answer
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.open_picture import Picture, open_picture
+from lmmprune.compiler.runtime.open_video import Clip
 from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Sampling
 
 Pictures = Picture | ImageFeatures | Sequence[Picture | ImageFeatures]
 """A picture, what the vision graph made of one, or a list of these."""
+Video = str | Path | Clip
+"""The path of a video, or frames that were taken of one."""
 
 
 class Model:
@@ -60,9 +63,24 @@ class Model:
         """
         return self.runtime.encode_image(open_picture(picture))
 
+    def encode_video(self, video: Video) -> list[ImageFeatures]:
+        """Run the vision graph on the frames of a video, for several questions; of a bundle that was exported for some.
+
+        Args:
+            video: Its path, or a ``Clip`` of as many frames as the bundle takes.
+
+        Returns:
+            The visual tokens of its views, for ``answer`` and ``ask`` of this model.
+
+        Raises:
+            InputError: It isn't a video, is damaged, has fewer frames, or the bundle takes pictures.
+            MissingExtraError: PyAV isn't installed.
+        """
+        return self.runtime.encode_clip(video) if isinstance(video, Clip) else self.runtime.encode_video(video)
+
     def answer(
         self,
-        picture: Pictures,
+        picture: Pictures | Clip,
         question: str,
         *,
         max_new_tokens: int = 128,
@@ -79,7 +97,8 @@ class Model:
 
         Args:
             picture: A picture as ``encode`` takes it, or what that returned; or a list of these, as many as the bundle
-                was exported for with ``images`` or fewer.
+                was exported for with ``images`` or fewer. Of a bundle for videos one, as ``encode_video`` takes it, or
+                what that returned.
             question: The bare question; the bundle's template goes around it. With several pictures ``<image>`` marks
                 the place of each; without any, they stand before the question, in their order.
             max_new_tokens: The answer ends after so many tokens; with 0 it has no text and no decoder runs.
@@ -104,14 +123,17 @@ class Model:
             print(answer.finish_reason, answer.stats.ttft_ms)
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        if isinstance(picture, Clip) or (self.manifest.video is not None and isinstance(picture, str | Path)):
+            picture = self.encode_video(picture)
         given = picture if isinstance(picture, (list, tuple)) else [cast("Picture | ImageFeatures", picture)]
-        check_pictures(self.manifest, len(given))
+        if self.manifest.video is None:  # else one may be of all views
+            check_pictures(self.manifest, len(given))
         known = [one if isinstance(one, ImageFeatures) else open_picture(one) for one in given]
         return self.runtime.answer(known, question, max_new_tokens, sampling=sampling, stop=stop)
 
     def ask(
         self,
-        picture: Pictures,
+        picture: Pictures | Clip,
         question: str,
         *,
         max_new_tokens: int = 128,
