@@ -68,11 +68,16 @@ def families() -> str:
                 if family.several
                 else []
             ),
+            f"* [Conversations](../guide/conversations.md){_later(family)}",
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
             "",
         ]
     return "\n".join(sections)
+
+
+def _later(family: Family) -> str:
+    return ", with further pictures in later questions" if family.several else " about one picture"
 
 
 def _images(family: Family) -> str:

@@ -77,6 +77,7 @@ def write_assets(source: Source, directory: Path, template: str | None = None, *
         unit=found.unit if images > 1 else "",
         inline=found.inline if images > 1 else "",
         bare=found.bare if images > 1 else "",
+        pictured=found.pictured if images > 1 else "",
     )
     # An architecture that borrows a tokenizer gives no answers that could differ.
     said = answers.warnings if source.directory else ()

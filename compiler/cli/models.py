@@ -108,6 +108,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "cut at": ", ".join(family.sites),
         "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
+        "chat": _talks(family.several),
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
         "tried": "\n".join(family.tried) or "none of the hub's",
@@ -126,6 +127,12 @@ def _images(several: bool, joint: bool) -> str:
     return f"several pictures per prompt (--images{', --joint' * joint})" if several else ""
 
 
+def _talks(several: bool) -> str:
+    """Say what a conversation about this family's pictures may have."""
+    more = "with further pictures in later questions" if several else "about one picture"
+    return f"conversations (chat), {more}, where the checkpoint's chat template goes on"
+
+
 def _families(rows: list[dict[str, Any]]) -> Table:
     """Return a table with what a family can be cut at, what it can't do, and whose layout was tried."""
     cells = []
@@ -133,6 +140,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
         several = _images(row["several_images"], row["joint_choice"])
         limits = [
             *([f"+ {several}"] if several else []),
+            f"+ {_talks(row['several_images'])}",
             *(f"- {limit}" for limit in row["limits"]),
             *(f"tried: {name}" for name in row["tried"]),
         ]

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.answering import ANSWER, answer_options, stats_line
 from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, print_json
-
-if TYPE_CHECKING:
-    from lmmprune.compiler.runtime.answer import Stats
-
-
-_ANSWER, _SAMPLING = "Answer", "Sampling"
 
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
@@ -27,47 +21,15 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
     multiple=True,
     type=click.Path(path_type=Path),
     help="The picture; may be repeated, for a bundle with --images.",
-    group=_ANSWER,
+    group=ANSWER,
 )
 @option(
     "--prompt",
     required=True,
     help="The question; with several pictures, <image> marks each one's place.",
-    group=_ANSWER,
+    group=ANSWER,
 )
-@option(
-    "--max-new-tokens",
-    default=128,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Stop after so many.",
-    group=_ANSWER,
-)
-@option(
-    "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.", group=_ANSWER
-)
-@option(
-    "--temperature",
-    type=float,
-    help="Draw tokens from their scores divided by this.  [default: 0, the likeliest token]",
-    group=_SAMPLING,
-)
-@option(
-    "--top-p",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Draw only from the likeliest tokens that together have this share.",
-    group=_SAMPLING,
-)
-@option(
-    "--top-k",
-    type=int,
-    default=0,
-    help="Draw only from so many of the likeliest.  [default: from all]",
-    group=_SAMPLING,
-)
-@option("--seed", type=int, help="The same seed gives the same answer.  [default: another each time]", group=_SAMPLING)
+@answer_options
 @threads_option()
 @option("--stats", is_flag=True, help="Print times and token counts on stderr.")
 @unsealed_option
@@ -83,6 +45,7 @@ def command(
     top_k: int,
     seed: int | None,
     stop: tuple[str, ...],
+    prefill_chunk: int | None,
     threads: int | None,
     stats: bool,
     as_json: bool,
@@ -90,7 +53,7 @@ def command(
     """Answer a question about a picture, or several; the text appears on stdout as it is generated."""
     from lmmprune.api.model import load
 
-    with load(bundle, threads=threads) as model:
+    with load(bundle, threads=threads, prefill_chunk=prefill_chunk) as model:
         answer = model.answer(
             images,
             prompt,
@@ -111,26 +74,4 @@ def command(
         return
     click.echo()
     if stats:
-        click.echo(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}", err=True)  # asked for, also with -q
-
-
-def _line(stats: Stats) -> str:
-    each = "" if stats.ms_per_token is None else f" ({stats.ms_per_token:.2f} ms each)"
-    tokens = f"{stats.tokens_before} -> {stats.image_tokens}{_bucket(stats)}"
-    return (
-        f"preprocess {stats.preprocess_ms:.1f} ms, vision {stats.vision_ms:.1f} ms, prefill {stats.prefill_ms:.1f} ms, "
-        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}{_of(stats)}, "
-        f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (finished: {stats.finish_reason})"
-    )
-
-
-def _of(stats: Stats) -> str:
-    return f" of {stats.images} pictures" if stats.images > 1 else ""
-
-
-def _bucket(stats: Stats) -> str:
-    """Say which of several counts was taken, and why."""
-    if stats.dynamic_count is None:
-        return ""
-    enough = "the smallest bucket for" if stats.image_tokens >= stats.dynamic_count else "the largest bucket, short of"
-    return f" ({enough} this picture's own {stats.dynamic_count})"
+        click.echo(f"load {model.load_ms:.0f} ms, {stats_line(answer.stats)}", err=True)  # asked for, also with -q

@@ -98,6 +98,14 @@ _ADDRESS, _LOAD, _LIMITS, _PICTURES = "Address", "Load", "Limits", "Pictures"
     help="Read file: pictures below this directory.",
     group=_PICTURES,
 )
+@option(
+    "--image-cache",
+    default="64MiB",
+    show_default=True,
+    type=size,
+    help="Visual tokens kept of pictures that come again, of each bundle.",
+    group=_PICTURES,
+)
 @threads_option()
 @unsealed_option
 def command(
@@ -115,6 +123,7 @@ def command(
     max_pixels: int,
     media_domains: tuple[str, ...],
     media_path: Path | None,
+    image_cache: int,
     threads: int | None,
 ) -> None:
     """Answer over HTTP as OpenAI's chat API does; several bundles are served under their names."""
@@ -135,6 +144,7 @@ def command(
         api_keys=api_keys,
         media_domains=media_domains,
         media_path=media_path,
+        image_cache=image_cache,
         access_log=not WANTED.quiet,
     )
     named = names_of(bundles)

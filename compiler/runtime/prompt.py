@@ -38,6 +38,10 @@ def check_pictures(interface: Interface, pictures: int) -> None:
         raise InputError(f"{pictures} pictures, this bundle takes {most} per prompt{more}")
 
 
+class TooLong(InputError):
+    """A prompt that leaves no place for an answer."""
+
+
 class Prompter:
     """The prompt side of a bundle: template, tokenizer, positions."""
 
@@ -60,13 +64,20 @@ class Prompter:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._special.setdefault(self._prompt.image_token_id, self._prompt.image_token)
 
-    def encode(self, question: str | Sequence[str], *, image_tokens: int | Sequence[int] | None = None) -> Encoded:
+    def encode(
+        self,
+        question: str | Sequence[str],
+        *,
+        image_tokens: int | Sequence[int] | None = None,
+        placed: Sequence[int] | None = None,
+    ) -> Encoded:
         """Tokenize a question inside the template.
 
         Args:
             question: The bare question; or a conversation, which is a question, its answer, the next question, ...
             image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
                 one picture, of the manifest's count.
+            placed: How many of the pictures came with each question of a conversation; None: all with the first one.
 
         Where the bundle takes several pictures, ``<image>`` in a question is the place of one. Otherwise special tokens
         that the user wrote (``<image>``, ``</s>``) stay plain text.
@@ -90,7 +101,7 @@ class Prompter:
         check_pictures(self._interface, len(counts))
         told, image = self._prompt, self._prompt.image_token_id
         if self._interface.images > 1:
-            pieces = place_pictures(told, words, len(counts))
+            pieces = place_pictures(told, words, len(counts), placed)
         else:
             pieces = compose(told.template, told.turn, words, told.strip, told.answer_strip)
         texts: list[list[int]] = [[]]
@@ -156,18 +167,18 @@ class Prompter:
                 at i * N), -1 for a token that is none; None when nothing was dropped.
 
         Raises:
-            InputError: The prompt leaves no position for an answer.
+            TooLong: The prompt leaves no position for an answer.
         """
         positions = number_tokens(self._interface, encoded, kept)
         if self.room(encoded, positions) < 1:
             text = encoded.length - encoded.image_tokens
             capacity = self._interface.cache.capacity
             if capacity is not None and capacity < encoded.length:
-                raise InputError(
+                raise TooLong(
                     f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens, the cache of this "
                     f"bundle has room for {capacity}; shorten the prompt, or export with a larger --static-cache"
                 )
-            raise InputError(
+            raise TooLong(
                 f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens take "
                 f"{_used(encoded, positions)} positions, the model has {self._interface.max_positions} and needs one"
                 " for the answer; shorten the prompt"

@@ -99,7 +99,11 @@ def load_served(
     bundles = {name: Bundle.open(path) for name, path in directories.items()}
     loaded: Loaded = {}
     runtimes = {
-        name: Runtime(bundle, sessions=open_sessions(bundle, threads=threads, loaded=loaded))
+        name: Runtime(
+            bundle,
+            sessions=open_sessions(bundle, threads=threads, loaded=loaded),
+            image_cache=options.image_cache,
+        )
         for name, bundle in bundles.items()
     }
     return {name: Served(name, runtime, options) for name, runtime in runtimes.items()}
