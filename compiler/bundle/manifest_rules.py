@@ -78,7 +78,12 @@ def _check_words(manifest: Content) -> None:
     one_of("precision.int8", manifest.precision.int8, (None, "u8s8", "s8s8", "u8s8-dynamic", "s8-weights"))
     if manifest.precision.int4 is not None:
         one_of("precision.int4.group", manifest.precision.int4.group, (32, 64, 128))
-        one_of("precision.int4.method", manifest.precision.int4.method, ("rtn", "gptq"))
+        one_of("precision.int4.method", manifest.precision.int4.method, ("rtn", "gptq", "checkpoint"))
+    if (carried := manifest.precision.carried) is not None:
+        one_of("precision.carried.method", carried.method, ("awq", "gptq", "compressed-tensors"))
+        one_of("precision.carried.bits", carried.bits, (4, 8))
+        kinds = (manifest.precision.int8, manifest.precision.int4 is not None)
+        expect(kinds == ((None, True) if carried.bits == 4 else ("s8-weights", False)), "precision", kinds, "its bits")
     if manifest.method is not None:
         _check_name("method", manifest.method)
     for field in ("parameters", "generation", "tools", "flops"):
@@ -103,6 +108,8 @@ def _check_numbers(manifest: Content) -> None:
     together = manifest.images > 1 and not (manifest.tiles or manifest.selection) and manifest.kept is not None
     whole = manifest.tokens_before % manifest.images == 0
     expect(not manifest.joint or (together and whole), "joint", manifest.joint, "several pictures that share N evenly")
+    if (carried := manifest.precision.carried) is not None and carried.group is not None:
+        bounded(carried.group, "precision.carried.group", 1, _COUNT)
     average = manifest.average_tokens
     expect(0 < average <= _COUNT, "average_tokens", average, "a positive number")
     for field, pair in (("grid", manifest.grid), ("tiles", manifest.tiles)):

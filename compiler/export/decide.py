@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
 from lmmprune.compiler.export.choices import (
+    carried_of,
     check_cache,
     check_images,
     check_joint,
@@ -28,6 +29,7 @@ from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
     from lmmprune.compiler.data.calibration import CalibrationSet
+    from lmmprune.compiler.quantize.carry import CarryPlan
     from lmmprune.compiler.quantize.int4_plan import Int4Plan
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
@@ -52,6 +54,7 @@ class Decision:
         method: What chooses tokens.
         int8: How graphs are quantized to INT8; None: none is.
         int4: How the decoder's weights become four bits; None: they don't.
+        carried: How the integers of a checkpoint that is quantized already are taken over; None: it isn't.
         data: Pictures with questions; None where nothing is measured.
         counts: Visual tokens that were asked for, ascending; none where the pictures decide.
         stages: Of the largest count; none where nothing is removed, or the pictures decide.
@@ -66,6 +69,7 @@ class Decision:
     method: Method
     int8: Int8Plan | None
     int4: Int4Plan | None
+    carried: CarryPlan | None
     data: CalibrationSet | None
     counts: tuple[int, ...]
     stages: tuple[Stage, ...]
@@ -110,7 +114,7 @@ class Decision:
     @property
     def quantized(self) -> bool:
         """Whether anything becomes integers."""
-        return self.int8 is not None or self.int4 is not None
+        return self.int8 is not None or self.int4 is not None or self.carried is not None
 
     @property
     def calibrates(self) -> bool:
@@ -150,7 +154,8 @@ def decide(request: Request) -> Decision:
     if isinstance(request.tokens, Buckets):
         method = method.at_output_only()
     int8, int4 = int8_of(request, target, dtype), int4_of(request, target)
-    if int4 is not None:
+    carried = carried_of(request, source, target, dtype)
+    if int4 is not None or carried is not None:
         target = least_opset(target, INT4_OPSET)
     # Pictures are needed for ranges and for rounding, or for token counts.
     ranges = (int8 is not None and SCHEMES[int8.scheme].calibrated) or (int4 is not None and int4.calibrated)
@@ -180,6 +185,7 @@ def decide(request: Request) -> Decision:
         method=method,
         int8=int8,
         int4=int4,
+        carried=carried,
         data=data,
         counts=counts,
         stages=tuple(stages),

@@ -83,9 +83,10 @@ def describe(
         parameters=decision.method.parameters if pruned else {},
         precision=Precision(
             dtype=decision.dtype,
-            int8=decision.int8.scheme if decision.int8 else None,
-            int4=Int4Weights(group=decision.int4.group, method=decision.int4.method) if decision.int4 else None,
+            int8=_int8(decision),
+            int4=_int4(decision),
             calibration=calibration,
+            carried=decision.carried.weights if decision.carried else None,
         ),
         target=decision.target.name,
         opset=decision.target.opset,
@@ -98,6 +99,20 @@ def describe(
         tools=tools(),
         created=_now(),
     )
+
+
+def _int8(decision: Decision) -> str | None:
+    carried = decision.carried
+    if carried is not None and carried.weights.bits == 8:
+        return "s8-weights"
+    return decision.int8.scheme if decision.int8 else None
+
+
+def _int4(decision: Decision) -> Int4Weights | None:
+    carried = decision.carried
+    if carried is not None and carried.weights.bits == 4 and carried.group is not None:
+        return Int4Weights(group=carried.group, method="checkpoint")
+    return Int4Weights(group=decision.int4.group, method=decision.int4.method) if decision.int4 else None
 
 
 def report(

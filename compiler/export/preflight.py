@@ -27,6 +27,8 @@ _MATRICES = 4
 """Of K x K numbers, K the inputs of a weight, that rounding it on samples takes."""
 _TOWER = ("vision", "visual", "projector", "connector", "mlp1", "multi_modal")
 """Of names of weights that belong to the vision graph, in the families' own words."""
+_SMALLEST = 64
+"""Of the groups that most checkpoints have."""
 _LOADED = 2
 """Times its weights that ONNX Runtime takes for a graph: as they are read, and packed for its kernels."""
 
@@ -152,6 +154,9 @@ def weight_bits(decision: Decision, name: str) -> float:
         name: Of the checkpoint's tensor.
     """
     width = 8 * VALUE_BYTES[decision.dtype]
+    if (packed := decision.source.packed.get(name)) is not None:
+        # A scale and a zero point for a group, which may be cut into smaller ones.
+        return packed.bits + (width + packed.bits) / min(packed.group, _SMALLEST)
     # Tables that are looked up stay in floating point.
     if "embed" in name:
         return width
