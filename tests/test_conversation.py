@@ -129,6 +129,23 @@ def test_an_answer_that_fails_was_not_given(made: Path, monkeypatch: pytest.Monk
         assert answer.stats.reused_tokens == 0
 
 
+def test_bench_times_a_second_question(cli: Cli, made: Path) -> None:
+    arguments = ("--image", made / "p.png", "--prompt", "hi?", "--rounds", 2, "--new-tokens", 3, "--no-memory")
+    code, document, _ = cli("bench", made / "pruned", *arguments, "--follow-up", "and?", "--json")
+    assert code == 0
+    found = json.loads(document)
+    (row,) = found["rows"]
+    assert found["settings"]["follow_up"] == "and?"
+    second = row["follow_up"]
+    assert len(second["kept_ms"]) == len(second["anew_ms"]) == 2
+    assert fx.GRID < second["reused_tokens"] < second["prompt_tokens"]
+    code, out, _ = cli("bench", made / "pruned", *arguments, "--follow-up", "and?")
+    assert code == 0
+    assert f"{second['reused_tokens']} of {second['prompt_tokens']} tokens read before" in out
+    code, _, err = cli("bench", made / "once", *arguments, "--follow-up", "and?")
+    assert (code, "this bundle takes one question" in err) == (2, True)
+
+
 def test_two_readers_of_one_conversation(made: Path) -> None:
     with lmmprune.load(made / "pruned") as model:
         talk = model.conversation(made / "p.png")

@@ -15,6 +15,7 @@ from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.compare.record import score_answer
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.serve.prefixes import Prefixes
 from lmmprune.errors import InputError
 from lmmprune.models.registry import tiny_llava_dir
 
@@ -26,6 +27,7 @@ QUESTIONS = (
 VARIANTS: dict[str, dict[str, Any]] = {
     "unpruned": {},
     "before the decoder": {"ratio": 0.5},
+    "openvino": {"ratio": 0.5, "method": "fastv", "target": "openvino-cpu"},
     "numbered anew": {"ratio": 0.5, "positions": "contiguous"},
     "before the first layer": {"ratio": 0.5, "method": "cdpruner"},
     "one cut in the decoder": {"ratio": 0.5, "method": "fastv"},
@@ -184,6 +186,15 @@ class Watched:
 
 def others(run: Runtime) -> dict[str, Session]:
     return {name: run._session(name) for name in run.bundle.manifest.graphs if name != "decoder"}
+
+
+def test_a_server_keeps_none_where_the_question_chooses() -> None:
+    for variant in ("one cut in the decoder", "before the first layer"):
+        _, run = opened(**VARIANTS[variant])
+        with pytest.raises(InputError, match=r"--conversations 1: .* cuts at llm_input_\d, where the question chooses"):
+            Prefixes(run, 1)
+        with Prefixes(run, 0).lend([], ["?"]) as held:
+            assert held is None
 
 
 def test_chunks_cut_through_several_pictures() -> None:

@@ -51,6 +51,14 @@ _ADDRESS, _LOAD, _LIMITS, _PICTURES = "Address", "Load", "Limits", "Pictures"
     group=_LOAD,
 )
 @option(
+    "--conversations",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Conversations of a bundle that are kept in its decoder's cache, to go on from.",
+    group=_LOAD,
+)
+@option(
     "--timeout",
     default=300.0,
     show_default=True,
@@ -116,6 +124,7 @@ def command(
     api_keys: tuple[str, ...],
     max_concurrency: int,
     queue: int,
+    conversations: int,
     timeout: float,
     grace: float,
     max_tokens: int,
@@ -136,6 +145,7 @@ def command(
     options = ServeOptions(
         max_concurrency=max_concurrency,
         queue=queue,
+        conversations=conversations,
         timeout=timeout,
         grace=grace,
         max_tokens=max_tokens,

@@ -100,7 +100,7 @@ def check_engine(manifest: Manifest, what: str) -> None:
     Raises:
         InputError: It is such an engine.
     """
-    if TARGETS[manifest.target].provider is None and (manifest.cache.capacity is None or manifest.decoder_sites):
+    if TARGETS[manifest.target].compiled and (manifest.cache.capacity is None or manifest.decoder_sites):
         advice = "a method that cuts in front of the decoder's layers" if manifest.decoder_sites else "--static-cache N"
         raise InputError(
             f"{what}: engines for {manifest.target} take a whole prompt with an empty cache, or one token with a filled"
