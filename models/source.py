@@ -180,7 +180,8 @@ def resolve(
         weights: ``auto`` (the checkpoint's) or ``dummy`` (synthetic).
         layers: Keep only so many decoder layers; with synthetic weights only.
         image_size: Height and width of the pictures in pixels, for towers that take any; None: the family's own choice.
-        tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
+        tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family. Where a tower sees one at
+            a time it makes no difference to the graphs.
         adapter: Directory of a LoRA adapter to merge into the weights.
         together: Pictures that are seen as one, among all of whose tokens is chosen.
 
@@ -215,7 +216,9 @@ def resolve(
         if family.arrange is not None:
             config, tiles = family.arrange(config, tiles)
         elif tiles is not None:
-            raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
+            if family.split is None:
+                raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
+            tiles = None  # the tower sees one tile, whatever the grid
         if image_size is not None:
             _fix_size(family, config, image_size)
         if together > 1:

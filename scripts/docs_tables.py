@@ -87,6 +87,7 @@ def families() -> str:
                 else []
             ),
             f"* [Conversations](../guide/conversations.md){_later(family)}",
+            *(["* [Tiles, one of several grids per picture](../guide/tiles.md): `--tiles`"] if family.split else []),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
             "",

@@ -18,6 +18,7 @@ from lmmprune.compiler.runtime.held import Held
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Pick
+from lmmprune.compiler.runtime.tiled_picture import grids_of
 from lmmprune.compiler.verify.find_source import find_source
 from lmmprune.compiler.verify.reference import Cut, load_model, rule_options, say
 
@@ -63,7 +64,9 @@ class Talk:
         recorder = Recorder()
         self.words.append(question)
         counts = [count for one in self.pictures for count in one.each]
-        encoded = self.runtime.prompter.encode(self.words, image_tokens=counts, placed=placed)
+        encoded = self.runtime.prompter.encode(
+            self.words, image_tokens=counts, grids=grids_of(self.pictures), placed=placed
+        )
         answer = self.runtime.answer(
             self.pictures,
             self.words,

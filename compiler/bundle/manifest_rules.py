@@ -10,6 +10,7 @@ from typing import Any
 from lmmprune.compiler.bundle.content import Content
 from lmmprune.compiler.bundle.interface import VALUE_BYTES, Graph, Tensor
 from lmmprune.compiler.bundle.signature_rules import check_signatures
+from lmmprune.compiler.bundle.tile_rules import check_tiles
 from lmmprune.limits import bounded, shortened
 
 _COUNT = 2**31 - 1  # of tokens, positions, ids
@@ -39,6 +40,7 @@ def check_manifest(manifest: Content) -> None:
     for component, graph in manifest.graphs.items():
         _check_graph(component, graph)
     check_signatures(manifest)
+    check_tiles(manifest)
     _check_files(manifest)
 
 

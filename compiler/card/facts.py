@@ -77,7 +77,7 @@ def _tools(manifest: Manifest) -> str:
 def tokens(bundle: Bundle) -> list[str]:
     """Return the section on where visual tokens are cut, and by what."""
     manifest = bundle.manifest
-    each = f" So many{manifest.whose_tokens}." if manifest.images > 1 else ""
+    each = f" So many{manifest.whose_tokens}." if manifest.whose_tokens else ""
     if manifest.method is None:
         return ["## Tokens", "", f"Nothing is pruned: all {manifest.tokens_before} visual tokens stay.{each}", ""]
     head = f"{number(manifest.average_tokens)} of {manifest.tokens_before} visual tokens per decoder layer, on average."

@@ -83,7 +83,8 @@ def _reused(stats: Stats) -> str:
 
 
 def _of(stats: Stats) -> str:
-    return f" of {stats.images} pictures" if stats.images > 1 else ""
+    tiles = f" in {', '.join(stats.tiles)} tiles" if stats.tiles else ""
+    return (f" of {stats.images} pictures" if stats.images > 1 else "") + tiles
 
 
 def _bucket(stats: Stats) -> str:

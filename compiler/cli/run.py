@@ -9,7 +9,7 @@ import click
 from lmmprune.compiler.cli.answering import ANSWER, answer_options, stats_line
 from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
-from lmmprune.compiler.cli.output import json_option, print_json
+from lmmprune.compiler.cli.output import json_option, note, print_json
 
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
@@ -73,5 +73,8 @@ def command(
         print_json({"answer": answer.text, "tokens": answer.tokens, "kept_indices": kept, "stats": figures})
         return
     click.echo()
+    for cut, own in zip(answer.stats.tiles, answer.stats.own_tiles, strict=True):
+        if cut != own:
+            note(f"cut into {cut} tiles; the checkpoint's own processor makes it {own}, which the bundle doesn't have")
     if stats:
         click.echo(f"load {model.load_ms:.0f} ms, {stats_line(answer.stats)}", err=True)  # asked for, also with -q

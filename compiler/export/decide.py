@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
+from lmmprune.compiler.bundle.tile_grids import Grid, most_images
 from lmmprune.compiler.export.choices import (
     carried_of,
     check_cache,
@@ -22,6 +23,7 @@ from lmmprune.compiler.export.choices import (
     stages_of,
 )
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.tile_choices import check_tiles, choose_grids, listed_grids
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
@@ -59,6 +61,7 @@ class Decision:
         counts: Visual tokens that were asked for, ascending; none where the pictures decide.
         stages: Of the largest count; none where nothing is removed, or the pictures decide.
         positions: How tokens are numbered that enter the decoder, and those behind cuts inside it.
+        grids: Of tiles that a picture is cut into one of; none: it goes in as one image, or as ``source.tiles`` says.
     """
 
     request: Request
@@ -74,6 +77,7 @@ class Decision:
     counts: tuple[int, ...]
     stages: tuple[Stage, ...]
     positions: str
+    grids: tuple[Grid, ...] = ()
 
     @property
     def auto(self) -> Auto | None:
@@ -82,8 +86,8 @@ class Decision:
 
     @property
     def copies(self) -> int:
-        """How often the vision graph and its tokens count in a prompt: once where it sees all pictures together."""
-        return 1 if self.request.joint else self.request.images
+        """How often the vision graph runs for a prompt at most: once where it sees all pictures together."""
+        return 1 if self.request.joint else self.request.images * most_images(self.grids)
 
     @property
     def buckets(self) -> bool:
@@ -146,11 +150,11 @@ def decide(request: Request) -> Decision:
         weights=request.weights,
         layers=request.layers,
         image_size=request.image_size,
-        tiles=request.tiles,
+        tiles=next(iter(listed_grids(request.tiles)), None),
         adapter=request.adapter,
         together=request.images if request.joint else 1,
     )
-    facts = facts_of(source)
+    facts, grids = facts_of(source), choose_grids(request.tiles, source)
     if isinstance(request.tokens, Buckets):
         method = method.at_output_only()
     int8, int4 = int8_of(request, target, dtype), int4_of(request, target)
@@ -171,8 +175,9 @@ def decide(request: Request) -> Decision:
         counts = counts_of(request, method, facts)
         stages = method.plan(facts, max(counts)) if counts else ()
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
-    entering = image_tokens_of(stages, facts) * (1 if request.joint else request.images)
+    entering = image_tokens_of(stages, facts) * (1 if request.joint else request.images * most_images(grids))
     check_images(request, source, method, facts, stages, entering, positions)
+    check_tiles(request, source, method, facts, stages, grids, entering=entering, positions=positions)
     if request.static_cache is not None:
         check_cache(request.static_cache, target, entering, source.decoder.max_positions)
         target = least_opset(target, SCATTER_OPSET)
@@ -190,6 +195,7 @@ def decide(request: Request) -> Decision:
         counts=counts,
         stages=tuple(stages),
         positions=positions,
+        grids=grids,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from lmmprune.compiler.assets.tile_settings import tile_texts
 from lmmprune.compiler.assets.write_assets import Assets
 from lmmprune.compiler.bundle.content import Int4Weights, Loss
 from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite
@@ -50,6 +51,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         joint=decision.request.joint,
         grid=decision.source.vision.grid,
         tiles=decision.source.tiles,
+        tile_grids=tile_texts(decision.source.family, reduced.prompt.image_token, decision.grids),
         vision=signature("vision.onnx", reduced.vision),
         decoder=signature("decoder.onnx", reduced.decoder),
         cache=_cache(decision, reduced),

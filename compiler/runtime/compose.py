@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lmmprune.compiler.bundle.interface import Prompt
+from lmmprune.compiler.bundle.tile_grids import Grid, TileGrids
 from lmmprune.errors import InputError
 
 SLOT = "{prompt}"
@@ -103,6 +104,19 @@ def _check_marks(marked: int, pictures: int) -> None:
             f"the prompt has {marked} '{PLACE}' for {_counted(pictures)}: write one for each, or none to have all of"
             " them before the question"
         )
+
+
+def write_tiles(pieces: Sequence[Piece], tiles: TileGrids, grids: Sequence[Grid]) -> list[Piece]:
+    """Return the pieces with the text of its grid for each picture, in their order; what was said stays."""
+    left = iter(grids)
+    written: list[Piece] = []
+    for text, said in pieces:
+        if said:
+            written.append((text, said))
+            continue
+        first, *others = text.split(tiles.picture)
+        written.append((first + "".join(tiles.text(next(left)) + other for other in others), False))
+    return written
 
 
 def _counted(pictures: int) -> str:

@@ -15,7 +15,6 @@ from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.kv_cache import KvCache
 from lmmprune.errors import InputError
-from lmmprune.names import IMAGE_FEATURES
 
 Run = Callable[[Mapping[str, Value]], Mapping[str, Value]]
 
@@ -39,7 +38,7 @@ class Held:
         self._turn = threading.Lock()
         self._cuts = bool(interface.decoder_sites)
         self._drops_text = any(site.text_removed for site in interface.decoder_sites)
-        self._chosen: dict[int, tuple[Value, Mapping[str, Value]]] = {}
+        self._chosen: dict[tuple[int, int], tuple[Value, Mapping[str, Value]]] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -47,7 +46,7 @@ class Held:
         self._cache: KvCache[Value] | None = None
         self._ids: list[int] = []
         self._spans: tuple[tuple[int, int], ...] = ()
-        self._pictures: tuple[Value, ...] = ()
+        self._features: list[Value] = []
         self._first = 0
 
     @property
@@ -65,10 +64,8 @@ class Held:
         ids = prompt.input_ids[0].tolist()
         most = min(len(self._ids), len(ids) - 1)
         same = next((i for i in range(most) if ids[i] != self._ids[i]), most)
-        features = [one.features for one in pictures]
-        for index, (mine, theirs) in enumerate(zip(self._spans, prompt.spans, strict=False)):
-            # A joint choice makes one value of several pictures.
-            own, other = (row[min(index, len(row) - 1)] for row in (self._pictures, features))
+        old, new = zip(self._spans, self._features, strict=True), zip(prompt.spans, _features(pictures), strict=True)
+        for (mine, own), (theirs, other) in zip(old, new, strict=False):
             if mine != theirs or own is not other:
                 same = min(same, mine[0], theirs[0])
         # Behind a cut there is no taking back of the picture, nor of the text that went with it.
@@ -79,18 +76,21 @@ class Held:
             return 0
         return self._first if self._drops_text else sum(self._spans[-1])
 
-    def select(self, run: Run) -> Run:
-        """Return a selection that says of a picture what it said first.
+    def select(self, run: Run, pictures: Sequence[ImageFeatures]) -> Run:
+        """Return a selection that says of a picture, or of each of its tiles, what it said first.
 
         Args:
-            run: Runs the selection's graph.
+            run: Runs the selection's graph; it is asked about each part of the pictures in their order.
+            pictures: Those of the prompt.
         """
+        parts = iter([(one.features, number) for one in pictures for number in range(len(one.each))])
 
         def once(feeds: Mapping[str, Value]) -> Mapping[str, Value]:
-            features = feeds[IMAGE_FEATURES]
-            if id(features) not in self._chosen:
-                self._chosen[id(features)] = (features, run(feeds))
-            return self._chosen[id(features)][1]
+            features, number = next(parts)
+            key = id(features), number
+            if key not in self._chosen:
+                self._chosen[key] = features, run(feeds)
+            return self._chosen[key][1]
 
         return once
 
@@ -120,7 +120,7 @@ class Held:
                 self._cache.clear()
                 self._first = prompt.length
             del self._ids[same:]
-            self._spans, self._pictures = prompt.spans, tuple(one.features for one in pictures)
+            self._spans, self._features = prompt.spans, _features(pictures)
             yield self._cache
         except GeneratorExit:
             raise  # the reader left between two runs
@@ -133,3 +133,8 @@ class Held:
     def note(self, ids: NDArray[Any]) -> None:
         """Remember which tokens a run has put into the cache, int64 ``[1,n]``."""
         self._ids += ids[0].tolist()
+
+
+def _features(pictures: Sequence[ImageFeatures]) -> list[Value]:
+    """Return of each run of placeholders the picture that it is of."""
+    return [one.features for one in pictures for _ in one.each]

@@ -67,7 +67,7 @@ class Conversation:
     @property
     def pictures(self) -> int:
         """How many pictures it is about."""
-        return sum(len(one.each) for one in self._pictures) or len(self._given)
+        return sum(one.pictures for one in self._pictures) or len(self._given)
 
     @property
     def cached_tokens(self) -> int:
@@ -110,7 +110,7 @@ class Conversation:
         further = [*(() if self._pictures else self._given), *_listed(picture)]
         pictures = self._encoded(further)
         placed = [turn.pictures for turn in self._turns]
-        placed.append(sum(len(one.each) for one in pictures) - sum(placed))
+        placed.append(sum(one.pictures for one in pictures) - sum(placed))
         try:
             answer = self._runtime.answer(
                 pictures,
