@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from hub_layouts import oracle
+from hub_layouts.layout import Layout
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,6 +19,7 @@ from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.runtime.held import Held
 from lmmprune.compiler.runtime.image_features import ImageFeatures
+from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Pick
 from lmmprune.compiler.runtime.tiled_picture import grids_of
@@ -119,6 +123,27 @@ def reference(path: Path, talk: Talk) -> list[Array]:
         )
         found.append(said.logits[-len(tokens) :])
     return found
+
+
+def assert_conversation(
+    folder: Path, layout: Layout, runtime: Runtime, pictures: Sequence[ImageFeatures], placed: tuple[int, int]
+) -> None:
+    """Bring pictures (of the seeds 3, 4, ...) with both questions: only what is new is read, and nothing else is said.
+
+    Held against transformers' ids of the conversation, and its model's logits in one run over all of it.
+    """
+    # Some checkpoints change logits by what was said before, which transformers' model itself doesn't.
+    runtime._rules = LogitsRules(dataclasses.replace(runtime.bundle.manifest, generation={}))
+    talk = Talk(runtime, pictures[: placed[0]], runtime.hold())
+    talk.ask("What is this?", 4)
+    talk.pictures = pictures
+    talk.ask("And what is that?", 4, placed=placed)
+    # The prompt's last token may be another one where the answer's letters follow.
+    assert talk.reused[1] >= len(talk.ids[0]) - 1
+    words, seeds = talk.words[:3], range(3, 3 + len(pictures))
+    assert talk.ids[1] == oracle.conversation(str(folder), layout, words, seeds, placed)
+    wanted = oracle.conversed_logits(str(folder), layout, words, seeds, placed)
+    assert np.abs(talk.logits[1][0] - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def picture(path: Path) -> Image.Image:

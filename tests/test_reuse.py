@@ -197,6 +197,20 @@ def test_a_server_keeps_none_where_the_question_chooses() -> None:
             assert held is None
 
 
+def test_engines_that_take_several_tokens_at_once_only_at_the_beginning_say_so() -> None:
+    fixed, cuts = {"static_cache": 200}, VARIANTS["one cut in the decoder"]
+    for options, advice in (({}, "--static-cache N"), (fixed, ""), ({**fixed, **cuts}, "a method that cuts in front")):
+        _, run = opened(**options)
+        run.bundle = dataclasses.replace(
+            run.bundle, manifest=dataclasses.replace(run.bundle.manifest, target="tensorrt-rtx")
+        )
+        if not advice:
+            assert run.hold().tokens == 0
+            continue
+        with pytest.raises(InputError, match=f"engines for tensorrt-rtx take a whole .* export with {advice}"):
+            run.hold()
+
+
 def test_chunks_cut_through_several_pictures() -> None:
     path, whole = opened(images=3, ratio=0.5, method="freepruner")
     pictures = [whole.encode_image(scene(name)) for name in ("003", "021")]

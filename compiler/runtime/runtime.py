@@ -147,7 +147,7 @@ class Runtime:
         Raises:
             InputError: The bundle's engines don't take several tokens behind others.
         """
-        check_engine(self.bundle.manifest, "keeping what was read for the next question")
+        check_engine(self.bundle.manifest, "keeping what was read (--no-reuse, reuse=False goes without)")
         return Held(self.bundle.manifest, self._session("decoder").upload)
 
     def answer(

@@ -26,6 +26,7 @@ from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Int8, Ratio
 from lmmprune.compiler.measure.report import Spread, paired_speedup
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.models.registry import tiny_llava_dir
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py lies
 
@@ -60,6 +61,7 @@ def bundle_of(folder: Path, name: str, model: str, layers: int | None) -> Bundle
                 weights="auto" if layers is None else "dummy",
                 layers=layers,
                 calibration_samples=2,
+                template=str(tiny_llava_dir() / "chat_template.jinja"),  # in LLaVA's form, for several turns
                 **options,
             )
         )
@@ -141,7 +143,7 @@ def main(
         found[name] = measure(bundle, rounds, threads)
         if not keep:
             shutil.rmtree(bundle.path)
-    facts = f"{layers} decoder layers, {threads} threads, {rounds} rounds; ratios are taken within a round."
+    facts = f"{layers or 'all'} decoder layers, {threads} threads, {rounds} rounds; ratios are taken within a round."
     text = f"{table(found)}\n\n{facts}\n"
     plain = {
         name: {part: vars(value) if isinstance(value, Spread) else value for part, value in row.items()}
