@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,31 @@ def test_chunks_are_refused_behind_cuts(variant: str) -> None:
     path = exported_again(**VARIANTS[variant])[0]
     with pytest.raises(InputError, match=r"cuts at llm_input_2, where one run sees .* \(vispruner, divprune, cdp"):
         Runtime(Bundle.open(path), prefill_chunk=64)
+
+
+def test_the_script_that_times_a_second_question(tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "scripts" / "llava7b" / "second_question.py"
+    spec = importlib.util.spec_from_file_location("second_question", file)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    (tmp_path / "float32").symlink_to(opened()[0])
+    words = [
+        "--work",
+        str(tmp_path),
+        "--layers",
+        "0",
+        "--variant",
+        "float32",
+        "--rounds",
+        "2",
+        "--threads",
+        "1",
+        "--keep",
+    ]
+    script.main([*words, "-o", str(tmp_path / "found")], standalone_mode=False)
+    row = json.loads((tmp_path / "found.json").read_text())["result"]["variants"]["float32"]
+    assert len(row["kept_ms"]) == len(row["anew_ms"]) == 2
+    assert 10 < row["read_tokens"] < row["prompt_tokens"] - 144
+    assert f"| float32 | {row['prompt_tokens']} | {row['read_tokens']} |" in (tmp_path / "found.md").read_text()
