@@ -86,6 +86,7 @@ def families() -> str:
                 if family.several
                 else []
             ),
+            f"* [Conversations](../guide/conversations.md){_later(family)}",
             *(["* [Videos, as frames](../guide/video.md): `--frames`"] if family.video else []),
             *([f"* [Several sizes](../guide/several-sizes.md): {_views(family)}"] if _views(family) else []),
             *(["* [Tiles, one of several grids per picture](../guide/tiles.md): `--tiles`"] if family.split else []),
@@ -94,6 +95,10 @@ def families() -> str:
             "",
         ]
     return "\n".join(sections)
+
+
+def _later(family: Family) -> str:
+    return ", with further pictures in later questions" if family.several else " about one picture"
 
 
 def _images(family: Family) -> str:

@@ -49,6 +49,7 @@ def test_answering_needs_no_export_package(tmp_path: Path) -> None:
 
 API_OF_COMMAND = {
     "export": "export", "rewrite": "rewrite", "build": "build", "deploy": "deploy", "run": "load", "bench": "bench",
+    "chat": "Conversation",
     "eval": "evaluate", "compare": "compare",
     "tune": "tune", "serve": "serve", "card": "card",
     "study": "study", "verify": "verify", "inspect": "inspect", "show": "show", "flops": "flops",

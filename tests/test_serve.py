@@ -222,8 +222,18 @@ def test_a_conversation_goes_on(tmp_path: Path) -> None:
     for words in (("hi?", "ho.", "why?"), ("hi?", "hm.", "why?"), ("why?",)):
         expected[words] = runtime.answer(sf.PICTURE, words, 8).text
     assert len(set(expected.values())) == 3
-    with sf.serving(tmp_path / "talks") as server:
+    with sf.serving(tmp_path / "talks", "--conversations", 1) as server:
+        cached = []
         for words, text in expected.items():
             found = server.client().chat.completions.create(**sf.body(model="talks", messages=sf.turns(*words)))
             assert found.choices[0].message.content == text
+            assert found.usage is not None
+            cached.append(found.usage.prompt_tokens_details.cached_tokens)
+        # The first question with its picture; the picture and what stands before it.
+        first = runtime.prompter.encode("hi?")
+        assert cached[0] == 0
+        assert sum(first.spans[0]) <= cached[2] < first.length < cached[1]
+        other = sf.body(model="talks", messages=[sf.user("why?", sf.data_url(fx.picture(1, 2, 8, 11)))])
+        found = server.client().chat.completions.create(**other)
+        assert found.usage.prompt_tokens_details.cached_tokens == bundle.manifest.prefix
     runtime.close()

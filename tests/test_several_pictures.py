@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conversing import assert_conversation
 from exports import exported_again
 from hub_layouts import LAYOUTS, oracle
 from hub_layouts.one_trace import one_trace
@@ -92,6 +93,8 @@ def test_the_answer_is_transformers_own(made: Made) -> None:
         words = ("What is in <image>?", "A cat.", "And in <image> or\n<image>?")
         encoded = runtime.prompter.encode(words, image_tokens=[one.tokens for one in pictures])
         assert encoded.input_ids[0].tolist() == oracle.conversation(str(made.folder), made.layout, words, (3, 4, 5))
+    if runtime.bundle.manifest.prompt.pictured:
+        assert_conversation(made.folder, made.layout, runtime, pictures, placed=(1, 2))
     # Equal answers say something only where it matters which picture stands where.
     plain, turned = (score_answer(runtime, row, MARKED, said[-1]) for row in (pictures, pictures[::-1]))
     assert np.abs(plain - turned).max() > 1e-3

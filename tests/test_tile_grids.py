@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conversing import assert_conversation
 from hub_layouts import oracle
 from hub_layouts.one_trace import one_trace
 from huggingface_hub import constants
@@ -78,6 +79,7 @@ def test_each_of_two_pictures_has_its_own_grid(name: str, place: str, monkeypatc
         assert answer.tokens == wanted.tokens
     assert answer.stats.images == 2
     assert len(set(answer.stats.tiles)) == 2
+    assert_conversation(made.folder, layout, runtime, pictures, placed=(1, 1))
     # Equal answers say something only where it matters which picture stands where.
     plain, turned = (score_answer(runtime, row, MARKED, answer.tokens) for row in (pictures, pictures[::-1]))
     assert np.abs(plain[0] - turned[0]).max() > 1e-4

@@ -74,6 +74,10 @@ def ask(bundle: str, given: lmmprune.Picture) -> None:
         assert_type(whole.stats, lmmprune.Stats)
         assert_type(whole.stats.ttft_ms, float)
         model.encode(3)  # type: ignore[arg-type]
+        talk = model.conversation("p.png", reuse=True)
+        assert_type(talk, lmmprune.Conversation)
+        assert_type(talk.ask("And this?", Path("q.png"), seed=1).stats.reused_tokens, int)
+        assert_type(talk.turns, list[tuple[str, str]])
         model.ask("p.png", "What is this?", temperature="hot")  # type: ignore[arg-type]
         if whole.finish_reason == "eos":  # type: ignore[comparison-overlap]
             model.close()

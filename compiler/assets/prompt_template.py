@@ -11,9 +11,10 @@ from typing import Any
 
 from lmmprune.compiler.assets.chat_template import ChatTemplate
 from lmmprune.compiler.assets.further_turn import Content, further_turn, text_part
+from lmmprune.compiler.assets.pictured_turn import NEXT, pictured_turn
 from lmmprune.compiler.assets.several_pictures import bare_of_chat, unit_of_chat, unit_of_text
 from lmmprune.compiler.runtime.check_text import check_text
-from lmmprune.compiler.runtime.compose import STRIPS
+from lmmprune.compiler.runtime.compose import ANSWER, STRIPS
 from lmmprune.errors import InputError, ModelError
 from lmmprune.models.family import Family
 from lmmprune.models.private_names import render_chat
@@ -40,6 +41,7 @@ class PromptTemplate:
         unit: What it writes for its picture, and once more for each further one; "": it does otherwise.
         inline: What stands for a picture inside a question.
         bare: The text around a question without a picture before it.
+        pictured: As ``turn``, of a question that brings a picture; "": it does otherwise with several.
     """
 
     text: str
@@ -50,6 +52,7 @@ class PromptTemplate:
     unit: str = ""
     inline: str = ""
     bare: str = ""
+    pictured: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -164,6 +167,12 @@ def rendered_template(
     def pictured(pictures: int) -> str:
         return render(SLOT, pictures)
 
+    def going_on(pictures: int) -> str:
+        contents = (first(SLOT, 1), further(ANSWER), first(NEXT, pictures))
+        roles = ("user", "assistant", "user")
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        return render_chat(messages, chat.text, special)
+
     unit = unit_of_chat(pictured, token)
     return PromptTemplate(
         text=_with_picture(text, family, token),
@@ -175,6 +184,7 @@ def rendered_template(
         # Within a text the line around a picture isn't the template's [ours].
         inline=_with_picture(unit.strip(), family, token),
         bare=bare_of_chat(pictured, text, unit, token, SLOT) if unit else "",
+        pictured=_with_picture(pictured_turn(going_on, text, unit) if turn else "", family, token),
         warnings=tuple(warnings),
     )
 

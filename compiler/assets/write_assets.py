@@ -87,6 +87,7 @@ def write_assets(
         unit=found.unit if several else "",
         inline=found.inline if several else "",
         bare=found.bare if several else "",
+        pictured=found.pictured if several else "",
     )
     # An architecture that borrows a tokenizer gives no answers that could differ.
     said = answers.warnings if source.directory else ()

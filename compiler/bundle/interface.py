@@ -156,6 +156,7 @@ class Prompt:
             once for each. "" where a prompt has one.
         inline: What stands for a picture whose place a question marks itself, with ``image_token`` once; "" likewise.
         bare: The template of such a question: ``{prompt}`` once and no picture; "" likewise.
+        pictured: As ``turn``, where the next question brings pictures: with ``unit`` once; "" where it can't.
     """
 
     template: str
@@ -170,6 +171,7 @@ class Prompt:
     unit: str = ""
     inline: str = ""
     bare: str = ""
+    pictured: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,8 @@ class Interface:
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     # Chooses, once per prompt, among the vision graph's features; None: all of them enter the decoder.
     selection: Graph | None = None
+    # Whether cuts in the decoder leave runs behind a prompt as they are up to ``prefix + image_tokens`` tokens.
+    long_turns: bool = False
     # Output of the vision graph, or of a bucket's, with the place of each feature before pruning; None: all are there.
     kept: str | None = None
     # A prompt is about a video, whose views are its ``images``, exactly so many; None: about pictures.
@@ -260,6 +264,17 @@ class Interface:
     def decoder_sites(self) -> tuple[ScheduledSite, ...]:
         """The sites in the decoder graph itself."""
         return tuple(s for s in self.schedule if s.in_decoder and not (s.before_layers and self.selection is not None))
+
+    @property
+    def longest_run(self) -> int | None:
+        """Tokens that the decoder takes in one run behind a prompt; None: as many as there are.
+
+        A longer one would be taken for a prompt; older graphs move the rows behind the fewest that a site keeps.
+        """
+        if not self.decoder_sites:
+            return None
+        fewest = min(site.tokens_out for site in self.decoder_sites)
+        return self.prefix + (self.image_tokens if self.long_turns else fewest)
 
     @property
     def max_tokens(self) -> int:

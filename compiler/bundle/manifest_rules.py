@@ -174,6 +174,11 @@ def _check_prompt(manifest: Content) -> None:
     places = [prompt.turn.find(part) for part in ("{answer}", "{prompt}")]
     once = max(map(prompt.turn.count, ("{answer}", "{prompt}"))) == 1 and -1 < places[0] < places[1]
     expect(once or not prompt.turn, "prompt.turn", prompt.turn, "'{answer}' and, behind it, '{prompt}' in it once")
+    if prompt.pictured:
+        held = all(prompt.pictured.count(part) == 1 for part in ("{answer}", "{prompt}", prompt.unit or "{answer}"))
+        held = held and prompt.pictured.index("{answer}") < prompt.pictured.index("{prompt}")
+        expect(held, "prompt.pictured", prompt.pictured, "'{answer}', the unit and '{prompt}' in it once")
+    bounded(len(prompt.pictured), "the length of prompt.pictured", 0, _TEXT)
     for field in _TEMPLATES:
         bounded(len(getattr(prompt, field)), f"the length of prompt.{field}", 1, _TEXT)
     _check_texts("prompt.origin", prompt.origin)

@@ -29,6 +29,7 @@ COMMANDS = {
     "build": "Compile a bundle's graphs into engines for a target.",
     "deploy": "Make a folder that a Jetson board is deployed from.",
     "run": "Answer a question about a picture.",
+    "chat": "Ask question after question about a picture.",
     "serve": "Answer over HTTP as OpenAI's chat API does.",
     "bench": "Time bundles side by side.",
     "eval": "Measure a bundle's accuracy on a set of questions.",

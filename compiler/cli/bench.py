@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @option("--import", "imported", type=click.Path(path_type=Path), help="Show what a plan's measure.sh measured.")
 @option("--rounds", default=10, show_default=True, type=click.IntRange(min=2), help="Rounds that count.")
 @option("--new-tokens", default=16, show_default=True, type=click.IntRange(min=2), help="Tokens per answer.")
+@option("--follow-up", metavar="TEXT", help="Time a second question too: on what was read, and read anew.")
 @threads_option()
 @option(
     "--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, each bundle in its own process."
@@ -52,6 +53,7 @@ def command(
     imported: Path | None,
     rounds: int,
     new_tokens: int,
+    follow_up: str | None,
     threads: int | None,
     memory: bool,
     chart: Path | None,
@@ -71,6 +73,7 @@ def command(
             "says how to measure, and --import shows what was: leave it out",
             "rounds",
             "new_tokens",
+            "follow_up",
             "threads",
             "memory",
         )
@@ -112,6 +115,7 @@ def command(
             new_tokens=new_tokens,
             threads=threads,
             memory=memory,
+            follow_up=follow_up,
             on_step=on_step,
         )
         if explained:
@@ -163,6 +167,9 @@ def _show_report(report: BenchReport) -> None:
     show(_legend(report))
     for product in report.products:
         show(product.line())
+    for row in report.rows:
+        if row.follow_up is not None:
+            show(row.follow_up.line(row.name))
 
 
 def _show_kernels(explanation: Explanation) -> None:

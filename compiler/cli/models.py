@@ -117,6 +117,7 @@ def _show_one(name: str, as_json: bool) -> None:
         **({"beside": _SIZES} if family.sizes else {}),
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
         "--frames": "videos, as frames" if family.video else "no videos",
+        "chat": _talks(family.several),
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
         "tried": "\n".join(family.tried) or "none of the hub's",
@@ -147,6 +148,12 @@ def _images(several: bool, joint: bool) -> str:
     return f"several pictures per prompt (--images{', --joint' * joint})" if several else ""
 
 
+def _talks(several: bool) -> str:
+    """Say what a conversation about this family's pictures may have."""
+    more = "with further pictures in later questions" if several else "about one picture"
+    return f"conversations (chat), {more}, where the checkpoint's chat template goes on"
+
+
 def _families(rows: list[dict[str, Any]]) -> Table:
     """Return a table with what a family can be cut at, what it can't do, and whose layout was tried."""
     cells = []
@@ -154,6 +161,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
         several = _images(row["several_images"], row["joint_choice"])
         limits = [
             *([f"+ {several}"] if several else []),
+            f"+ {_talks(row['several_images'])}",
             *(["+ videos, as frames (--frames)"] if row["videos"] else []),
             *([f"+ {_SIZES}"] if row["sizes"] else []),
             *([f"+ {_GRIDS if row['as_a_whole'] else _CUT}"] if row["tile_grids"] else []),

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.cli.answering import ANSWER, answer_options, stats_line
 from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json
 from lmmprune.compiler.cli.seen import check_seen, read_video
-
-if TYPE_CHECKING:
-    from lmmprune.compiler.runtime.answer import Stats
-
-
-_ANSWER, _SAMPLING = "Answer", "Sampling"
 
 
 @click.command("run", cls=Command, example='lmmprune run out/ --image photo.jpg --prompt "What is this?"')
@@ -27,49 +21,17 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
     multiple=True,
     type=click.Path(path_type=Path),
     help="The picture; may be repeated, for a bundle with --images.",
-    group=_ANSWER,
+    group=ANSWER,
 )
-@option("--video", type=click.Path(path_type=Path), help="The video, for a bundle with --frames.", group=_ANSWER)
-@option("--frames", type=int, metavar="N", help="Frames of it; as many as the bundle was exported for.", group=_ANSWER)
+@option("--video", type=click.Path(path_type=Path), help="The video, for a bundle with --frames.", group=ANSWER)
+@option("--frames", type=int, metavar="N", help="Frames of it; as many as the bundle was exported for.", group=ANSWER)
 @option(
     "--prompt",
     required=True,
     help="The question; with several pictures, <image> marks each one's place.",
-    group=_ANSWER,
+    group=ANSWER,
 )
-@option(
-    "--max-new-tokens",
-    default=128,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Stop after so many.",
-    group=_ANSWER,
-)
-@option(
-    "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.", group=_ANSWER
-)
-@option(
-    "--temperature",
-    type=float,
-    help="Draw tokens from their scores divided by this.  [default: 0, the likeliest token]",
-    group=_SAMPLING,
-)
-@option(
-    "--top-p",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Draw only from the likeliest tokens that together have this share.",
-    group=_SAMPLING,
-)
-@option(
-    "--top-k",
-    type=int,
-    default=0,
-    help="Draw only from so many of the likeliest.  [default: from all]",
-    group=_SAMPLING,
-)
-@option("--seed", type=int, help="The same seed gives the same answer.  [default: another each time]", group=_SAMPLING)
+@answer_options
 @threads_option()
 @option("--stats", is_flag=True, help="Print times and token counts on stderr.")
 @unsealed_option
@@ -87,6 +49,7 @@ def command(
     top_k: int,
     seed: int | None,
     stop: tuple[str, ...],
+    prefill_chunk: int | None,
     threads: int | None,
     stats: bool,
     as_json: bool,
@@ -95,7 +58,7 @@ def command(
     from lmmprune.api.model import load
 
     check_seen(images, video, frames)
-    with load(bundle, threads=threads) as model:
+    with load(bundle, threads=threads, prefill_chunk=prefill_chunk) as model:
         answer = model.answer(
             images if video is None else read_video(model.runtime, video, frames),
             prompt,
@@ -119,30 +82,5 @@ def command(
         if cut != own:
             note(f"cut into {cut} tiles; the checkpoint's own processor makes it {own}, which the bundle doesn't have")
     if stats:
-        click.echo(
-            f"load {model.load_ms:.0f} ms, {_line(answer.stats, video=video is not None)}", err=True
-        )  # asked for, also with -q
-
-
-def _line(stats: Stats, *, video: bool) -> str:
-    each = "" if stats.ms_per_token is None else f" ({stats.ms_per_token:.2f} ms each)"
-    tokens = f"{stats.tokens_before} -> {stats.image_tokens}{_bucket(stats)}"
-    return (
-        f"preprocess {stats.preprocess_ms:.1f} ms, vision {stats.vision_ms:.1f} ms, prefill {stats.prefill_ms:.1f} ms, "
-        f"decode {stats.decode_ms:.1f} ms{each}; image tokens {tokens}{_of(stats, video)}, "
-        f"prompt {stats.prompt_tokens}, new {stats.new_tokens} (finished: {stats.finish_reason})"
-    )
-
-
-def _of(stats: Stats, video: bool) -> str:
-    sizes = f" at {', '.join(stats.sizes)}" if stats.sizes else ""
-    tiles = f" in {', '.join(stats.tiles)} tiles" if stats.tiles else ""
-    return (f" of {stats.images} {'views' if video else 'pictures'}" if stats.images > 1 else "") + sizes + tiles
-
-
-def _bucket(stats: Stats) -> str:
-    """Say which of several counts was taken, and why."""
-    if stats.dynamic_count is None:
-        return ""
-    enough = "the smallest bucket for" if stats.image_tokens >= stats.dynamic_count else "the largest bucket, short of"
-    return f" ({enough} this picture's own {stats.dynamic_count})"
+        line = stats_line(answer.stats, video=video is not None)
+        click.echo(f"load {model.load_ms:.0f} ms, {line}", err=True)  # asked for, also with -q

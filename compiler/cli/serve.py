@@ -51,6 +51,14 @@ _ADDRESS, _LOAD, _LIMITS, _PICTURES = "Address", "Load", "Limits", "Pictures"
     group=_LOAD,
 )
 @option(
+    "--conversations",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Conversations of a bundle that are kept in its decoder's cache, to go on from.",
+    group=_LOAD,
+)
+@option(
     "--timeout",
     default=300.0,
     show_default=True,
@@ -98,6 +106,14 @@ _ADDRESS, _LOAD, _LIMITS, _PICTURES = "Address", "Load", "Limits", "Pictures"
     help="Read file: pictures below this directory.",
     group=_PICTURES,
 )
+@option(
+    "--image-cache",
+    default="64MiB",
+    show_default=True,
+    type=size,
+    help="Visual tokens kept of pictures that come again, of each bundle.",
+    group=_PICTURES,
+)
 @threads_option()
 @unsealed_option
 def command(
@@ -108,6 +124,7 @@ def command(
     api_keys: tuple[str, ...],
     max_concurrency: int,
     queue: int,
+    conversations: int,
     timeout: float,
     grace: float,
     max_tokens: int,
@@ -115,6 +132,7 @@ def command(
     max_pixels: int,
     media_domains: tuple[str, ...],
     media_path: Path | None,
+    image_cache: int,
     threads: int | None,
 ) -> None:
     """Answer over HTTP as OpenAI's chat API does; several bundles are served under their names."""
@@ -127,6 +145,7 @@ def command(
     options = ServeOptions(
         max_concurrency=max_concurrency,
         queue=queue,
+        conversations=conversations,
         timeout=timeout,
         grace=grace,
         max_tokens=max_tokens,
@@ -135,6 +154,7 @@ def command(
         api_keys=api_keys,
         media_domains=media_domains,
         media_path=media_path,
+        image_cache=image_cache,
         access_log=not WANTED.quiet,
     )
     named = names_of(bundles)

@@ -60,6 +60,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         buckets=tuple(behind),
         selection=None if reduced.selection is None else signature(f"{SELECTION}.onnx", reduced.selection),
         kept=KEPT if places else None,
+        long_turns=True,
     )
 
 

@@ -11,11 +11,13 @@ from typing import Any
 from lmmprune.compiler.backends.open_sessions import import_backend
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.measure.follow_up import SecondQuestion
 from lmmprune.compiler.measure.memory import Memory, measure_memory
-from lmmprune.compiler.measure.report import METRICS, BenchReport, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.report import METRICS, BenchReport, FollowUp, Row, Spread, find_products, paired_speedup
 from lmmprune.compiler.measure.seen import load_seen
 from lmmprune.compiler.measure.statistics import speedup
 from lmmprune.compiler.runtime.choose_view import choose_view
+from lmmprune.compiler.runtime.open_video import Clip
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
@@ -33,6 +35,7 @@ def bench(
     new_tokens: int = 16,
     threads: int | None = None,
     memory: bool = True,
+    follow_up: str | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
     """Measure every bundle on one question about a picture, or about several, interleaved in one process.
@@ -49,10 +52,12 @@ def bench(
         new_tokens: Tokens per answer, at least 2.
         threads: Threads within an operator; None leaves it to the back end.
         memory: Whether to measure peak memory.
+        follow_up: A second question, timed on what the decoder has read and with everything read again; None: none.
         on_step: Called with a description before every step, ``steps(...)`` times.
 
     Raises:
-        InputError: A bundle was given twice, or the picture or the question can't be used.
+        InputError: A bundle was given twice, the picture or the question can't be used, or a bundle takes no second
+            question.
         LmmpruneError: A bundle can't be loaded here.
     """
     images = [image] if isinstance(image, Path) else list(image)
@@ -65,6 +70,13 @@ def bench(
         runtimes.append(Runtime(bundle, threads=threads))
         # Refuses a prompt that is too long before anything is measured.
         runtimes[-1].answer(pictures, prompt, 1)
+    later = []
+    if follow_up is not None:
+        for runtime, shown in zip(runtimes, seen, strict=True):
+            known = runtime.encode_clip(shown) if isinstance(shown, Clip) else runtime.encode_missing(shown)
+            later.append(SecondQuestion(runtime, known, prompt, follow_up))
+    for one in later:
+        one.ask(new_tokens, count=False)
     for name, bundle in zip(names, bundles, strict=True):
         if memory:
             on_step(f"memory of {name}")
@@ -77,12 +89,15 @@ def bench(
             answer = runtimes[index].answer(seen[index], prompt, new_tokens, stop_at_eos=False)
             _ = answer.text
             values = answer.stats.as_dict()
+            if later:
+                later[index].ask(new_tokens, count=number >= 0)
             if number >= 0:
                 for metric in METRICS:
                     times[index][metric].append(float(values[metric] or 0.0))
+    again = [one.result() for one in later] if later else [None] * len(names)
     rows = tuple(
-        _row(name, bundle, used, own, times[0])
-        for name, bundle, used, own in zip(names, bundles, memories, times, strict=True)
+        _row(name, bundle, used, own, times[0], second)
+        for name, bundle, used, own, second in zip(names, bundles, memories, times, again, strict=True)
     )
     settings: dict[str, Any] = {
         "image": str(images[0]) if len(images) == 1 else [str(one) for one in images],
@@ -91,6 +106,7 @@ def bench(
         "warm_up_rounds": WARM_UP_ROUNDS,
         "new_tokens": new_tokens,
         "threads": threads,
+        **({} if follow_up is None else {"follow_up": follow_up}),
     }
     for name, bundle, shown in zip(names, bundles, seen, strict=True):
         # What the pictures take, where a bundle has several sizes.
@@ -119,7 +135,12 @@ def short_names(bundles: Sequence[Bundle]) -> list[str]:
 
 
 def _row(
-    name: str, bundle: Bundle, memory: Memory | None, own: dict[str, list[float]], first: dict[str, list[float]]
+    name: str,
+    bundle: Bundle,
+    memory: Memory | None,
+    own: dict[str, list[float]],
+    first: dict[str, list[float]],
+    second: FollowUp | None,
 ) -> Row:
     manifest: Manifest = bundle.manifest
     return Row(
@@ -140,6 +161,7 @@ def _row(
         speedup={metric: paired_speedup(first[metric], own[metric]) for metric in METRICS},
         intervals={metric: speedup(first[metric], own[metric]) for metric in METRICS},
         sha256=bundle.sha256,
+        follow_up=second,
     )
 
 

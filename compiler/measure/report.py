@@ -32,6 +32,37 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FollowUp:
+    """Prefills of one bundle, the visual tokens being there; milliseconds.
+
+    Attributes:
+        prompt_tokens: Of the whole conversation, the second question included.
+        reused_tokens: Of them those that the decoder had read.
+        kept_ms: Each round's, on what it had read.
+        anew_ms: Each round's, with everything read again.
+        kept: Median and quartiles.
+        anew: The same.
+        ratio: Kept over anew, taken within each round.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    kept_ms: tuple[float, ...]
+    anew_ms: tuple[float, ...]
+    kept: Spread
+    anew: Spread
+    ratio: Spread
+
+    def line(self, name: str) -> str:
+        """Return it in one line, beginning with the bundle's name."""
+        return (
+            f"{name}, second question: {self.kept.median:.2f} ms ({self.kept.q1:.2f}..{self.kept.q3:.2f}), read anew"
+            f" {self.anew.median:.2f} ms; {self.ratio.median:.3f} of it ({self.ratio.q1:.3f}..{self.ratio.q3:.3f}),"
+            f" {self.reused_tokens} of {self.prompt_tokens} tokens read before"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One variant.
 
@@ -44,6 +75,7 @@ class Row:
         sha256: of the bundle (``Bundle.sha256``); empty where it was measured elsewhere.
         int4: inputs that share a scale in weights of four bits; None: there are none.
         weights_bytes: size of the graphs with their weights on disk.
+        follow_up: a second question; None where none was asked.
         memory: of a process that loads the bundle and answers; None if it wasn't measured.
     """
 
@@ -64,6 +96,7 @@ class Row:
     intervals: dict[str, Estimate]
     sha256: str = ""
     int4: int | None = None
+    follow_up: FollowUp | None = None
 
     @property
     def integers(self) -> str | None:

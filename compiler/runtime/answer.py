@@ -27,9 +27,10 @@ class Stats:
     """Times in milliseconds and counts of one answer, all its pictures together; one of no tokens has no prefill.
 
     ``dynamic_count`` is what the method itself would have kept of the picture, where the bundle has several counts to
-    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too. ``sizes`` are what
-    each picture took, where the bundle has several: height x width in pixels, or rows x columns of tiles. ``tiles`` is
-    the grid of each picture, rows x columns, where the graph sees tiles one by one; ``own_tiles`` the one that the
+    choose from (None elsewhere). ``reused_tokens`` are those of the prompt that the decoder had read before, for an
+    earlier question of the conversation. ``new_tokens`` counts the end token and those of a stop string too. ``sizes``
+    are what each picture took, where the bundle has several: height x width in pixels, or rows x columns of tiles.
+    ``tiles`` is the grid of each picture, where the graph sees tiles one by one; ``own_tiles`` the one that the
     checkpoint's own processor cuts it into.
     """
 
@@ -45,6 +46,7 @@ class Stats:
     dynamic_count: int | None = None
     images: int = 1
     sizes: tuple[str, ...] = ()
+    reused_tokens: int = 0
     tiles: tuple[str, ...] = ()
     own_tiles: tuple[str, ...] = ()
 
@@ -87,6 +89,7 @@ class Answer:
         kept: NDArray[np.int64] | None,
         prompt: Encoded,
         tokens_before: int,
+        reused: int = 0,
     ) -> None:
         """Use ``Model.answer`` or ``Runtime.answer`` instead.
 
@@ -99,6 +102,7 @@ class Answer:
             kept: Which patches of theirs left the vision graph.
             prompt: The question.
             tokens_before: Visual tokens of the unpruned model, of all pictures.
+            reused: Tokens of the prompt that aren't read again.
         """
         self.tokens: list[int] = []
         self.kept = kept
@@ -119,6 +123,7 @@ class Answer:
             "tokens_before": tokens_before,
             "image_tokens": prompt.image_tokens,
             "prompt_tokens": prompt.length,
+            "reused_tokens": reused,
             "dynamic_count": sum(counts) if counts else None,
             "sizes": tuple(view.name for view in views_of(pictures)),
         }
@@ -127,6 +132,11 @@ class Answer:
     def text(self) -> str:
         """The whole text; what isn't there yet is generated first."""
         return "".join(self)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error, which reading it raises again."""
+        return self._failure is not None
 
     @property
     def finish_reason(self) -> FinishReason:

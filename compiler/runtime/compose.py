@@ -29,62 +29,85 @@ Piece = tuple[str, bool]
 """Some text, and whether it was said: else it is the template's."""
 
 
-def compose(template: str, turn: str, words: Sequence[str], strip: str, answer_strip: str) -> list[Piece]:
+def compose(
+    template: str, turn: str | Sequence[str], words: Sequence[str], strip: str, answer_strip: str
+) -> list[Piece]:
     """Return the pieces of a conversation; every second one was said.
 
     Args:
         template: Of one question.
-        turn: What a further turn puts behind a question.
+        turn: What a further turn puts behind a question; or of each further turn.
         words: A question, its answer, the next question, ...
         strip: Ends of questions that lose their white space.
         answer_strip: Ends of answers.
     """
     before, after = template.split(SLOT)
     pieces = [(before, False), (STRIPS[strip](words[0]), True)]
-    if len(words) > 1:
-        to_answer, rest = turn.split(ANSWER)
+    turns = [turn] * (len(words) // 2) if isinstance(turn, str) else turn
+    for text, answer, question in zip(turns, words[1::2], words[2::2], strict=True):
+        to_answer, rest = text.split(ANSWER)
         to_question, behind = rest.split(SLOT)
-        for answer, question in zip(words[1::2], words[2::2], strict=True):
-            pieces += [(to_answer, False), (STRIPS[answer_strip](answer), True)]
-            pieces += [(to_question, False), (STRIPS[strip](question), True), (behind, False)]
+        pieces += [(to_answer, False), (STRIPS[answer_strip](answer), True)]
+        pieces += [(to_question, False), (STRIPS[strip](question), True), (behind, False)]
     return [*pieces, (after, False)]
 
 
-def place_pictures(prompt: Prompt, words: Sequence[str], pictures: int) -> list[Piece]:
+def place_pictures(
+    prompt: Prompt, words: Sequence[str], pictures: int, placed: Sequence[int] | None = None
+) -> list[Piece]:
     """Return the pieces of a conversation with so many pictures.
 
-    They stand where its questions say ``<image>``, or all where the template has its own, one after the other.
+    They stand where its questions say ``<image>``; those of a question that says none stand where the template has its
+    own, one after the other.
 
     Args:
         prompt: Of a bundle whose prompts may have several pictures.
         words: A question, its answer, the next question, ...
         pictures: How many there are, 1 or more.
+        placed: How many of them came with each question; None: as many as it marks, or all with the first one.
 
     Raises:
-        InputError: The questions mark more places, or fewer.
+        InputError: The questions mark more places, or fewer; or the template doesn't say where those of a later
+            question stand.
     """
-    marked = sum(question.count(PLACE) for question in words[::2])
+    marks = [question.count(PLACE) for question in words[::2]]
+    if placed is None:
+        _check_marks(sum(marks), pictures)
+        placed = marks if any(marks) else [pictures] + [0] * (len(marks) - 1)
+    for marked, count in zip(marks, placed, strict=True):
+        _check_marks(marked, count)
+    first = placed[0] and not marks[0]
+    template = prompt.template.replace(prompt.unit, prompt.unit * placed[0]) if first else prompt.bare
+    turns = [prompt.turn] * (len(marks) - 1)
+    for number, (marked, count) in enumerate(zip(marks[1:], placed[1:], strict=True)):
+        if count and not marked:
+            if not prompt.pictured:
+                raise InputError(
+                    f"the prompt's template doesn't say where the pictures of a later question stand: write '{PLACE}'"
+                    " in it for each"
+                )
+            turns[number] = prompt.pictured.replace(prompt.unit, prompt.unit * count)
+    pieces: list[Piece] = []
+    said = 0
+    for text, spoken in compose(template, turns, words, prompt.strip, prompt.answer_strip):
+        # Of what was said every second text is a question: an answer marks nothing.
+        turn, said = said // 2, said + spoken
+        if not spoken or said % 2 == 0 or not marks[turn]:
+            pieces.append((text, spoken))
+            continue
+        before, *others = text.split(PLACE)
+        pieces.append((before, True))
+        for other in others:
+            pieces += [(prompt.inline, False), (other, True)]
+    return pieces
+
+
+def _check_marks(marked: int, pictures: int) -> None:
     if marked not in (0, pictures):
         raise InputError(
             f"the prompt has {marked} '{PLACE}' for {_counted(pictures)}: write one for each, or none to have all of"
             " them before the question"
         )
-    template = prompt.bare if marked else prompt.template.replace(prompt.unit, prompt.unit * pictures)
-    pieces = compose(template, prompt.turn, words, prompt.strip, prompt.answer_strip)
-    if not marked:
-        return pieces
-    placed: list[Piece] = []
-    questions = 0
-    for text, said in pieces:
-        # Of what was said every second text is a question: an answer marks nothing.
-        if not said or (questions := questions + 1) % 2 == 0:
-            placed.append((text, said))
-            continue
-        first, *others = text.split(PLACE)
-        placed.append((first, True))
-        for other in others:
-            placed += [(prompt.inline, False), (other, True)]
-    return placed
 
 
 def place_video(prompt: Prompt, video: Video, clock: Clock | None, words: Sequence[str]) -> list[Piece]:

@@ -67,6 +67,26 @@ class KvCache(Generic[V]):
             for into, out in zip(past, present, strict=True):
                 self._values[into] = outputs[out]
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens have entered the decoder."""
+        return self._entered
+
+    def keep_first(self, tokens: int, download: Callable[[V], NDArray[Any]]) -> None:
+        """Forget all tokens but the first ones.
+
+        A fixed cache keeps the numbers of the others, which nothing will see. One that grows goes through the host.
+
+        Args:
+            tokens: How many stay, of those that entered; no cut inside the decoder may lie behind them.
+            download: Makes an array of a value of the back end.
+        """
+        if tokens < self._entered and self._layout.capacity is None:
+            for pair, offset in zip(self._layout.past, self._layout.length_offsets, strict=True):
+                for name in pair:
+                    self._values[name] = self._upload(download(self._values[name])[:, :, : tokens + offset])
+        self._entered = min(tokens, self._entered)
+
 
 class CacheLender(Generic[V]):
     """Lends each answer an empty cache of its own, whatever thread it is in.

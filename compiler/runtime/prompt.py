@@ -49,6 +49,10 @@ def check_pictures(interface: Interface, pictures: int) -> None:
         raise InputError(f"{pictures} pictures, this bundle takes {most} per prompt{more}")
 
 
+class TooLong(InputError):
+    """A prompt that leaves no place for an answer."""
+
+
 class Prompter:
     """The prompt side of a bundle: template, tokenizer, positions."""
 
@@ -78,6 +82,7 @@ class Prompter:
         image_tokens: int | Sequence[int] | None = None,
         clock: Clock | None = None,
         views: Sequence[View] = (),
+        placed: Sequence[int] | None = None,
         grids: Sequence[Grid] | None = None,
     ) -> Encoded:
         """Tokenize a question inside the template.
@@ -88,6 +93,7 @@ class Prompter:
                 one picture, of the manifest's count.
             clock: When the views are, where they are a video's; None: one a second.
             views: Of each picture its size or grid, where the bundle has several; none: all are of the largest.
+            placed: How many of the pictures came with each question of a conversation; None: all with the first one.
             grids: The tiles of each picture, where the bundle cuts them into tiles: ``image_tokens`` are of each tile
                 then. None: one picture of the most tiles.
 
@@ -120,7 +126,7 @@ class Prompter:
         if self._interface.video is not None:
             pieces = place_video(told, self._interface.video, clock, words)
         elif self._interface.images > 1:
-            pieces = place_pictures(told, words, pictures)
+            pieces = place_pictures(told, words, pictures, placed)
         else:
             pieces = compose(told.template, told.turn, words, told.strip, told.answer_strip)
         if tiles is not None:
@@ -188,18 +194,18 @@ class Prompter:
                 at i * N), -1 for a token that is none; None when nothing was dropped.
 
         Raises:
-            InputError: The prompt leaves no position for an answer.
+            TooLong: The prompt leaves no position for an answer.
         """
         positions = number_tokens(self._interface, encoded, kept)
         if self.room(encoded, positions) < 1:
             text = encoded.length - encoded.image_tokens
             capacity = self._interface.cache.capacity
             if capacity is not None and capacity < encoded.length:
-                raise InputError(
+                raise TooLong(
                     f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens, the cache of this "
                     f"bundle has room for {capacity}; shorten the prompt, or export with a larger --static-cache"
                 )
-            raise InputError(
+            raise TooLong(
                 f"the prompt is too long: {text} text and {encoded.image_tokens} image tokens take "
                 f"{_used(encoded, positions)} positions, the model has {self._interface.max_positions} and needs one"
                 " for the answer; shorten the prompt"

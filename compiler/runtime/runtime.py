@@ -18,6 +18,8 @@ from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
 from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens
+from lmmprune.compiler.runtime.feature_cache import FeatureCache
+from lmmprune.compiler.runtime.held import Held
 from lmmprune.compiler.runtime.image_features import (
     ImageFeatures,
     SiteTokens,
@@ -28,10 +30,11 @@ from lmmprune.compiler.runtime.image_features import (
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.open_video import Clip, load_clip
+from lmmprune.compiler.runtime.prefill import Piece, check_chunk, check_engine, pieces_of
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter, check_pictures
 from lmmprune.compiler.runtime.sampling import GREEDY, Picks
-from lmmprune.compiler.runtime.select_tokens import Entering, among_all_pictures, select_tokens
+from lmmprune.compiler.runtime.select_tokens import Entering, Run, among_all_pictures, select_tokens
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.compiler.runtime.tile_rule import Picked
@@ -52,7 +55,13 @@ class Runtime:
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, sessions: Mapping[str, Session] | None = None
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        sessions: Mapping[str, Session] | None = None,
+        image_cache: int = 0,
+        prefill_chunk: int | None = None,
     ) -> None:
         """Load the graphs in the back end of the bundle's target.
 
@@ -60,14 +69,20 @@ class Runtime:
             bundle: An opened bundle.
             threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
             sessions: Component -> its graph, where something else runs them.
+            image_cache: Bytes of visual tokens that are kept, for pictures that come again.
+            prefill_chunk: Tokens of a prompt that the decoder takes at once; None: all of them.
 
         Raises:
+            InputError: The bundle's prompts can't be taken in chunks.
             TargetError: The bundle is for a device that isn't here.
             BundleError: Its files or its engines can't be used.
             MissingExtraError: The back end isn't installed.
         """
         self.bundle = bundle
         manifest = bundle.manifest
+        check_chunk(manifest, prefill_chunk)
+        self._chunk = prefill_chunk
+        self.image_cache = FeatureCache(manifest, image_cache)
         self._sessions: Mapping[str, Session] | None = sessions or open_sessions(bundle, threads=threads)
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
@@ -80,6 +95,7 @@ class Runtime:
         """Let go of graphs and caches; answers that are under way end with an ``InputError``."""
         self._sessions = None
         self._caches.close()
+        self.image_cache.clear()
 
     def _session(self, component: str) -> Session:
         """Return a graph.
@@ -98,7 +114,8 @@ class Runtime:
             InputError: The picture can't be resized for the model, or the bundle sees several together.
             BundleError: As ``encode_pixels``.
         """
-        return self._vision.encode_image(image)
+        (found,) = self.image_cache.encode([image], lambda images: [self._vision.encode_image(images[0])])
+        return found
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
         """Run the vision graph on the pictures of a prompt: on each, or on all together where the bundle does that.
@@ -107,7 +124,10 @@ class Runtime:
             InputError: There are too many, or as ``encode_image``.
             BundleError: As ``encode_pixels``.
         """
-        return self._vision.encode_images(images)
+        if self.bundle.manifest.joint:
+            return self.image_cache.encode(images, self._vision.encode_images)
+        check_pictures(self.bundle.manifest, len(images))
+        return [self.encode_image(image) for image in images]
 
     def encode_clip(self, clip: Clip) -> list[ImageFeatures]:
         """Run the vision graph on the frames of a video: on each view, or on all together where the bundle does that.
@@ -147,6 +167,15 @@ class Runtime:
         """
         return self._vision.encode_tiles(pixels, picked, preprocess_ms=preprocess_ms)
 
+    def hold(self) -> Held:
+        """Return what keeps a conversation's beginning in the decoder, for ``answer``.
+
+        Raises:
+            InputError: The bundle's engines don't take several tokens behind others.
+        """
+        check_engine(self.bundle.manifest, "keeping what was read (--no-reuse, reuse=False goes without)")
+        return Held(self.bundle.manifest, self._session("decoder").upload)
+
     def answer(
         self,
         image: Clip | Image.Image | ImageFeatures | Sequence[Image.Image | ImageFeatures],
@@ -156,6 +185,8 @@ class Runtime:
         stop_at_eos: bool = True,
         sampling: Picks = GREEDY,
         stop: str | Sequence[str] = (),
+        held: Held | None = None,
+        placed: Sequence[int] | None = None,
     ) -> Answer:
         """Answer a question about a picture, or about several.
 
@@ -169,6 +200,8 @@ class Runtime:
             stop_at_eos: False goes on to ``max_new_tokens`` (for measuring).
             sampling: How tokens are chosen.
             stop: Texts that end the answer; it is cut before the one that is whole first.
+            held: Of ``hold``: what it holds of the prompt isn't read again, and it holds prompt and answer afterwards.
+            placed: How many of the pictures came with each question of a conversation; None: all with the first one.
 
         Raises:
             InputError: The prompt is too long, a picture or a setting can't be used, or there are too many pictures, or
@@ -179,15 +212,17 @@ class Runtime:
         texts = StopStrings(stop)
         if isinstance(image, Clip):
             image = self.encode_clip(image)
-        pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
+        pictures = self.encode_missing([image] if isinstance(image, Image.Image | ImageFeatures) else image)
         counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
         views, grids, clock = views_of(pictures), grids_of(pictures), pictures[0].clock
-        encoded = self.prompter.encode(prompt, image_tokens=counts, views=views, grids=grids, clock=clock)
+        encoded = self.prompter.encode(
+            prompt, image_tokens=counts, placed=placed, views=views, grids=grids, clock=clock
+        )
         # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
-            self.generate(pictures, encoded, max_new_tokens, sampling),
+            self.generate(pictures, encoded, max_new_tokens, sampling, held),
             TextStream(self.prompter, texts),
             ends=self.bundle.manifest.prompt.eos_token_ids if stop_at_eos else (),
             full=full,
@@ -195,10 +230,11 @@ class Runtime:
             kept=self._kept(pictures),
             prompt=self._shortened(encoded),
             tokens_before=self._before(pictures),
+            reused=0 if held is None else held.shared(self._shortened(encoded), pictures),
         )
 
-    def _pictures(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
-        """Encode what isn't yet."""
+    def encode_missing(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
+        """Run the vision graph on those pictures of a prompt that it hasn't seen yet; errors as ``encode_images``."""
         check_pictures(
             self.bundle.manifest, sum(one.pictures if isinstance(one, ImageFeatures) else 1 for one in given)
         )
@@ -235,20 +271,27 @@ class Runtime:
         manifest = self.bundle.manifest
         return prompt if manifest.selection is None else with_image_tokens(prompt, manifest.image_tokens)
 
-    def _select(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> Entering:
+    def _select(
+        self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded, held: Held | None = None
+    ) -> Entering:
         """Let the bundle's selection choose among the features, if it has one."""
         manifest, pictures = self.bundle.manifest, as_pictures(visual)
         session = self._session("decoder" if manifest.selection is None else SELECTION)
         parts = parts_of(pictures, manifest.picture_tokens, upload=session.upload, download=session.download)
+
+        def of_size(name: str) -> Run:
+            run = self._session(name).run
+            return run if held is None else held.remember(run)
+
         return select_tokens(
             manifest,
-            session.run,
+            session.run if held is None else held.select(session.run, pictures),
             prompt,
             [part.features for part in parts],
             [part.kept for part in parts],
             upload=session.upload,
             download=session.download,
-            component=lambda name: self._session(name).run,
+            component=of_size,
         )
 
     def prefill_sites(self, visual: ImageFeatures, prompt: Encoded) -> dict[str, SiteTokens]:
@@ -266,10 +309,10 @@ class Runtime:
         decoder = self._session("decoder")
         found = [read_sites(decoder, said, manifest, in_decoder=True) for said in entering.outputs or [{}]]
         if manifest.decoder_sites:
-            positions = self.prompter.positions(entering.prompt, entering.kept)
             with self._caches.lend(decoder.upload) as cache:
-                ids = entering.prompt.input_ids
-                outputs = decoder.run(self._feeds(decoder, entering.features, ids, positions, cache))
+                outputs = {}
+                for piece in self._pieces(decoder, entering):
+                    outputs = dict(self._run(piece, cache))
             inside = read_sites(decoder, outputs, manifest, in_decoder=True)
             found[0] |= {
                 name: dataclasses.replace(site, kept=entering.among_all(site.kept)) for name, site in inside.items()
@@ -291,6 +334,7 @@ class Runtime:
         prompt: Encoded,
         limit: int,
         sampling: Picks = GREEDY,
+        held: Held | None = None,
     ) -> Generator[tuple[int, float], None, None]:
         """Yield token ids, each with the milliseconds it took; the first is the prefill.
 
@@ -299,6 +343,7 @@ class Runtime:
             prompt: The tokenized prompt, with a placeholder for each of their features.
             limit: Number of tokens; fewer when the model's positions end.
             sampling: How they are chosen.
+            held: Of ``hold``: the beginning that it holds isn't read again.
 
         Raises:
             BundleError: The logits aren't numbers.
@@ -307,39 +352,55 @@ class Runtime:
         steps = min(limit, self.room(visual, prompt))
         if not steps:
             return
-        start = time.perf_counter()
-        entering = self._select(visual, prompt)
-        selecting = (time.perf_counter() - start) * 1e3
-        positions = self.prompter.positions(entering.prompt, entering.kept)
-        ids, choose = entering.prompt.input_ids, self._rules.answer(entering.prompt, limit, sampling.start())
-        with self._caches.lend(self._session("decoder").upload) as cache:
+        start, pictures = time.perf_counter(), as_pictures(visual)
+        entering = self._select(visual, prompt, held)
+        spent = (time.perf_counter() - start) * 1e3
+        choose, decoder = self._rules.answer(entering.prompt, limit, sampling.start()), self._session("decoder")
+        lent = self._caches.lend(decoder.upload)
+        if held is not None:
+            lent = held.lend(entering.prompt, pictures, decoder.download)
+        with lent as cache:
+            start = time.perf_counter()
+            *early, piece = self._pieces(decoder, entering, begin=cache.tokens)
+            for before in early:
+                self._run(before, cache, held)
             for _ in range(steps):
-                start, decoder = time.perf_counter(), self._session("decoder")
-                outputs = decoder.run(self._feeds(decoder, entering.features, ids, positions, cache))
-                logits = decoder.download(outputs[LOGITS])[0, -1]
+                logits = decoder.download(self._run(piece, cache, held)[LOGITS])[0, -1]
                 token = choose(logits)
-                spent, selecting = (time.perf_counter() - start) * 1e3 + selecting, 0.0
+                spent += (time.perf_counter() - start) * 1e3
                 if not np.isfinite(logits[token]):
                     raise BundleError(
                         f"the decoder of '{self.bundle.path}' gives {logits[token]} instead of logits: "
                         f"the model overflows in {self.bundle.manifest.precision.dtype}; export with --dtype float32"
                     )
-                cache.take(outputs, tokens=ids.shape[1])
                 yield token, spent
-                ids = np.array([[token]], np.int64)
-                positions = positions[..., -1:] + 1
+                start, spent = time.perf_counter(), 0.0
+                piece = dataclasses.replace(
+                    piece, ids=np.array([[token]], np.int64), positions=piece.positions[..., -1:] + 1
+                )
 
-    def _feeds(
-        self,
-        decoder: Session,
-        features: Value,
-        ids: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        cache: KvCache[Value],
-    ) -> dict[str, Value]:
-        return {
-            INPUT_IDS: decoder.upload(ids),
-            IMAGE_FEATURES: features,
-            POSITION_IDS: decoder.upload(positions),
-            **cache.feeds(),
+    def _pieces(self, decoder: Session, entering: Entering, *, begin: int = 0) -> list[Piece]:
+        """Return the runs of the decoder for a prompt of which the cache holds the beginning."""
+        return pieces_of(
+            self.bundle.manifest,
+            entering,
+            self.prompter.positions(entering.prompt, entering.kept),
+            begin=begin,
+            chunk=self._chunk,
+            upload=decoder.upload,
+            download=decoder.download,
+        )
+
+    def _run(self, piece: Piece, cache: KvCache[Value], held: Held | None = None) -> Mapping[str, Value]:
+        """Run the decoder on some tokens, which enter the cache."""
+        decoder = self._session("decoder")
+        feeds = {
+            INPUT_IDS: decoder.upload(piece.ids),
+            IMAGE_FEATURES: piece.features,
+            POSITION_IDS: decoder.upload(piece.positions),
         }
+        outputs = decoder.run({**feeds, **cache.feeds()})
+        cache.take(outputs, tokens=piece.ids.shape[1])
+        if held is not None:
+            held.note(piece.ids)
+        return outputs

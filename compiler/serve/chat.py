@@ -52,7 +52,7 @@ class Chat:
         deadline = time.monotonic() + self._options.timeout
         asked, served, question = await self.read(request, deadline)
         pictures = await self.pictures(question)
-        job = Job(answering(served.runtime, question, pictures, self._options.max_pixels))
+        job = Job(answering(served.runtime, question, pictures, self._options.max_pixels, served.prefixes))
         exchange = Exchange(served.desk, job, request.receive, deadline)
         streamed = False
         try:

@@ -24,6 +24,8 @@ class ServeOptions:
         media_domains: Hosts that pictures may be fetched from, by https only.
         media_path: Directory that ``file:`` pictures may lie below; None: none are read.
         fetch_timeout: Seconds that fetching a picture may take.
+        image_cache: Bytes of visual tokens that a bundle keeps of the latest pictures, for those that come again.
+        conversations: How many a bundle keeps in its decoder's cache, to go on from; 0: requests are read as a whole.
         access_log: Whether each request is a line on stderr.
     """
 
@@ -38,4 +40,6 @@ class ServeOptions:
     media_domains: tuple[str, ...] = ()
     media_path: Path | None = None
     fetch_timeout: float = 10.0
+    image_cache: int = 64 * MIB
+    conversations: int = 0
     access_log: bool = True

@@ -61,7 +61,7 @@ class Reply:
 def usage(stats: Stats) -> dict[str, Any]:
     """Return the counts of an answer; the prompt's are those that entered the decoder, with the kept image tokens."""
     details = {
-        "cached_tokens": 0,
+        "cached_tokens": stats.reused_tokens,
         "image_tokens": stats.image_tokens,
         "original_image_tokens": stats.tokens_before,
         **({"image_sizes": list(stats.sizes)} if stats.sizes else {}),

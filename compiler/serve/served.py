@@ -14,6 +14,7 @@ from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.serve.desk import Desk
 from lmmprune.compiler.serve.errors import ApiError
 from lmmprune.compiler.serve.options import ServeOptions
+from lmmprune.compiler.serve.prefixes import Prefixes
 from lmmprune.errors import InputError, suggestion
 from lmmprune.limits import is_directory
 
@@ -28,10 +29,18 @@ class Served:
             name: What requests call it.
             runtime: The bundle, loaded.
             options: Of the server.
+
+        Raises:
+            InputError: Conversations can't be kept.
         """
         self.name, self.runtime = name, runtime
         self.manifest = runtime.bundle.manifest
         self.longest_text = runtime.prompter.longest_text
+        if options.conversations and not options.image_cache:
+            raise InputError(
+                f"--conversations {options.conversations} knows a conversation by its picture: leave --image-cache on"
+            )
+        self.prefixes = Prefixes(runtime, options.conversations)
         self.desk = Desk(name, workers=options.max_concurrency, room=options.queue)
 
     def describe(self) -> dict[str, Any]:
@@ -104,7 +113,11 @@ def load_served(
             raise InputError(f"'{name}' answers about {video.takes}, and requests bring pictures: leave it out")
     loaded: Loaded = {}
     runtimes = {
-        name: Runtime(bundle, sessions=open_sessions(bundle, threads=threads, loaded=loaded))
+        name: Runtime(
+            bundle,
+            sessions=open_sessions(bundle, threads=threads, loaded=loaded),
+            image_cache=options.image_cache,
+        )
         for name, bundle in bundles.items()
     }
     return {name: Served(name, runtime, options) for name, runtime in runtimes.items()}

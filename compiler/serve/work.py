@@ -15,6 +15,7 @@ from lmmprune.compiler.runtime.sampling import Pick, Sampling
 from lmmprune.compiler.runtime.show_kept import show_kept
 from lmmprune.compiler.serve.desk import Job
 from lmmprune.compiler.serve.pictures import decode_picture
+from lmmprune.compiler.serve.prefixes import Prefixes
 from lmmprune.compiler.serve.question import Question
 
 
@@ -67,7 +68,11 @@ class _Watched:
 
 
 def answering(
-    runtime: Runtime, question: Question, pictures: Sequence[Callable[[], bytes]], max_pixels: int
+    runtime: Runtime,
+    question: Question,
+    pictures: Sequence[Callable[[], bytes]],
+    max_pixels: int,
+    prefixes: Prefixes,
 ) -> Callable[[Job], None]:
     """Return the work that answers a question, posting each ``Piece`` and, at the end, ``Done``.
 
@@ -76,6 +81,7 @@ def answering(
         question: The question.
         pictures: Give the bytes of the pictures' files.
         max_pixels: Pixels of one at most.
+        prefixes: What the bundle's decoder has read for earlier requests.
     """
 
     def work(job: Job) -> None:
@@ -83,15 +89,17 @@ def answering(
         job.check()
         visual = runtime.encode_images(images)
         job.check()
-        answer = runtime.answer(
-            visual,
-            question.words,
-            question.max_new_tokens,
-            sampling=_Watched(question.sampling, job),
-            stop=question.stop,
-        )
-        for piece in answer:
-            job.post(Piece(piece))
+        with prefixes.lend(visual, question.words) as held:
+            answer = runtime.answer(
+                visual,
+                question.words,
+                question.max_new_tokens,
+                sampling=_Watched(question.sampling, job),
+                stop=question.stop,
+                held=held,
+            )
+            for piece in answer:
+                job.post(Piece(piece))
         job.post(Done(answer.stats))
 
     return work

@@ -95,7 +95,7 @@ class DecoderCuts:
         b = Builder(f"lmmprune/{self._method}", about={METHOD: self._method})
         self._length = b.op("Shape", self._ids, start=1, end=2)
         reach = self._prefix + self._image_tokens
-        # At least one token follows the image, so a decode step never looks like a prefill.
+        # At least one token follows the image, so a decode step never looks like a prefill, nor do some tokens more.
         self._alive = b.op("Greater", self._length, b.constant([reach]))
         b.prepend_to(self._model.graph)
 
@@ -118,10 +118,16 @@ class DecoderCuts:
             kept = outcome.kept if outcome.ordered else ascending(b, outcome.kept, keep)
         else:
             kept = b.constant(np.arange(keep, dtype=np.int64)[None])
-        # In a decode step the first rows stay where they are: the selection is the identity there.
+        # Behind a prompt the first rows stay where they are: the selection is the identity there.
         places = b.op("Where", self._alive, b.op("Reshape", kept, [keep]), np.arange(keep, dtype=np.int64))
         tail = surviving_text(
-            at, self._length, self._ids, begin=prefix + tokens, drop=stage.prune_text, special=self._special_ids
+            at,
+            self._length,
+            self._ids,
+            begin=prefix + tokens,
+            kept=prefix + keep,
+            drop=stage.prune_text,
+            special=self._special_ids,
         )
         whole = b.op(
             "Concat", np.arange(prefix, dtype=np.int64), b.op("Add", places, b.constant([prefix])), tail, axis=0

@@ -17,30 +17,35 @@ PROTECTED = 2
 
 
 def surviving_text(
-    at: SiteContext, length: ir.Value, ids: ir.Value, *, begin: int, drop: int, special: Sequence[int]
+    at: SiteContext, length: ir.Value, ids: ir.Value, *, begin: int, kept: int, drop: int, special: Sequence[int]
 ) -> ir.Value:
-    """Return the places of the tokens behind the image that stay, ``[tail]`` int64, ascending; none in a decode step.
+    """Return the places of the tokens behind the image that stay, ``[tail]`` int64, ascending.
+
+    In a run without the image these are all behind the first ``kept`` ones: none in a decode step.
 
     Args:
         at: A site in the decoder.
         length: ``[1]`` int64, tokens of the sequence that arrives.
         ids: ``[1,T]`` int64, the same tokens.
         begin: Place of the first token behind the image.
+        kept: Place of the same token behind the cut.
         drop: How many go: those with the smallest ``mean_h mean_{t text} A[h,t,j]``.
         special: Ids that never go; neither do the first and the last token.
     """
     b = at.b
-    scalar = b.op("Squeeze", length, [0])
+    assert at.alive is not None
+    scalar, alive = b.op("Squeeze", length, [0]), b.op("Squeeze", at.alive, [0])
+    gone = b.op("Where", alive, b.constant(begin + drop, np.int64), b.constant(kept, np.int64))
+    slots = _range(b, b.constant(0, np.int64), b.op("Max", b.op("Sub", scalar, gone), b.constant(0, np.int64)))
+    first = b.op("Where", alive, b.constant(begin, np.int64), b.constant(kept, np.int64))
     if not drop:
-        return _range(b, b.constant(begin, np.int64), b.op("Max", scalar, b.constant(begin, np.int64)))
+        return b.op("Add", slots, first)
     dropped = _dropped(at, ids, drop, special)
-    count = b.op("Max", b.op("Sub", scalar, b.constant(begin + drop, np.int64)), b.constant(0, np.int64))
-    slots = _range(b, b.constant(0, np.int64), count)
     # The i-th survivor stands i places in, plus one for each dropped token d_m (ascending) with d_m - m <= i.
     shifts = b.op("Sub", dropped, np.arange(drop, dtype=np.int64)[None])
     earlier = b.op("Cast", b.op("LessOrEqual", shifts, b.op("Unsqueeze", slots, [1])), to=FLOAT)
     skipped = b.op("Cast", b.op("ReduceSum", earlier, [1], keepdims=0), to=INT64)
-    return b.op("Add", b.op("Add", slots, skipped), b.constant([begin]))
+    return b.op("Add", b.op("Add", slots, b.op("Where", at.alive, skipped, b.constant([0]))), first)
 
 
 def _dropped(at: SiteContext, ids: ir.Value, count: int, special: Sequence[int]) -> ir.Value:

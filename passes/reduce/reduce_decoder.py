@@ -25,7 +25,7 @@ class ReduceDecoder(GraphPass):
     """Apply the stages of a method that lie between and in the layers of the decoder.
 
     Before: every layer sees ``[prefix, N visual tokens, tail]``
-    After: layers behind a site see ``[prefix, K, tail]``; their caches are shorter by N - K. In a decode step (fewer
+    After: layers behind a site see ``[prefix, K, tail]``; their caches are shorter by N - K. Behind a prompt (fewer
     tokens than the picture's place reaches) every cut is the identity, without a branch. Outputs
     ``kept_indices.<site> [1,K]`` int64 index the image tokens that entered the decoder; where a stage merges,
     ``received.<site> [1,K]`` int64 is 1 for those that others went into. Both mean something in the prefill only.

@@ -25,6 +25,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from lmmprune import errors
+    from lmmprune.api.conversation import Conversation
     from lmmprune.api.deploy import build, deploy, plan, triton_repository
     from lmmprune.api.look import (
         card,
@@ -95,6 +96,7 @@ __all__ = [  # noqa: RUF022  # the order of the reference
     "Report",
     "load",
     "Model",
+    "Conversation",
     "Picture",
     "Clip",
     "ImageFeatures",
@@ -164,6 +166,7 @@ __all__ = [  # noqa: RUF022  # the order of the reference
 ]
 
 _HOMES = {
+    "api.conversation": "Conversation",
     "api.deploy": "build deploy plan triton_repository",
     "api.look": "card doctor inspect list_families list_methods list_models list_targets show verify",
     "api.make": "export rewrite",

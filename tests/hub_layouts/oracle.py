@@ -94,18 +94,47 @@ def expected(
     )
 
 
-def conversation(model: str, layout: Layout, words: Sequence[str], seeds: Sequence[int]) -> list[int]:
-    """Return transformers' ids of a question, its answer, the next question, ... that hold their pictures' places."""
-    processor = _processor(model, layout)
-    messages = [
-        {"role": "assistant" if number % 2 else "user", "content": [{"type": "text", "text": word}]}
-        for number, word in enumerate(words)
-    ]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    found: list[int] = processor(text=text, images=[picture(layout, seed) for seed in seeds], **layout.call)[
-        "input_ids"
-    ][0]
+def conversation(
+    model: str, layout: Layout, words: Sequence[str], seeds: Sequence[int], placed: Sequence[int] = ()
+) -> list[int]:
+    """Return transformers' ids of a question, its answer, the next question, ...
+
+    Args:
+        model: The checkpoint.
+        layout: What its processor needs to be told.
+        words: What was said; with the pictures' places in it, unless ``placed`` says where they are.
+        seeds: Of the pictures.
+        placed: How many of them come with each question.
+    """
+    found: list[int] = _conversed(model, layout, words, seeds, placed)["input_ids"][0]
     return found
+
+
+def conversed_logits(
+    model: str, layout: Layout, words: Sequence[str], seeds: Sequence[int], placed: Sequence[int]
+) -> NDArray[np.float32]:
+    """Return what transformers' model says of the next token, ``[V]`` float32, of one run over such a conversation."""
+    from transformers import AutoModelForImageTextToText
+
+    auto: Any = AutoModelForImageTextToText
+    module = auto.from_pretrained(model, dtype=torch.float32).eval()
+    inputs = _conversed(model, layout, words, seeds, placed, return_tensors="pt")
+    with torch.no_grad():
+        logits: NDArray[np.float32] = module(**inputs).logits[0, -1].numpy()
+    return logits
+
+
+def _conversed(
+    model: str, layout: Layout, words: Sequence[str], seeds: Sequence[int], placed: Sequence[int], **settings: Any
+) -> Any:
+    processor = _processor(model, layout)
+    messages = []
+    for number, word in enumerate(words):
+        pictures = 0 if number % 2 or not placed else placed[number // 2]
+        content = [*[{"type": "image"}] * pictures, {"type": "text", "text": word}]
+        messages.append({"role": "assistant" if number % 2 else "user", "content": content})
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return processor(text=text, images=[picture(layout, seed) for seed in seeds], **layout.call, **settings)
 
 
 def _processor(model: str, layout: Layout) -> Any:

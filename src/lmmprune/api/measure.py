@@ -35,6 +35,7 @@ def bench(
     new_tokens: int = 16,
     threads: int | None = None,
     memory: bool = True,
+    follow_up: str | None = None,
     unsealed: bool = False,
     progress: Progress = silent,
 ) -> BenchReport:
@@ -48,6 +49,8 @@ def bench(
         new_tokens: Tokens per answer, at least 2.
         threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
         memory: Whether to measure peak memory, a process each.
+        follow_up: A second question, whose prefill is timed on what the decoder has read, and with everything read
+            again; None: none.
         unsealed: Read bundles whose manifest was edited, or is of the format before seals, as they are.
         progress: Called while it runs.
 
@@ -66,6 +69,7 @@ def bench(
         new_tokens=new_tokens,
         threads=threads,
         memory=memory,
+        follow_up=follow_up,
         on_step=step,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
+from lmmprune.api.conversation import Conversation, Pictures
 from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
@@ -20,8 +21,6 @@ from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Sampling
 
-Pictures = Picture | ImageFeatures | Sequence[Picture | ImageFeatures]
-"""A picture, what the vision graph made of one, or a list of these."""
 Video = str | Path | Clip
 """The path of a video, or frames that were taken of one."""
 
@@ -40,12 +39,22 @@ class Model:
     """
 
     @seal.may_be_unsealed
-    def __init__(self, path: str | PathLike[str], *, threads: int | None = None, unsealed: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        threads: int | None = None,
+        unsealed: bool = False,
+        image_cache: int = 0,
+        prefill_chunk: int | None = None,
+    ) -> None:
         """Use ``load`` instead."""
         self.bundle: Bundle = Bundle.open(Path(path))
         self.manifest: Manifest = self.bundle.manifest
         start = time.perf_counter()
-        self.runtime: Runtime = Runtime(self.bundle, threads=threads)
+        self.runtime: Runtime = Runtime(
+            self.bundle, threads=threads, image_cache=image_cache, prefill_chunk=prefill_chunk
+        )
         self.load_ms: float = (time.perf_counter() - start) * 1e3
 
     def encode(self, picture: Picture) -> ImageFeatures:
@@ -165,6 +174,10 @@ class Model:
         _ = answer.text
         return answer
 
+    def conversation(self, picture: Pictures = (), *, reuse: bool = True) -> Conversation:
+        """Begin a conversation about pictures; arguments and errors are those of ``Conversation``."""
+        return Conversation(self.runtime, picture, reuse=reuse)
+
     def close(self) -> None:
         """Let go of the graphs and their memory; answers that are under way end with an ``InputError``."""
         self.runtime.close()
@@ -179,22 +192,33 @@ class Model:
 
 
 @seal.may_be_unsealed
-def load(path: str | PathLike[str], *, threads: int | None = None, unsealed: bool = False) -> Model:
+def load(
+    path: str | PathLike[str],
+    *,
+    threads: int | None = None,
+    unsealed: bool = False,
+    image_cache: int = 0,
+    prefill_chunk: int | None = None,
+) -> Model:
     """Load a bundle for answering. Needs neither torch nor transformers.
 
     Args:
         path: The bundle's directory.
         threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
         unsealed: Read a bundle whose manifest was edited, or is of the format before seals, as it is.
+        image_cache: Bytes of visual tokens that are kept of the latest pictures: for a picture that comes again, as
+            its pixels say, the vision graph doesn't run. 0: none are.
+        prefill_chunk: The decoder takes so many tokens of a prompt at once, which bounds its memory; None: all of them.
 
     Raises:
         BundleError: It isn't a bundle, is damaged, or has no engines for this GPU.
         TargetError: It was exported for a device that isn't here.
         MissingExtraError: The back end isn't installed.
+        InputError: Its prompts can't be taken in chunks.
 
     Example::
 
         with lmmprune.load("out") as model:
             print(model.ask("cat.jpg", "What is this?").text)
     """
-    return Model(path, threads=threads, unsealed=unsealed)
+    return Model(path, threads=threads, unsealed=unsealed, image_cache=image_cache, prefill_chunk=prefill_chunk)
