@@ -68,6 +68,11 @@ def families() -> str:
                 if family.several
                 else []
             ),
+            *(
+                ["* [Several questions at once](../guide/batches.md): `--batch`"]
+                if family.arrange is None
+                else ["* One question at a time: pictures are cut into tiles"]
+            ),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
             "",

@@ -77,6 +77,7 @@ def _family(name: str) -> dict[str, Any]:
         "tiles": family.arrange is not None,
         "several_images": family.several,
         "joint_choice": family.joint,
+        "batch": family.arrange is None,
         "tried": family.tried,
         "limits": family.limits,
     }
@@ -108,6 +109,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "cut at": ", ".join(family.sites),
         "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
+        "--batch": "several questions at once" if family.arrange is None else "one at a time: pictures are tiles",
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
         "tried": "\n".join(family.tried) or "none of the hub's",

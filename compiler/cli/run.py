@@ -23,7 +23,6 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 @option(
     "--image",
     "images",
-    required=True,
     multiple=True,
     type=click.Path(path_type=Path),
     help="The picture; may be repeated, for a bundle with --images.",
@@ -31,8 +30,13 @@ _ANSWER, _SAMPLING = "Answer", "Sampling"
 )
 @option(
     "--prompt",
-    required=True,
     help="The question; with several pictures, <image> marks each one's place.",
+    group=_ANSWER,
+)
+@option(
+    "--data",
+    metavar="FILE",
+    help="In place of both, a JSON Lines file with image and prompt: a line per answer, --batch at once.",
     group=_ANSWER,
 )
 @option(
@@ -76,7 +80,8 @@ def command(
     *,
     bundle: Path,
     images: tuple[Path, ...],
-    prompt: str,
+    prompt: str | None,
+    data: str | None,
     max_new_tokens: int,
     temperature: float | None,
     top_p: float,
@@ -90,6 +95,17 @@ def command(
     """Answer a question about a picture, or several; the text appears on stdout as it is generated."""
     from lmmprune.api.model import load
 
+    if data is not None:
+        if images or prompt is not None:
+            raise click.UsageError("--data brings pictures and prompts: leave out --image and --prompt")
+        from lmmprune.compiler.cli.run_data import answer_all
+        from lmmprune.compiler.runtime.sampling import Sampling
+
+        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        answer_all(bundle, data, max_new_tokens, sampling, stop, threads, stats=stats, as_json=as_json)
+        return
+    if not images or prompt is None:
+        raise click.UsageError(f"missing option '{'--prompt' if images else '--image'}'")
     with load(bundle, threads=threads) as model:
         answer = model.answer(
             images,

@@ -92,6 +92,9 @@ def check_explainable(bundle: Bundle) -> None:
         )
     if manifest.buckets:
         raise InputError(f"'{bundle.path}' has several token counts, --explain takes one: export with --ratio")
+    if manifest.batch is not None:
+        said = f"'{bundle.path}' answers {manifest.rows} questions at once, --explain asks one"
+        raise InputError(f"{said}: export without --batch")
     if manifest.joint:
         raise InputError(f"'{bundle.path}' sees {manifest.images} pictures together, --explain asks about one")
     require("onnx_ir", "export")

@@ -19,6 +19,7 @@ from lmmprune.compiler.export.reduce import Reduced
 from lmmprune.compiler.export.request import Report
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.export.values import Schedule
+from lmmprune.compiler.export.widen import batch_of
 from lmmprune.compiler.measure.memory import peak_bytes
 from lmmprune.compiler.onnx_files.bucket_graphs import bucket_file
 from lmmprune.compiler.onnx_files.signature import signature
@@ -56,6 +57,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         buckets=tuple(behind),
         selection=None if reduced.selection is None else signature(f"{SELECTION}.onnx", reduced.selection),
         kept=KEPT if places else None,
+        batch=batch_of(reduced),
     )
 
 

@@ -24,10 +24,10 @@ class Request:
     """What the user asked for; see ``lmmprune export --help``.
 
     ``images`` is how many pictures a prompt may have at most; with ``joint`` it has so many, and tokens are chosen
-    among all of them together. ``tokens`` None removes none; with ``int8`` and ``int4`` None nothing is quantized, and
-    both exclude each other. The pictures of ``calibration`` (None: built-in ones) serve all: ``int8`` for ranges,
-    ``int4`` for rounding, ``Auto`` and ``Buckets`` for counts, and a few of the user's tell what is lost (``judge``
-    False: they don't).
+    among all of them together. ``batch`` is how many questions are answered at once. ``tokens`` None removes none; with
+    ``int8`` and ``int4`` None nothing is quantized, and both exclude each other. The pictures of ``calibration`` (None:
+    built-in ones) serve all: ``int8`` for ranges, ``int4`` for rounding, ``Auto`` and ``Buckets`` for counts, and a few
+    of the user's tell what is lost (``judge`` False: they don't).
     """
 
     model: str
@@ -49,6 +49,7 @@ class Request:
     tiles: tuple[int, int] | None = None
     images: int = 1
     joint: bool = False
+    batch: int = 1
     method_file: Path | None = None
     share_weights: bool = False
     adapter: Path | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.backends.one_row import OneRow
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.runtime.image_features import ImageFeatures, check_tokens, counts_of, read_sites
@@ -50,6 +51,24 @@ class VisionEncoder:
         check_pictures(self._bundle.manifest, len(images))
         return [self._encode(images)] if self._bundle.manifest.joint else [self.encode_image(one) for one in images]
 
+    def encode_rows(self, images: Sequence[Image.Image], vision: OneRow) -> list[ImageFeatures]:
+        """Run the vision graph once on up to B pictures, each of its own question; times are those of all together.
+
+        Args:
+            images: The pictures.
+            vision: The graph, of B rows.
+        """
+        start = time.perf_counter()
+        pixels = [self._preprocessor(image) for image in images]
+        for one in pixels:
+            self._check_pixels(one.shape)
+        kind = numpy_type(self._pixels.dtype)
+        feeds = [{self._pixels.name: vision.upload(one.astype(kind, copy=False))} for one in pixels]
+        ready = time.perf_counter()
+        outputs = vision.run_rows(feeds)
+        spent = (ready - start) * 1e3, (time.perf_counter() - ready) * 1e3
+        return [self._features(vision, row, None, *spent) for row in outputs]
+
     def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
         vision = self._session("vision")
         start = time.perf_counter()
@@ -62,16 +81,29 @@ class VisionEncoder:
 
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session; see ``Runtime``."""
-        manifest, vision = self._bundle.manifest, self._session("vision")
+        vision = self._session("vision")
         start = time.perf_counter()
         outputs = vision.run({self._pixels.name: pixels})
-        dynamic_count, tokens = None, manifest.vision_tokens
+        dynamic_count = None
         if self._buckets:
             dynamic_count = int(vision.download(outputs[DYNAMIC_COUNT])[0])
             tokens = self._size(dynamic_count)
             chosen = self._session(f"bucket_{tokens}")
             outputs = chosen.run({name: outputs[name] for name in (PATCHES, RANKING)})
-        end = time.perf_counter()
+        spent = (time.perf_counter() - start) * 1e3
+        return self._features(vision, outputs, dynamic_count, preprocess_ms, spent)
+
+    def _features(
+        self,
+        vision: Session,
+        outputs: Mapping[str, Value],
+        dynamic_count: int | None,
+        preprocess_ms: float,
+        vision_ms: float,
+    ) -> ImageFeatures:
+        """Read what the graph, or a bucket's behind it, said of a picture."""
+        manifest = self._bundle.manifest
+        tokens = manifest.vision_tokens if dynamic_count is None else self._size(dynamic_count)
         kept = None if manifest.kept is None else vision.download(outputs[manifest.kept])[0]
         if tokens not in self._checked:
             check_tokens(self._bundle, vision.download(outputs[IMAGE_FEATURES]).shape[1], kept, tokens)
@@ -84,7 +116,7 @@ class VisionEncoder:
             counts=counts_of(self._bundle, kept) if manifest.joint and kept is not None else (),
             sites=read_sites(vision, outputs, manifest, in_decoder=False),
             preprocess_ms=preprocess_ms,
-            vision_ms=(end - start) * 1e3,
+            vision_ms=vision_ms,
         )
 
     def _size(self, dynamic_count: int) -> int:
@@ -93,7 +125,8 @@ class VisionEncoder:
 
     def _check_pixels(self, shape: tuple[int, ...]) -> None:
         taken = self._pixels.shape
-        if shape != ((1, *taken[1:]) if self._bundle.manifest.joint else taken):
+        manifest = self._bundle.manifest
+        if shape != ((1, *taken[1:]) if manifest.joint or manifest.batch else taken):
             raise BundleError(
                 f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"
                 " again"

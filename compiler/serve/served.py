@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.serve.desk import Desk
 from lmmprune.compiler.serve.errors import ApiError
 from lmmprune.compiler.serve.options import ServeOptions
+from lmmprune.compiler.serve.together import answer_together
 from lmmprune.errors import InputError, suggestion
 from lmmprune.limits import is_directory
 
@@ -32,7 +34,14 @@ class Served:
         self.name, self.runtime = name, runtime
         self.manifest = runtime.bundle.manifest
         self.longest_text = runtime.prompter.longest_text
-        self.desk = Desk(name, workers=options.max_concurrency, room=options.queue)
+        batch = self.manifest.batch
+        self.desk = Desk(
+            name,
+            workers=options.max_concurrency,
+            room=options.queue,
+            at_once=self.manifest.rows,
+            together=None if batch is None else functools.partial(answer_together, runtime),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return its entry in the list of models; what OpenAI's API doesn't have stands under ``lmmprune``."""
@@ -41,6 +50,7 @@ class Served:
             "model": manifest.model,
             "method": manifest.method,
             "images": manifest.images,
+            "batch": manifest.rows,
             "tokens_before": manifest.tokens_before,
             "image_tokens": manifest.image_tokens,
             "average_tokens": manifest.average_tokens,

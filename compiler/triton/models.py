@@ -78,6 +78,11 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
             pictures at once.
     """
     target = resolve(manifest.target)
+    if manifest.batch is not None:
+        raise TargetError(
+            f"Triton repositories answer one question at a time, this bundle takes {manifest.rows} at once: export"
+            " without --batch"
+        )
     if manifest.joint:
         raise TargetError(
             "Triton repositories run the vision graph on one picture at a time, this one sees all of a prompt's: export"

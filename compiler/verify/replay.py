@@ -13,6 +13,7 @@ from PIL import Image
 
 from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.backends.one_row import run_repeated
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
@@ -123,7 +124,8 @@ class Replay:
         """
         images = [image] if isinstance(image, Image.Image) else image
         pixels, manifest = np.concatenate([self._preprocess(one) for one in images]), self._manifest
-        found = run_graph(self._vision, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
+        given = {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))}
+        found = self._run(self._vision, manifest.vision, given)
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
@@ -163,7 +165,7 @@ class Replay:
         logits, tokens, lengths = [], [], []
 
         def run(feeds: Feeds) -> Outputs:
-            found = run_graph(self._decoder, feeds)
+            found = self._run(self._decoder, manifest.decoder, feeds)
             first.update(first or found)
             lengths.append([self._length(found[key]) for key, _ in self._manifest.cache.present])
             logits.append(found[LOGITS][0, -1].astype(np.float32))
@@ -185,6 +187,10 @@ class Replay:
             kept=[{**_kept(said), **inside} for said in entering.outputs] or [inside] * len(pictures),
             lengths=np.array(lengths),
         )
+
+    def _run(self, session: Any, graph: Graph, feeds: Feeds) -> dict[str, Array]:
+        """Run a graph; one that takes several questions at once, on copies of this one."""
+        return run_repeated(lambda given: run_graph(session, given), graph, feeds, self._manifest.rows)
 
     def _choose(self, feeds: Feeds) -> Outputs:
         return run_graph(self._selection, feeds)

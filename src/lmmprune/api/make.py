@@ -46,6 +46,7 @@ def export(
     tiles: tuple[int, int] | None = None,
     images: int = 1,
     joint: bool = False,
+    batch: int = 1,
     template: str | None = None,
     share_weights: bool = False,
     resume: bool = False,
@@ -83,6 +84,7 @@ def export(
         tiles: Rows and columns that pictures are cut into, where they are.
         images: Pictures that a prompt may have at most; fewer cost less.
         joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
+        batch: Questions that are answered at once, each about its own picture; fewer at run time cost as many.
         template: Chat template (jinja, a file or text), or text with ``<image>`` and ``{prompt}``.
         share_weights: Link the checkpoint's own files instead of copying weights.
         resume: Go on with an interrupted export; leave it if interrupted again.
@@ -128,6 +130,7 @@ def export(
         tiles=tiles,
         images=images,
         joint=joint,
+        batch=batch,
         template=template,
         share_weights=share_weights,
         resume=resume,
