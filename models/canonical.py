@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from lmmprune.errors import below
 from lmmprune.models import trace_cache
+from lmmprune.models.quantized.packed_weight import Dequantized, PackedWeight
 from lmmprune.models.source import Source
 
 
@@ -17,12 +18,14 @@ from lmmprune.models.source import Source
 class Canonical:
     """The canonical graphs of a model (opset 23, float32); passes change them in place.
 
-    ``remarks`` is what the user should know of how the weights were understood, one line each.
+    ``remarks`` is what the user should know of how the weights were understood, one line each. ``packed`` are the
+    weights that the checkpoint holds in integers, by the module's names; the graphs have what they are worth.
     """
 
     vision: ir.Model
     decoder: ir.Model
     remarks: tuple[str, ...] = ()
+    packed: Mapping[str, PackedWeight] = field(default_factory=dict)
 
     def clone(self) -> Canonical:
         """Return a copy to change; its weights are the same readers."""
@@ -66,4 +69,5 @@ def canonical_graphs(source: Source, *, image_token_id: int, next_layer: bool = 
         # A fresh graph goes the same way: what comes of it doesn't depend on the cache.
         graphs[name], origins = trace_cache.unpack(packed)
         trace.bind_again(graphs[name], origins, readers)
-    return Canonical(**graphs, remarks=tuple(remarks))
+    packed_weights = {name: read.packed for name, read in readers.items() if isinstance(read, Dequantized)}
+    return Canonical(**graphs, remarks=tuple(remarks), packed=packed_weights)

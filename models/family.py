@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 OTHER_SITES = ("vision_output", "projector_output", "llm_input", "llm_layer")
 ENCODER_SITES = ("vision_layer",)
 GROUPED = "no method that works inside the encoder (ficoco-v, ficoco-vl, tome): a token is several patches behind it"
+ONE_BY_ONE = (
+    "with --tiles each tile keeps its own share, and no method cuts between the decoder's layers; without, a picture is"
+    " one image of the tower's size"
+)
 NO_CLS = "no CLS token: the methods that need one are refused ('lmmprune methods' names them)"
 
 
@@ -85,6 +89,29 @@ class DecoderSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """How a family's processor cuts pictures into tiles, and what it writes for them.
+
+    Attributes:
+        settings: Of the image processor, that switch it on.
+        rule: How a picture's grid follows from its size: ``cover`` or ``shape``, as the run-time's ``TileRule`` has it.
+        tile: For each tile, with ``image_token`` once; ``{row}`` and ``{column}`` are its numbers from 1 on.
+        overview: For the overview, which stands behind the tiles, with ``image_token`` once.
+        before: What stands before the tiles.
+        row_end: What stands behind each row of tiles.
+        after: What stands behind the overview.
+    """
+
+    settings: Mapping[str, Any]
+    rule: str
+    tile: str
+    overview: str
+    before: str = ""
+    row_end: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One model family: data, and the three functions that read a configuration or wrap a module for tracing.
 
@@ -107,6 +134,7 @@ class Family:
         prepare: Puts constants into a module that its own code can compute, but a trace can't.
         arrange: Fixes into how many rows and columns of tiles every picture is cut (None: the family's own choice) and
             returns the configuration with it and the choice; None for families that take a picture as a whole.
+        split: How pictures are cut into tiles that the tower sees one by one, where ``arrange`` isn't how.
         reference: The paper.
         several: Whether a prompt may have several pictures.
         joint: Whether tokens may be chosen among all pictures of a prompt together.
@@ -130,6 +158,7 @@ class Family:
     prepare: Callable[[Any], None] | None = None
     arrange: Callable[[Any, tuple[int, int] | None], tuple[Any, tuple[int, int]]] | None = None
     early_template: bool = False
+    split: Split | None = None
     reference: str = ""
     several: bool = False
     joint: bool = False

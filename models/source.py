@@ -21,6 +21,8 @@ from lmmprune.models.checkpoint_reader import CheckpointReader, Merged, Reader
 from lmmprune.models.configure import Reach, as_traced, check_decoder, put_together, reach, without_windows
 from lmmprune.models.family import DecoderSpec, Family, VisionSpec
 from lmmprune.models.identity import Identity, identify, weights_of
+from lmmprune.models.quantized.described import Described
+from lmmprune.models.quantized.packed_weight import Dequantized, PackedWeight
 from lmmprune.models.registry import family_of, fetch, locate
 from lmmprune.models.weight_names import by_module_name, renaming
 from lmmprune.stored import Array, Stored
@@ -80,13 +82,24 @@ class Source:
         """Every tensor of the checkpoint by its name on disk; none with synthetic weights.
 
         Raises:
-            ModelError: No safetensors, a shard that is missing or damaged, or weights that are quantized.
+            ModelError: No safetensors, a shard that is missing or damaged, or weights in integers that aren't read.
         """
         if self.directory is None or self.dummy:
             return {}
         found = shards.entries(self.directory, self.weights_file)
-        packed.refuse(self.directory, self.quantization, found)
-        return found
+        return packed.unpack(self.directory, self.quantization, found)
+
+    @functools.cached_property
+    def packed(self) -> Mapping[str, PackedWeight]:
+        """The weights that the checkpoint holds in integers, by their names on disk."""
+        return {name: entry for name, entry in self.entries.items() if isinstance(entry, PackedWeight)}
+
+    @property
+    def integers(self) -> Described | None:
+        """How they are stored; None: there are none."""
+        if self.directory is None or not self.packed:
+            return None
+        return packed.described(self.directory, self.quantization)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -98,7 +111,7 @@ class Source:
             said += [
                 line
                 for line in (
-                    packed.remark(self.quantization),
+                    self.integers.remark if self.integers else packed.remark(self.quantization),
                     shards.passed_over(self.directory, self.weights_file),
                     f"'{self.directory}' has '{adapter}', too: the adapter isn't merged unless --adapter names it"
                     if beside
@@ -140,9 +153,14 @@ class Source:
         adapter = self.adapted(model)
         if adapter is not None:
             found |= adapter.replaced
-        readers = {name: Reader(stored=stored, checkpoint=self.checkpoint) for name, stored in found.items()}
+        readers = {name: self._reader(stored) for name, stored in found.items()}
         merged = adapter.updates if adapter is not None else {}
         return {**readers, **{name: Merged(reader=readers[name], update=merged[name]) for name in merged}}
+
+    def _reader(self, stored: Stored) -> Any:
+        if isinstance(stored, PackedWeight):
+            return Dequantized(packed=stored, checkpoint=self.checkpoint)
+        return Reader(stored=stored, checkpoint=self.checkpoint)
 
 
 def resolve(
@@ -162,7 +180,8 @@ def resolve(
         weights: ``auto`` (the checkpoint's) or ``dummy`` (synthetic).
         layers: Keep only so many decoder layers; with synthetic weights only.
         image_size: Height and width of the pictures in pixels, for towers that take any; None: the family's own choice.
-        tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family.
+        tiles: Rows and columns of tiles to cut pictures into; None leaves it to the family. Where a tower sees one at
+            a time it makes no difference to the graphs.
         adapter: Directory of a LoRA adapter to merge into the weights.
         together: Pictures that are seen as one, among all of whose tokens is chosen.
 
@@ -197,7 +216,9 @@ def resolve(
         if family.arrange is not None:
             config, tiles = family.arrange(config, tiles)
         elif tiles is not None:
-            raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
+            if family.split is None:
+                raise ModelError(f"--tiles: {family.title} takes a picture as a whole; leave it out")
+            tiles = None  # the tower sees one tile, whatever the grid
         if image_size is not None:
             _fix_size(family, config, image_size)
         if together > 1:

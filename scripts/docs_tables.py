@@ -30,10 +30,28 @@ _CAUSAL = {"mask": "explicit mask", "upper_left": "upper left", "lower_right": "
 
 def methods() -> str:
     """Return the methods by where they cut, each with its paper, for a reader who looks for one."""
-    at: dict[str, list[str]] = {}
+    at: dict[str, list[str]] = {where: [] for where in _PLACES}
     for name, method in METHODS.items():
-        at.setdefault(method.sites, []).append(_paper(method.reference, f"`{name}`"))
-    return _table(["cuts at (LLaVA-1.5-7B)", "methods"], [[sites, ", ".join(at[sites])] for sites in sorted(at)])
+        at[_place(method.sites)].append(_paper(method.reference, f"`{name}`"))
+    return _table(["tokens go", "methods"], [[where, ", ".join(names)] for where, names in at.items()])
+
+
+_PLACES = (
+    "inside the vision encoder",
+    "behind the vision encoder",
+    "in front of the decoder, by the question",
+    "between the decoder's layers",
+    "in encoder and decoder",
+)
+
+
+def _place(sites: str) -> str:
+    seen, read = any(word in sites for word in ("vision", "projector")), "llm_" in sites
+    if seen and read:
+        return _PLACES[4]
+    if seen:
+        return _PLACES[0] if "vision_layer" in sites else _PLACES[1]
+    return _PLACES[2] if sites == "llm_input_0" else _PLACES[3]
 
 
 def methods_in_full() -> str:
@@ -73,6 +91,7 @@ def families() -> str:
                 if family.arrange is None
                 else ["* One question at a time: pictures are cut into tiles"]
             ),
+            *(["* [Tiles, one of several grids per picture](../guide/tiles.md): `--tiles`"] if family.split else []),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),
             "",

@@ -31,6 +31,7 @@ def test_onnxruntimes_operator(tmp_path: Path, cli: Cli) -> None:
         "dtype": "float32",
         "int8": None,
         "int4": {"group": 32, "method": "rtn"},
+        "carried": None,
         "calibration": {"policy": "all", "decoder": {"float": [], "rounded": "rtn"}},
     }
     found = operators(tmp_path / "w")

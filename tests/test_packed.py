@@ -1,4 +1,4 @@
-"""Checkpoints that another tool quantized are named with what to do; those that only say so are read."""
+"""Checkpoints in integers of a kind that isn't read are named with what to do; those that only say so are read."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ def _eight_bits(name: str, weight: torch.Tensor) -> Tensors:
     return {name: weight.to(torch.int8), name.removesuffix("weight") + "SCB": torch.ones(len(weight))}
 
 
-def _packed(name: str, weight: torch.Tensor) -> Tensors:
-    return {f"{name}_packed": torch.zeros(4, 4, dtype=torch.int32), f"{name}_shape": torch.tensor(weight.shape)}
-
-
 def _half_bytes(name: str, weight: torch.Tensor) -> Tensors:
     return {name: torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8), f"{name}.absmax": torch.ones(4)}
 
@@ -35,14 +31,6 @@ def _fp8(name: str, weight: torch.Tensor) -> Tensors:
 
 
 KINDS: dict[str, tuple[dict[str, Any], Any, str]] = {
-    "awq": ({"quant_method": "awq", "bits": 4, "version": "gemm"}, _gptq, r"by AWQ, 4 bits .*floating-point"),
-    "gptq": ({"quant_method": "gptq", "bits": 8, "desc_act": True}, _gptq, "by GPTQ, 8 bits"),
-    "nameless gptq": ({"bits": 4, "desc_act": False}, _gptq, "by GPTQ, 4 bits"),
-    "compressed-tensors": (
-        {"quant_method": "compressed-tensors", "config_groups": {}},
-        _packed,
-        r"by compressed-tensors .*run_compressed=False",
-    ),
     "bitsandbytes, 4": (
         {"quant_method": "bitsandbytes", "load_in_4bit": True},
         _half_bytes,

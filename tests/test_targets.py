@@ -45,8 +45,8 @@ def test_facts_agree_with_each_other(target: Target):
     assert target.dtype in target.dtypes
     # The high-level operators exist from opset 23 on.
     assert not target.native_ops or target.opset >= 23
-    assert target.int8 == ("u8s8" if target.name == "ort-cpu" else "s8s8")
-    assert target.dtype == ("float32" if target.name == "ort-cpu" else "float16")
+    assert target.int8 == ("u8s8" if target.device == "cpu" else "s8s8")
+    assert target.dtype == ("float32" if target.device == "cpu" else "float16")
     assert not target.architectures or target.compiled
 
 

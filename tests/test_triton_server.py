@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import runtime_fixtures as fx
 from exports import exported_again
+from tile_layouts import FEW, oracle_picture, tiled
 from triton_server import in_client, serving
 
 from lmmprune.compiler.bundle.bundle import Bundle
@@ -124,3 +125,20 @@ def test_several_pictures(tmp_path: Path) -> None:
         for (images, question), pieces in zip(asked, found[:3], strict=True):
             assert "".join(piece for piece, _ in pieces) == served.runtime.answer(images, question, 8).text
         assert "3 pictures, this bundle takes 1 to 2 pictures" in found[3]["error"]
+
+
+def test_tiles_of_a_picture(tmp_path: Path) -> None:
+    """A picture of its own grid, and one that goes into another than the processor's, side by side."""
+    made = tiled("InternVL3-1B-hf")
+    bundle = Bundle.open(made.bundle(tiles=FEW, ratio=0.5, method="cls", positions="original", images=2))
+    for name, size in (("square", (100, 100)), ("wide", (300, 60))):
+        oracle_picture(made.layout).resize(size).save(tmp_path / f"{name}.png")
+    pictures = [tmp_path / "square.png", tmp_path / "wide.png"]
+    data = [path.read_bytes() for path in pictures]
+    for served in serve(bundle, tmp_path):
+        found = served.ask((data[0], QUESTIONS[0], 6), (data, QUESTIONS[1], 6))
+        images = [load_image(path) for path in pictures]
+        for given, question, pieces in zip((images[:1], images), QUESTIONS, found, strict=True):
+            answer = served.runtime.answer(given, question, 6)
+            assert "".join(piece for piece, _ in pieces) == answer.text
+            assert answer.stats.tiles == ("2x2", "1x3")[: len(given)]

@@ -109,6 +109,7 @@ def image_processor(origin: Path) -> dict[str, Any]:
 _SETTINGS = (
     *(f"do_{step}" for step in _STEPS),
     *("do_pad", "pad_size", "size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std"),
+    *("max_image_size", "min_patches", "max_patches"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from lmmprune.compiler.assets.prompt_template import (
     rendered_template,
     text_template,
 )
+from lmmprune.compiler.assets.tile_settings import grids_step, not_exported, processor_grids, whole_tiles
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER
 from lmmprune.compiler.bundle.manifest import Prompt
+from lmmprune.compiler.bundle.tile_grids import Grid
 from lmmprune.errors import ModelError
 from lmmprune.models.registry import tiny_llava_dir
 from lmmprune.models.source import Source
@@ -36,7 +39,9 @@ class Assets:
     warnings: tuple[str, ...] = ()
 
 
-def write_assets(source: Source, directory: Path, template: str | None = None, *, images: int = 1) -> Assets:
+def write_assets(
+    source: Source, directory: Path, template: str | None = None, *, images: int = 1, grids: Sequence[Grid] = ()
+) -> Assets:
     """Write ``tokenizer.json`` and ``preprocessor.json`` and return the prompt.
 
     An architecture without a checkpoint borrows tiny-llava's tokenizer: its answers mean nothing anyway.
@@ -46,6 +51,7 @@ def write_assets(source: Source, directory: Path, template: str | None = None, *
         directory: The bundle.
         template: ``--template``, a file or a text; None: the checkpoint's own.
         images: Pictures that a prompt may have at most.
+        grids: Of tiles that a picture may be cut into, where the tower sees them one by one; none: one image.
 
     Raises:
         ModelError: The checkpoint lacks the files, has them in a form that isn't known, or its template doesn't repeat
@@ -55,7 +61,7 @@ def write_assets(source: Source, directory: Path, template: str | None = None, *
     origin = _origin(source)
     tokens = checkpoint_tokenizer(origin)
     (directory / TOKENIZER).write_text(tokens.text, encoding="utf-8")
-    _write_preprocessor(source, directory / PREPROCESSOR)
+    missing = _write_preprocessor(source, directory / PREPROCESSOR, grids)
     image_token, image_token_id = find_image_token(source, origin, tokens)
     found = _template(source, origin, tokens, image_token, template)
     if images > 1 and not found.unit:
@@ -80,7 +86,7 @@ def write_assets(source: Source, directory: Path, template: str | None = None, *
     )
     # An architecture that borrows a tokenizer gives no answers that could differ.
     said = answers.warnings if source.directory else ()
-    return Assets(prompt=prompt, generation=answers, warnings=(*tokens.warnings, *found.warnings, *said))
+    return Assets(prompt=prompt, generation=answers, warnings=(*tokens.warnings, *found.warnings, *missing, *said))
 
 
 def image_token_id(source: Source) -> int:
@@ -93,16 +99,22 @@ def _origin(source: Source) -> Path:
     return source.directory or tiny_llava_dir()
 
 
-def _write_preprocessor(source: Source, file: Path) -> None:
+def _write_preprocessor(source: Source, file: Path, grids: Sequence[Grid]) -> tuple[str, ...]:
+    """Write the steps; return what the user should know of them."""
     raw = {**image_processor(_origin(source)), **source.family.processor}
     height, width = source.vision.image_size
     if source.vision.any_size:
         # The export has fixed the size: pictures of every shape are stretched to it.
         raw |= {"size": {"height": height, "width": width}, "do_center_crop": False}
+    elif source.directory is None and grids:
+        raw |= whole_tiles(source)
     elif source.directory is None:
         raw |= {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
     steps = preprocessing(raw, source.vision.image_size, source.tiles)
+    if grids:
+        steps["grids"] = grids_step(source, raw, grids)
     file.write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")
+    return not_exported(processor_grids(source, raw), grids) if grids else ()
 
 
 def _template(

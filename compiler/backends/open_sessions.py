@@ -34,6 +34,14 @@ def open_sessions(bundle: Bundle, *, threads: int | None = None, loaded: Loaded 
         from lmmprune.compiler.backends.open_engines import open_engines
 
         return dict(open_engines(bundle, target))
+    if target is not None and target.backend == "openvino":
+        from lmmprune.compiler.backends.openvino import OpenVinoSession
+
+        dtype = bundle.manifest.precision.dtype
+        return {
+            component: OpenVinoSession(bundle.file(graph.file), threads=threads, dtype=dtype, expected=graph)
+            for component, graph in bundle.manifest.graphs.items()
+        }
     from lmmprune.compiler.backends.onnxruntime import OrtSession, target_of
 
     target_of(bundle.manifest.target)
@@ -77,5 +85,6 @@ def import_backend(target: str) -> tuple[str, str]:
         require("cuda.bindings.runtime", known.extra)
         module = load_tensorrt.load(known)
     else:
-        module = require("onnxruntime", "cpu")
+        other = known is not None and known.backend == "openvino"
+    module = require("openvino", "openvino") if other else require("onnxruntime", "cpu")
     return module.__name__, module.__version__

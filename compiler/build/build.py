@@ -22,7 +22,7 @@ from lmmprune.compiler.build.where_to_build import where_to_build
 from lmmprune.compiler.bundle import engines
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.engines import EngineRecord
-from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.manifest import Manifest, Precision
 from lmmprune.compiler.targets import machine
 from lmmprune.compiler.targets.target import Target
 from lmmprune.compiler.targets.targets import TARGETS, resolve
@@ -124,7 +124,7 @@ def check_suits(bundle: Bundle, target: Target) -> None:
     manifest = bundle.manifest
     if not target.compiled:
         raise TargetError(
-            f"target '{target.name}' needs no build, ONNX Runtime reads the graphs as they are: lmmprune run "
+            f"target '{target.name}' needs no build, {target.title} reads the graphs as they are: lmmprune run "
             f"{shlex.quote(str(bundle.path))} (targets with engines: {', '.join(_compiled())})"
         )
     reason = _mismatch(manifest, TARGETS.get(manifest.target), target)
@@ -170,11 +170,19 @@ def _export_command(bundle: Bundle, target: Target) -> str:
             words += ["--set", f"{name}={text}"]
         if manifest.positions == manifest.llm_positions:
             words += ["--positions", manifest.positions]
+    if manifest.precision.carried is not None:
+        return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
     if (group := manifest.precision.group) is not None:
         words += ["--int4", "--int4-group", str(group if group in target.int4_groups else target.int4_groups[0])]
     if manifest.precision.int8 is not None:
         words.append("--int8" if group is None else "--int8-vision")
     return shlex.join([*words, "--target", target.name, "-o", f"{bundle.path}-{target.name}"])
+
+
+def _int8_of(precision: Precision, component: str) -> str | None:
+    """Return the INT8 scheme of a component: the tower's beside INT4, the decoder's where integers are carried over."""
+    others = component == "decoder" if precision.int4 is not None else component != "decoder" and precision.carried
+    return None if others else precision.int8
 
 
 def _build_one(
@@ -214,8 +222,7 @@ def _build_one(
         version=version,
         seconds=seconds,
         dtype=precision.dtype,
-        # Beside weights of four bits, it is the vision tower's.
-        int8=None if precision.int4 is not None and component == "decoder" else precision.int8,
+        int8=_int8_of(precision, component),
         profiles=ranges_of(profiles),
         decomposed_attention=engine.decomposed,
         options=options.recorded(),

@@ -32,8 +32,8 @@ def lacking_memory(bundle: Bundle, component: str) -> str | None:
     needed, free = builder_bytes(bundle, component), machine.free_memory()
     if needed <= free:
         return None
-    precision = bundle.manifest.precision
-    smaller = "" if precision.int4 else f"export with --int{4 if precision.int8 else 8}, "
+    bits = bundle.manifest.precision.smaller
+    smaller = "" if bits is None else f"export with --int{bits}, "
     return (
         f"building the {component} of '{bundle.path.name}' takes about {needed / GIB:.1f} GiB of memory ({_COPIES} "
         f"times its weights), {free / GIB:.1f} GiB are free: close other programs, add swap, {smaller}or build on a "

@@ -72,8 +72,9 @@ def decoder_profiles(manifest: Manifest, target: Target, max_prompt: int | None 
 
 
 def several(manifest: Manifest) -> str:
-    """Say how many pictures a prompt may have, where it may have more than one."""
-    return f" (of {manifest.images} pictures)" if manifest.images > 1 else ""
+    """Say how many pictures a prompt may have, or tiles, where it may have more than one."""
+    tiles = f" (of {manifest.vision_runs} tiles)" if manifest.tile_grids else ""
+    return tiles or (f" (of {manifest.images} pictures)" if manifest.images > 1 else "")
 
 
 def selection_profiles(manifest: Manifest, max_prompt: int | None = None) -> list[Profile]:

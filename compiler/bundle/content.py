@@ -36,11 +36,30 @@ class Int4Weights:
 
     Attributes:
         group: Inputs that share a scale.
-        method: How they were rounded: ``rtn``, to the nearest, or ``gptq``, on samples.
+        method: How they were rounded: ``rtn``, to the nearest, or ``gptq``, on samples; ``checkpoint``: by others.
     """
 
     group: int
     method: str = "rtn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarriedWeights:
+    """Weights of the decoder that the checkpoint holds in integers, taken over as they are.
+
+    Attributes:
+        method: What quantized it: ``awq``, ``gptq`` or ``compressed-tensors``.
+        bits: Of an integer, 4 or 8.
+        group: Inputs that share a scale; None: all of an output's.
+        zero_points: Whether zero isn't the middle everywhere.
+        reordered: Whether inputs are brought into another order before a product.
+    """
+
+    method: str
+    bits: int
+    group: int | None
+    zero_points: bool = False
+    reordered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +71,20 @@ class Precision:
         int8: Scheme of the graphs in INT8: both, or the vision tower where the decoder is INT4; None: none is.
         int4: How the decoder's weights are stored in four bits; None: they aren't.
         calibration: What was found when it was quantized, and on which data; None: nothing is.
+        carried: Whose integers the decoder's are, if not ours.
     """
 
     dtype: str
     int8: str | None = None
     int4: Int4Weights | None = None
     calibration: Mapping[str, Any] | None = None
+    carried: CarriedWeights | None = None
 
     @property
     def integers(self) -> str | None:
         """How it is quantized, in a word for people; None: not at all."""
-        return integers(self.int8, self.group)
+        words = integers(self.int8, self.group)
+        return words if self.carried is None else f"{words} by {self.carried.method}"
 
     @property
     def group(self) -> int | None:
@@ -73,6 +95,13 @@ class Precision:
     def quantized(self) -> bool:
         """Whether anything is stored in integers."""
         return self.int8 is not None or self.int4 is not None
+
+    @property
+    def smaller(self) -> int | None:
+        """Bits of the next form that an export can give it, 8 or 4; None: there is none."""
+        if self.int4 is not None or self.carried is not None:
+            return None
+        return 8 if self.int8 is None else 4
 
 
 def integers(int8: str | None, group: int | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lmmprune.compiler.bundle.tile_grids import TileGrids
 from lmmprune.names import POSITION_IDS
 
 SELECTION = "selection"
@@ -166,6 +167,8 @@ class Interface:
     # Whether the vision graph sees all pictures of a prompt as one, of whose tokens K stay; else each keeps K.
     joint: bool = False
     tiles: tuple[int, int] | None = None  # rows x columns that pictures are cut into, beside an overview
+    # Grids, one for each picture; the vision graph sees one tile, of which K tokens stay. None: none to choose from.
+    tile_grids: TileGrids | None = None
     buckets: tuple[Bucket, ...] = ()  # ascending; empty: one count, made by the vision graph itself
     # Chooses, once per prompt, among the vision graph's features; None: all of them enter the decoder.
     selection: Graph | None = None
@@ -200,14 +203,20 @@ class Interface:
     @property
     def vision_runs(self) -> int:
         """How often the vision graph runs for a prompt, at most."""
-        return 1 if self.joint else self.images
+        return 1 if self.joint else self.images * self.most_tiles
+
+    @property
+    def most_tiles(self) -> int:
+        """Runs of the vision graph for a picture at most: each sees one tile, or all of the picture."""
+        return 1 if self.tile_grids is None else self.tile_grids.most
 
     @property
     def whose_tokens(self) -> str:
-        """What the counts of visual tokens are of, to be said behind them; nothing where a prompt has one picture."""
-        if self.images == 1:
-            return ""
-        return f" of {self.images} pictures together" if self.joint else f" of each of 1 to {self.images} pictures"
+        """What the counts of visual tokens are of, to be said behind them; nothing where that is one picture."""
+        pictures = "" if self.images == 1 else f" of each of 1 to {self.images} pictures"
+        if self.tile_grids is not None:
+            return f" of each of 1 to {self.most_tiles} tiles{pictures}"
+        return f" of {self.images} pictures together" if self.joint else pictures
 
     @property
     def picture_tokens(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from lmmprune.compiler.bundle.content import Content
 from lmmprune.compiler.bundle.interface import VALUE_BYTES, Graph, Tensor
 from lmmprune.compiler.bundle.signature_rules import check_signatures
+from lmmprune.compiler.bundle.tile_rules import check_tiles
 from lmmprune.limits import bounded, shortened
 
 _COUNT = 2**31 - 1  # of tokens, positions, ids
@@ -41,6 +42,7 @@ def check_manifest(manifest: Content) -> None:
     for component, graph in manifest.graphs.items():
         _check_graph(component, graph)
     check_signatures(manifest)
+    check_tiles(manifest)
     _check_files(manifest)
 
 
@@ -80,7 +82,12 @@ def _check_words(manifest: Content) -> None:
     one_of("precision.int8", manifest.precision.int8, (None, "u8s8", "s8s8", "u8s8-dynamic", "s8-weights"))
     if manifest.precision.int4 is not None:
         one_of("precision.int4.group", manifest.precision.int4.group, (32, 64, 128))
-        one_of("precision.int4.method", manifest.precision.int4.method, ("rtn", "gptq"))
+        one_of("precision.int4.method", manifest.precision.int4.method, ("rtn", "gptq", "checkpoint"))
+    if (carried := manifest.precision.carried) is not None:
+        one_of("precision.carried.method", carried.method, ("awq", "gptq", "compressed-tensors"))
+        one_of("precision.carried.bits", carried.bits, (4, 8))
+        kinds = (manifest.precision.int8, manifest.precision.int4 is not None)
+        expect(kinds == ((None, True) if carried.bits == 4 else ("s8-weights", False)), "precision", kinds, "its bits")
     if manifest.method is not None:
         _check_name("method", manifest.method)
     for field in ("parameters", "generation", "tools", "flops"):
@@ -108,12 +115,14 @@ def _check_numbers(manifest: Content) -> None:
     if manifest.batch is not None:
         bounded(manifest.batch.rows, "batch.rows", 2, MOST_ROWS)
         bounded(manifest.batch.padding, "batch.padding", 1, _COUNT)
-        one = manifest.images == 1 and not (manifest.buckets or manifest.tiles)
+        one = manifest.images == 1 and not (manifest.buckets or manifest.tiles or manifest.tile_grids)
         expect(one, "batch.rows", manifest.batch.rows, "no batch with several pictures, buckets or tiles")
         inside = not manifest.decoder_sites or manifest.llm_positions == "original"
         expect(inside, "llm_positions", manifest.llm_positions, "'original' with a batch and cuts in the decoder")
         text = sum(stage.text_removed for stage in manifest.schedule)
         expect(not text, "schedule", text, "no words removed in a batch")
+    if (carried := manifest.precision.carried) is not None and carried.group is not None:
+        bounded(carried.group, "precision.carried.group", 1, _COUNT)
     average = manifest.average_tokens
     expect(0 < average <= _COUNT, "average_tokens", average, "a positive number")
     for field, pair in (("grid", manifest.grid), ("tiles", manifest.tiles)):

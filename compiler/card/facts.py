@@ -37,6 +37,9 @@ def title(bundle: Bundle) -> str:
 def precision(manifest: Manifest) -> str:
     """Return the numbers that a bundle computes with, in words."""
     kept = manifest.precision
+    if (own := kept.carried) is not None:
+        groups = "one scale for an output" if own.group is None else f"groups of {own.group}"
+        return f"INT{own.bits} ({groups}, the decoder's weights, as {own.method} made them) and {kept.dtype}"
     four = f"INT4 (groups of {kept.group}, the decoder's weights)" if kept.int4 else None
     eight = f"INT8 ({kept.int8}{', the vision tower' if four else ''})" if kept.int8 else None
     return " and ".join(filter(None, (four, eight, kept.dtype)))
@@ -74,7 +77,7 @@ def _tools(manifest: Manifest) -> str:
 def tokens(bundle: Bundle) -> list[str]:
     """Return the section on where visual tokens are cut, and by what."""
     manifest = bundle.manifest
-    each = f" So many{manifest.whose_tokens}." if manifest.images > 1 else ""
+    each = f" So many{manifest.whose_tokens}." if manifest.whose_tokens else ""
     if manifest.method is None:
         return ["## Tokens", "", f"Nothing is pruned: all {manifest.tokens_before} visual tokens stay.{each}", ""]
     head = f"{number(manifest.average_tokens)} of {manifest.tokens_before} visual tokens per decoder layer, on average."
@@ -117,7 +120,7 @@ def numbers(bundle: Bundle) -> list[str]:
     """Return the section on types, INT8, cost and size."""
     manifest = bundle.manifest
     rows = [["computes in", precision(manifest)]]
-    if manifest.precision.int8:
+    if manifest.precision.int8 and not manifest.precision.carried:
         rows.append(["calibrated on", _calibration(manifest.precision.calibration or {})])
     for name, words in (("vision", "vision tower"), ("prefill", "decoder's prefill")):
         if cost := manifest.flops.get(name):

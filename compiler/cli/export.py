@@ -18,7 +18,18 @@ from lmmprune.compiler.cli.output import note, print_json, show, warn
 from lmmprune.compiler.cli.progress import steps
 from lmmprune.compiler.cli.table import table
 from lmmprune.compiler.cli.values import set_options
-from lmmprune.compiler.export.values import Auto, Buckets, Int4, Int8, Keep, Ratio, Schedule, Tokens
+from lmmprune.compiler.export.values import (
+    ALL_TILES,
+    Auto,
+    Buckets,
+    Int4,
+    Int8,
+    Keep,
+    Ratio,
+    Schedule,
+    Tiles,
+    Tokens,
+)
 from lmmprune.errors import InputError, require
 from lmmprune.units import human_bytes, human_si
 
@@ -42,11 +53,13 @@ def _pixels(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _tiles(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?)", text)
-    if not found:
-        raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2")
-    return int(found[1]), int(found[2])
+def _tiles(text: str) -> Tiles:
+    if text == ALL_TILES:
+        return ALL_TILES
+    found = [re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?)", part) for part in text.split(",")]
+    if not all(found):
+        raise InputError(f"--tiles {text}: expected rows x columns, such as 2x2 or 1x1,2x2, or all")
+    return tuple((int(part[1]), int(part[2])) for part in found if part)
 
 
 def _tokens(

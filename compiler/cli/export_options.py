@@ -59,8 +59,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     option(
         "--tiles",
-        metavar="RxC",
-        help="Rows and columns that pictures are cut into, for a model of tiles.  [default: 2x2]",
+        metavar="RxC[,RxC...]|all",
+        help="Rows and columns of tiles that pictures are cut into, for a model of tiles; several, where the model sees"
+        " tiles one by one.  [default: 2x2, or one image]",
         group=MODEL,
     ),
     option(

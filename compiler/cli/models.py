@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from lmmprune.compiler.cli.command import Command, argument
 from lmmprune.compiler.cli.output import json_option, print_json, show
 from lmmprune.compiler.cli.table import Column, Table, details, table
 from lmmprune.units import human_bytes
+
+if TYPE_CHECKING:
+    from lmmprune.models.family import Family
 
 
 @click.command("models", cls=Command, example="lmmprune models llava-1.5-7b")
@@ -74,7 +77,8 @@ def _family(name: str) -> dict[str, Any]:
         "reference": family.reference,
         "template": family.template,
         "sites": family.sites,
-        "tiles": family.arrange is not None,
+        "tiles": family.arrange is not None or family.split is not None,
+        "tile_grids": family.split is not None,
         "several_images": family.several,
         "joint_choice": family.joint,
         "batch": family.arrange is None,
@@ -107,7 +111,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "family": f"{family.name}, {family.title}",
         "reference": family.reference or "none",
         "cut at": ", ".join(family.sites),
-        "pictures": "cut into tiles" if family.arrange is not None else "as a whole",
+        "pictures": _pictures(family),
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
         "--batch": "several questions at once" if family.arrange is None else "one at a time: pictures are tiles",
         "template": family.template.replace("\n", "\\n"),
@@ -123,6 +127,16 @@ def _show_one(name: str, as_json: bool) -> None:
         show(details(shown))
 
 
+def _pictures(family: Family) -> str:
+    """Say what a picture is to the tower."""
+    if family.split is not None:
+        return _GRIDS
+    return "cut into tiles" if family.arrange is not None else "as a whole"
+
+
+_GRIDS = "as a whole, or cut into one of several grids of tiles (--tiles)"
+
+
 def _images(several: bool, joint: bool) -> str:
     """Say whether a prompt may have several pictures, and what there is for them; nothing if it may not."""
     return f"several pictures per prompt (--images{', --joint' * joint})" if several else ""
@@ -135,6 +149,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
         several = _images(row["several_images"], row["joint_choice"])
         limits = [
             *([f"+ {several}"] if several else []),
+            *([f"+ {_GRIDS}"] if row["tile_grids"] else []),
             *(f"- {limit}" for limit in row["limits"]),
             *(f"tried: {name}" for name in row["tried"]),
         ]

@@ -9,7 +9,7 @@ import click
 
 from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
-from lmmprune.compiler.cli.output import json_option, print_json
+from lmmprune.compiler.cli.output import json_option, note, print_json
 
 if TYPE_CHECKING:
     from lmmprune.compiler.runtime.answer import Stats
@@ -126,6 +126,9 @@ def command(
         print_json({"answer": answer.text, "tokens": answer.tokens, "kept_indices": kept, "stats": figures})
         return
     click.echo()
+    for cut, own in zip(answer.stats.tiles, answer.stats.own_tiles, strict=True):
+        if cut != own:
+            note(f"cut into {cut} tiles; the checkpoint's own processor makes it {own}, which the bundle doesn't have")
     if stats:
         click.echo(f"load {model.load_ms:.0f} ms, {_line(answer.stats)}", err=True)  # asked for, also with -q
 
@@ -141,7 +144,8 @@ def _line(stats: Stats) -> str:
 
 
 def _of(stats: Stats) -> str:
-    return f" of {stats.images} pictures" if stats.images > 1 else ""
+    tiles = f" in {', '.join(stats.tiles)} tiles" if stats.tiles else ""
+    return (f" of {stats.images} pictures" if stats.images > 1 else "") + tiles
 
 
 def _bucket(stats: Stats) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.image_features import ImageFeatures, as_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.sampling import Pick
+from lmmprune.compiler.runtime.tiled_picture import grids_of
 from lmmprune.errors import InputError
 
 LIKELIEST = 1000
@@ -85,14 +87,18 @@ def record_answer(runtime: Runtime, picture: Pictures, prompt: str, limit: int) 
     recorder = _Recorder()
     tokens: list[int] = []
     ends = runtime.bundle.manifest.prompt.eos_token_ids
-    encoded = runtime.prompter.encode(
-        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
-    )
+    encoded = _encode(runtime, picture, prompt)
     for token, _ in runtime.generate(picture, encoded, limit, recorder):
         tokens.append(token)
         if token in ends:
             break
     return keep_likeliest(tokens, log_softmax(np.stack(recorder.scores[: len(tokens)])))
+
+
+def _encode(runtime: Runtime, picture: Pictures, prompt: str) -> Encoded:
+    pictures = as_pictures(picture)
+    counts = [count for one in pictures for count in one.each]
+    return runtime.prompter.encode(prompt, image_tokens=counts, grids=grids_of(pictures))
 
 
 def keep_likeliest(tokens: Sequence[int], logs: NDArray[np.float64]) -> Recorded:
@@ -123,9 +129,7 @@ def score_answer(runtime: Runtime, picture: Pictures, prompt: str, answer: Seque
         InputError: The prompt leaves it no room for the whole answer.
     """
     recorder = _Recorder(answer)
-    encoded = runtime.prompter.encode(
-        prompt, image_tokens=[count for one in as_pictures(picture) for count in one.each]
-    )
+    encoded = _encode(runtime, picture, prompt)
     for _ in runtime.generate(picture, encoded, len(answer), recorder):
         pass
     if len(recorder.scores) < len(answer):

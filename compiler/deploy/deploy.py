@@ -113,8 +113,8 @@ def _lacking(bundle: Bundle, building: int, ram: int, system: int) -> str | None
     """Return a warning; no refusal, because the factor was measured of TensorRT-RTX only, and swap helps."""
     if building + system <= ram:
         return None
-    precision = bundle.manifest.precision
-    smaller = "" if precision.int4 else f", or export with --int{4 if precision.int8 else 8}"
+    bits = bundle.manifest.precision.smaller
+    smaller = "" if bits is None else f", or export with --int{bits}"
     return f"{_need(building)}, the board has {max(0, ram - system) / GIB:.1f} GiB beside its system: add swap{smaller}"
 
 

@@ -162,7 +162,7 @@ def _remedies(plan: MemoryPlan, ram: int, bundle: Bundle, target: Target, worksp
         for option, bits in (("--int8", 8), ("--int4", 4)):
             least = weights / item * bits / 8
             yield f"exporting with {option} leaves {least / GIB:.2f} GiB of weights or little more"
-    elif manifest.precision.int4 is None and weights > plan.total / 4:
+    elif manifest.precision.smaller == 4 and weights > plan.total / 4:
         yield f"exporting with --int4 leaves {weights / 2 / GIB:.2f} GiB of weights or little more"
     if larger := [board for board in BOARDS if board.memory >= plan.total]:
         smallest = min(larger, key=lambda board: board.memory)

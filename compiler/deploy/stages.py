@@ -51,12 +51,17 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
         question: The question.
 
     Raises:
-        InputError: The question doesn't fit into the profile of the prefill.
+        InputError: The question doesn't fit into the profile of the prefill, or pictures are cut into tiles.
     """
     manifest = bundle.manifest
     if manifest.batch is not None:
         said = f"plans measure one question at a time, '{bundle.path}' takes {manifest.rows} at once"
         raise InputError(f"{said}: export without --batch")
+    if manifest.tile_grids is not None:
+        raise InputError(
+            f"'{bundle.path}' sees the tiles of a picture one by one, and a plan times one run of the vision graph: use"
+            " 'lmmprune bench' where it runs, or export without --tiles"
+        )
     stages = [BuildStep(name=VISION, component="vision", profile=0, shapes={}, inputs={})]
     if manifest.buckets:
         largest = manifest.buckets[-1]

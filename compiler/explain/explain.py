@@ -80,7 +80,7 @@ def check_explainable(bundle: Bundle) -> None:
 
     Raises:
         TargetError: It isn't for ONNX Runtime on the CPU.
-        InputError: It has several token counts, or sees several pictures together.
+        InputError: It has several token counts, or sees several pictures together, or cuts pictures into tiles.
         MissingExtraError: onnx-ir isn't installed.
     """
     manifest = bundle.manifest
@@ -97,6 +97,10 @@ def check_explainable(bundle: Bundle) -> None:
         raise InputError(f"{said}: export without --batch")
     if manifest.joint:
         raise InputError(f"'{bundle.path}' sees {manifest.images} pictures together, --explain asks about one")
+    if manifest.tile_grids is not None:
+        raise InputError(
+            f"'{bundle.path}' sees a picture's tiles one by one, --explain looks at one image: export without --tiles"
+        )
     require("onnx_ir", "export")
 
 

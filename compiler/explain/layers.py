@@ -18,7 +18,7 @@ from lmmprune.passes.graph.float_products import as_float_products
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "MatMulInteger", NBITS}
 # A weight that was changed is named after the one it was: 'w' becomes 'w/smooth', 'w/int8', 'w.axis0/int8', 'w/int4' or
 # 'w/int4/packed'.
-_CHANGED = re.compile(r"(/smooth'*)*(\.axis\d+)?(/int8|/int4(/packed)?)?$")
+_CHANGED = re.compile(r"(/smooth'*)*(\.axis\d+)?((/int8|/int4)(/packed)?)?$")
 
 
 @dataclass(frozen=True, kw_only=True)

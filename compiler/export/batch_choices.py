@@ -48,8 +48,10 @@ def check_batch(
     why = {"--int8-dynamic": ": one range of all rows would let an answer depend on its neighbours"}
     if other := next((name for name, given in others.items() if given), None):
         raise InputError(f"--batch and {other} don't go together{why.get(other, ' yet')}: leave one out")
-    if source.tiles is not None:
-        raise InputError(f"--batch {batch}: {source.family.title} cuts a picture into tiles, which takes one at a time")
+    if source.tiles is not None or request.tiles is not None:
+        said = f"{source.family.title} cuts a picture into tiles here, which takes one at a time"
+        hint = ": leave --tiles out" if source.family.arrange is None else ""
+        raise InputError(f"--batch {batch}: {said}{hint}")
     inside = next((one for one in stages if one.site.in_decoder and not one.site.before_layers), None)
     if inside is None:
         return

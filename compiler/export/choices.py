@@ -14,6 +14,7 @@ from lmmprune.compiler.targets.target import Target
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
+    from lmmprune.compiler.quantize.carry import CarryPlan
     from lmmprune.compiler.quantize.int4_plan import Int4Plan
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
@@ -73,6 +74,26 @@ def int4_of(request: Request, target: Target) -> Int4Plan | None:
         method=int4.method,
         keep_float=int4.keep_float,
     )
+
+
+def carried_of(request: Request, source: Source, target: Target, dtype: str) -> CarryPlan | None:
+    """Return how the integers of a checkpoint that is quantized already are taken over, None if it has none."""
+    from lmmprune.compiler.quantize.carry import plan_carry
+
+    if source.integers is None:
+        return None
+    given = {
+        "--int8": request.int8 is not None,
+        "--int4": request.int4 is not None,
+        "--share-weights": request.share_weights,
+        "--adapter": request.adapter is not None,
+    }
+    if asked := next((name for name, there in given.items() if there), None):
+        raise InputError(
+            f"'{request.model}' is quantized already ({source.integers}), and its integers are carried over as they"
+            f" are: leave out {asked}, or give the floating-point checkpoint"
+        )
+    return plan_carry(source, target, dtype)
 
 
 _SHARED = "--share-weights links the checkpoint's floating-point weights, {} makes new ones: leave one out"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from lmmprune.compiler.backends.cpu_session import cpu_session
@@ -102,7 +103,10 @@ def measure_counts(
         ir.save(graph, path, external_data="vision.onnx.data")
         session = cpu_session(path)
         for index, sample in enumerate(data.samples):
-            counts += session.run([DYNAMIC_COUNT], {PIXEL_VALUES: preprocess(sample.image)})[0].tolist()
+            pixels = preprocess(sample.image)
+            # The graph sees tiles one by one, where pictures have some to choose from.
+            for run in [pixels] if preprocess.grids is None else np.split(pixels, len(pixels)):
+                counts += session.run([DYNAMIC_COUNT], {PIXEL_VALUES: run})[0].tolist()
             progress("count tokens", index + 1, len(data.samples))
     return DynamicCounts(
         method=method.name,

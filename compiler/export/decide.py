@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
 from lmmprune.compiler.export.batch_choices import check_batch
+from lmmprune.compiler.bundle.tile_grids import Grid, most_images
 from lmmprune.compiler.export.choices import (
+    carried_of,
     check_cache,
     check_images,
     check_joint,
@@ -22,6 +24,7 @@ from lmmprune.compiler.export.choices import (
     stages_of,
 )
 from lmmprune.compiler.export.request import Request
+from lmmprune.compiler.export.tile_choices import check_tiles, choose_grids, listed_grids
 from lmmprune.compiler.export.values import Auto, Buckets, Schedule
 from lmmprune.compiler.targets import targets
 from lmmprune.compiler.targets.target import Target
@@ -29,6 +32,7 @@ from lmmprune.models.source import Source, resolve
 
 if TYPE_CHECKING:
     from lmmprune.compiler.data.calibration import CalibrationSet
+    from lmmprune.compiler.quantize.carry import CarryPlan
     from lmmprune.compiler.quantize.int4_plan import Int4Plan
     from lmmprune.compiler.quantize.int8_plan import Int8Plan
     from lmmprune.facts import Facts
@@ -53,10 +57,12 @@ class Decision:
         method: What chooses tokens.
         int8: How graphs are quantized to INT8; None: none is.
         int4: How the decoder's weights become four bits; None: they don't.
+        carried: How the integers of a checkpoint that is quantized already are taken over; None: it isn't.
         data: Pictures with questions; None where nothing is measured.
         counts: Visual tokens that were asked for, ascending; none where the pictures decide.
         stages: Of the largest count; none where nothing is removed, or the pictures decide.
         positions: How tokens are numbered that enter the decoder, and those behind cuts inside it.
+        grids: Of tiles that a picture is cut into one of; none: it goes in as one image, or as ``source.tiles`` says.
     """
 
     request: Request
@@ -67,10 +73,12 @@ class Decision:
     method: Method
     int8: Int8Plan | None
     int4: Int4Plan | None
+    carried: CarryPlan | None
     data: CalibrationSet | None
     counts: tuple[int, ...]
     stages: tuple[Stage, ...]
     positions: str
+    grids: tuple[Grid, ...] = ()
 
     @property
     def auto(self) -> Auto | None:
@@ -79,8 +87,8 @@ class Decision:
 
     @property
     def copies(self) -> int:
-        """How often the vision graph and its tokens count in a prompt: once where it sees all pictures together."""
-        return 1 if self.request.joint else self.request.images
+        """How often the vision graph runs for a prompt at most: once where it sees all pictures together."""
+        return 1 if self.request.joint else self.request.images * most_images(self.grids)
 
     @property
     def buckets(self) -> bool:
@@ -111,7 +119,7 @@ class Decision:
     @property
     def quantized(self) -> bool:
         """Whether anything becomes integers."""
-        return self.int8 is not None or self.int4 is not None
+        return self.int8 is not None or self.int4 is not None or self.carried is not None
 
     @property
     def calibrates(self) -> bool:
@@ -143,15 +151,16 @@ def decide(request: Request) -> Decision:
         weights=request.weights,
         layers=request.layers,
         image_size=request.image_size,
-        tiles=request.tiles,
+        tiles=next(iter(listed_grids(request.tiles)), None),
         adapter=request.adapter,
         together=request.images if request.joint else 1,
     )
-    facts = facts_of(source)
+    facts, grids = facts_of(source), choose_grids(request.tiles, source)
     if isinstance(request.tokens, Buckets):
         method = method.at_output_only()
     int8, int4 = int8_of(request, target, dtype), int4_of(request, target)
-    if int4 is not None:
+    carried = carried_of(request, source, target, dtype)
+    if int4 is not None or carried is not None:
         target = least_opset(target, INT4_OPSET)
     # Pictures are needed for ranges and for rounding, or for token counts.
     ranges = (int8 is not None and SCHEMES[int8.scheme].calibrated) or (int4 is not None and int4.calibrated)
@@ -167,10 +176,11 @@ def decide(request: Request) -> Decision:
         counts = counts_of(request, method, facts)
         stages = method.plan(facts, max(counts)) if counts else ()
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
-    entering = image_tokens_of(stages, facts) * (1 if request.joint else request.images)
+    entering = image_tokens_of(stages, facts) * (1 if request.joint else request.images * most_images(grids))
     check_images(request, source, method, facts, stages, entering, positions)
     planned = stages or (() if request.tokens is None else method.stages_for(facts, facts.tokens))
     check_batch(request, source, method, planned, positions, int8)
+    check_tiles(request, source, method, facts, stages, grids, entering=entering, positions=positions)
     if request.static_cache is not None:
         check_cache(request.static_cache, target, entering, source.decoder.max_positions)
         target = least_opset(target, SCATTER_OPSET)
@@ -183,10 +193,12 @@ def decide(request: Request) -> Decision:
         method=method,
         int8=int8,
         int4=int4,
+        carried=carried,
         data=data,
         counts=counts,
         stages=tuple(stages),
         positions=positions,
+        grids=grids,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from lmmprune.compiler.assets.tile_settings import tile_texts
 from lmmprune.compiler.assets.write_assets import Assets
 from lmmprune.compiler.bundle.content import Int4Weights, Loss
 from lmmprune.compiler.bundle.interface import SELECTION, Bucket, Cache, Interface, ScheduledSite
@@ -51,6 +52,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         joint=decision.request.joint,
         grid=decision.source.vision.grid,
         tiles=decision.source.tiles,
+        tile_grids=tile_texts(decision.source.family, reduced.prompt.image_token, decision.grids),
         vision=signature("vision.onnx", reduced.vision),
         decoder=signature("decoder.onnx", reduced.decoder),
         cache=_cache(decision, reduced),
@@ -84,9 +86,10 @@ def describe(
         parameters=decision.method.parameters if pruned else {},
         precision=Precision(
             dtype=decision.dtype,
-            int8=decision.int8.scheme if decision.int8 else None,
-            int4=Int4Weights(group=decision.int4.group, method=decision.int4.method) if decision.int4 else None,
+            int8=_int8(decision),
+            int4=_int4(decision),
             calibration=calibration,
+            carried=decision.carried.weights if decision.carried else None,
         ),
         target=decision.target.name,
         opset=decision.target.opset,
@@ -99,6 +102,20 @@ def describe(
         tools=tools(),
         created=_now(),
     )
+
+
+def _int8(decision: Decision) -> str | None:
+    carried = decision.carried
+    if carried is not None and carried.weights.bits == 8:
+        return "s8-weights"
+    return decision.int8.scheme if decision.int8 else None
+
+
+def _int4(decision: Decision) -> Int4Weights | None:
+    carried = decision.carried
+    if carried is not None and carried.weights.bits == 4 and carried.group is not None:
+        return Int4Weights(group=carried.group, method="checkpoint")
+    return Int4Weights(group=decision.int4.group, method=decision.int4.method) if decision.int4 else None
 
 
 def report(

@@ -50,7 +50,9 @@ def export(
     decision = decide(request)
     preflight(decision, announce)
     with write_bundle(request.output, resume=request.resume, force=request.force) as writer:
-        assets = write_assets(decision.source, writer.path, request.template, images=request.images)
+        assets = write_assets(
+            decision.source, writer.path, request.template, images=request.images, grids=decision.grids
+        )
         text = text_layout(assets.prompt, writer.path / TOKENIZER, in_decoder=decision.cuts_decoder)
         graphs = trace(decision, assets.prompt, traced, clock)
         unpruned = ask_unpruned(decision, graphs, assets.prompt, text, writer.path, clock)

@@ -17,6 +17,7 @@ from lmmprune.compiler.lower.lower import lower
 from lmmprune.compiler.onnx_files import write_graphs as files
 from lmmprune.compiler.onnx_files.bucket_graphs import write_bucket_graphs
 from lmmprune.compiler.quantize import quantize as int8
+from lmmprune.compiler.quantize.carry import carry
 from lmmprune.compiler.quantize.int8_plan import Int8Plan
 from lmmprune.compiler.quantize.quantize_int4 import forget_rounded, quantize_int4
 from lmmprune.passes.lower.cast_float import CastFloat
@@ -37,6 +38,8 @@ def quantize(decision: Decision, reduced: Reduced, assets: Path, clock: StepCloc
         What the manifest says of it; None: nothing was quantized.
     """
     four, eight, data = decision.int4, decision.int8, decision.data
+    if decision.carried is not None:
+        carry(reduced.decoder, reduced.packed, decision.carried)
     if four is not None:
         # Before the tower becomes INT8: samples go through graphs in floating point.
         quantize_int4(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmmprune.compiler.bundle.interface import VALUE_BYTES
+from lmmprune.compiler.bundle.tile_grids import most_images
 from lmmprune.compiler.export.decide import Decision
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.compiler.quantize.int8_plan import WHOLE_BYTES
@@ -27,6 +28,8 @@ _MATRICES = 4
 """Of K x K numbers, K the inputs of a weight, that rounding it on samples takes."""
 _TOWER = ("vision", "visual", "projector", "connector", "mlp1", "multi_modal")
 """Of names of weights that belong to the vision graph, in the families' own words."""
+_SMALLEST = 64
+"""Of the groups that most checkpoints have."""
 _LOADED = 2
 """Times its weights that ONNX Runtime takes for a graph: as they are read, and packed for its kernels."""
 
@@ -121,14 +124,19 @@ def preflight(decision: Decision, announce: Callable[[str], None]) -> None:
         InputError: Too little disk or memory.
     """
     request, source, int8 = decision.request, decision.source, decision.int8
-    calibration = Calibration()
+    calibration, tiles = Calibration(), most_images(decision.grids)
     if int8 is not None and decision.data:
         samples = len(decision.data.samples)
         calibration = calibration_needs(
-            source, samples, scan=int8.policy == "auto", smooth=int8.smooth, decoder="decoder" in int8.parts
+            source,
+            samples,
+            scan=int8.policy == "auto",
+            smooth=int8.smooth,
+            decoder="decoder" in int8.parts,
+            tiles=tiles,
         )
     if (int4 := decision.int4) is not None and int4.calibrated and decision.data:
-        calibration = calibration.beside(rounding_needs(source, len(decision.data.samples)))
+        calibration = calibration.beside(rounding_needs(source, len(decision.data.samples), tiles=tiles))
     if decision.judged_on is not None:
         calibration = calibration.beside(judging_needs(source))
     required = needs(
@@ -152,6 +160,9 @@ def weight_bits(decision: Decision, name: str) -> float:
         name: Of the checkpoint's tensor.
     """
     width = 8 * VALUE_BYTES[decision.dtype]
+    if (packed := decision.source.packed.get(name)) is not None:
+        # A scale and a zero point for a group, which may be cut into smaller ones.
+        return packed.bits + (width + packed.bits) / min(packed.group, _SMALLEST)
     # Tables that are looked up stay in floating point.
     if "embed" in name:
         return width
@@ -200,7 +211,9 @@ def needs(
     )
 
 
-def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool, decoder: bool = True) -> Calibration:
+def calibration_needs(
+    source: Source, samples: int, *, scan: bool, smooth: bool, decoder: bool = True, tiles: int = 1
+) -> Calibration:
     """Return what calibrating takes.
 
     Args:
@@ -209,6 +222,7 @@ def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool,
         smooth: Whether SmoothQuant is on, which writes the tower a second time.
         scan: Whether blocks to keep in float are looked for, which takes the whole decoder in memory.
         decoder: Whether the decoder is calibrated, beside the tower.
+        tiles: Images of a picture at most.
     """
     spec = source.decoder
     layer, table = _layer_and_table(source)
@@ -220,22 +234,23 @@ def calibration_needs(source: Source, samples: int, *, scan: bool, smooth: bool,
         memory = _LOADED * max(vision, inside)
         return Calibration(disk=towers + inside, memory=memory, scan=inside > WHOLE_BYTES)
     # What enters the next layer of every sample, and the values that are looked at within it.
-    tokens = source.vision.tokens + TEXT_TOKENS
+    tokens = tiles * source.vision.tokens + TEXT_TOKENS
     held = 4 * tokens * (3 * samples * spec.width + 4 * spec.mlp_width)
     return Calibration(disk=towers, memory=max(_LOADED * vision, _LOADED * 4 * max(layer, table) + held))
 
 
-def rounding_needs(source: Source, samples: int) -> Calibration:
+def rounding_needs(source: Source, samples: int, *, tiles: int = 1) -> Calibration:
     """Return what rounding the decoder's weights on samples takes, which goes layer by layer whatever its size.
 
     Args:
         source: The model.
         samples: How many are run.
+        tiles: Images of a picture at most.
     """
     spec = source.decoder
     layer, table = _layer_and_table(source)
     vision, _ = _float_bytes(source)
-    tokens = source.vision.tokens + TEXT_TOKENS
+    tokens = tiles * source.vision.tokens + TEXT_TOKENS
     # A layer as it was and as the runtime holds it; what is known of its widest activation, and that turned about.
     held = 4 * (_LOADED * layer + _MATRICES * spec.mlp_width**2 + tokens * 3 * samples * spec.width)
     # Four bits and a scale for a group.

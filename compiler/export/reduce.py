@@ -14,6 +14,7 @@ from lmmprune.compiler.export.decide import Decision, image_tokens_of
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
 from lmmprune.models.canonical import Canonical
+from lmmprune.models.quantized.packed_weight import PackedWeight
 from lmmprune.names import IMAGE_FEATURES
 from lmmprune.passes.graph.count_flops import count_flops
 from lmmprune.passes.graph.shapes import bind_dims, static_shape
@@ -42,6 +43,7 @@ class Reduced:
         text: What is constant about prompts.
         image_tokens: Visual tokens of a picture that enter the decoder.
         removed: Visual tokens that are gone before each decoder layer.
+        packed: The module's parameter -> its integers, of weights that the checkpoint holds so.
         flops: Of ``vision`` and ``prefill``, ``before`` and ``after``; of as many pictures as a prompt may have.
     """
 
@@ -56,6 +58,7 @@ class Reduced:
     image_tokens: int
     removed: tuple[int, ...]
     flops: Mapping[str, Mapping[str, float]]
+    packed: Mapping[str, PackedWeight]
 
     @property
     def models(self) -> tuple[ir.Model, ...]:
@@ -127,6 +130,7 @@ def reduce(
         image_tokens=image_tokens,
         removed=tuple(cut.removed_before(decision.source.decoder.layers)),
         flops={part: {"before": before[part], "after": after[part]} for part in before},
+        packed=graphs.packed,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.export.dynamic_counts import DynamicCounts
-from lmmprune.compiler.export.values import Int4, Int8, Tokens
+from lmmprune.compiler.export.values import Int4, Int8, Tiles, Tokens
 from lmmprune.defaults import METHOD
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Request:
     weights: str = "auto"
     layers: int | None = None
     image_size: tuple[int, int] | None = None
-    tiles: tuple[int, int] | None = None
+    tiles: Tiles | None = None
     images: int = 1
     joint: bool = False
     batch: int = 1

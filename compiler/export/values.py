@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lmmprune.errors import InputError
 from lmmprune.limits import read_json
@@ -93,6 +94,10 @@ class Schedule:
             )
         return cls(found)
 
+
+ALL_TILES: Literal["all"] = "all"
+Tiles = tuple[int, int] | tuple[tuple[int, int], ...] | Literal["all"]
+"""Rows and columns that pictures are cut into, several such pairs, or ``ALL_TILES``: each of the processor's own."""
 
 Tokens = Ratio | Keep | Auto | Buckets | Schedule
 

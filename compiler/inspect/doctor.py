@@ -108,14 +108,14 @@ def _runs(target: Target, machine: Machine) -> Ability:
             fix = install_command(target.extra) if isinstance(error, MissingExtraError) else ""
             return Ability(can=False, why=_short(error), fix=fix)
     try:
-        ort = require("onnxruntime", target.extra)
+        module = require(target.backend, target.extra)
     except LmmpruneError as error:
         return Ability(can=False, why=_short(error), fix=install_command(target.extra))
     except ImportError as error:
-        return Ability(can=False, why=f"onnxruntime doesn't load ({error})", fix=install_command(target.extra))
+        return Ability(can=False, why=f"{target.backend} doesn't load ({error})", fix=install_command(target.extra))
     if target.device == "cpu":
         return Ability(can=True)
-    if target.provider not in ort.get_available_providers():
+    if target.provider not in module.get_available_providers():
         return Ability(can=False, why="onnxruntime has no CUDA provider", fix=install_command(target.extra))
     if not machine.gpus:
         return Ability(can=False, why="no NVIDIA GPU here")

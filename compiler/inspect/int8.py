@@ -43,7 +43,8 @@ def kind_of_weight(node: Any) -> str:
     weight = weight_of(node)
     if weight is None or weight.dtype is None or weight.dtype.is_floating_point():
         return "float"
-    return "int4" if node.op_type == NBITS or weight.dtype.bitwidth == 4 else "int8"
+    bits = node.attributes.get_int("bits", 4) if node.op_type == NBITS else weight.dtype.bitwidth
+    return f"int{bits}"
 
 
 def looks_like(model: Any) -> str:

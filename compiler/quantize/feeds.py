@@ -72,7 +72,7 @@ class SampleFeeds:
         self._tokenizer = Tokenizer.from_file(str(assets / TOKENIZER))
 
     def vision(self) -> list[Callable[[], Steps]]:
-        """Return one run of the vision graph per sample."""
+        """Return the runs of the vision graph per sample: one, or one for each tile of its picture."""
         return [functools.partial(self._look, sample) for sample in self._data.samples]
 
     def decoder(self) -> list[Callable[[], Steps]]:
@@ -112,10 +112,13 @@ class SampleFeeds:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _look(self, sample: Sample) -> Steps:
-        yield self._pixels(sample)
+        # A list has no place for the outputs that are sent back.
+        yield from (feeds for feeds in self._pixels(sample))
 
-    def _pixels(self, sample: Sample) -> Feeds:
-        return {self._interface.vision.inputs[0].name: self._preprocess(sample.image)}
+    def _pixels(self, sample: Sample) -> list[Feeds]:
+        pixels = self._preprocess(sample.image)
+        runs = [pixels] if self._interface.tile_grids is None else np.split(pixels, len(pixels))
+        return [{self._interface.vision.inputs[0].name: run} for run in runs]
 
     def _converse(self, sample: Sample, led: Sequence[int] | None) -> Steps:
         start = self._start(sample)
@@ -142,11 +145,11 @@ class SampleFeeds:
         return [{**step, IMAGE_FEATURES: start.features} for step in steps]
 
     def _start(self, sample: Sample) -> _Start:
-        found = run_all(self._session, self._pixels(sample))
-        kept = None if self._interface.kept is None else found[self._interface.kept][0]
-        entering = select_tokens(
-            self._interface, self._choose, self._prompter.encode(sample.prompt), [found[IMAGE_FEATURES]], [kept]
-        )
+        found = [run_all(self._session, feeds) for feeds in self._pixels(sample)]
+        kept = [None if self._interface.kept is None else one[self._interface.kept][0] for one in found]
+        picked = self._preprocess.pick(sample.image)
+        asked = self._prompter.encode(sample.prompt, grids=None if picked is None else [picked.grid])
+        entering = select_tokens(self._interface, self._choose, asked, [one[IMAGE_FEATURES] for one in found], kept)
         prompt = entering.prompt
         positions = self._prompter.positions(prompt, entering.kept)
         answer = self._tokenizer.encode(sample.answer, add_special_tokens=False).ids if sample.answer else []

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lmmprune.compiler.bundle.tile_grids import named
 from lmmprune.compiler.runtime.encoded import Encoded
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.text_stream import TextStream
@@ -26,7 +27,9 @@ class Stats:
     """Times in milliseconds and counts of one answer, all its pictures together; one of no tokens has no prefill.
 
     ``dynamic_count`` is what the method itself would have kept of the picture, where the bundle has several counts to
-    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too.
+    choose from (None elsewhere). ``new_tokens`` counts the end token and those of a stop string too. ``tiles`` is the
+    grid of each picture, rows x columns, where a bundle cuts them into tiles; ``own_tiles`` the one that the
+    checkpoint's own processor cuts it into.
     """
 
     preprocess_ms: float
@@ -40,6 +43,8 @@ class Stats:
     finish_reason: FinishReason
     dynamic_count: int | None = None
     images: int = 1
+    tiles: tuple[str, ...] = ()
+    own_tiles: tuple[str, ...] = ()
 
     @property
     def ttft_ms(self) -> float:
@@ -51,7 +56,7 @@ class Stats:
         """Mean time of the tokens after the first one; None if there was only one."""
         return self.decode_ms / (self.new_tokens - 1) if self.new_tokens > 1 else None
 
-    def as_dict(self) -> dict[str, float | int | str | None]:
+    def as_dict(self) -> dict[str, Any]:
         """Return all of it, the derived times included, for JSON."""
         return {**dataclasses.asdict(self), "ttft_ms": self.ttft_ms, "ms_per_token": self.ms_per_token}
 
@@ -65,8 +70,8 @@ class Answer:
 
     Attributes:
         tokens: Ids of what was generated so far, the end token included.
-        kept: Indices of the kept patches, int64 ``[K]``, with several pictures those of picture i from i * N on; None
-            when the graph doesn't prune.
+        kept: Indices of the kept patches, int64 ``[K]``, with several pictures those of picture i from i * N on, with
+            tiles those of the prompt's tile i; None when the graph doesn't prune.
     """
 
     def __init__(
@@ -102,10 +107,13 @@ class Answer:
         self._failure: Exception | None = None
         self._generated, self._stream, self._ends, self._full = generated, stream, ends, full
         counts = [picture.dynamic_count for picture in pictures if picture.dynamic_count is not None]
+        cut = [picture.picked for picture in pictures if picture.picked is not None]
         self._about: dict[str, Any] = {
             "preprocess_ms": sum(picture.preprocess_ms for picture in pictures),
             "vision_ms": sum(picture.vision_ms for picture in pictures),
-            "images": sum(len(picture.each) for picture in pictures),
+            "images": sum(picture.pictures for picture in pictures),
+            "tiles": tuple(named(picked.grid) for picked in cut),
+            "own_tiles": tuple(named(picked.own) for picked in cut),
             "tokens_before": tokens_before,
             "image_tokens": prompt.image_tokens,
             "prompt_tokens": prompt.length,

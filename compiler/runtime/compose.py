@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lmmprune.compiler.bundle.interface import Prompt
+from lmmprune.compiler.bundle.tile_grids import Grid, TileGrids
 from lmmprune.errors import InputError
 
 SLOT = "{prompt}"
@@ -80,6 +81,19 @@ def place_pictures(prompt: Prompt, words: Sequence[str], pictures: int) -> list[
         for other in others:
             placed += [(prompt.inline, False), (other, True)]
     return placed
+
+
+def write_tiles(pieces: Sequence[Piece], tiles: TileGrids, grids: Sequence[Grid]) -> list[Piece]:
+    """Return the pieces with the text of its grid for each picture, in their order; what was said stays."""
+    left = iter(grids)
+    written: list[Piece] = []
+    for text, said in pieces:
+        if said:
+            written.append((text, said))
+            continue
+        first, *others = text.split(tiles.picture)
+        written.append((first + "".join(tiles.text(next(left)) + other for other in others), False))
+    return written
 
 
 def _counted(pictures: int) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.runtime.tile_rule import Picked
 from lmmprune.errors import BundleError
 from lmmprune.names import received_at
 
@@ -42,7 +43,10 @@ class ImageFeatures:
         preprocess_ms: milliseconds from the picture to its pixel values.
         vision_ms: milliseconds of the vision graph.
         dynamic_count: How many patches the method itself would keep of this picture; None where it doesn't say.
-        counts: Of how many tokens each picture is left, where the bundle chooses among all of them together; else none.
+        counts: How many tokens each picture is left, where the bundle chooses among all of them together, or each tile,
+            where it cuts pictures into tiles; else none.
+        picked: The grid of tiles that the picture was cut into, where the bundle has such; the kept places of tile i
+            begin at i * N then.
     """
 
     features: Value
@@ -53,11 +57,17 @@ class ImageFeatures:
     vision_ms: float
     dynamic_count: int | None = None
     counts: tuple[int, ...] = ()
+    picked: Picked | None = None
 
     @property
     def each(self) -> tuple[int, ...]:
-        """Tokens of each picture that it is of: one, unless the bundle chooses among several together."""
+        """Tokens of each run of placeholders: of one picture, of all that were seen together, or of each tile."""
         return self.counts or (self.tokens,)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that it is of: one, unless the bundle chooses among several together."""
+        return len(self.each) if self.picked is None else 1
 
 
 def counts_of(bundle: Bundle, kept: NDArray[np.int64]) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ if there, comes first: it resizes the picture in its own shape to a longest edge
 ``"square": [122, 116, 104]``, if there, comes before all else: it pads the picture to a square with this colour.
 ``"tiles": [2, 2]``, if there, cuts a picture into so many rows and columns of tiles, each of the final size, and puts
 an overview of the whole picture before them, squeezed into one tile; each of these images then takes the steps.
+``"grids": {"rule": "shape", "grids": [[1, 1], [2, 2]], "side": [448, 448], "least": 1, "most": 12}``, if there, cuts a
+picture into the tiles of one of these grids, with the overview behind them; ``tile_rule`` says how.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lmmprune.compiler.bundle.tile_grids import Grid
 from lmmprune.compiler.runtime.open_picture import MAX_PIXELS, to_rgb
 from lmmprune.compiler.runtime.read_steps import read_steps
+from lmmprune.compiler.runtime.tile_rule import Picked, TileRule
 from lmmprune.compiler.runtime.tiles import cut, letterbox
 from lmmprune.errors import BundleError, InputError
 
@@ -42,6 +46,7 @@ class Preprocessor:
         longest_edge: target of the longest edge in a resize before the other; None: there is none.
         square: colour that pads a picture to a square before everything else; None: it keeps its shape.
         tiles: rows and columns of tiles beside the overview; None: the picture goes in as a whole.
+        grids: how the grid of tiles follows from a picture; None: there are none, or always ``tiles``.
     """
 
     resize: int | tuple[int, int] | None
@@ -53,6 +58,7 @@ class Preprocessor:
     longest_edge: int | None = None
     square: tuple[int, int, int] | None = None
     tiles: tuple[int, int] | None = None
+    grids: TileRule | None = None
 
     def __post_init__(self) -> None:
         """Check that the steps make sense together.
@@ -67,6 +73,8 @@ class Preprocessor:
                 raise ValueError(f"'{name}' is {found}: expected positive numbers")
         if self.tiles is not None and self.resize is None:
             raise ValueError("it has 'tiles' and no 'resize', which says how large a tile is")
+        if self.grids is not None and (self.tiles or self.crop or self.square or self.resize != self.grids.side):
+            raise ValueError("it has 'grids' beside 'tiles', 'crop' or 'square', or a 'resize' to another size")
         if self.rescale is not None and not _is_number(self.rescale):
             raise ValueError(f"'rescale' is {self.rescale!r}: expected a number")
         if (self.mean is None) != (self.std is None):
@@ -91,10 +99,19 @@ class Preprocessor:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Shape ``[B, 3, H, W]`` of what it makes of every picture; None where that depends on the picture."""
+        """Shape ``[B, 3, H, W]`` of what the vision graph sees at once; None where that depends on the picture."""
         sides = self.crop or (self.resize if isinstance(self.resize, tuple) else None)
         rows, columns = self.tiles or (0, 0)
         return None if sides is None else (1 + rows * columns, 3, *sides)
+
+    def pick(self, image: Image.Image) -> Picked | None:
+        """Return the grid of tiles that a picture is cut into; None where there are none to choose from."""
+        if self.grids is None:
+            return None
+        width, height = image.size
+        if self.longest_edge is not None:
+            width, height = _with_longest(self.longest_edge, width, height)
+        return self.grids.pick(width, height)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the picture as the model sees it, with all tiles side by side.
@@ -103,17 +120,26 @@ class Preprocessor:
             uint8 ``[3, H, W]``.
         """
         picture = to_rgb(image)
+        if (picked := self.pick(picture)) is not None and self.grids is not None:
+            return _channels_first(self.grids.fill(self._lengthened(picture), picked.grid, self.resample))
         if self.tiles is None or self.resize is None:
             return self._steps(picture)
         return _channels_first(self._whole(picture, self.tiles, self.resize))
 
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+    def __call__(self, image: Image.Image, grid: Grid | None = None) -> NDArray[np.float32]:
         """Return ``pixel_values``, float32 ``[1, 3, H, W]``; with tiles one row for the overview and each tile.
+
+        Args:
+            image: The picture.
+            grid: Tiles to cut it into, where there are grids to choose from; None: as ``pick`` says.
 
         Raises:
             InputError: The picture is so narrow that resizing it would fill the memory.
         """
         picture = to_rgb(image)
+        if (picked := self.pick(picture)) is not None and self.grids is not None:
+            tiles = self.grids.tiles(self._lengthened(picture), grid or picked.grid, self.resample)
+            return self.normalize(np.stack([_channels_first(image) for image in tiles]))
         if self.tiles is None or self.resize is None:
             return self.normalize(self._steps(picture)[None])
         height, width = _sides(self.resize)
@@ -136,13 +162,18 @@ class Preprocessor:
         """Pad, resize and crop an RGB picture."""
         if self.square is not None:
             picture = _squared(picture, self.square)
-        if self.longest_edge is not None:
-            picture = picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
+        picture = self._lengthened(picture)
         if self.resize is not None:
             height, width = _resized(self.resize, picture.height, picture.width)
             picture = picture.resize((width, height), resample=self.resample)
         pixels = _channels_first(picture)
         return pixels if self.crop is None else _center_crop(pixels, *self.crop)
+
+    def _lengthened(self, picture: Image.Image) -> Image.Image:
+        """Resize a picture to its longest edge, if that has a target."""
+        if self.longest_edge is None:
+            return picture
+        return picture.resize(_with_longest(self.longest_edge, *picture.size), resample=self.resample)
 
     def _whole(self, picture: Image.Image, tiles: tuple[int, int], resize: int | tuple[int, int]) -> Image.Image:
         """Return a picture that fills all tiles."""

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmmprune.compiler.bundle.interface import Interface
+from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.runtime.check_text import check_text
-from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures
+from lmmprune.compiler.runtime.compose import SLOT, STRIPS, Piece, compose, place_pictures, write_tiles
 from lmmprune.compiler.runtime.encoded import Encoded, encoded
 from lmmprune.compiler.runtime.load_tokenizer import load_tokenizer
 from lmmprune.compiler.runtime.positions import number_tokens
@@ -60,13 +61,21 @@ class Prompter:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._special.setdefault(self._prompt.image_token_id, self._prompt.image_token)
 
-    def encode(self, question: str | Sequence[str], *, image_tokens: int | Sequence[int] | None = None) -> Encoded:
+    def encode(
+        self,
+        question: str | Sequence[str],
+        *,
+        image_tokens: int | Sequence[int] | None = None,
+        grids: Sequence[Grid] | None = None,
+    ) -> Encoded:
         """Tokenize a question inside the template.
 
         Args:
             question: The bare question; or a conversation, which is a question, its answer, the next question, ...
             image_tokens: Visual tokens of the picture that left the vision graph, or of each of several pictures; None:
                 one picture, of the manifest's count.
+            grids: The tiles of each picture, where the bundle cuts them into tiles: ``image_tokens`` are of each tile
+                then. None: one picture of the most tiles.
 
         Where the bundle takes several pictures, ``<image>`` in a question is the place of one. Otherwise special tokens
         that the user wrote (``<image>``, ``</s>``) stay plain text.
@@ -85,14 +94,21 @@ class Prompter:
                 " checkpoint with a chat template that does, or ask one question"
             )
         words = [check_text(word) for word in words]
-        counts = [self._interface.vision_tokens] if image_tokens is None else image_tokens
+        tiles = self._interface.tile_grids
+        if tiles is not None:
+            grids = [tiles.largest] if grids is None else grids
+        runs = 1 if tiles is None else sum(map(images_of, grids or ()))
+        counts = [self._interface.vision_tokens] * runs if image_tokens is None else image_tokens
         counts = [counts] if isinstance(counts, int) else list(counts)
-        check_pictures(self._interface, len(counts))
+        pictures = len(counts) if tiles is None else len(grids or ())
+        check_pictures(self._interface, pictures)
         told, image = self._prompt, self._prompt.image_token_id
         if self._interface.images > 1:
-            pieces = place_pictures(told, words, len(counts))
+            pieces = place_pictures(told, words, pictures)
         else:
             pieces = compose(told.template, told.turn, words, told.strip, told.answer_strip)
+        if tiles is not None:
+            pieces = write_tiles(pieces, tiles, grids or ())
         texts: list[list[int]] = [[]]
         for token in self._encode(pieces):
             if token == image:

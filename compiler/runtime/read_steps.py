@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from lmmprune.compiler.bundle.tile_rules import MOST_TILES
+from lmmprune.compiler.runtime.tile_rule import RULES, TileRule
 from lmmprune.limits import bounded, read_json, shortened
 
 _RESAMPLE = {
@@ -18,7 +20,8 @@ _RESAMPLE = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _STEPS = {"resize", "resample", "crop", "rescale", "mean", "std"}
-_OPTIONAL = {"longest_edge", "square", "tiles"}
+_OPTIONAL = {"longest_edge", "square", "tiles", "grids"}
+_GRIDS = {"rule", "grids", "side", "least", "most"}
 _EDGE = 2**15  # pixels
 _MOST_BYTES = 2**20
 
@@ -49,7 +52,25 @@ def read_steps(path: Path) -> dict[str, Any]:
         "longest_edge": None if edge is None else bounded(edge, "'longest_edge'", 1, _EDGE),
         "square": _integers("square", square, 3, low=0, high=255),
         "tiles": _integers("tiles", raw.get("tiles"), 2),
+        "grids": _grids(raw.get("grids")),
     }
+
+
+def _grids(raw: Any) -> TileRule | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, dict) or set(raw) != _GRIDS or raw["rule"] not in RULES:
+        raise ValueError(f"'grids' is {shortened(raw)}: expected {', '.join(sorted(_GRIDS))}")
+    rows = raw["grids"] if isinstance(raw["grids"], list) else []
+    pairs = [_pair("grids", row, MOST_TILES) for row in rows]
+    if not pairs:
+        raise ValueError(f"'grids' has {shortened(raw['grids'])}: expected rows and columns of one grid or more")
+    return TileRule(
+        rule=raw["rule"],
+        grids=tuple(pairs),
+        side=_pair("side", raw["side"], _EDGE),
+        **{name: bounded(raw[name], f"'{name}' of 'grids'", 1, MOST_TILES) for name in ("least", "most")},
+    )
 
 
 def _size(raw: Any) -> int | tuple[int, ...] | None:
@@ -73,3 +94,10 @@ def _row(name: str, raw: Any, length: int = 3) -> tuple[Any, ...] | None:
     if not isinstance(raw, list) or len(raw) != length:
         raise ValueError(f"'{name}' is {shortened(raw)}: expected {length} numbers")
     return tuple(raw)
+
+
+def _pair(name: str, raw: Any, high: int) -> tuple[int, int]:
+    found = _integers(name, raw, 2, high=high)
+    if found is None:
+        raise ValueError(f"'{name}' is null: expected 2 numbers")
+    return found[0], found[1]

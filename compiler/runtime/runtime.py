@@ -33,6 +33,8 @@ from lmmprune.compiler.runtime.sampling import GREEDY, Picks
 from lmmprune.compiler.runtime.select_tokens import Entering, among_all_pictures, select_tokens
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
+from lmmprune.compiler.runtime.tile_rule import Picked
+from lmmprune.compiler.runtime.tiled_picture import grids_of, join_sites, parts_of, places_of
 from lmmprune.compiler.runtime.vision_encoder import VisionEncoder
 from lmmprune.errors import BundleError, InputError
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
@@ -121,6 +123,14 @@ class Runtime:
         """
         return self._vision.encode_pixels(pixels, preprocess_ms=preprocess_ms)
 
+    def encode_tiles(self, pixels: NDArray[np.float32], picked: Picked, *, preprocess_ms: float) -> ImageFeatures:
+        """Run the vision graph on the tiles of a picture ``[B,3,H,W]``, cut into that grid by the bundle's steps.
+
+        Raises:
+            BundleError: As ``encode_pixels``.
+        """
+        return self._vision.encode_tiles(pixels, picked, preprocess_ms=preprocess_ms)
+
     def answer(
         self,
         image: Image.Image | ImageFeatures | Sequence[Image.Image | ImageFeatures],
@@ -153,7 +163,7 @@ class Runtime:
         pictures = self._pictures([image] if isinstance(image, Image.Image | ImageFeatures) else image)
         counts = [count for picture in pictures for count in picture.each]
         self._session("decoder")
-        encoded = self.prompter.encode(prompt, image_tokens=counts)
+        encoded = self.prompter.encode(prompt, image_tokens=counts, grids=grids_of(pictures))
         # Refuse now, not when the first piece is asked for.
         full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
         return Answer(
@@ -263,7 +273,7 @@ class Runtime:
     def _pictures(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
         """Encode what isn't yet."""
         check_pictures(
-            self.bundle.manifest, sum(len(one.each) if isinstance(one, ImageFeatures) else 1 for one in given)
+            self.bundle.manifest, sum(one.pictures if isinstance(one, ImageFeatures) else 1 for one in given)
         )
         if self.bundle.manifest.joint:
             plain = [one for one in given if isinstance(one, Image.Image)]
@@ -271,7 +281,8 @@ class Runtime:
         return [one if isinstance(one, ImageFeatures) else self.encode_image(one) for one in given]
 
     def _kept(self, pictures: Sequence[ImageFeatures]) -> NDArray[np.int64] | None:
-        return among_all_pictures(self.bundle.manifest, [picture.kept for picture in pictures])
+        manifest = self.bundle.manifest
+        return among_all_pictures(manifest, places_of(pictures, manifest.picture_tokens))
 
     def room(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> int:
         """Return how many new tokens the model's positions leave room for.
@@ -294,12 +305,13 @@ class Runtime:
         """Let the bundle's selection choose among the features, if it has one."""
         manifest, pictures = self.bundle.manifest, as_pictures(visual)
         session = self._session("decoder" if manifest.selection is None else SELECTION)
+        parts = parts_of(pictures, manifest.picture_tokens, upload=session.upload, download=session.download)
         return select_tokens(
             manifest,
             session.run,
             prompt,
-            [picture.features for picture in pictures],
-            [picture.kept for picture in pictures],
+            [part.features for part in parts],
+            [part.kept for part in parts],
             upload=session.upload,
             download=session.download,
         )
@@ -317,20 +329,26 @@ class Runtime:
         manifest = self.bundle.manifest
         entering = self._select(visual, prompt)
         decoder = self._session("decoder")
-        found = read_sites(decoder, entering.outputs[0] if entering.outputs else {}, manifest, in_decoder=True)
+        found = [read_sites(decoder, said, manifest, in_decoder=True) for said in entering.outputs or [{}]]
         if manifest.decoder_sites:
             positions = self.prompter.positions(entering.prompt, entering.kept)
             with self._caches.lend(decoder.upload) as cache:
                 ids = entering.prompt.input_ids
                 outputs = decoder.run(self._feeds(decoder, entering.features, ids, positions, cache))
             inside = read_sites(decoder, outputs, manifest, in_decoder=True)
-            found |= {
+            found[0] |= {
                 name: dataclasses.replace(site, kept=entering.among_all(site.kept)) for name, site in inside.items()
             }
-        if visual.kept is None:
-            return found
-        # They count the tokens that left the vision graph.
-        return {name: dataclasses.replace(site, kept=visual.kept[site.kept]) for name, site in found.items()}
+        # They count the tokens that left the vision graph. Without a selection nothing was said of each tile.
+        places = places_of([visual], manifest.picture_tokens)[: len(found)]
+        whole = [
+            {
+                name: dataclasses.replace(site, kept=site.kept if own is None else own[site.kept])
+                for name, site in sites.items()
+            }
+            for sites, own in zip(found, places, strict=True)
+        ]
+        return join_sites(whole, manifest.picture_tokens)
 
     def generate(
         self,

@@ -59,7 +59,7 @@ def select_tokens(
     """Run the selection of a bundle, if it has one, for each picture; make the decoder's features of all.
 
     A selection sees one picture, and the text of the whole prompt behind its constant beginning: what a picture keeps
-    doesn't depend on the others [ours].
+    doesn't depend on the others [ours]. Each tile is a picture here, where a bundle cuts pictures into tiles.
 
     Args:
         interface: The bundle's.
@@ -112,7 +112,7 @@ def _joined(
     No placeholder asks for the rows behind the pictures that are there: what is in them changes no value. One picture
     stays where it is; several go through the host, some MiB once per prompt.
     """
-    if interface.images == 1 or interface.joint:
+    if interface.vision_runs == 1:
         return features[0]
     rows = np.concatenate([download(own) for own in features], axis=1)
     more = interface.feature_rows - rows.shape[1]

@@ -13,11 +13,13 @@ from PIL import Image
 from lmmprune.compiler.bundle.atomic import replace_file
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.replace import check_file
+from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.runtime.check_text import check_text
 from lmmprune.compiler.runtime.draw import Panel, draw_panels, evenly
 from lmmprune.compiler.runtime.image_features import SiteTokens
 from lmmprune.compiler.runtime.runtime import Runtime
-from lmmprune.compiler.runtime.tiles import on_raster
+from lmmprune.compiler.runtime.tiled_picture import grids_of
+from lmmprune.compiler.runtime.tiles import on_raster, on_tiles
 from lmmprune.errors import BundleError, InputError, suggestion
 
 QUESTION = "What is in the picture?"
@@ -111,27 +113,36 @@ def show_kept(runtime: Runtime, picture: Image.Image, *, prompt: str | None = No
     found, asked = dict(visual.sites), None
     if any(wanted.values()):
         asked = QUESTION if prompt is None else prompt
-        found |= runtime.prefill_sites(visual, runtime.prompter.encode(asked))
+        encoded = runtime.prompter.encode(asked, image_tokens=visual.each, grids=grids_of([visual]))
+        found |= runtime.prefill_sites(visual, encoded)
     if missing := [name for name in wanted if name not in found]:
         raise BundleError(f"the graphs of '{runtime.bundle.path}' don't say what '{missing[0]}' keeps: export again")
     sites = {name: found[name] for name in wanted}
     drawn = evenly(list(sites))
-    panels, footer = _panels(manifest, {name: sites[name] for name in drawn}, len(sites), asked)
+    grid = None if visual.picked is None else visual.picked.grid
+    panels, footer = _panels(manifest, {name: sites[name] for name in drawn}, len(sites), asked, grid)
+    before = manifest.tokens_before * (1 if grid is None else images_of(grid))
+    rows, columns = (1, 1) if grid is None else grid
+    raster = manifest.raster[0] * rows, manifest.raster[1] * columns
     return Drawing(
-        image=draw_panels(runtime.preprocessor.pixels(picture), panels, manifest.raster, footer),
+        image=draw_panels(runtime.preprocessor.pixels(picture), panels, raster, footer),
         sites=sites,
         drawn=tuple(drawn),
         captions=tuple(panel.caption for panel in panels),
-        kept=np.arange(manifest.tokens_before) if visual.kept is None else visual.kept,
-        tokens_before=manifest.tokens_before,
+        kept=np.arange(before) if visual.kept is None else visual.kept,
+        tokens_before=before,
         prompt=asked,
     )
 
 
 def _panels(
-    manifest: Manifest, sites: Mapping[str, SiteTokens], available: int, prompt: str | None
+    manifest: Manifest, sites: Mapping[str, SiteTokens], available: int, prompt: str | None, grid: Grid | None
 ) -> tuple[list[Panel], str]:
-    """Return the panels and the line below them."""
+    """Return the panels and the line below them; ``grid`` is of a picture whose tiles come one by one."""
+
+    def shown_at(kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        return on_raster(kept, manifest.grid, manifest.tiles) if grid is None else on_tiles(kept, manifest.grid, grid)
+
     about = [manifest.method or "not pruned", manifest.precision.integers or manifest.precision.dtype]
     below = [] if prompt is None else [f'asked: "{_short(prompt)}"']
     if len(sites) < available:
@@ -143,12 +154,12 @@ def _panels(
         caption = f"{name}  {_counts(tokens)}"
         if len(sites) == 1:
             caption = _dotted([f"{caption} visual tokens", *about])
-        shown = on_raster(tokens.kept, manifest.grid, manifest.tiles)
+        shown = shown_at(tokens.kept)
         panels.append(Panel(kept=shown, received=tokens.received, caption=caption, note=_not_shown(tokens, shown)))
     if not sites:
-        everything = np.arange(manifest.tokens_before)
+        everything = np.arange(manifest.tokens_before * (1 if grid is None else images_of(grid)))
         caption = _dotted([f"{len(everything)} -> {len(everything)} visual tokens", *about])
-        shown = on_raster(everything, manifest.grid, manifest.tiles)
+        shown = shown_at(everything)
         panels.append(Panel(kept=shown, received=np.zeros(len(everything), bool), caption=caption))
     return panels, _dotted(below)
 

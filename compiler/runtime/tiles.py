@@ -49,3 +49,20 @@ def on_raster(places: NDArray[np.int64], grid: tuple[int, int], tiles: tuple[int
     # The overview's patches come first, then every row with a newline behind it.
     line, column = np.divmod(places - grid[0] * grid[1], columns + 1)
     return np.where((line >= 0) & (column < columns), line * columns + column, -1)
+
+
+def on_tiles(places: NDArray[np.int64], patches: tuple[int, int], grid: tuple[int, int]) -> NDArray[np.int64]:
+    """Return which patch of the picture's raster each visual token shows, where tiles come one by one.
+
+    Args:
+        places: ``[K]``, tokens of the unpruned picture: those of tile i from i * N on, the overview's last; -1: none.
+        patches: Visual tokens of one tile, rows and columns.
+        grid: Rows and columns of tiles.
+
+    Returns:
+        ``[K]`` places in the raster of all tiles together; -1 for what isn't in it, the overview too.
+    """
+    rows, columns = patches
+    tile, patch = np.divmod(places, rows * columns)
+    line, column = tile // grid[1] * rows + patch // columns, tile % grid[1] * columns + patch % columns
+    return np.where((places >= 0) & (tile < grid[0] * grid[1]), line * grid[1] * columns + column, -1)

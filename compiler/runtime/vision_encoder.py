@@ -6,15 +6,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.one_row import OneRow
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.bundle.tile_grids import images_of
 from lmmprune.compiler.runtime.image_features import ImageFeatures, check_tokens, counts_of, read_sites
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import check_pictures
+from lmmprune.compiler.runtime.tile_rule import Picked
+from lmmprune.compiler.runtime.tiled_picture import put_together
 from lmmprune.errors import BundleError
 from lmmprune.names import DYNAMIC_COUNT, IMAGE_FEATURES, PATCHES, RANKING
 
@@ -44,7 +48,8 @@ class VisionEncoder:
         """Run the vision graph on a picture; see ``Runtime``."""
         if self._bundle.manifest.joint:
             check_pictures(self._bundle.manifest, 1)
-        return self._encode([image])
+        picked = self._preprocessor.pick(image)
+        return self._encode([image]) if picked is None else self._encode_tiles(image, picked)
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
         """Run the vision graph on the pictures of a prompt; see ``Runtime``."""
@@ -69,15 +74,37 @@ class VisionEncoder:
         spent = (ready - start) * 1e3, (time.perf_counter() - ready) * 1e3
         return [self._features(vision, row, None, *spent) for row in outputs]
 
-    def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
+    def _encode_tiles(self, image: Image.Image, picked: Picked) -> ImageFeatures:
+        start = time.perf_counter()
+        pixels = self._preprocessor(image, picked.grid)
+        return self.encode_tiles(pixels, picked, preprocess_ms=(time.perf_counter() - start) * 1e3)
+
+    def encode_tiles(self, pixels: NDArray[np.float32], picked: Picked, *, preprocess_ms: float) -> ImageFeatures:
+        """Run the vision graph on each tile of a picture, and on its overview; see ``Runtime``."""
         vision = self._session("vision")
+        parts = [self._encode_pixels(tile, 0.0) for tile in np.split(pixels, images_of(picked.grid))]
+        return put_together(
+            parts,
+            picked,
+            self._bundle.manifest.picture_tokens,
+            upload=vision.upload,
+            download=vision.download,
+            preprocess_ms=preprocess_ms + sum(part.preprocess_ms for part in parts),
+        )
+
+    def _encode(self, images: Sequence[Image.Image]) -> ImageFeatures:
         start = time.perf_counter()
         pixels = [self._preprocessor(image) for image in images]
         for one in pixels:
             self._check_pixels(one.shape)
         whole = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
-        uploaded = vision.upload(whole.astype(numpy_type(self._pixels.dtype), copy=False))
-        return self.encode_pixels(uploaded, preprocess_ms=(time.perf_counter() - start) * 1e3)
+        return self._encode_pixels(whole, (time.perf_counter() - start) * 1e3)
+
+    def _encode_pixels(self, pixels: NDArray[np.float32], preprocess_ms: float) -> ImageFeatures:
+        """Run the graph on pixels ``[B,3,H,W]`` that took so many milliseconds, those of their upload not counted."""
+        start, vision = time.perf_counter(), self._session("vision")
+        uploaded = vision.upload(pixels.astype(numpy_type(self._pixels.dtype), copy=False))
+        return self.encode_pixels(uploaded, preprocess_ms=preprocess_ms + (time.perf_counter() - start) * 1e3)
 
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session; see ``Runtime``."""

@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 
 BASE = "base"
 # What a user may install; "dev" and "docs" are for people who change lmmprune.
-EXTRAS = (BASE, "export", "cpu", "gpu", "rtx", "ray", "triton", "serve", "lmms-eval")
+EXTRAS = (BASE, "export", "cpu", "openvino", "gpu", "rtx", "ray", "triton", "serve", "lmms-eval")
 # Two packages that install the same module: either serves who asks for the first, both together break each other.
 _TWINS = ("onnxruntime", "onnxruntime-gpu")
 

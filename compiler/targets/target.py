@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lmmprune.compiler.targets.trtexec import Dialect
 
-Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 Causal = Literal["mask", "upper_left", "lower_right"]
 Int8 = Literal["u8s8", "s8s8"]
 Device = Literal["cpu", "cuda"]
@@ -91,8 +91,8 @@ class Target:
 
     @property
     def compiled(self) -> bool:
-        """Whether ``build`` makes engines for it (ONNX Runtime reads the graphs as they are)."""
-        return self.backend != "onnxruntime"
+        """Whether ``build`` makes engines for it (the other runtimes read the graphs as they are)."""
+        return self.backend in ("tensorrt", "tensorrt_rtx")
 
     @property
     def int8_schemes(self) -> tuple[str, ...]:

@@ -66,6 +66,27 @@ _TABLE = (
         aliases=("cuda",),
     ),
     Target(
+        name="openvino-cpu",
+        summary="OpenVINO on the CPU",
+        title="OpenVINO",
+        backend="openvino",
+        device="cpu",
+        opset=_CANONICAL,
+        max_opset=_CANONICAL,  # seen in 2026.4.1: Attention and RotaryEmbedding of opset 23 are read; 24 wasn't tried
+        native_ops=_LLM,
+        causal="upper_left",  # as ONNX says
+        int8="u8s8",  # seen: the graphs of ort-cpu are as fast as its own
+        int4_groups=(128, 64, 32),
+        int4_whole=False,
+        nbits_level=0,
+        dtype="float32",
+        dtypes=("float32", "bfloat16", "float16"),
+        extra="openvino",
+        requires="any x86-64 or Arm CPU; AMX makes bfloat16 and INT8 fast",
+        aliases=("openvino", "ov"),
+        equal_head_widths=False,
+    ),
+    Target(
         name="tensorrt-10.3",
         summary="TensorRT 10.3 (JetPack 6.2: CUDA 12.6, Python 3.10)",
         title="TensorRT",

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
+from lmmprune.compiler.backends.session import Value
 from lmmprune.compiler.bundle.bundle import Bundle
+from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.compiler.runtime.tile_rule import Picked
 from lmmprune.compiler.triton.bls_session import BlsSession
 from lmmprune.compiler.triton.errors import refusal
-from lmmprune.compiler.triton.models import PREPROCESS
+from lmmprune.compiler.triton.models import GRID, PREPROCESS
 from lmmprune.errors import InputError, LmmpruneError
 
 
@@ -42,7 +45,10 @@ class TritonPythonModel:
             },
         )
         self._pixels = graphs["vision"].inputs[0].name
-        self._preprocess = BlsSession(PREPROCESS, [self._pixels], on_gpu=on_gpu)
+        self._tiled = bundle.manifest.tile_grids is not None
+        # Tiles are taken apart in host memory, wherever the graphs run.
+        outputs = [self._pixels, GRID] if self._tiled else [self._pixels]
+        self._preprocess = BlsSession(PREPROCESS, outputs, on_gpu=on_gpu and not self._tiled)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Stream the answer to each request: pieces of text, then an empty final response, or an error."""
@@ -82,12 +88,19 @@ class TritonPythonModel:
         check_pictures(self._runtime.bundle.manifest, len(images))
         pictures = []
         for place in range(len(images)):
-            pixels = self._preprocess.run({"image": images[place : place + 1]})[self._pixels]
-            pictures.append(self._runtime.encode_pixels(pixels, preprocess_ms=0.0))
+            pictures.append(self._encode(self._preprocess.run({"image": images[place : place + 1]})))
         answer = self._runtime.answer(pictures, question, tokens)
         for piece in answer:
             yield piece, ""
         yield "", answer.finish_reason
+
+    def _encode(self, preprocessed: Mapping[str, Value]) -> ImageFeatures:
+        pixels = preprocessed[self._pixels]
+        if not self._tiled:
+            return self._runtime.encode_pixels(pixels, preprocess_ms=0.0)
+        rows, columns, own_rows, own_columns = self._preprocess.download(preprocessed[GRID]).tolist()
+        picked = Picked(grid=(rows, columns), own=(own_rows, own_columns))
+        return self._runtime.encode_tiles(self._preprocess.download(pixels), picked, preprocess_ms=0.0)
 
 
 def _string(name: str, text: str) -> Any:

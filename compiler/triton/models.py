@@ -7,6 +7,7 @@ it has no mask for padding. Requests of several clients take turns at the one de
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ ANSWER = "lmmprune"
 PREPROCESS = "preprocess"
 VERSION = "1"
 PLAN = "model.plan"
+GRID = "grid"
+"""Rows and columns of the tiles of a picture, and those of the checkpoint's own processor: int64 ``[4]``."""
 
 ANSWERS_AT_ONCE = 4
 """Instances of the answering model: processes of some tens of MiB, without weights."""
@@ -98,7 +101,7 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
             "backend": "python",
             "max_batch_size": 0,
             "input": [_tensor("image", _STRING, [1])],
-            "output": _tensors([pixels]),
+            "output": _preprocessed(manifest, pixels),
             "instance_group": [{"kind": Enum("KIND_CPU"), "count": 2}],
         }
     }
@@ -122,6 +125,14 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
         ],
     }
     return found
+
+
+def _preprocessed(manifest: Manifest, pixels: Tensor) -> list[dict[str, Any]]:
+    """Return the outputs of ``preprocess``: of a picture, or of all its tiles with the grid that they are cut into."""
+    if manifest.tile_grids is None:
+        return _tensors([pixels])
+    tiles = dataclasses.replace(pixels, shape=("tiles", *pixels.shape[1:]))
+    return [*_tensors([tiles]), _tensor(GRID, Enum(_TYPES["int64"]), [4])]
 
 
 def _graph(name: str, graph: Graph, backend: Backend, instances: dict[str, Any]) -> dict[str, Any]:

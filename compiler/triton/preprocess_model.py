@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as triton
 
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR
 from lmmprune.compiler.runtime.open_picture import decode_image
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.triton.errors import refusal
+from lmmprune.compiler.triton.models import GRID
 from lmmprune.errors import LmmpruneError
 
 
@@ -23,7 +25,7 @@ class TritonPythonModel:
         """Read the steps; Triton tells where they lie."""
         folder = Path(args["model_repository"]) / args["model_version"]
         self._steps = Preprocessor.load(folder / PREPROCESSOR)
-        output = json.loads(args["model_config"])["output"][0]
+        output, *_ = json.loads(args["model_config"])["output"]
         self._name, self._dtype = output["name"], triton.triton_string_to_numpy(output["data_type"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -33,7 +35,11 @@ class TritonPythonModel:
     def _respond(self, request: Any) -> Any:
         data = triton.get_input_tensor_by_name(request, "image").as_numpy()
         try:
-            pixels = self._steps(decode_image(bytes(data.reshape(-1)[0]), "image"))
+            picture = decode_image(bytes(data.reshape(-1)[0]), "image")
+            picked, pixels = self._steps.pick(picture), self._steps(picture)
         except LmmpruneError as error:
             return triton.InferenceResponse(error=refusal(error))
-        return triton.InferenceResponse([triton.Tensor(self._name, pixels.astype(self._dtype, copy=False))])
+        outputs = [triton.Tensor(self._name, pixels.astype(self._dtype, copy=False))]
+        if picked is not None:
+            outputs.append(triton.Tensor(GRID, np.array([*picked.grid, *picked.own], np.int64)))
+        return triton.InferenceResponse(outputs)

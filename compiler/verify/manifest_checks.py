@@ -32,7 +32,7 @@ def broken_counts(vision: VisionOutputs, decoder: DecoderOutputs, number: int = 
     expected = {*outputs.values(), manifest.kept}
     if surplus := sorted({*vision.kept, *inside} - expected):
         yield f"output {surplus[0]} belongs to no site of the schedule"
-    cut = any(stage.in_decoder for stage in manifest.schedule) and manifest.images == 1
+    cut = any(stage.in_decoder for stage in manifest.schedule) and manifest.vision_runs == 1
     if cut and len(decoder.prefix) != manifest.prefix:
         yield f"{len(decoder.prefix)} tokens before the image, the graph was made for {manifest.prefix}"
 

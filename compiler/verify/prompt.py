@@ -5,7 +5,8 @@ Everything else that ``verify`` compares goes on from the bundle's own tokens: a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -14,8 +15,11 @@ from PIL import Image
 from lmmprune.compiler.assets.chat_template import find_chat_template
 from lmmprune.compiler.assets.prompt_template import BUILT_IN, OPTION
 from lmmprune.compiler.assets.quiet import quiet_transformers
-from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
+from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
+from lmmprune.compiler.bundle.tile_grids import Grid, images_of, named
+from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
+from lmmprune.compiler.runtime.tile_rule import COVER
 from lmmprune.errors import InputError, LmmpruneError, said
 from lmmprune.models import private_names
 from lmmprune.models.source import Source
@@ -55,7 +59,6 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
     try:
         with quiet_transformers():
             processor = _processor(source)
-            theirs = _asked(processor, source)
     except Exception as error:  # noqa: BLE001 - whatever its files, its packages or its template make it raise
         return _not_compared(f"the checkpoint's processor fails ({said(error)})")
     prompter = Prompter(bundle.manifest, bundle.file(TOKENIZER))
@@ -64,26 +67,76 @@ def compare_prompts(bundle: Bundle, source: Source) -> Verdict | None:
     counts = [bundle.manifest.vision_tokens]
     least = images if bundle.manifest.joint else 1
     several = [(_QUESTIONS[0], images)] if images > least else []
-    for question, pictures in [*((question, least) for question in _QUESTIONS), *several]:
-        try:
-            mine = prompter.encode(question, image_tokens=counts * pictures).input_ids[0].tolist()
-        except InputError:  # too short for a method that drops words
-            continue
+    shapes = _shapes(bundle, source)
+    for shape in shapes:
+        grid = shape.grid
         try:
             with quiet_transformers():
-                wanted = theirs(question, pictures)
+                theirs = _asked(processor, source, shape)
         except Exception as error:  # noqa: BLE001 - as above
-            return _not_compared(f"the checkpoint's processor fails on {question!r} ({said(error)})")
-        fault = _difference(bundle, mine, wanted, pictures)
-        if fault and _dated(source):
-            return _not_compared("the chat template writes today's date")
-        if fault:
-            return False, f"{question!r}: {fault}"
-        compared += 1
+            return _not_compared(f"the checkpoint's processor fails ({said(error)})")
+        # What a question does to a prompt it does whatever the picture's grid.
+        questions = _QUESTIONS if shape is shapes[0] else _QUESTIONS[:1]
+        for question, pictures in [*((question, least) for question in questions), *several]:
+            grids, runs = (None, 1) if grid is None else ([grid] * pictures, images_of(grid))
+            try:
+                encoded = prompter.encode(question, image_tokens=counts * pictures * runs, grids=grids)
+            except InputError:  # too short for a method that drops words
+                continue
+            mine = encoded.input_ids[0].tolist()
+            try:
+                with quiet_transformers():
+                    wanted = theirs(question, pictures)
+            except Exception as error:  # noqa: BLE001 - as above
+                return _not_compared(f"the checkpoint's processor fails on {question!r} ({said(error)})")
+            fault = _difference(bundle, mine, wanted, pictures * runs)
+            if not fault and grid is not None:
+                fault = _uncounted(processor, wanted.count(bundle.manifest.prompt.image_token_id), pictures * runs)
+            if fault and _dated(source):
+                return _not_compared("the chat template writes today's date")
+            if fault:
+                return False, f"{question!r}: {fault}"
+            compared += 1
+    if not shapes:
+        return _not_compared("the processor cuts no picture into any of the bundle's grids of tiles")
     if not compared:
         return _not_compared("the bundle takes none of the questions")
     about = f", one of {images} pictures," if several else f" of {images} pictures" if images > 1 else ""
-    return True, f"{compared} questions{about} as transformers' processor puts them, token for token"
+    tiles = (
+        f" in {', '.join(named(shape.grid) for shape in shapes if shape.grid)} tiles"
+        if bundle.manifest.tile_grids
+        else ""
+    )
+    return True, f"{compared} questions{about}{tiles} as transformers' processor puts them, token for token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """A picture to ask about: its width and height, the grid that it is cut into, and settings that see to it."""
+
+    size: tuple[int, int]
+    grid: Grid | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _shapes(bundle: Bundle, source: Source) -> list[_Shape]:
+    """Return one picture, or one for each grid of tiles that the processor cuts into too."""
+    height, width = source.vision.image_size
+    tiles, split = bundle.manifest.tile_grids, source.family.split
+    if tiles is None or split is None:
+        return [_Shape(size=(width, height))]
+    preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
+    found = []
+    for grid in tiles.grids:
+        size = (grid[1] * width, grid[0] * height)
+        picked = preprocessor.pick(Image.new("RGB", size))
+        if split.rule == COVER:
+            # It makes every picture's longer edge as many tiles long as it is told.
+            longest = {"size": {"longest_edge": max(size)}}
+            found.append(_Shape(size=size, grid=grid, settings={**split.settings, **longest}))
+        elif picked is not None and picked.own == grid:
+            found.append(_Shape(size=size, grid=grid, settings=split.settings))
+    return found
 
 
 def _not_compared(why: str) -> Verdict:
@@ -117,16 +170,15 @@ def _processor(source: Source) -> Any:
     return found
 
 
-def _asked(processor: Any, source: Source) -> Callable[[str, int], list[int]]:
-    """Return what gives the processor's tokens of a question, with so many pictures that aren't cut into tiles."""
+def _asked(processor: Any, source: Source, shape: _Shape) -> Callable[[str, int], list[int]]:
+    """Return what gives the processor's tokens of a question, with so many pictures of this shape."""
     from transformers.processing_utils import ProcessorMixin
 
-    height, width = source.vision.image_size
-    image = Image.new("RGB", (width, height), "gray")
+    image = Image.new("RGB", shape.size, "gray")
     # A processor doesn't read the template in its tokenizer's file, but takes it.
     template = None if processor.chat_template else processor.tokenizer.get_chat_template()
     settings = {key: value for key, value in source.family.processor.items() if key != "do_pad"}
-    settings |= {"padding": False, "truncation": False}
+    settings |= {**shape.settings, "padding": False, "truncation": False}
     token = getattr(processor, "image_token", source.family.image_token)
 
     def apply(content: Any, **more: Any) -> list[int]:
@@ -173,6 +225,13 @@ def _difference(bundle: Bundle, mine: list[int], wanted: list[int], pictures: in
         return "" if same else f"{tokens} pictures, the processor's has {expected}"
     place = next((at for at, (one, other) in enumerate(zip(ours, theirs)) if one != other), min(len(ours), len(theirs)))  # noqa: B905 - the shorter one ends it
     return f"token {place} is {_shown(ours, place)}, the processor's is {_shown(theirs, place)}"
+
+
+def _uncounted(processor: Any, places: int, runs: int) -> str:
+    """Return what is wrong with the number of images, by the places that the processor says an image takes."""
+    each = getattr(processor, "image_seq_len", None) or getattr(processor, "image_seq_length", None)
+    same = each is None or places == runs * each
+    return "" if same else f"{runs} images, the processor's has {places} places of {each} each"
 
 
 def _runs(ids: list[int], image: int) -> tuple[list[int], int]:

@@ -16,6 +16,7 @@ from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.one_row import run_repeated
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
+from lmmprune.compiler.bundle.tile_grids import Grid, images_of
 from lmmprune.compiler.runtime.decode_steps import Feeds, Outputs, decode_steps, drive
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter
@@ -123,7 +124,14 @@ class Replay:
         Where there are buckets, the graph of the given one runs then.
         """
         images = [image] if isinstance(image, Image.Image) else image
-        pixels, manifest = np.concatenate([self._preprocess(one) for one in images]), self._manifest
+        return self._encode_pixels(np.concatenate([self._preprocess(one) for one in images]), bucket)
+
+    def encode_tiles(self, image: Image.Image, grid: Grid) -> list[VisionOutputs]:
+        """Run the vision graph on each tile of a picture, cut into this grid, and on its overview."""
+        return [self._encode_pixels(tile) for tile in np.split(self._preprocess(image, grid), images_of(grid))]
+
+    def _encode_pixels(self, pixels: Array, bucket: int = 0) -> VisionOutputs:
+        manifest = self._manifest
         given = {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))}
         found = self._run(self._vision, manifest.vision, given)
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
@@ -141,13 +149,20 @@ class Replay:
             dynamic_count=dynamic_count,
         )
 
-    def decode(self, vision: VisionOutputs | Sequence[VisionOutputs], question: str, steps: int) -> DecoderOutputs:
+    def decode(
+        self,
+        vision: VisionOutputs | Sequence[VisionOutputs],
+        question: str,
+        steps: int,
+        grids: Sequence[Grid] | None = None,
+    ) -> DecoderOutputs:
         """Run the prefill and so many decode steps, greedily; fewer where positions or a fixed cache are used up.
 
         Args:
-            vision: The picture, or several.
+            vision: The picture, or several; or all tiles of them.
             question: About them.
             steps: How many.
+            grids: The tiles of each picture, where the bundle cuts them into tiles.
         """
         pictures = [vision] if isinstance(vision, VisionOutputs) else vision
         manifest = pictures[0].manifest
@@ -155,7 +170,9 @@ class Replay:
         entering = select_tokens(
             manifest,
             self._choose,
-            prompter.encode(question, image_tokens=[count for picture in pictures for count in picture.counts]),
+            prompter.encode(
+                question, image_tokens=[count for picture in pictures for count in picture.counts], grids=grids
+            ),
             [picture.features for picture in pictures],
             [picture.places for picture in pictures],
         )

@@ -10,6 +10,7 @@ from typing import Any
 from lmmprune.compiler.assets.text_layout import text_layout
 from lmmprune.compiler.bundle.bundle import TOKENIZER, Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
+from lmmprune.compiler.bundle.tile_grids import Grid, TileGrids
 from lmmprune.compiler.data.calibration import Sample, load_calibration
 from lmmprune.compiler.runtime.compose import PLACE
 from lmmprune.compiler.verify import manifest_checks, parity
@@ -132,18 +133,22 @@ def _replay(
     chosen = load_calibration(source, data, max(samples, buckets), option="--data").samples
     pairs: list[Asked] = []
     refusal = ""
-    seen: dict[int, VisionOutputs] = {}
+    tiles = bundle.manifest.tile_grids
+    seen: dict[int, list[VisionOutputs]] = {}
     for index in range(len(chosen)):
         places, question = _prompt(chosen, index, bundle.manifest)
         if bundle.manifest.joint:
             pictures = [engine.encode_image([chosen[place].image for place in places])]
         else:
             for place in places:
-                if place not in seen:
-                    seen[place] = engine.encode_image(chosen[place].image, place % buckets)
-            pictures = [seen[place] for place in places]
+                if place not in seen and tiles is not None:
+                    seen[place] = engine.encode_tiles(chosen[place].image, _grid(tiles, place))
+                elif place not in seen:
+                    seen[place] = [engine.encode_image(chosen[place].image, place % buckets)]
+            pictures = [part for place in places for part in seen[place]]
+        grids = None if tiles is None else [_grid(tiles, place) for place in places]
         try:
-            pairs.append((pictures, engine.decode(pictures, question, STEPS)))
+            pairs.append((pictures, engine.decode(pictures, question, STEPS, grids)))
         except InputError as error:
             refusal = str(error)
         progress("run the graphs", index + 1, len(chosen))
@@ -162,6 +167,12 @@ def _prompt(samples: Sequence[Sample], index: int, manifest: Manifest) -> tuple[
     if count > 1 and (index % 2 if manifest.joint else index // images % 2 == 0):
         question = f"{PLACE} {question} " + " or ".join([PLACE] * (count - 1)) + "?"
     return places, question
+
+
+def _grid(tiles: TileGrids, place: int) -> Grid:
+    """Return what a picture is cut into, whatever its own grid would be: the largest, the smallest, the next ones."""
+    order = -1 - place // 2 if place % 2 == 0 else place // 2
+    return tiles.grids[order % len(tiles.grids)]
 
 
 def _promises(manifest: Manifest, pairs: Sequence[Asked]) -> list[Check]:
@@ -224,6 +235,9 @@ def _compare(
 ) -> list[Check]:
     precision = "int8" if manifest.precision.int8 else manifest.precision.dtype
     inside = "int4" if manifest.precision.int4 else precision
+    if manifest.precision.carried:
+        # The reference has the same weights; what is left is the rounding of activations, in the decoder.
+        precision, inside = manifest.precision.dtype, "int8"
     own_pictures = list({id(vision): vision for pictures, _ in pairs for vision in pictures}.values())
     seen = [reference.encode_image(vision) for vision in own_pictures]
     said = []
@@ -246,7 +260,8 @@ def _compare(
         add("kept in the decoder", parity.judge_kept(said, inside))
     fewest = min(len(difference.rows) for difference in said) - 1
     counts = {len(decoder.texts) - 1 for _, decoder in pairs}
-    several = f", prompts of {min(counts)} to {max(counts)} pictures" if max(counts) > 1 else ""
+    of = "images" if manifest.tile_grids else "pictures"
+    several = f", prompts of {min(counts)} to {max(counts)} {of}" if max(counts) > 1 else ""
     add("logits", parity.judge_values(said, inside), f", prefill and {fewest} decode steps{emulated}{several}")
     return checks
 

@@ -1,6 +1,7 @@
 """Idefics3, SmolVLM and SmolVLM2: SigLIP-like tower, pixel shuffle, one linear connector, Llama decoder.
 
-A picture goes in as one image of the tower's size, as with ``do_image_splitting=False``.
+A picture goes in as one image of the tower's size, as with ``do_image_splitting=False``; or as tiles with an overview
+behind them, each of which the tower sees by itself.
 
 Reference: Laurençon et al., Building and better understanding vision-language models, 2024, arXiv 2408.12637; Marafioti
 et al., SmolVLM, 2025, arXiv 2504.05299.
@@ -14,9 +15,17 @@ from typing import Any
 
 from lmmprune.errors import ModelError
 from lmmprune.models.families.llava import decoder_spec, shrink
-from lmmprune.models.family import GROUPED, NO_CLS, Family, VisionSpec
+from lmmprune.models.family import GROUPED, NO_CLS, ONE_BY_ONE, Family, Split, VisionSpec
 
-_PICTURE = "<fake_token_around_image><global-img><image><fake_token_around_image>"
+_FAKE = "<fake_token_around_image>"
+_PICTURE = f"{_FAKE}<global-img><image>{_FAKE}"
+_SPLIT = Split(
+    settings={"do_image_splitting": True},
+    rule="cover",
+    tile=f"{_FAKE}<row_{{row}}_col_{{column}}><image>",
+    row_end="\n",
+    overview=f"\n{_PICTURE}",
+)
 
 
 def _vision(config: Any) -> VisionSpec:
@@ -91,8 +100,9 @@ FAMILY = Family(
         "HuggingFaceTB/SmolVLM-500M-Instruct",
         "HuggingFaceM4/Idefics3-8B-Llama3",
     ),
-    limits=("pictures as one image of the tower's size: none is split", GROUPED, NO_CLS),
+    limits=(ONE_BY_ONE, GROUPED, NO_CLS),
     several=True,
+    split=_SPLIT,
     prepare=_prepare,
 )
 SMOLVLM = dataclasses.replace(

@@ -1,6 +1,7 @@
 """InternVL in transformers' own port: InternViT with CLS, pixel shuffle, two-layer projector, Qwen or Llama decoder.
 
-A picture goes in as one tile of the tower's size, as with ``crop_to_patches=False``.
+A picture goes in as one tile of the tower's size, as with ``crop_to_patches=False``; or as several with a thumbnail
+behind them, each of which the tower sees by itself.
 
 Reference: Zhu et al., InternVL3, 2025, arXiv 2504.10479.
 """
@@ -11,9 +12,17 @@ from typing import Any
 
 from lmmprune.errors import ModelError
 from lmmprune.models.families.llava import decoder_spec, shrink
-from lmmprune.models.family import GROUPED, Family, VisionSpec
+from lmmprune.models.family import GROUPED, ONE_BY_ONE, Family, Split, VisionSpec
 
 _PICTURE = "<img><IMG_CONTEXT></img>"
+_SPLIT = Split(
+    settings={"crop_to_patches": True},
+    rule="shape",
+    before="<img>",
+    tile="<IMG_CONTEXT>",
+    overview="<IMG_CONTEXT>",
+    after="</img>",
+)
 
 
 def _vision(config: Any) -> VisionSpec:
@@ -67,9 +76,10 @@ FAMILY = Family(
     vision_features=_features,
     reference="arXiv 2504.10479",
     several=True,
+    split=_SPLIT,
     tried=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF"),
     limits=(
-        "pictures as one tile of the tower's size",
+        ONE_BY_ONE,
         GROUPED,
         "no prumerge: it reads the encoder layer behind the features, which come from the last one",
     ),

@@ -63,7 +63,8 @@ def is_quantized(model: ir.Model) -> bool:
 def scheme_of_weights(model: ir.Model) -> str:
     """Return the scheme of a graph whose weights alone are quantized."""
     four = any(value.dtype == ir.DataType.INT4 for value in model.graph.initializers.values())
-    return INT4 if four or any(node.op_type == NBITS for node in model.graph) else "s8-weights"
+    four = four or any(node.op_type == NBITS and node.attributes.get_int("bits", 4) == 4 for node in model.graph)
+    return INT4 if four else "s8-weights"
 
 
 _TENSORRT, _X86, _WEIGHTS = frozenset({"s8s8"}), frozenset({"u8s8"}), frozenset({"s8-weights"})

@@ -1,4 +1,4 @@
-"""The model in PyTorch, from the checkpoint or with the synthetic weights that a bundle was made from."""
+"""The model in PyTorch, from the checkpoint or with the synthetic weights or integers that a bundle was made from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def load_model(source: Source) -> Any:
     """Return transformers' model in eval mode, which computes in float32.
 
     Args:
-        source: Its ``dummy`` says whether the weights are synthetic: equal names and shapes give equal values.
+        source: Its ``dummy`` says whether the weights are synthetic: equal names and shapes give equal values. Weights
+            that are integers are what they are worth.
 
     Raises:
         CutRefused: The memory isn't there.
@@ -41,7 +42,7 @@ def load_model(source: Source) -> Any:
     if half is None and free is not None and size > free:
         gib = 2.0**30
         raise CutRefused(f"the model takes {size / gib:.1f} GiB in float32, {free / gib:.1f} GiB are free")
-    if not source.dummy:
+    if not (source.dummy or source.packed):
         model = auto.from_pretrained(
             source.directory,
             config=source.config,
@@ -55,7 +56,8 @@ def load_model(source: Source) -> Any:
     readers = source.readers(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(readers[name]()))
+            # NumPy's bfloat16 isn't PyTorch's.
+            parameter.copy_(torch.from_numpy(readers[name]().astype(np.float32, copy=False)))
     return model
 
 

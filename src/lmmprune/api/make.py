@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmmprune.api.schedule import schedule_of
 from lmmprune.compiler.export.request import Report, Request
-from lmmprune.compiler.export.values import Int4, Int8, Keep, Ratio, Tokens
+from lmmprune.compiler.export.values import Int4, Int8, Keep, Ratio, Tiles, Tokens
 from lmmprune.defaults import METHOD, TOWER_METHOD
 from lmmprune.errors import require
 from lmmprune.progress import Progress, silent
@@ -43,7 +43,7 @@ def export(
     adapter: File | None = None,
     layers: int | None = None,
     image_size: tuple[int, int] | None = None,
-    tiles: tuple[int, int] | None = None,
+    tiles: Tiles | None = None,
     images: int = 1,
     joint: bool = False,
     batch: int = 1,
@@ -81,7 +81,8 @@ def export(
         adapter: LoRA directory of PEFT, merged into the weights.
         layers: Keep only so many decoder layers, with ``dummy`` weights.
         image_size: Height and width in pixels, where the tower takes any; None: its own.
-        tiles: Rows and columns that pictures are cut into, where they are.
+        tiles: Rows and columns of tiles that pictures are cut into; where the model sees tiles one by one, several
+            such pairs, or ``"all"``: each that its processor may choose.
         images: Pictures that a prompt may have at most; fewer cost less.
         joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
         batch: Questions that are answered at once, each about its own picture; fewer at run time cost as many.

@@ -1,0 +1,125 @@
+"""Run a bundle's graphs in OpenVINO on the CPU, which reads the same ONNX files as ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.backends.session import Value
+from lmmprune.compiler.bundle.hold_signature import Found, hold_signature
+from lmmprune.compiler.bundle.interface import Graph, Tensor
+from lmmprune.errors import BundleError, InputError, one_line, require
+from lmmprune.limits import MOST_THREADS, bounded
+
+EXTRA = "openvino"
+_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "i64": "int64", "i32": "int32"}
+"""OpenVINO's names of types, where the manifest has another."""
+
+
+class OpenVinoSession:
+    """One graph in OpenVINO; satisfies ``Session``. Values are ``openvino.Tensor`` on the host."""
+
+    def __init__(
+        self, graph: Path, *, threads: int | None = None, dtype: str = "float32", expected: Graph | None = None
+    ) -> None:
+        """Read and compile a graph.
+
+        Args:
+            graph: The ONNX file.
+            threads: Threads that compute; None leaves it to OpenVINO.
+            dtype: What it computes in: unless it is told, OpenVINO takes bfloat16 where the CPU has it.
+            expected: What the manifest says of its inputs and outputs; None: nothing does.
+
+        Raises:
+            MissingExtraError: openvino isn't installed.
+            BundleError: OpenVINO refuses the graph, or its inputs or outputs aren't those that are expected.
+        """
+        self._ov: Any = require("openvino", EXTRA)
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _hint(dtype)}
+        if threads is not None:
+            try:
+                settings["INFERENCE_NUM_THREADS"] = str(bounded(threads, "threads", 1, MOST_THREADS))
+            except ValueError as error:
+                raise InputError(str(error)) from error
+        self._graph = graph
+        try:
+            model = self._ov.Core().read_model(graph)
+            self._compiled = self._ov.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise BundleError(
+                f"openvino {self._ov.__version__} can't load '{graph}': {_reason(error)}: export again, or install the"
+                " openvino that it was exported for"
+            ) from error
+        if expected is not None:
+            inputs = _found(self._compiled.inputs, expected.inputs)
+            hold_signature(graph, expected, inputs, _found(self._compiled.outputs, expected.outputs))
+        self._outputs: list[str] = [output.get_any_name() for output in self._compiled.outputs]
+
+    def upload(self, array: NDArray[np.generic]) -> Value:
+        """Return an array as a tensor."""
+        given = np.ascontiguousarray(array)
+        if given.dtype.name == "bfloat16":
+            # It knows no such type of NumPy's: the same bits.
+            return self._ov.Tensor(given.view(np.uint16), self._ov.Shape(given.shape), self._ov.Type.bf16)
+        return self._ov.Tensor(given)
+
+    def download(self, value: Value) -> NDArray[Any]:
+        """Return a tensor as an array."""
+        array: NDArray[Any] = value.data
+        # It shows bfloat16 as float16.
+        return array.view(numpy_type("bfloat16")) if value.element_type == self._ov.Type.bf16 else array
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Run the graph; inputs and outputs are shared with the request, so nothing is copied.
+
+        Raises:
+            BundleError: The graph doesn't take these inputs, or fails on them.
+        """
+        try:
+            # A request of its own (0.1 ms): its outputs stay valid while others run.
+            request = self._compiled.create_infer_request()
+            for name, value in feeds.items():
+                request.set_tensor(name, value)
+            request.infer()
+            return {name: request.get_tensor(name) for name in self._outputs}
+        except (RuntimeError, TypeError) as error:
+            raise BundleError(
+                f"openvino {self._ov.__version__} failed running '{self._graph.name}': {_reason(error)}: export again"
+            ) from error
+
+
+def _hint(dtype: str) -> str:
+    return {"bfloat16": "bf16"}.get(dtype, "f32")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last line of what OpenVINO says: those before name its own files."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return one_line(lines[-1] if lines else type(error).__name__, most=160)
+
+
+def _found(ports: Any, promised: Sequence[Tensor]) -> Found:
+    """Return what is there; OpenVINO infers fewer static dimensions than ONNX does: those it doesn't know may be so."""
+    shapes = {tensor.name: tensor.shape for tensor in promised}
+    found = {}
+    for port in ports:
+        name, shape = port.get_any_name(), _shape(port)
+        told = shapes.get(name, ())
+        if len(told) == len(shape):
+            shape = [own if known is None else known for known, own in zip(shape, told, strict=True)]
+        found[name] = (_type(port), shape)
+    return found
+
+
+def _type(port: Any) -> str:
+    name = str(port.get_element_type().get_type_name())
+    return _TYPES.get(name, name)
+
+
+def _shape(port: Any) -> list[int | str | None]:
+    return [dim.get_length() if dim.is_static else None for dim in port.get_partial_shape()]
