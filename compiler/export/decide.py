@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
-from lmmprune.compiler.export.batch_choices import check_batch
 from lmmprune.compiler.bundle.tile_grids import Grid, most_images
+from lmmprune.compiler.export.batch_choices import check_batch
 from lmmprune.compiler.export.choices import (
     carried_of,
     check_cache,
