@@ -188,6 +188,10 @@ class Runtime:
             raise InputError(f"{len(images)} pictures, this bundle takes {rows} at once: give fewer")
         return self._vision.encode_rows(images, self._wide("vision")) if images else []
 
+    def encode_pixel_rows(self, pixels: Sequence[NDArray[np.float32]]) -> list[ImageFeatures]:
+        """Run the vision graph on ``pixel_values [1,3,H,W]`` of 1 to B pictures, each for questions of its own."""
+        return self._vision.encode_pixel_rows(pixels, self._wide("vision"), preprocess_ms=0.0)
+
     def answer_batch(self, asked: Sequence[Asked]) -> list[Answer]:
         """Answer several questions together, each about its own picture: each row of the graphs is one of them.
 
