@@ -162,6 +162,33 @@ def test_a_batch_of_one_is_none() -> None:
         WidenBatch(batch=1)(parsed(GRAPHS["halves, and the larger"]))
 
 
+WINDOWS = """
+<ir_version: 10, opset_import: ["" : 23]>
+g (float[1,8,4] x) => (float[1,8,4] y)
+<int64[4] apart = {4,1,2,4}, int64[3] whole = {1,8,4}>
+{
+  windows = Reshape (x, apart)
+  once = Attention (windows, windows, windows)
+  twice = Attention (once, windows, once)
+  y = Reshape (twice, whole)
+}
+"""
+
+
+def test_attention_within_windows_has_more_images_than_rows() -> None:
+    """Two in a row, each with the four windows of every row side by side."""
+    x = np.random.default_rng(2).standard_normal((ROWS, 8, 4)).astype(np.float32)
+    one, model = (ir.from_proto(onnx.parser.parse_model(WINDOWS)) for _ in range(2))
+    for graph in (one, model):
+        infer_shapes(graph)
+    wanted = np.concatenate([run(one, {"x": x[row : row + 1]})[0] for row in range(ROWS)])
+    WidenBatch(batch=ROWS)(model)
+    [found] = run(model, {"x": x})
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    shapes = [tuple(node.inputs[0].shape) for node in model.graph if node.op_type == "Attention"]
+    assert shapes == [(4 * ROWS, 1, 2, 4)] * 2
+
+
 ATTENTION = """
 <ir_version: 10, opset_import: ["" : 23]>
 g (float[1,1,t,2] x, KIND[1,1,t,t] mask) => (float[1,1,t,2] y)

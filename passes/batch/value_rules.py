@@ -225,7 +225,7 @@ def per_image(w: Widening) -> None:
     w.keep([_folded(w, index, images) for index in range(len(node.inputs))], own=False)
     for output in node.outputs:
         # What it makes are B times as many images, which are put apart behind it.
-        dims = dims_of(output)
+        dims = w.dims(output)
         wide = [w.batch, images, *dims[1:]]
         if not all(isinstance(dim, int) for dim in dims):
             raise w.refuse("makes values of unknown size for several images")

@@ -13,6 +13,7 @@ from lmmprune.passes.batch import axis_rules, value_rules
 from lmmprune.passes.batch.rows import Widening, dims_of
 from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
+from lmmprune.passes.graph.shapes import infer_shapes
 
 _ELEMENTWISE = (
     *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater"),
@@ -93,10 +94,22 @@ class WidenBatch(GraphPass):
         return ir.passes.PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Check that every input and output has B rows."""
+        """Check that every input and output has B rows, and infer all shapes anew beside those that the rules say."""
         for value in (*model.graph.inputs, *model.graph.outputs):
             if self.batch not in dims_of(value)[:2]:
                 raise Broken(f"'{value.name}' has the shape {value.shape}: expected {self.batch} rows")
+        inferred = model.clone()
+        made = [value for node in inferred.graph for value in node.outputs]
+        infer_shapes(inferred, stale=made)
+        found = {value.name: dims_of(value) for value in made}
+        for node in model.graph:
+            for value in node.outputs:
+                said, other = dims_of(value), found[value.name]
+                pairs = zip(said, other, strict=False)
+                if len(said) != len(other) or any(
+                    isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs
+                ):
+                    raise Broken(f"'{value.name}' ({node.op_type}) has the shape {list(other)}: expected {list(said)}")
 
     def _widen_input(self, w: Widening, value: ir.Value) -> None:
         axis, users, dims = _row_axis(value), list(value.uses()), dims_of(value)
