@@ -89,6 +89,11 @@ def families() -> str:
             f"* [Conversations](../guide/conversations.md){_later(family)}",
             *(["* [Videos, as frames](../guide/video.md): `--frames`"] if family.video else []),
             *([f"* [Several sizes](../guide/several-sizes.md): {_views(family)}"] if _views(family) else []),
+            *(
+                ["* [Several questions at once](../guide/batches.md): `--batch`"]
+                if family.arrange is None
+                else ["* One question at a time: pictures are cut into tiles"]
+            ),
             *(["* [Tiles, one of several grids per picture](../guide/tiles.md): `--tiles`"] if family.split else []),
             *(f"* {limit[0].upper()}{limit[1:]}" for limit in family.limits),
             *([f"* Layouts tried: {', '.join(f'`{name}`' for name in family.tried)}"] if family.tried else []),

@@ -19,6 +19,7 @@ from lmmprune.compiler.backends.engine_session import EngineSession
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.measure import memory
 from lmmprune.compiler.measure.bench import bench
+from lmmprune.compiler.runtime.asked import Asked
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 
@@ -113,6 +114,25 @@ def test_tiny_llava_answers_as_in_onnxruntime(variant: str, tmp_path: Path) -> N
         assert sites.keys() == wanted.keys()
         for name, site in sites.items():
             np.testing.assert_array_equal(site.kept, wanted[name].kept)
+
+
+def test_rows_of_a_batch_are_answered_as_in_onnxruntime(tmp_path: Path) -> None:
+    path, _ = exported_again(dtype="float32", target="tensorrt-rtx", ratio=0.5, method="fastv", batch=2)
+    shutil.copytree(path, tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    add_engines(bundle)
+    cpu = Runtime(on_the_cpu(bundle))
+    rows = [json.loads(line) for line in (EXAMPLES / "examples.jsonl").read_text().splitlines()[:2]]
+    asked = [
+        Asked(image=load_image(EXAMPLES / row["image"]), prompt=row["prompt"] + more, max_new_tokens=6)
+        for row, more in zip(rows, ("", " say it"), strict=True)
+    ]
+    with fake_gpu():
+        gpu = Runtime(bundle)
+        said = [[(one.text, one.tokens) for one in runtime.answer_batch(asked)] for runtime in (cpu, gpu)]
+        assert said[0] == said[1]
+        # One question alone is a batch of copies.
+        assert gpu.answer(asked[1].image, asked[1].prompt, 6).text == said[0][1][0]
 
 
 def test_bench_times_engines_beside_onnxruntime(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ SAID = [
 def test_whole_answers_and_first_words() -> None:
     told = iter([said for said, *_ in SAID])
     model = SimpleNamespace(
-        encode_images=lambda pictures: pictures, answer=lambda pictures, prompt, limit: SimpleNamespace(text=next(told))
+        bundle=SimpleNamespace(manifest=SimpleNamespace(rows=1, batch=None)),
+        encode_images=lambda pictures: pictures,
+        answer=lambda pictures, prompt, limit: SimpleNamespace(text=next(told)),
     )
     questions = [
         Question(picture="a", load=fx.picture, prompt="x", answers=answers, kind="right" if whole else "wrong")

@@ -245,6 +245,7 @@ def test_a_box_needs_more_words_than_a_word(bundles: tuple[Path, Path], folder: 
     runtime = Runtime(Bundle.open(bundles[0]))
     told: list[int] = []
     model = SimpleNamespace(
+        bundle=runtime.bundle,
         encode_images=runtime.encode_images,
         answer=lambda image, prompt, limit: told.append(limit) or SimpleNamespace(text=""),
     )

@@ -142,3 +142,22 @@ def test_tiles_of_a_picture(tmp_path: Path) -> None:
             answer = served.runtime.answer(given, question, 6)
             assert "".join(piece for piece, _ in pieces) == answer.text
             assert answer.stats.tiles == ("2x2", "1x3")[: len(given)]
+
+
+def test_requests_that_wait_are_rows_of_a_batch(tmp_path: Path) -> None:
+    path, _ = exported_again(ratio=0.5, batch=3)
+    asked = [(picture.read_bytes(), QUESTIONS[place % 2], 8) for place, picture in enumerate(PICTURES * 2)]
+    mistakes = [(b"no picture", "hi?", 3), (asked[0][0], "what? " * 300, 3)]
+    for served in serve(Bundle.open(path), tmp_path):
+        found = served.ask(*asked, *mistakes, together=True)
+        alone = [
+            served.runtime.answer(load_image(picture), question, 8).text
+            for picture, (_, question, _) in zip(PICTURES * 2, asked, strict=True)
+        ]
+        assert ["".join(piece for piece, _ in pieces) for pieces in found[:-2]] == alone
+        assert len(set(alone)) > 1
+        assert "isn't a picture" in found[-2]["error"]
+        assert "the prompt is too long" in found[-1]["error"]
+        config = (served.repository / "lmmprune" / "config.pbtxt").read_text()
+        assert "max_batch_size: 3" in config
+        assert "dynamic_batching" in config

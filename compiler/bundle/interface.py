@@ -138,6 +138,21 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batch:
+    """How a bundle answers several questions at once.
+
+    Attributes:
+        rows: B, questions that the graphs take together; the selection takes one.
+        padding: Place in the decoder's sequence where a shorter question's row is filled up to the longest: behind the
+            first token, or behind the picture where cuts in the decoder need its place. Never 0: a token of the padding
+            sees the one before it.
+    """
+
+    rows: int
+    padding: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
     """How a question becomes tokens.
 
@@ -207,6 +222,12 @@ class Interface:
     kept: str | None = None
     # A prompt is about a video, whose views are its ``images``, exactly so many; None: about pictures.
     video: Video | None = None
+    batch: Batch | None = None  # None: one question at a time
+
+    @property
+    def rows(self) -> int:
+        """Questions that vision graph and decoder take at once (B)."""
+        return 1 if self.batch is None else self.batch.rows
 
     @property
     def graphs(self) -> dict[str, Graph]:
@@ -288,9 +309,9 @@ class Interface:
         return self.grid[0] * rows, self.grid[1] * columns
 
     def cache_bytes(self, entered: int) -> int:
-        """Return the size of an answer's keys and values when so many tokens have entered the decoder."""
+        """Return the size of an answer's keys and values when so many tokens have entered the decoder, in all rows."""
         types = {tensor.name: tensor.dtype for tensor in self.decoder.inputs}
-        row = 2 * self.cache.kv_heads * self.cache.head_dim * VALUE_BYTES[types[self.cache.past[0][0]]]
+        row = self.rows * 2 * self.cache.kv_heads * self.cache.head_dim * VALUE_BYTES[types[self.cache.past[0][0]]]
         return sum(max(0, entered + offset) * row for offset in self.cache.length_offsets)
 
     @property

@@ -19,6 +19,8 @@ _SIZE = 2**50  # bytes of a file
 _RANK = 8
 MOST_IMAGES = 64
 """Pictures of a prompt."""
+MOST_ROWS = 256
+"""Questions of a batch."""
 _NAME = 200  # letters
 _TEXT = 2**16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -120,6 +122,15 @@ def _check_numbers(manifest: Content) -> None:
     ends = manifest.video is not None and manifest.video.newline
     whole = (manifest.tokens_before - ends) % manifest.images == 0
     expect(not manifest.joint or (together and whole), "joint", manifest.joint, "several pictures that share N evenly")
+    if manifest.batch is not None:
+        bounded(manifest.batch.rows, "batch.rows", 2, MOST_ROWS)
+        bounded(manifest.batch.padding, "batch.padding", 1, _COUNT)
+        one = manifest.images == 1 and not (manifest.buckets or manifest.tiles or manifest.tile_grids)
+        expect(one, "batch.rows", manifest.batch.rows, "no batch with several pictures, buckets or tiles")
+        inside = not manifest.decoder_sites or manifest.llm_positions == "original"
+        expect(inside, "llm_positions", manifest.llm_positions, "'original' with a batch and cuts in the decoder")
+        text = sum(stage.text_removed for stage in manifest.schedule)
+        expect(not text, "schedule", text, "no words removed in a batch")
     if (carried := manifest.precision.carried) is not None and carried.group is not None:
         bounded(carried.group, "precision.carried.group", 1, _COUNT)
     average = manifest.average_tokens

@@ -13,6 +13,7 @@ from lmmprune.names import (
     IMAGE_FEATURES,
     INPUT_IDS,
     LOGITS,
+    PADDING,
     PATCHES,
     PIXEL_VALUES,
     POSITION_IDS,
@@ -90,13 +91,13 @@ def _check_vision(interface: Interface) -> Tensor:
     inputs, outputs = _Side("vision.inputs", interface.vision.inputs), _Side("vision.outputs", interface.vision.outputs)
     inputs.only(PIXEL_VALUES)
     rows, columns = interface.tiles or (0, 0)
-    seen = interface.images if interface.joint else 1 + rows * columns
+    seen = interface.images if interface.joint else interface.rows * (1 + rows * columns)
     seen *= interface.video.patch if interface.video is not None else 1
     pixels = inputs.tensor(PIXEL_VALUES, seen, 3, None, None)
     if not all(isinstance(dim, int) for dim in pixels.shape):
         raise ValueError(f"vision.inputs '{PIXEL_VALUES}' has the shape {list(pixels.shape)}: expected numbers")
     if not interface.buckets:
-        return outputs.tensor(IMAGE_FEATURES, 1, interface.vision_tokens, None)
+        return outputs.tensor(IMAGE_FEATURES, interface.rows, interface.vision_tokens, None)
     patches = outputs.tensor(PATCHES, None, None, None)
     ranking = outputs.integers(RANKING, None, None)
     outputs.integers(DYNAMIC_COUNT, None)
@@ -118,7 +119,8 @@ def _check_selection(interface: Interface, features: Tensor) -> Tensor:
     inputs = _Side("selection.inputs", graph.inputs)
     inputs.only(INPUT_IDS, IMAGE_FEATURES)
     inputs.integers(INPUT_IDS, 1, None)
-    inputs.same(features)
+    # It is asked question by question.
+    inputs.tensor(IMAGE_FEATURES, 1, *features.shape[1:], types=(features.dtype,))
     chosen = (1, interface.image_tokens, features.shape[2])
     return _Side("selection.outputs", graph.outputs).tensor(SELECTED, *chosen, types=(features.dtype,))
 
@@ -132,30 +134,36 @@ def _check_decoder(interface: Interface, features: Tensor) -> None:
         raise ValueError("cache has one of capacity and length: expected both or none")
     inputs, outputs = _Side("decoder.inputs", decoder.inputs), _Side("decoder.outputs", decoder.outputs)
     lengths = [] if cache.length is None else [cache.length]
-    inputs.only(INPUT_IDS, IMAGE_FEATURES, POSITION_IDS, *(name for pair in cache.past for name in pair), *lengths)
-    inputs.integers(INPUT_IDS, 1, None)
+    padding = [] if interface.batch is None else [PADDING]
+    pasts = (name for pair in cache.past for name in pair)
+    inputs.only(INPUT_IDS, IMAGE_FEATURES, POSITION_IDS, *pasts, *lengths, *padding)
+    count = interface.rows
+    inputs.integers(INPUT_IDS, count, None)
+    for name in padding:
+        inputs.integers(name, count)
     rows = next(len(tensor.shape) for tensor in decoder.inputs if tensor.name == POSITION_IDS)
-    inputs.integers(POSITION_IDS, *((3, 1, None) if rows == 3 else (1, None)))
+    inputs.integers(POSITION_IDS, *((3, count, None) if rows == 3 else (count, None)))
     tokens = None if interface.buckets else interface.feature_rows
-    inputs.tensor(IMAGE_FEATURES, 1, tokens, features.shape[2], types=(features.dtype,))
+    inputs.tensor(IMAGE_FEATURES, count, tokens, features.shape[2], types=(features.dtype,))
     for name in lengths:
         inputs.integers(name, 1)
-    outputs.tensor(LOGITS, 1, None, None)
+    outputs.tensor(LOGITS, count, None, None)
     for past, present, offset in zip(cache.past, cache.present, cache.length_offsets, strict=True):
         room = None if cache.capacity is None else cache.capacity + offset
         for into, out in zip(past, present, strict=True):
-            kept = inputs.tensor(into, 1, cache.kv_heads, room, cache.head_dim)
-            outputs.tensor(out, 1, cache.kv_heads, room, cache.head_dim, types=(kept.dtype,))
+            kept = inputs.tensor(into, count, cache.kv_heads, room, cache.head_dim)
+            outputs.tensor(out, count, cache.kv_heads, room, cache.head_dim, types=(kept.dtype,))
 
 
 def _check_sites(interface: Interface) -> None:
     """Check that the outputs with kept places are there."""
     behind = [(bucket.component, bucket.graph) for bucket in interface.buckets] or [("vision", interface.vision)]
     for component, graph in behind if interface.kept is not None else ():
-        _Side(f"kept: {component}.outputs", graph.outputs).integers(str(interface.kept), 1, None)
+        _Side(f"kept: {component}.outputs", graph.outputs).integers(str(interface.kept), interface.rows, None)
     for place, stage in enumerate(interface.schedule):
         component, graph = ("decoder", interface.decoder) if stage.in_decoder else behind[-1]
+        count = interface.rows
         if stage.before_layers and interface.selection is not None:
-            component, graph = SELECTION, interface.selection
+            component, graph, count = SELECTION, interface.selection, 1
         if stage.kept is not None:
-            _Side(f"schedule[{place}].kept: {component}.outputs", graph.outputs).integers(stage.kept, 1, None)
+            _Side(f"schedule[{place}].kept: {component}.outputs", graph.outputs).integers(stage.kept, count, None)

@@ -151,7 +151,8 @@ def _import(path: Path, chart: Path | None, force: bool, as_json: bool) -> None:
 
 
 def _show_report(report: BenchReport) -> None:
-    columns = (
+    rows = [_cells(row) for row in report.rows]
+    columns: list[str | Column] = [
         "variant",
         Column(title="tokens", drop=1),
         Column(title="precision", drop=4),
@@ -162,8 +163,11 @@ def _show_report(report: BenchReport) -> None:
         Column(title="ratio", drop=2),
         Column(title="peak", drop=5),
         Column(title="weights", drop=6),
-    )
-    show(table(columns, [_cells(row) for row in report.rows]))
+    ]
+    show(table(columns, rows))
+    if any(row.batch > 1 for row in report.rows):
+        throughput = ["variant", "at once", "answers/s", "tokens/s", "ratio"]
+        show(table(throughput, [_throughput(row) for row in report.rows]))
     show(_legend(report))
     for product in report.products:
         show(product.line())
@@ -211,6 +215,18 @@ def _cells(row: Row) -> list[str]:
         ratio("ms_per_token"),
         human_bytes(row.memory.peak) if row.memory else "-",
         human_bytes(row.weights_bytes),
+    ]
+
+
+def _throughput(row: Row) -> list[str]:
+    found = row.throughput
+    assert found is not None, "only what was measured here has rows"
+    return [
+        row.name,
+        str(row.batch),
+        f"{found.answers.median:.3g} ({found.answers.q1:.3g}..{found.answers.q3:.3g})",
+        f"{found.tokens.median:.3g} ({found.tokens.q1:.3g}..{found.tokens.q3:.3g})",
+        f"{found.ratio.value:.2f}x ({found.ratio.low:.2f}..{found.ratio.high:.2f})",
     ]
 
 

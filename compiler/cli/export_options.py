@@ -203,6 +203,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Key/value cache of fixed length, updated in place.",
         group=TARGET,
     ),
+    option(
+        "--batch",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="B",
+        help="Answer B questions at once, each about its own picture.",
+        group=TARGET,
+    ),
     output_option("Directory for the bundle."),
     option(
         "--share-weights",

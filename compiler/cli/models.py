@@ -84,6 +84,7 @@ def _family(name: str) -> dict[str, Any]:
         "several_images": family.several,
         "joint_choice": family.joint,
         "videos": family.video is not None,
+        "batch": family.arrange is None,
         "tried": family.tried,
         "limits": family.limits,
     }
@@ -118,6 +119,7 @@ def _show_one(name: str, as_json: bool) -> None:
         "--images": _images(family.several, family.joint) or f"one per prompt: {family.one_picture}",
         "--frames": "videos, as frames" if family.video else "no videos",
         "chat": _talks(family.several),
+        "--batch": "several questions at once" if family.arrange is None else "one at a time: pictures are tiles",
         "template": family.template.replace("\n", "\\n"),
         "limits": "\n".join(family.limits) or "none known",
         "tried": "\n".join(family.tried) or "none of the hub's",

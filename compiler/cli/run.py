@@ -27,8 +27,13 @@ from lmmprune.compiler.cli.seen import check_seen, read_video
 @option("--frames", type=int, metavar="N", help="Frames of it; as many as the bundle was exported for.", group=ANSWER)
 @option(
     "--prompt",
-    required=True,
     help="The question; with several pictures, <image> marks each one's place.",
+    group=ANSWER,
+)
+@option(
+    "--data",
+    metavar="FILE",
+    help="In place of both, a JSON Lines file with image and prompt: a line per answer, --batch at once.",
     group=ANSWER,
 )
 @answer_options
@@ -42,7 +47,8 @@ def command(
     images: tuple[Path, ...],
     video: Path | None,
     frames: int | None,
-    prompt: str,
+    prompt: str | None,
+    data: str | None,
     max_new_tokens: int,
     temperature: float | None,
     top_p: float,
@@ -57,6 +63,17 @@ def command(
     """Answer a question about a picture, several, or a video; the text appears on stdout as it is generated."""
     from lmmprune.api.model import load
 
+    if data is not None:
+        if images or prompt is not None or video is not None:
+            raise click.UsageError("--data brings pictures and prompts: leave out --image, --video and --prompt")
+        from lmmprune.compiler.cli.run_data import answer_all
+        from lmmprune.compiler.runtime.sampling import Sampling
+
+        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        answer_all(bundle, data, max_new_tokens, sampling, stop, threads, stats=stats, as_json=as_json)
+        return
+    if prompt is None:
+        raise click.UsageError("missing option '--prompt'")
     check_seen(images, video, frames)
     with load(bundle, threads=threads, prefill_chunk=prefill_chunk) as model:
         answer = model.answer(

@@ -54,6 +54,9 @@ def stages_of(bundle: Bundle, profiles: Mapping[str, list[Profile]], question: s
         InputError: The question doesn't fit into the profile of the prefill.
     """
     manifest = bundle.manifest
+    if manifest.batch is not None:
+        said = f"plans measure one question at a time, '{bundle.path}' takes {manifest.rows} at once"
+        raise InputError(f"{said}: export without --batch")
     stages = [BuildStep(name=VISION, component="vision", profile=0, shapes={}, inputs={})]
     if manifest.buckets:
         largest = manifest.buckets[-1]

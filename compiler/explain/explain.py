@@ -96,6 +96,9 @@ def check_explainable(bundle: Bundle) -> None:
         raise InputError(f"'{bundle.path}' answers about {manifest.video.takes}, --explain asks about a picture")
     if manifest.sizes:
         raise InputError(f"'{bundle.path}' has several sizes of pictures, --explain takes one: export with one")
+    if manifest.batch is not None:
+        said = f"'{bundle.path}' answers {manifest.rows} questions at once, --explain asks one"
+        raise InputError(f"{said}: export without --batch")
     if manifest.joint:
         raise InputError(f"'{bundle.path}' sees {manifest.images} pictures together, --explain asks about one")
     if manifest.tile_grids is not None:

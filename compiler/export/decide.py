@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lmmprune.compiler.bundle.replace import BUNDLE, check_directory
 from lmmprune.compiler.bundle.tile_grids import Grid, most_images
+from lmmprune.compiler.export.batch_choices import check_batch
 from lmmprune.compiler.export.choices import (
     carried_of,
     check_cache,
@@ -201,6 +202,8 @@ def decide(request: Request) -> Decision:
     positions = positions_of(request.positions, method, rows=source.decoder.position_rows)
     entering = image_tokens_of(stages, facts) * (1 if request.joint else request.images * most_images(grids))
     check_images(request, source, method, facts, stages, entering, positions)
+    planned = stages or (() if request.tokens is None else method.stages_for(facts, facts.tokens))
+    check_batch(request, source, method, planned, positions, int8)
     check_tiles(request, source, method, facts, stages, grids, entering=entering, positions=positions)
     if request.static_cache is not None:
         check_cache(request.static_cache, target, entering, source.decoder.max_positions)

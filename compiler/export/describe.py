@@ -20,6 +20,7 @@ from lmmprune.compiler.export.reduce import Reduced
 from lmmprune.compiler.export.request import Report
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.export.values import Schedule
+from lmmprune.compiler.export.widen import batch_of
 from lmmprune.compiler.measure.memory import peak_bytes
 from lmmprune.compiler.onnx_files.bucket_graphs import bucket_file
 from lmmprune.compiler.onnx_files.signature import signature
@@ -61,6 +62,7 @@ def interface_of(decision: Decision, reduced: Reduced) -> Interface:
         selection=None if reduced.selection is None else signature(f"{SELECTION}.onnx", reduced.selection),
         kept=KEPT if places else None,
         long_turns=True,
+        batch=batch_of(reduced),
     )
 
 

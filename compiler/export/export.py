@@ -19,6 +19,7 @@ from lmmprune.compiler.export.reduce import reduce
 from lmmprune.compiler.export.request import Report, Request
 from lmmprune.compiler.export.step_clock import StepClock
 from lmmprune.compiler.export.trace import trace, trace_views
+from lmmprune.compiler.export.widen import widen
 from lmmprune.models.source import Source
 from lmmprune.progress import Progress, silent
 
@@ -60,6 +61,7 @@ def export(
         reduced = reduce(decision, plan, graphs, assets.prompt, text, clock, beside)
         calibration = quantize(decision, reduced, writer.path, clock)
         loss = measure_loss(unpruned, decision, reduced, writer.path, clock)
+        widen(decision, reduced, clock)
         cast_and_lower(decision, reduced, clock)
         weights = write_graphs(decision, reduced, writer.path, calibration, clock)
         manifest = writer.finish(describe(decision, plan, reduced, assets, calibration, loss), weights, clock.report)

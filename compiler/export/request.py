@@ -27,9 +27,10 @@ class Request:
     ``image_size`` (height and width) and ``tiles`` (rows and columns) may be several, one vision graph for each.
     ``frames`` is of how many frames a prompt's video is; None: prompts are about pictures. ``images`` is how many
     pictures a prompt may have at most; with ``joint`` it has so many, and tokens are chosen among all of them together.
-    ``tokens`` None removes none; with ``int8`` and ``int4`` None nothing is quantized, and both exclude each other. The
-    pictures of ``calibration`` (None: built-in ones) serve all: ``int8`` for ranges, ``int4`` for rounding, ``Auto``
-    and ``Buckets`` for counts, and a few of the user's tell what is lost (``judge`` False: they don't).
+    ``batch`` is how many questions are answered at once. ``tokens`` None removes none; with ``int8`` and ``int4`` None
+    nothing is quantized, and both exclude each other. The pictures of ``calibration`` (None: built-in ones) serve all:
+    ``int8`` for ranges, ``int4`` for rounding, ``Auto`` and ``Buckets`` for counts, and a few of the user's tell what
+    is lost (``judge`` False: they don't).
     """
 
     model: str
@@ -52,6 +53,7 @@ class Request:
     images: int = 1
     frames: int | None = None
     joint: bool = False
+    batch: int = 1
     method_file: Path | None = None
     share_weights: bool = False
     adapter: Path | None = None

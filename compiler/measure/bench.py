@@ -8,16 +8,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lmmprune.compiler.backends.open_sessions import import_backend
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.measure.follow_up import SecondQuestion
 from lmmprune.compiler.measure.memory import Memory, measure_memory
-from lmmprune.compiler.measure.report import METRICS, BenchReport, FollowUp, Row, Spread, find_products, paired_speedup
+from lmmprune.compiler.measure.report import (
+    METRICS,
+    BenchReport,
+    FollowUp,
+    Row,
+    Spread,
+    Throughput,
+    find_products,
+    paired_speedup,
+)
 from lmmprune.compiler.measure.seen import load_seen
 from lmmprune.compiler.measure.statistics import speedup
+from lmmprune.compiler.runtime.answer import Stats
+from lmmprune.compiler.runtime.asked import Asked
 from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.open_video import Clip
+from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets import machine
 from lmmprune.errors import InputError
@@ -40,9 +54,11 @@ def bench(
 ) -> BenchReport:
     """Measure every bundle on one question about a picture, or about several, interleaved in one process.
 
-    Each round runs all variants in a new random order; ``WARM_UP_ROUNDS`` are thrown away. Time to the first token is
-    from the pixel values on (vision and prefill); the end-of-sequence token is ignored, so all generate equally many.
-    Peak memory is measured first, each variant in a process of its own.
+    A bundle that answers several questions at once is asked that one in all its rows; its times are those of the batch,
+    and what it answers in a second stands beside. Each round runs all variants in a new random order;
+    ``WARM_UP_ROUNDS`` are thrown away. Time to the first token is from the pixel values on (vision and prefill); the
+    end-of-sequence token is ignored, so all generate equally many. Peak memory is measured first, each variant in a
+    process of its own.
 
     Args:
         paths: Bundles; the first one is what the others are compared with.
@@ -69,7 +85,7 @@ def bench(
     for bundle, pictures in zip(bundles, seen, strict=True):
         runtimes.append(Runtime(bundle, threads=threads))
         # Refuses a prompt that is too long before anything is measured.
-        runtimes[-1].answer(pictures, prompt, 1)
+        ask(runtimes[-1], pictures, prompt, 1)
     later = []
     if follow_up is not None:
         for runtime, shown in zip(runtimes, seen, strict=True):
@@ -83,21 +99,27 @@ def bench(
         memories.append(measure_memory(bundle.path, images, prompt, threads=threads) if memory else None)
     shuffled = random.Random(_SEED)
     times: list[dict[str, list[float]]] = [{metric: [] for metric in METRICS} for _ in runtimes]
+    each: list[list[float]] = [[] for _ in runtimes]
     for number in range(-WARM_UP_ROUNDS, rounds):
         for index in shuffled.sample(range(len(runtimes)), len(runtimes)):
             on_step(f"{'warm-up' if number < 0 else f'round {number + 1}'}: {names[index]}")
-            answer = runtimes[index].answer(seen[index], prompt, new_tokens, stop_at_eos=False)
-            _ = answer.text
-            values = answer.stats.as_dict()
+            stats = ask(runtimes[index], seen[index], prompt, new_tokens)
+            values = stats.as_dict()
             if later:
                 later[index].ask(new_tokens, count=number >= 0)
             if number >= 0:
+                each[index].append((stats.ttft_ms + stats.decode_ms) / bundles[index].manifest.rows)
                 for metric in METRICS:
                     times[index][metric].append(float(values[metric] or 0.0))
     again = [one.result() for one in later] if later else [None] * len(names)
     rows = tuple(
-        _row(name, bundle, used, own, times[0], second)
-        for name, bundle, used, own, second in zip(names, bundles, memories, times, again, strict=True)
+        dataclasses.replace(
+            _row(name, bundle, used, own, times[0], second),
+            throughput=Throughput.of(per_answer, each[0], new_tokens),
+        )
+        for name, bundle, used, own, second, per_answer in zip(
+            names, bundles, memories, times, again, each, strict=True
+        )
     )
     settings: dict[str, Any] = {
         "image": str(images[0]) if len(images) == 1 else [str(one) for one in images],
@@ -114,6 +136,23 @@ def bench(
         if taken := [view.name for view in (choose_view(bundle.manifest, one) for one in pictured) if view]:
             settings.setdefault("sizes", {})[name] = taken
     return BenchReport(settings=settings, machine=describe_machine(bundles), rows=rows, products=find_products(rows))
+
+
+def ask(runtime: Runtime, pictures: Sequence[Image.Image] | Clip, prompt: str, new_tokens: int) -> Stats:
+    """Answer a question in as many rows as a bundle has, to so many tokens each; return the figures of one.
+
+    Raises:
+        InputError: The question or the pictures can't be used.
+    """
+    if runtime.bundle.manifest.batch is None or isinstance(pictures, Clip):
+        answers = [runtime.answer(pictures, prompt, new_tokens, stop_at_eos=False)]
+    else:
+        check_pictures(runtime.bundle.manifest, len(pictures))
+        one = Asked(image=pictures[0], prompt=prompt, max_new_tokens=new_tokens, stop_at_eos=False)
+        answers = runtime.answer_batch([one] * runtime.bundle.manifest.rows)
+    for answer in answers:
+        _ = answer.text
+    return answers[0].stats
 
 
 def steps(variants: int, rounds: int, *, memory: bool = True) -> int:
@@ -154,6 +193,7 @@ def _row(
         int8=manifest.precision.int8,
         int4=manifest.precision.group,
         target=manifest.target,
+        batch=manifest.rows,
         weights_bytes=bundle.bytes,
         memory=memory,
         samples={metric: tuple(own[metric]) for metric in METRICS},

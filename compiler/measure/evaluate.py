@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from lmmprune.compiler.measure.figures import Figures
 from lmmprune.compiler.measure.formats.format import Format
 from lmmprune.compiler.measure.matching import MATCHES, first_word
 from lmmprune.compiler.measure.statistics import Estimate, estimate, resample_means
+from lmmprune.compiler.runtime.ask_all import ask_all
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.errors import InputError, suggestion
@@ -181,13 +183,9 @@ def evaluate(
     longest = max_new_tokens or (form.max_new_tokens if form else NEW_TOKENS)
     start = time.perf_counter()
     predictions: list[Prediction | None] = [None] * len(questions)
-    picture: str | None = None
-    visual: list[ImageFeatures] = []
-    for index in sorted(range(len(questions)), key=lambda index: questions[index].picture):
-        question = questions[index]
-        if question.picture != picture:
-            picture, visual = question.picture, _see(runtime, question)
-        answer = runtime.answer(visual, question.prompt, longest)
+    order = sorted(range(len(questions)), key=lambda index: questions[index].picture)
+    asked = ask_all(runtime, [questions[index] for index in order], longest, functools.partial(_see, runtime))
+    for index, (question, answer) in zip(order, asked, strict=True):
         said = answer.text.strip()
         predictions[index] = Prediction(
             picture=question.picture,

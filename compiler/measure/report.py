@@ -10,7 +10,7 @@ from typing import Any
 
 from lmmprune.compiler.bundle.content import integers
 from lmmprune.compiler.measure.memory import Memory
-from lmmprune.compiler.measure.statistics import Estimate
+from lmmprune.compiler.measure.statistics import Estimate, speedup
 
 LABELS = {"vision_ms": "vision", "prefill_ms": "prefill", "ttft_ms": "time to first token", "ms_per_token": "per token"}
 METRICS = tuple(LABELS)
@@ -63,6 +63,33 @@ class FollowUp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """What a variant answers in a second, vision, prefill and decoding together, all rows of its batch busy.
+
+    Attributes:
+        samples: milliseconds per answer of each round: those of a batch, by its rows.
+        answers: answers per second.
+        tokens: new tokens per second.
+        ratio: times as many as the first row, with its 95 % interval, rounds drawn again.
+    """
+
+    samples: tuple[float, ...]
+    answers: Spread
+    tokens: Spread
+    ratio: Estimate
+
+    @classmethod
+    def of(cls, own: Sequence[float], first: Sequence[float], new_tokens: int) -> Throughput:
+        """Summarise milliseconds per answer, of a variant and of the first one in the same rounds."""
+        return cls(
+            samples=tuple(own),
+            answers=Spread.of([1e3 / value for value in own]),
+            tokens=Spread.of([1e3 * new_tokens / value for value in own]),
+            ratio=speedup(first, own),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One variant.
 
@@ -74,6 +101,8 @@ class Row:
         intervals: the same with its 95 % interval, rounds drawn again.
         sha256: of the bundle (``Bundle.sha256``); empty where it was measured elsewhere.
         int4: inputs that share a scale in weights of four bits; None: there are none.
+        batch: questions that are answered at once; times are those of all of them.
+        throughput: None where it was measured elsewhere.
         weights_bytes: size of the graphs with their weights on disk.
         follow_up: a second question; None where none was asked.
         memory: of a process that loads the bundle and answers; None if it wasn't measured.
@@ -97,6 +126,8 @@ class Row:
     sha256: str = ""
     int4: int | None = None
     follow_up: FollowUp | None = None
+    batch: int = 1
+    throughput: Throughput | None = None
 
     @property
     def integers(self) -> str | None:
@@ -166,14 +197,15 @@ def paired_speedup(slow: Sequence[float], fast: Sequence[float]) -> Spread:
 def find_products(rows: Sequence[Row]) -> tuple[Product, ...]:
     """Return expected and measured speed-ups for each group of neither, pruned, quantized and both among the rows.
 
-    The four belong together when model, target and dtype are the same, and when the two pruned ones have the same
-    method and counts, the two quantized ones the same scheme.
+    The four belong together when model, target, dtype and batch are the same, and when the two pruned ones have the
+    same method and counts, the two quantized ones the same scheme.
     """
     products = []
     for both in rows:
         if not both.integers or both.image_tokens == both.tokens_before:
             continue
-        same = [row for row in rows if (row.model, row.target, row.dtype) == (both.model, both.target, both.dtype)]
+        kind = (both.model, both.target, both.dtype, both.batch)
+        same = [row for row in rows if (row.model, row.target, row.dtype, row.batch) == kind]
         full = [row for row in same if row.image_tokens == both.tokens_before]
         neither = next((row for row in full if not row.integers), None)
         quantized = next((row for row in full if row.integers == both.integers), None)

@@ -41,7 +41,7 @@ class KvCache(Generic[V]):
             rows = 0 if layout.capacity is None else layout.capacity + offset
             for name in pair:
                 # What lies behind the tokens of a fixed cache is multiplied by 0: it must be a number.
-                empty = np.zeros((1, layout.kv_heads, rows, layout.head_dim), types[name])
+                empty = np.zeros((interface.rows, layout.kv_heads, rows, layout.head_dim), types[name])
                 self._empty[name] = upload(empty)
         self.clear()
 

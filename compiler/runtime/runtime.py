@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lmmprune.compiler.backends.one_row import OneRow
 from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
+from lmmprune.compiler.runtime.asked import Asked
 from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens
 from lmmprune.compiler.runtime.feature_cache import FeatureCache
 from lmmprune.compiler.runtime.held import Held
@@ -28,6 +30,7 @@ from lmmprune.compiler.runtime.image_features import (
     views_of,
 )
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
+from lmmprune.compiler.runtime.lockstep import Lockstep, Question, Token, decode_rows
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.open_video import Clip, load_clip
 from lmmprune.compiler.runtime.prefill import Piece, check_chunk, check_engine, pieces_of
@@ -84,10 +87,16 @@ class Runtime:
         self._chunk = prefill_chunk
         self.image_cache = FeatureCache(manifest, image_cache)
         self._sessions: Mapping[str, Session] | None = sessions or open_sessions(bundle, threads=threads)
+        if manifest.batch is not None:
+            self._sessions = {
+                component: OneRow(session, manifest.graphs[component], 1 if component == SELECTION else manifest.rows)
+                for component, session in self._sessions.items()
+            }
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
         self._rules = LogitsRules(manifest)
         self._caches = CacheLender[Value](manifest)
+        self._wide_caches = CacheLender[Value](manifest)
         self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._vision = VisionEncoder(bundle, self.preprocessor, self._session)
 
@@ -96,6 +105,7 @@ class Runtime:
         self._sessions = None
         self._caches.close()
         self.image_cache.clear()
+        self._wide_caches.close()
 
     def _session(self, component: str) -> Session:
         """Return a graph.
@@ -232,6 +242,103 @@ class Runtime:
             tokens_before=self._before(pictures),
             reused=0 if held is None else held.shared(self._shortened(encoded), pictures),
         )
+
+    def encode_batch(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Run the vision graph on up to B pictures at once, each for questions of its own.
+
+        Raises:
+            InputError: As ``encode_image``, or there are too many.
+        """
+        rows = self.bundle.manifest.rows
+        if len(images) > rows:
+            raise InputError(f"{len(images)} pictures, this bundle takes {rows} at once: give fewer")
+        return self._vision.encode_rows(images, self._wide("vision")) if images else []
+
+    def encode_pixel_rows(self, pixels: Sequence[NDArray[np.float32]]) -> list[ImageFeatures]:
+        """Run the vision graph on ``pixel_values [1,3,H,W]`` of 1 to B pictures, each for questions of its own."""
+        return self._vision.encode_pixel_rows(pixels, self._wide("vision"), preprocess_ms=0.0)
+
+    def answer_batch(self, asked: Sequence[Asked]) -> list[Answer]:
+        """Answer several questions together, each about its own picture: each row of the graphs is one of them.
+
+        The answers are those that ``answer`` gives to each, whatever the others are. They are generated while one of
+        them is read, the others' along with it; their times are those of the whole batch.
+
+        Args:
+            asked: 1 to B questions; with fewer than B, copies of the last fill the graphs up, and are dropped.
+
+        Raises:
+            InputError: The bundle answers one question at a time, or there are too many; or as ``answer``.
+        """
+        manifest, batch = self.bundle.manifest, self.bundle.manifest.batch
+        if batch is None:
+            raise InputError("this bundle answers one question at a time: export with --batch B")
+        if not 1 <= len(asked) <= manifest.rows:
+            raise InputError(f"{len(asked)} questions, this bundle takes 1 to {manifest.rows} at once: ask fewer")
+        decoder = self._wide("decoder")
+        pictures = self._pictures_of_rows([one.image for one in asked])
+        prompts = [
+            self.prompter.encode(one.prompt, image_tokens=picture.tokens)
+            for one, picture in zip(asked, pictures, strict=True)
+        ]
+        rooms = [self.room(picture, prompt) for picture, prompt in zip(pictures, prompts, strict=True)]
+        # The cache of all is as long as the longest prompt's.
+        longest = max(self._shortened(prompt).length for prompt in prompts)
+        together = manifest.max_tokens - longest + (manifest.cache.capacity is not None)
+        rows, answers = list[Question](), list[Answer]()
+        for one, picture, prompt, room in zip(asked, pictures, prompts, rooms, strict=True):
+            entering, limit = self._select(picture, prompt), min(one.max_new_tokens, room, together)
+            features = self._session("vision" if manifest.selection is None else SELECTION).download(entering.features)
+            rows.append(
+                Question(
+                    prompt=entering.prompt,
+                    features=features,
+                    positions=self.prompter.positions(entering.prompt, entering.kept),
+                    choose=self._rules.answer(entering.prompt, one.max_new_tokens, one.sampling.start()),
+                    limit=limit,
+                    ends=manifest.prompt.eos_token_ids if one.stop_at_eos else (),
+                )
+            )
+
+        def steps(lockstep: Lockstep) -> Generator[list[Token | None], None, None]:
+            with self._wide_caches.lend(decoder.session.upload) as cache:
+                yield from decode_rows(
+                    rows,
+                    batch,
+                    lambda: self._wide("decoder").session,
+                    cache,
+                    lockstep.open,
+                    filler=int(manifest.prompt.image_token_id == 0),
+                    where=str(self.bundle.path),
+                )
+
+        lockstep = Lockstep(steps, len(rows))
+        for index, (one, picture, row) in enumerate(zip(asked, pictures, rows, strict=True)):
+            answers.append(
+                Answer(
+                    lockstep.row(index),
+                    TextStream(self.prompter, StopStrings(one.stop)),
+                    ends=row.ends,
+                    full="length" if one.max_new_tokens <= row.limit else "positions",
+                    pictures=[picture],
+                    kept=self._kept([picture]),
+                    prompt=row.prompt,
+                    tokens_before=manifest.picture_tokens,
+                )
+            )
+        return answers
+
+    def _pictures_of_rows(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
+        """Encode what isn't yet, together."""
+        plain = [one for one in given if isinstance(one, Image.Image)]
+        encoded = iter(self.encode_batch(plain))
+        return [one if isinstance(one, ImageFeatures) else next(encoded) for one in given]
+
+    def _wide(self, component: str) -> OneRow:
+        """Return a graph of B rows."""
+        session = self._session(component)
+        assert isinstance(session, OneRow)
+        return session
 
     def encode_missing(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
         """Run the vision graph on those pictures of a prompt that it hasn't seen yet; errors as ``encode_images``."""

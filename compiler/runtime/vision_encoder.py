@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.backends.one_row import OneRow
 from lmmprune.compiler.backends.session import Session, Value
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.interface import View
@@ -98,6 +99,31 @@ class VisionEncoder:
         kept = None if view.kept is None else view.kept[:-1]
         return dataclasses.replace(view, features=vision.upload(rows), tokens=view.tokens - 1, kept=kept)
 
+    def encode_rows(self, images: Sequence[Image.Image], vision: OneRow) -> list[ImageFeatures]:
+        """Run the vision graph once on up to B pictures, each of its own question; times are those of all together.
+
+        Args:
+            images: The pictures.
+            vision: The graph, of B rows.
+        """
+        start = time.perf_counter()
+        pixels = [self._preprocessor(image) for image in images]
+        return self.encode_pixel_rows(pixels, vision, preprocess_ms=(time.perf_counter() - start) * 1e3)
+
+    def encode_pixel_rows(
+        self, pixels: Sequence[NDArray[np.float32]], vision: OneRow, *, preprocess_ms: float
+    ) -> list[ImageFeatures]:
+        """Run the vision graph once on ``pixel_values [1,3,H,W]`` of up to B pictures; see ``Runtime``."""
+        start = time.perf_counter()
+        for one in pixels:
+            self._check_pixels(one.shape, self._bundle.manifest)
+        kind = numpy_type(self._pixels.dtype)
+        feeds = [{self._pixels.name: vision.upload(one.astype(kind, copy=False))} for one in pixels]
+        ready = time.perf_counter()
+        outputs = vision.run_rows(feeds)
+        spent = preprocess_ms + (ready - start) * 1e3, (time.perf_counter() - ready) * 1e3
+        return [self._features(vision, row, None, *spent) for row in outputs]
+
     def _encode_tiles(self, image: Image.Image, picked: Picked) -> ImageFeatures:
         start = time.perf_counter()
         pixels = self._preprocessor(image, picked.grid)
@@ -137,17 +163,30 @@ class VisionEncoder:
 
     def encode_pixels(self, pixels: Value, *, preprocess_ms: float, view: View | None = None) -> ImageFeatures:
         """Run the vision graph on ``pixel_values`` that are already a value of its session; see ``Runtime``."""
-        component = "vision" if view is None else view.component
-        manifest, vision = seen_as(self._bundle.manifest, view), self._session(component)
+        vision = self._session("vision" if view is None else view.component)
         start = time.perf_counter()
         outputs = vision.run({self._pixels.name: pixels})
-        dynamic_count, tokens = None, manifest.vision_tokens
+        dynamic_count = None
         if self._buckets:
             dynamic_count = int(vision.download(outputs[DYNAMIC_COUNT])[0])
             tokens = self._size(dynamic_count)
             chosen = self._session(f"bucket_{tokens}")
             outputs = chosen.run({name: outputs[name] for name in (PATCHES, RANKING)})
-        end = time.perf_counter()
+        spent = (time.perf_counter() - start) * 1e3
+        return self._features(vision, outputs, dynamic_count, preprocess_ms, spent, view)
+
+    def _features(
+        self,
+        vision: Session,
+        outputs: Mapping[str, Value],
+        dynamic_count: int | None,
+        preprocess_ms: float,
+        vision_ms: float,
+        view: View | None = None,
+    ) -> ImageFeatures:
+        """Read what the graph, or a bucket's behind it, said of a picture."""
+        manifest, component = seen_as(self._bundle.manifest, view), "vision" if view is None else view.component
+        tokens = manifest.vision_tokens if dynamic_count is None else self._size(dynamic_count)
         kept = None if manifest.kept is None else vision.download(outputs[manifest.kept])[0]
         if (component, tokens) not in self._checked:
             found, before = vision.download(outputs[IMAGE_FEATURES]).shape[1], manifest.tokens_before
@@ -161,7 +200,7 @@ class VisionEncoder:
             counts=counts_of(self._bundle, kept) if manifest.joint and kept is not None else (),
             sites=read_sites(vision, outputs, manifest, in_decoder=False),
             preprocess_ms=preprocess_ms,
-            vision_ms=(end - start) * 1e3,
+            vision_ms=vision_ms,
             view=view,
         )
 
@@ -186,7 +225,7 @@ class VisionEncoder:
 
     def _check_pixels(self, shape: tuple[int, ...], manifest: Manifest) -> None:
         taken = manifest.vision.inputs[0].shape
-        one = manifest.joint or manifest.video is not None
+        one = manifest.joint or manifest.video is not None or manifest.batch is not None
         if shape != ((1, *taken[1:]) if one else taken):
             raise BundleError(
                 f"preprocessor.json gives pictures of shape {list(shape)}, the vision graph takes {list(taken)}: export"

@@ -22,6 +22,7 @@ from lmmprune.compiler.serve.protocol import ChatRequest, read_request
 from lmmprune.compiler.serve.question import Question, question_of
 from lmmprune.compiler.serve.replies import END, Reply, event
 from lmmprune.compiler.serve.served import Served, find
+from lmmprune.compiler.serve.together import Row
 from lmmprune.compiler.serve.work import Done, Drawn, Piece, answering, drawing
 
 _FETCHING = 8  # pictures at a time: each holds a thread
@@ -52,7 +53,8 @@ class Chat:
         deadline = time.monotonic() + self._options.timeout
         asked, served, question = await self.read(request, deadline)
         pictures = await self.pictures(question)
-        job = Job(answering(served.runtime, question, pictures, self._options.max_pixels, served.prefixes))
+        most = self._options.max_pixels
+        job = Job(answering(served.runtime, question, pictures, most, served.prefixes), Row(question, pictures, most))
         exchange = Exchange(served.desk, job, request.receive, deadline)
         streamed = False
         try:

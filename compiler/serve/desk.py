@@ -1,4 +1,4 @@
-"""Where the requests of one bundle wait: a bounded queue, and the threads that answer them one after the other."""
+"""Where the requests of one bundle wait: a bounded queue, and threads that answer them one by one, or some at once."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ class Job:
     Attributes:
         events: What the work posts, for the loop that made the job; a ``Failed`` is the last one where it fails.
         queued_ms: Milliseconds that it waited; 0 until it is begun.
+        row: What the desk's ``together`` needs to know of it; None: it is done alone.
     """
 
-    def __init__(self, work: Callable[[Job], None]) -> None:
+    def __init__(self, work: Callable[[Job], None], row: Any = None) -> None:
         """Make a job within a running loop."""
+        self.row = row
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.queued_ms = 0.0
         self._work, self._loop = work, asyncio.get_running_loop()
@@ -47,6 +49,11 @@ class Job:
     def cancel(self) -> None:
         """Let the work end at the next token; nothing happens where it has ended."""
         self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._cancelled.is_set()
 
     def check(self) -> None:
         """Go on only if somebody still waits.
@@ -64,33 +71,52 @@ class Job:
         except RuntimeError:  # the loop is closed: the server has ended
             self.cancel()
 
+    def begin(self) -> None:
+        """Note how long it waited."""
+        self.queued_ms = (time.perf_counter() - self._made) * 1e3
+
     def run(self) -> None:
         """Do the work."""
-        self.queued_ms = (time.perf_counter() - self._made) * 1e3
+        self.begin()
         try:
             self.check()
             self._work(self)
         except Gone:
             pass
         except Exception as error:  # noqa: BLE001 - one request fails, the server goes on
-            if not isinstance(error, LmmpruneError):
-                traceback.print_exception(error, file=sys.stderr)
-                error = as_api_error(error)
-            self.post(Failed(error))
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Post what ends it, and print what isn't the client's mistake."""
+        if not isinstance(error, LmmpruneError):
+            traceback.print_exception(error, file=sys.stderr)
+            error = as_api_error(error)
+        self.post(Failed(error))
 
 
 class Desk:
     """A queue and its threads."""
 
-    def __init__(self, name: str, *, workers: int, room: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        workers: int,
+        room: int,
+        at_once: int = 1,
+        together: Callable[[list[Job]], None] | None = None,
+    ) -> None:
         """Start the threads.
 
         Args:
             name: For messages.
             workers: Jobs that are done at the same time.
             room: Jobs that may wait.
+            at_once: Waiting jobs that one thread takes at most.
+            together: Does so many, of those that have a ``row``.
         """
         self._name, self._room = name, room
+        self._at_once, self._together = at_once, together
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._idle, self._closed, self._seconds = 0, False, 0.0
@@ -171,9 +197,23 @@ class Desk:
                 self._idle -= 1
                 if self._closed:
                     return
-                job = self._waiting.popleft()
+                jobs = self._take()
             start = time.perf_counter()
-            job.run()
-            spent = time.perf_counter() - start
+            if len(jobs) > 1 and self._together is not None:
+                self._together(jobs)
+            else:
+                jobs[0].run()
+            # Of one job: that is how long the next in the queue waits for it.
+            spent = (time.perf_counter() - start) / len(jobs)
             self._seconds = spent if not self._seconds else 0.8 * self._seconds + 0.2 * spent
-            del job  # with its picture
+            del jobs  # with their pictures
+
+    def _take(self) -> list[Job]:
+        """Take the first job, and of the others that wait as many as are done with it, in their order."""
+        jobs = [self._waiting.popleft()]
+        if self._together is None or jobs[0].row is None:
+            return jobs
+        jobs += [job for job in self._waiting if job.row is not None][: self._at_once - 1]
+        for job in jobs[1:]:
+            self._waiting.remove(job)
+        return jobs

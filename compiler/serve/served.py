@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lmmprune.compiler.serve.desk import Desk
 from lmmprune.compiler.serve.errors import ApiError
 from lmmprune.compiler.serve.options import ServeOptions
 from lmmprune.compiler.serve.prefixes import Prefixes
+from lmmprune.compiler.serve.together import answer_together
 from lmmprune.errors import InputError, suggestion
 from lmmprune.limits import is_directory
 
@@ -41,7 +43,14 @@ class Served:
                 f"--conversations {options.conversations} knows a conversation by its picture: leave --image-cache on"
             )
         self.prefixes = Prefixes(runtime, options.conversations)
-        self.desk = Desk(name, workers=options.max_concurrency, room=options.queue)
+        batch = self.manifest.batch
+        self.desk = Desk(
+            name,
+            workers=options.max_concurrency,
+            room=options.queue,
+            at_once=self.manifest.rows,
+            together=None if batch is None else functools.partial(answer_together, runtime),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return its entry in the list of models; what OpenAI's API doesn't have stands under ``lmmprune``."""
@@ -50,6 +59,7 @@ class Served:
             "model": manifest.model,
             "method": manifest.method,
             "images": manifest.images,
+            "batch": manifest.rows,
             "tokens_before": manifest.tokens_before,
             "image_tokens": manifest.image_tokens,
             "average_tokens": manifest.average_tokens,

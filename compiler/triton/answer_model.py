@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as triton
+from numpy.typing import NDArray
 
 from lmmprune.compiler.backends.session import Value
 from lmmprune.compiler.bundle.bundle import Bundle
@@ -20,6 +21,7 @@ from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.runtime.tile_rule import Picked
+from lmmprune.compiler.triton.answer_together import Wanted, answer_together
 from lmmprune.compiler.triton.bls_session import BlsSession
 from lmmprune.compiler.triton.errors import refusal
 from lmmprune.compiler.triton.models import GRID, PREPROCESS
@@ -46,12 +48,18 @@ class TritonPythonModel:
         )
         self._pixels = graphs["vision"].inputs[0].name
         self._tiled = bundle.manifest.tile_grids is not None
-        # Tiles are taken apart in host memory, wherever the graphs run.
+        # Tiles are taken apart, and rows put together, in host memory, wherever the graphs run.
         outputs = [self._pixels, GRID] if self._tiled else [self._pixels]
-        self._preprocess = BlsSession(PREPROCESS, outputs, on_gpu=on_gpu and not self._tiled)
+        apart = self._tiled or bundle.manifest.batch is not None
+        self._preprocess = BlsSession(PREPROCESS, outputs, on_gpu=on_gpu and not apart)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Stream the answer to each request: pieces of text, then an empty final response, or an error."""
+        rows = self._runtime.bundle.manifest.rows
+        if rows > 1:
+            for begin in range(0, len(requests), rows):
+                answer_together(self._runtime, requests[begin : begin + rows], self._wanted)
+            return
         for request in requests:
             self._respond(request)
 
@@ -75,6 +83,22 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Iterator[tuple[str, str]]:
         """Yield text with why it ended, which is empty for all pieces but the last."""
+        images, question, tokens = self._read(request)
+        pictures = []
+        for place in range(len(images)):
+            pictures.append(self._encode(self._preprocess.run({"image": images[place : place + 1]})))
+        answer = self._runtime.answer(pictures, question, tokens)
+        for piece in answer:
+            yield piece, ""
+        yield "", answer.finish_reason
+
+    def _wanted(self, request: Any) -> Wanted:
+        images, question, tokens = self._read(request)
+        pixels = self._preprocess.download(self._preprocess.run({"image": images})[self._pixels])
+        return Wanted(pixels=pixels, question=question, max_new_tokens=tokens)
+
+    def _read(self, request: Any) -> tuple[NDArray[np.object_], str, int]:
+        """Return the pictures' files, the question and the number of tokens of a request."""
         limit = triton.get_input_tensor_by_name(request, "max_new_tokens")
         tokens = self._limit if limit is None else int(limit.as_numpy().reshape(-1)[0])
         if tokens < 1:
@@ -86,13 +110,7 @@ class TritonPythonModel:
             raise InputError(f"the prompt isn't UTF-8 ({error.reason} at byte {error.start})") from error
         images = triton.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1)
         check_pictures(self._runtime.bundle.manifest, len(images))
-        pictures = []
-        for place in range(len(images)):
-            pictures.append(self._encode(self._preprocess.run({"image": images[place : place + 1]})))
-        answer = self._runtime.answer(pictures, question, tokens)
-        for piece in answer:
-            yield piece, ""
-        yield "", answer.finish_reason
+        return images, question, tokens
 
     def _encode(self, preprocessed: Mapping[str, Value]) -> ImageFeatures:
         pixels = preprocessed[self._pixels]

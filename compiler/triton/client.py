@@ -34,12 +34,17 @@ def ask(
     import tritonclient.grpc as grpc
 
     images = [image] if isinstance(image, bytes) else list(image)
-    inputs = [_input(grpc, "image", "BYTES", np.array(images, np.object_))]
-    inputs.append(_input(grpc, "prompt", "BYTES", np.array([prompt.encode()], np.object_)))
+    values: list[tuple[str, str, np.ndarray[Any, Any]]] = [
+        ("image", "BYTES", np.array(images, np.object_)),
+        ("prompt", "BYTES", np.array([prompt.encode()], np.object_)),
+    ]
     if max_new_tokens is not None:
-        inputs.append(_input(grpc, "max_new_tokens", "INT32", np.array([max_new_tokens], np.int32)))
+        values.append(("max_new_tokens", "INT32", np.array([max_new_tokens], np.int32)))
     responses: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
     with grpc.InferenceServerClient(url) as client:
+        # Where the server puts requests into batches, each is a batch of one.
+        batches = client.get_model_config("lmmprune").config.max_batch_size > 0
+        inputs = [_input(grpc, name, kind, value[None] if batches else value) for name, kind, value in values]
         client.start_stream(lambda result, error: responses.put((result, error)))
         client.async_stream_infer("lmmprune", inputs, enable_empty_final_response=True)
         while True:
@@ -48,7 +53,8 @@ def ask(
                 raise error
             if result.get_response().parameters["triton_final_response"].bool_param:
                 return
-            yield result.as_numpy("text")[0].decode(), result.as_numpy("finish_reason")[0].decode()
+            text, finished = (result.as_numpy(name).reshape(-1)[0].decode() for name in ("text", "finish_reason"))
+            yield text, finished
 
 
 def _input(grpc: Any, name: str, kind: str, values: np.ndarray[Any, Any]) -> Any:

@@ -1,8 +1,9 @@
 """The models of a repository as their ``config.pbtxt`` states them, derived from a bundle's manifest.
 
-No model batches (``max_batch_size: 0``). The vision graph is frozen at one picture, because the counts that pruning
-promises are numbers in it; the decoder takes one sequence, because prompts and caches of several differ in length and
-it has no mask for padding. Requests of several clients take turns at the one decoder, a token at a time.
+Graphs don't batch by Triton's rules (``max_batch_size: 0``): the counts that pruning promises are numbers in them,
+and prompts of clients differ in length. A bundle exported with ``--batch B`` has B rows in its graphs, and a mask for
+what fills up the shorter ones: Triton's dynamic batcher hands up to B requests that wait to the answering model, which
+makes rows of them. Else requests of several clients take turns at the one decoder, a token at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ GRID = "grid"
 
 ANSWERS_AT_ONCE = 4
 """Instances of the answering model: processes of some tens of MiB, without weights."""
+_QUEUE_DELAY = 5000
+"""Microseconds that a request waits for others, where several are answered at once: a small part of a prefill."""
 NEW_TOKENS = 128
 """Length of an answer where the request names none."""
 
@@ -112,7 +115,7 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
     found[ANSWER] = {
         "name": ANSWER,
         "backend": "python",
-        "max_batch_size": 0,
+        **_batching(manifest),
         "model_transaction_policy": {"decoupled": True},
         "input": [
             _tensor("image", _STRING, [1 if manifest.images == 1 else -1]),
@@ -120,7 +123,8 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
             {**_tensor("max_new_tokens", Enum("TYPE_INT32"), [1]), "optional": True},
         ],
         "output": [_tensor("text", _STRING, [1]), _tensor("finish_reason", _STRING, [1])],
-        "instance_group": [{"kind": Enum("KIND_CPU"), "count": ANSWERS_AT_ONCE}],
+        # Of a bundle with a batch one: a second would take requests that could be rows of the first one's.
+        "instance_group": [{"kind": Enum("KIND_CPU"), "count": ANSWERS_AT_ONCE if manifest.batch is None else 1}],
         "parameters": [
             _parameter("max_new_tokens", str(NEW_TOKENS)),
             _parameter("tensors", "cpu" if target.device == "cpu" else "gpu"),
@@ -129,10 +133,22 @@ def configs(manifest: Manifest, backend: Backend) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _batching(manifest: Manifest) -> dict[str, Any]:
+    """Return how the answering model gets requests: one by one, or those that wait together."""
+    if manifest.batch is None:
+        return {"max_batch_size": 0}
+    return {
+        "max_batch_size": manifest.rows,
+        "dynamic_batching": {"max_queue_delay_microseconds": _QUEUE_DELAY},
+    }
+
+
 def _preprocessed(manifest: Manifest, pixels: Tensor) -> list[dict[str, Any]]:
     """Return the outputs of ``preprocess``: of a picture, or of all its tiles with the grid that they are cut into."""
     if manifest.tile_grids is None:
-        return _tensors([pixels])
+        # Of one picture, however many the vision graph takes.
+        shape = pixels.shape if manifest.batch is None else (1, *pixels.shape[1:])
+        return _tensors([dataclasses.replace(pixels, shape=shape)])
     tiles = dataclasses.replace(pixels, shape=("tiles", *pixels.shape[1:]))
     return [*_tensors([tiles]), _tensor(GRID, Enum(_TYPES["int64"]), [4])]
 

@@ -39,14 +39,22 @@ python client.py --url localhost:8001 --image cat.jpg --prompt "What is this?"
 ```
 
 ## Batching, instances, many machines
-* No model batches (`max_batch_size: 0`): the vision graph is frozen at one picture, and sequences of several clients
-  have caches of different lengths. Instead requests take turns at the decoder, a token at a time: `count` of `lmmprune`
-  ({instances}) is how many answers grow at once, the next ones wait in Triton's queue.
+{batching}
 * Each graph has one instance, so its weights are in memory once. More `instance_group` instances of `vision` or
   `decoder` run in parallel and hold their weights again.
 * {memory}
 * One server per {device}; put any gRPC load balancer in front of several. An answer needs nothing from earlier ones.
 """
+
+_ONE_BY_ONE = f"""\
+* No model batches (`max_batch_size: 0`): the vision graph is frozen at one picture, and sequences of several clients
+  have caches of different lengths. Instead requests take turns at the decoder, a token at a time: `count` of `lmmprune`
+  ({ANSWERS_AT_ONCE}) is how many answers grow at once, the next ones wait in Triton's queue. A bundle exported with
+  `--batch B` answers B at once."""
+_TOGETHER = """\
+* Triton's dynamic batcher (`dynamic_batching` of `lmmprune`) hands over up to {rows} requests that wait, which are
+  answered together, each in a row of the graphs with a stream and mistakes of its own. A request has one picture and
+  one question, with the axis of the batch in front: shapes `[1,1]`. Later ones wait for the next batch."""
 
 
 def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
@@ -73,9 +81,9 @@ def readme(manifest: Manifest, backend: Backend, *, missing: bool) -> str:
         build="sh build_engines.sh   # once, on the GPU that will serve\n" if missing else "",
         gpus="" if cpu else "--gpus device=0 ",
         # A cache on its way is in shared memory as a request, as its answer, and once more while it is copied.
-        shm=math.ceil(1 + 3 * ANSWERS_AT_ONCE * cache / 2**30) if cpu else 2,
+        shm=math.ceil(1 + 3 * (ANSWERS_AT_ONCE if manifest.batch is None else 1) * cache / 2**30) if cpu else 2,
         package="'lmmprune[cpu]'" if backend == "python" else "lmmprune",
-        instances=ANSWERS_AT_ONCE,
+        batching=_ONE_BY_ONE if manifest.batch is None else _TOGETHER.format(rows=manifest.rows),
         memory=_memory(cpu, cache),
         device="machine" if cpu else "GPU",
     )

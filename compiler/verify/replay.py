@@ -14,6 +14,7 @@ from PIL import Image
 
 from lmmprune.compiler.backends.cpu_session import cpu_session, run_all
 from lmmprune.compiler.backends.numpy_types import numpy_type
+from lmmprune.compiler.backends.one_row import run_repeated
 from lmmprune.compiler.bundle.bundle import PREPROCESSOR, TOKENIZER, Bundle
 from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Bucket, Graph, Manifest
@@ -157,7 +158,8 @@ class Replay:
     def _encode_pixels(self, pixels: Array, bucket: int = 0, view: View | None = None) -> VisionOutputs:
         manifest = seen_as(self._manifest, view)
         graph = self._vision if view is None else self._views[view.component]
-        found = run_graph(graph, {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))})
+        given = {PIXEL_VALUES: pixels.astype(numpy_type(manifest.vision.inputs[0].dtype))}
+        found = self._run(graph, manifest.vision, given)
         dynamic_count = int(found[DYNAMIC_COUNT][0]) if DYNAMIC_COUNT in found else None
         if manifest.buckets:
             chosen = manifest.buckets[bucket]
@@ -227,7 +229,7 @@ class Replay:
         logits, tokens, lengths = [], [], []
 
         def run(feeds: Feeds) -> Outputs:
-            found = run_graph(self._decoder, feeds)
+            found = self._run(self._decoder, manifest.decoder, feeds)
             first.update(first or found)
             lengths.append([self._length(found[key]) for key, _ in self._manifest.cache.present])
             logits.append(found[LOGITS][0, -1].astype(np.float32))
@@ -249,6 +251,10 @@ class Replay:
             kept=[{**_kept(said), **inside} for said in entering.outputs] or [inside] * len(pictures),
             lengths=np.array(lengths),
         )
+
+    def _run(self, session: Any, graph: Graph, feeds: Feeds) -> dict[str, Array]:
+        """Run a graph; one that takes several questions at once, on copies of this one."""
+        return run_repeated(lambda given: run_graph(session, given), graph, feeds, self._manifest.rows)
 
     def _choose(self, feeds: Feeds) -> Outputs:
         return run_graph(self._selection, feeds)

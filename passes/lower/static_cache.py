@@ -146,14 +146,19 @@ def _stand_for(node: ir.Node, number: ir.Value) -> None:
 
 def _scatter(past: ir.Value, length: ir.Value, capacity: int) -> None:
     [join] = _joins(past)
-    new = join.inputs[1]
+    new, graph = join.inputs[1], join.graph
     assert new is not None
+    assert graph is not None
     assert past.shape is not None
     past.shape = ir.Shape([*past.shape[:_LENGTH_AXIS], capacity, *past.shape[_LENGTH_AXIS + 1 :]])
+    rows = past.shape[0]
+    if rows != 1:
+        # All rows are filled alike; the operator wants a place for each.
+        b = Builder(f"{join.name}/rows", score=False)
+        length = b.op("Expand", length, [rows])
+        b.insert_before(graph, join)
     node = ir.node("TensorScatter", [past, new, length], {"axis": _LENGTH_AXIS}, name=f"{join.name}/in_place")
     old, present = join.outputs[0], node.outputs[0]
-    graph = join.graph
-    assert graph is not None
     graph.insert_after(join, node)
     ir.convenience.replace_all_uses_with(old, present, replace_graph_outputs=True)
     present.name, present.type = old.name, old.type

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lmmprune.passes.reduce.site_context import END, FLOAT, SiteContext
+from lmmprune.passes.reduce.site_context import END, FLOAT, SiteContext, reads_text
 
 
 def cls_attention(at: SiteContext) -> ir.Value:
@@ -135,7 +135,7 @@ def embedded_rows(at: SiteContext, value: ir.Value, begin: int, end: int | None)
     last = b.op("Sub", b.op("Shape", value, start=1, end=2), b.constant([1]))
     stop = np.iinfo(np.int64).max if end is None else end
     rows = b.op("Slice", value, b.op("Min", b.constant([begin]), last), [stop], [1])
-    return b.op("Cast", rows, to=FLOAT)
+    return b.op("Cast", reads_text(rows) if end is None and at.decodes else rows, to=FLOAT)
 
 
 def random_walk(at: SiteContext, *, temperature: float, steps: int) -> ir.Value:

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from lmmprune.names import READS_TEXT
 from lmmprune.passes.find.layers import Layer
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.refusals import Refused
@@ -155,7 +156,8 @@ class SiteContext:
             b = self.b
             length = b.op("Shape", value, start=axis, end=axis + 1)
             start = b.op("Min", b.constant([begin]), b.op("Sub", length, b.constant([1])))
-            return move("Slice", value, start, [end], [axis])
+            rows = move("Slice", value, start, [end], [axis])
+            return rows if which == "visual" else reads_text(rows)
         return move("Slice", value, [begin], [end], [axis])
 
     def _span(self, which: Rows) -> tuple[int, int]:
@@ -191,7 +193,8 @@ class SiteContext:
         """Return ``[images,H,rows,D]`` float32, the scale applied to them."""
         rows = self.rows(self._scored().q, which, 2)
         # The scale goes to the queries: rows*D products instead of rows*T, and the order that TensorRT fuses.
-        return self.b.op("Mul", self.b.op("Cast", rows, to=FLOAT), np.float32(self.layer.scale))
+        scaled = self.b.op("Mul", self.b.op("Cast", rows, to=FLOAT), np.float32(self.layer.scale))
+        return reads_text(scaled) if which == "all" and self.decodes else scaled
 
     def keys(self, which: Rows) -> ir.Value:
         """Return ``[images,Hk,rows,D]`` float32."""
@@ -321,6 +324,14 @@ class SiteContext:
             return indices
         b = self.b
         return b.op("Min", indices, b.op("Sub", b.op("Shape", value, start=1, end=2), b.constant([1])))
+
+
+def reads_text(value: ir.Value) -> ir.Value:
+    """Mark what holds every token of the question, which is more than the question's where rows are padded."""
+    node = value.producer()
+    assert node is not None
+    node.metadata_props[READS_TEXT] = "1"
+    return value
 
 
 def gather_tokens(

@@ -21,6 +21,7 @@ INPUT_IDS = "input_ids"
 POSITION_IDS = "position_ids"
 CACHE_LENGTH = "cache_length"
 LOGITS = "logits"
+PADDING = "padding"  # of each row of a batch: how many of its tokens are nobody's
 
 # What a pruned graph says of its sites.
 KEPT = "kept_indices"
@@ -61,5 +62,7 @@ NBITS = "MatMulNBits"
 PASS = "lmmprune.pass"
 METHOD = "lmmprune.method"
 SITE = "lmmprune.site"
+READS_TEXT = "lmmprune.reads_text"
+"""Of a node that takes all tokens of the question out of the decoder's sequence."""
 REPLACES = "lmmprune.replaces"
 """Name of the node in whose place it is."""

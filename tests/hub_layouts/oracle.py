@@ -94,6 +94,38 @@ def expected(
     )
 
 
+def together(model: str, layout: Layout, questions: Sequence[tuple[int, str]]) -> list[list[int]]:
+    """Return transformers' greedy answers to several questions in one batch, padded on the left, in float32.
+
+    Args:
+        model: The checkpoint's folder.
+        layout: What its processor needs to be told.
+        questions: Seed of the picture and text of each.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    processor, auto = _processor(model, layout), AutoModelForImageTextToText  # type: Any, Any
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
+    template = processor.chat_template or tokenizer.chat_template or layout.template
+    said = [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        for _, question in questions
+    ]
+    texts = [
+        processor.apply_chat_template(one, tokenize=False, chat_template=template, add_generation_prompt=True)
+        for one in said
+    ]
+    pictures = [picture(layout, seed) for seed, _ in questions]
+    inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt", **layout.call)
+    module = auto.from_pretrained(model, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = module.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    assert not inputs["attention_mask"].all(), "questions of one length need no padding"
+    rows: list[list[int]] = found[:, inputs["input_ids"].shape[1] :].tolist()
+    return rows
+
+
 def conversation(
     model: str, layout: Layout, words: Sequence[str], seeds: Sequence[int], placed: Sequence[int] = ()
 ) -> list[int]:

@@ -47,6 +47,7 @@ def export(
     images: int = 1,
     frames: int | None = None,
     joint: bool = False,
+    batch: int = 1,
     template: str | None = None,
     share_weights: bool = False,
     resume: bool = False,
@@ -87,6 +88,7 @@ def export(
         images: Pictures that a prompt may have at most; fewer cost less.
         frames: Of the video that a prompt is about; None: it is about pictures.
         joint: Choose among the tokens of all of them together; a prompt then has exactly so many.
+        batch: Questions that are answered at once, each about its own picture; fewer at run time cost as many.
         template: Chat template (jinja, a file or text), or text with ``<image>`` and ``{prompt}``.
         share_weights: Link the checkpoint's own files instead of copying weights.
         resume: Go on with an interrupted export; leave it if interrupted again.
@@ -133,6 +135,7 @@ def export(
         images=images,
         frames=frames,
         joint=joint,
+        batch=batch,
         template=template,
         share_weights=share_weights,
         resume=resume,

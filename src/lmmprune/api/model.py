@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 from lmmprune.api.conversation import Conversation, Pictures
 from lmmprune.compiler.bundle import seal
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.runtime.answer import Answer
+from lmmprune.compiler.runtime.asked import Asked
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.open_picture import Picture, open_picture
 from lmmprune.compiler.runtime.open_video import Clip
@@ -177,6 +178,96 @@ class Model:
     def conversation(self, picture: Pictures = (), *, reuse: bool = True) -> Conversation:
         """Begin a conversation about pictures; arguments and errors are those of ``Conversation``."""
         return Conversation(self.runtime, picture, reuse=reuse)
+
+    def answer_batch(
+        self,
+        questions: Sequence[tuple[Picture | ImageFeatures, str]],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> list[Answer]:
+        """Answer several questions at once, each about its own picture, in a bundle exported with ``batch``.
+
+        Args:
+            questions: Picture and question of each, as many as the bundle takes at once or fewer; fewer take as long.
+            max_new_tokens: As in ``answer``, as all that follows; of each.
+            temperature: Likewise.
+            top_p: Likewise.
+            top_k: Likewise.
+            seed: Likewise; rows with the same seed draw alike.
+            stop: Likewise.
+
+        Returns:
+            An answer per question, which is what ``answer`` would give. They are generated while one of them is read,
+            in any order or thread; their times are those of all together.
+
+        Raises:
+            InputError: The bundle takes one question at a time or fewer than these; or as ``answer``.
+
+        Example::
+
+            for answer in model.answer_batch([("cat.jpg", "What is this?"), ("dog.jpg", "What colour is it?")]):
+                print(answer.text)
+        """
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        return self.runtime.answer_batch(
+            [
+                Asked(
+                    image=picture if isinstance(picture, ImageFeatures) else open_picture(picture),
+                    prompt=question,
+                    max_new_tokens=max_new_tokens,
+                    sampling=sampling,
+                    stop=stop,
+                )
+                for picture, question in questions
+            ]
+        )
+
+    def ask_batch(
+        self,
+        questions: Sequence[tuple[Picture | ImageFeatures, str]],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> list[Answer]:
+        """Answer any number of questions, as many at once as the bundle takes; arguments are those of ``answer_batch``.
+
+        Returns:
+            The finished answers, in the order of the questions.
+
+        Raises:
+            InputError: As ``answer``.
+
+        Example::
+
+            answers = model.ask_batch([("cat.jpg", "What is this?"), ("dog.jpg", "What colour is it?")])
+        """
+        found: list[Answer] = []
+        options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "seed": seed,
+            "stop": stop,
+        }
+        for begin in range(0, len(questions), self.manifest.rows):
+            some = questions[begin : begin + self.manifest.rows]
+            if self.manifest.batch is None:
+                found += [self.ask(*some[0], **options)]
+                continue
+            found += self.answer_batch(some, **options)
+            for answer in found:
+                _ = answer.text
+        return found
 
     def close(self) -> None:
         """Let go of the graphs and their memory; answers that are under way end with an ``InputError``."""
