@@ -272,7 +272,7 @@ def test_mistakes_are_one_line(refusal: Callable[..., str], tmp_path: Path) -> N
     assert "the prompt is too long" in refusal("run", path, "--data", data)
     data.write_text(json.dumps({"image": ["picture.png"] * 2, "prompt": "what?"}))
     assert "2 pictures, this bundle takes 1 picture" in refusal("run", path, "--data", data)
-    assert "leave out --image and --prompt" in refusal("run", path, "--data", data, "--prompt", "what?")
+    assert "leave out --image, --video and --prompt" in refusal("run", path, "--data", data, "--prompt", "what?")
     with load(path) as model:
         with pytest.raises(InputError, match="4 questions, this bundle takes 1 to 3 at once"):
             model.answer_batch([*asked, asked[0]])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from lmmprune.compiler.bundle.content import Content
+from lmmprune.compiler.bundle.expect import expect, one_of
 from lmmprune.compiler.bundle.interface import VALUE_BYTES, Graph, Tensor
 from lmmprune.compiler.bundle.signature_rules import check_signatures
 from lmmprune.compiler.bundle.tile_rules import check_tiles
@@ -53,25 +53,6 @@ def check_manifest(manifest: Content) -> None:
     from lmmprune.compiler.bundle.video_rules import check_video  # which uses the words below
 
     check_video(manifest)
-
-
-def expect(held: bool, field: str, found: object, expected: str) -> None:
-    """Raise what a field is and what it must be, unless it is.
-
-    Raises:
-        ValueError: It isn't.
-    """
-    if not held:
-        raise ValueError(f"{field} is {shortened(found)}: expected {expected}")
-
-
-def one_of(field: str, found: object, known: Any) -> None:
-    """Raise unless a field is one of some words.
-
-    Raises:
-        ValueError: It isn't.
-    """
-    expect(found in known, field, found, " or ".join(map(repr, known)))
 
 
 def _check_words(manifest: Content) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lmmprune.compiler.bundle.manifest_rules import expect, one_of
+from lmmprune.compiler.bundle.expect import expect, one_of
 from lmmprune.compiler.bundle.video import SAMPLINGS
 from lmmprune.limits import bounded
 
