@@ -216,9 +216,9 @@ def test_accuracy_where_answers_are_known(made: Path) -> None:
 def test_the_base_answers_once(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMMPRUNE_CACHE", str(tmp_path))
     asked: list[str] = []
-    encode = Runtime.encode_image
+    encode = Runtime.encode_images
     monkeypatch.setattr(
-        Runtime, "encode_image", lambda self, image: asked.append(self.bundle.path.name) or encode(self, image)
+        Runtime, "encode_images", lambda self, seen: asked.append(self.bundle.path.name) or encode(self, seen)
     )
     first = compared(made, "pruned", keep_answers=True)
     assert asked.count("base") == 4

@@ -61,7 +61,11 @@ def stated(monkeypatch):
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"]]
     for extra, wanted in project["optional-dependencies"].items():
-        lines += [f'{line}; extra == "{extra}"' for line in wanted]
+        pairs = [line.partition(";")[::2] for line in wanted]
+        lines += [
+            f'{what}; ({when.strip()}) and extra == "{extra}"' if when else f'{what}; extra == "{extra}"'
+            for what, when in pairs
+        ]
     monkeypatch.setattr(packages.importlib.metadata, "requires", lambda name: lines)
 
 
