@@ -21,6 +21,7 @@ from lmmprune.compiler.serve.question import Question
 from lmmprune.compiler.serve.served import Served
 from lmmprune.compiler.serve.together import Row
 from lmmprune.compiler.serve.work import Done, Piece, answering
+from lmmprune.errors import InputError
 
 ROWS = 3
 
@@ -101,3 +102,8 @@ def test_a_mistake_and_a_client_that_leaves_trouble_nobody(served: Any) -> None:
     asked = rows()[:3]
     found = answered(served, asked, leave=1)
     assert [text(found[0]), text(found[2])] == [alone(asked[0]), alone(asked[2])]
+
+
+def test_a_batch_keeps_no_conversations(served: Any) -> None:
+    with pytest.raises(InputError, match="--conversations 1: .* answers 3 questions at once"):
+        Served("tiny", served.runtime, ServeOptions(conversations=1))

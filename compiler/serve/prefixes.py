@@ -40,9 +40,14 @@ class Prefixes:
 
         Raises:
             InputError: The question chooses which tokens stay: an answer would depend on what was asked before. Or the
-                bundle's engines can't go on from what they have read.
+                bundle's engines can't go on from what they have read. Or it answers several at once, in one cache.
         """
         manifest = runtime.bundle.manifest
+        if room and manifest.batch is not None:
+            raise InputError(
+                f"--conversations {room}: '{runtime.bundle.path}' answers {manifest.rows} questions at once, which read"
+                " their prompts together: leave one out"
+            )
         if room and (sites := [site.site for site in manifest.schedule if site.in_decoder]):
             raise InputError(
                 f"--conversations {room}: '{runtime.bundle.path}' cuts at {sites[0]}, where the question chooses: an"
