@@ -51,7 +51,10 @@ def answered(served: Served, asked: Sequence[Row], *, leave: int | None = None) 
 
         served.desk.submit(Job(hold))
         await busy.wait()
-        jobs = [Job(answering(served.runtime, row.question, row.pictures, row.max_pixels), row) for row in asked]
+        jobs = [
+            Job(answering(served.runtime, row.question, row.pictures, row.max_pixels, served.prefixes), row)
+            for row in asked
+        ]
         for job in jobs:
             served.desk.submit(job)
         if leave is not None:
@@ -105,5 +108,5 @@ def test_a_mistake_and_a_client_that_leaves_trouble_nobody(served: Any) -> None:
 
 
 def test_a_batch_keeps_no_conversations(served: Any) -> None:
-    with pytest.raises(InputError, match="--conversations 1: .* answers 3 questions at once"):
+    with pytest.raises(InputError, match=r"--conversations 1: .* answers 3 questions at once"):
         Served("tiny", served.runtime, ServeOptions(conversations=1))
