@@ -145,7 +145,10 @@ def asked(name: str, home: Path, *said: str, limit: int | None = None) -> Evalua
     # Pictures are gone through by name, and what was asked about one in its order.
     order = sorted(range(len(said)), key=lambda index: questions[index].picture)
     told = iter([said[index] for index in order])
-    model = SimpleNamespace(encode_images=lambda images: images, answer=lambda *_: SimpleNamespace(text=next(told)))
+    model = SimpleNamespace(
+        encode_images=lambda images: images,
+        answer=lambda *_: SimpleNamespace(text=next(told), stats=SimpleNamespace(sizes=())),
+    )
     return evaluate(model, questions, form=form)  # type: ignore[arg-type]  # what evaluate takes of a run-time
 
 

@@ -57,7 +57,7 @@ def test_whole_answers_and_first_words() -> None:
     model = SimpleNamespace(
         bundle=SimpleNamespace(manifest=SimpleNamespace(rows=1, batch=None)),
         encode_images=lambda pictures: pictures,
-        answer=lambda pictures, prompt, limit: SimpleNamespace(text=next(told)),
+        answer=lambda pictures, prompt, limit: SimpleNamespace(text=next(told), stats=SimpleNamespace(sizes=())),
     )
     questions = [
         Question(picture="a", load=fx.picture, prompt="x", answers=answers, kind="right" if whole else "wrong")

@@ -247,7 +247,9 @@ def test_a_box_needs_more_words_than_a_word(bundles: tuple[Path, Path], folder: 
     model = SimpleNamespace(
         bundle=runtime.bundle,
         encode_images=runtime.encode_images,
-        answer=lambda image, prompt, limit: told.append(limit) or SimpleNamespace(text=""),
+        answer=lambda image, prompt, limit: (
+            told.append(limit) or SimpleNamespace(text="", stats=SimpleNamespace(sizes=()))
+        ),
     )
     for name, limit in (("refcoco", 64), ("pope", 16)):
         form = get_format(name)
