@@ -146,6 +146,7 @@ def asked(name: str, home: Path, *said: str, limit: int | None = None) -> Evalua
     order = sorted(range(len(said)), key=lambda index: questions[index].picture)
     told = iter([said[index] for index in order])
     model = SimpleNamespace(
+        bundle=SimpleNamespace(manifest=SimpleNamespace(rows=1, batch=None)),
         encode_images=lambda images: images,
         answer=lambda *_: SimpleNamespace(text=next(told), stats=SimpleNamespace(sizes=())),
     )

@@ -14,6 +14,7 @@ import runtime_fixtures as fx
 from closeness import compare_outputs
 from conftest import Call
 from lowering import Arrays, in_precision, picture, prompt, said
+from one_picture import OF_ONE_PICTURE
 from towers import session
 
 from lmmprune.compiler.backends.onnxruntime import OrtSession
@@ -25,7 +26,6 @@ from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets.targets import TARGETS
 from lmmprune.errors import BundleError, InputError
-from lmmprune.passes.methods import METHODS
 
 TARGET = TARGETS["openvino-cpu"]
 EXAMPLE = Path(__file__).parents[1] / "models" / "tiny_llava" / "examples" / "scene_003.png"
@@ -54,7 +54,7 @@ def compiled(model: ir.Model) -> Any:
     return run
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_ONE_PICTURE)
 def test_every_method_keeps_and_says_the_same(method: str) -> None:
     vision, decoder = in_precision(method, "float32")
     for model in (vision, decoder):

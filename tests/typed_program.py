@@ -125,6 +125,11 @@ def deploy(bundle: Path) -> None:
     assert_type(lmmprune.triton_repository(bundle, "repository"), lmmprune.Repository)
 
 
+def see(model: lmmprune.Model, clip: lmmprune.Clip) -> None:
+    assert_type(model.ask(clip, "what moves?"), lmmprune.Answer)
+    assert_type(model.encode_video("clip.mp4"), list[lmmprune.ImageFeatures])
+
+
 def refuse() -> None:
     try:
         lmmprune.load("none")

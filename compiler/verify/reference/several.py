@@ -98,7 +98,7 @@ def say_of_several(
                 own.cut(_SITE, asked, embed(model, asked, features), None)
                 left = own.kept[_SITE]
                 features, kept = features[left], left if kept is None else kept[left]
-            chosen.append(picture._replace(features=features, kept=kept))
+            chosen.append(Picture(features, kept, *picture[2:]))
             found.append(own.kept)
             margins.append(chooser.margin)
         tokens = number(chosen, texts, forced[:-1], positions["vision"], patches, grid, interval)
