@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from short_request import short_request
 from verdicts import not_held
 
+from lmmprune.compiler.backends.open_sessions import open_sessions
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.trace import shared_trace
@@ -110,6 +112,17 @@ def test_a_choice_by_the_question_has_a_graph_for_each_size(made: Made) -> None:
     # The smallest size has 4 tokens: there is nothing to choose.
     graphs = [f"selection{name}" for name in ("", "_96x64")]
     assert [name for name in Bundle.open(path).manifest.graphs if name.startswith("selection")] == graphs
+    # What the first question chose stands for a conversation, at every size.
+    sessions = open_sessions(Bundle.open(path))
+    runtime = Runtime(Bundle.open(path), sessions=sessions)
+    held, seen = runtime.hold(), runtime.encode_images([made.picture(64, 96), made.picture(96, 64)])
+    _ = runtime.answer(seen, "what is it?", 3, held=held).text
+    with contextlib.ExitStack() as stack:
+        runs = [stack.enter_context(mock.patch.object(sessions[name], "run")) for name in graphs]
+        again = runtime.answer(seen, "and where?", 3, held=held)
+        _ = again.text
+        assert not any(run.called for run in runs)
+        assert again.stats.reused_tokens > again.stats.image_tokens
 
 
 @pytest.mark.parametrize("made", ["Qwen2-VL-2B-Instruct"], indirect=True)

@@ -94,7 +94,7 @@ class Lockstep:
         except StopIteration:
             self._ended = True
             return
-        except Exception as error:
+        except Exception as error:  # raised again, and to the readers of the other rows
             self._failure = error
             raise
         for waiting, token in zip(self._waiting, found, strict=True):

@@ -97,7 +97,6 @@ class Runtime:
         self._rules = LogitsRules(manifest)
         self._caches = CacheLender[Value](manifest)
         self._wide_caches = CacheLender[Value](manifest)
-        self._inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs}
         self._vision = VisionEncoder(bundle, self.preprocessor, self._session)
 
     def close(self) -> None:
