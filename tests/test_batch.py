@@ -131,7 +131,7 @@ def test_each_row_keeps_its_own(way: str) -> None:
 
 def test_rows_of_the_prefill_keep_what_they_keep_alone() -> None:
     runtime = opened(batch=ROWS, **WAYS["inside"])
-    decoder = runtime._wide("decoder")
+    decoder = runtime._session("decoder")
     kept: list[np.ndarray] = []
     run = decoder.session.run
 

@@ -19,7 +19,8 @@ from lmmprune.compiler.bundle.interface import SELECTION
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.answer import Answer, FinishReason
 from lmmprune.compiler.runtime.asked import Asked
-from lmmprune.compiler.runtime.encoded import Encoded, with_image_tokens
+from lmmprune.compiler.runtime.encoded import Encoded
+from lmmprune.compiler.runtime.entrance import Entrance
 from lmmprune.compiler.runtime.feature_cache import FeatureCache
 from lmmprune.compiler.runtime.held import Held
 from lmmprune.compiler.runtime.image_features import (
@@ -30,18 +31,18 @@ from lmmprune.compiler.runtime.image_features import (
     views_of,
 )
 from lmmprune.compiler.runtime.kv_cache import CacheLender, KvCache
-from lmmprune.compiler.runtime.lockstep import Lockstep, Question, Token, decode_rows
 from lmmprune.compiler.runtime.logits import LogitsRules
 from lmmprune.compiler.runtime.open_video import Clip, load_clip
 from lmmprune.compiler.runtime.prefill import Piece, check_chunk, check_engine, pieces_of
 from lmmprune.compiler.runtime.preprocess import Preprocessor
 from lmmprune.compiler.runtime.prompt import Prompter, check_pictures
+from lmmprune.compiler.runtime.rows import Rows
 from lmmprune.compiler.runtime.sampling import GREEDY, Picks
-from lmmprune.compiler.runtime.select_tokens import Entering, Run, among_all_pictures, select_tokens
+from lmmprune.compiler.runtime.select_tokens import Entering
 from lmmprune.compiler.runtime.stop_strings import StopStrings
 from lmmprune.compiler.runtime.text_stream import TextStream
 from lmmprune.compiler.runtime.tile_rule import Picked
-from lmmprune.compiler.runtime.tiled_picture import grids_of, join_sites, parts_of, places_of
+from lmmprune.compiler.runtime.tiled_picture import grids_of, join_sites, places_of
 from lmmprune.compiler.runtime.vision_encoder import VisionEncoder
 from lmmprune.errors import BundleError, InputError
 from lmmprune.names import IMAGE_FEATURES, INPUT_IDS, LOGITS, POSITION_IDS
@@ -96,15 +97,26 @@ class Runtime:
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
         self._rules = LogitsRules(manifest)
         self._caches = CacheLender[Value](manifest)
-        self._wide_caches = CacheLender[Value](manifest)
         self._vision = VisionEncoder(bundle, self.preprocessor, self._session)
+        self._entrance = Entrance(manifest, self.prompter, self._session)
+        self._rows: Rows | None = None
+        if manifest.batch is not None:
+            self._rows = Rows(
+                bundle,
+                vision=self._vision,
+                prompter=self.prompter,
+                entrance=self._entrance,
+                rules=self._rules,
+                session=self._session,
+            )
 
     def close(self) -> None:
         """Let go of graphs and caches; answers that are under way end with an ``InputError``."""
         self._sessions = None
         self._caches.close()
         self.image_cache.clear()
-        self._wide_caches.close()
+        if self._rows is not None:
+            self._rows.close()
 
     def _session(self, component: str) -> Session:
         """Return a graph.
@@ -229,33 +241,34 @@ class Runtime:
             prompt, image_tokens=counts, placed=placed, views=views, grids=grids, clock=clock
         )
         # Refuse now, not when the first piece is asked for.
-        full: FinishReason = "length" if max_new_tokens <= self.room(pictures, encoded) else "positions"
+        full: FinishReason = "length" if max_new_tokens <= self._entrance.room(pictures, encoded) else "positions"
         return Answer(
             self.generate(pictures, encoded, max_new_tokens, sampling, held),
             TextStream(self.prompter, texts),
             ends=self.bundle.manifest.prompt.eos_token_ids if stop_at_eos else (),
             full=full,
             pictures=pictures,
-            kept=self._kept(pictures),
-            prompt=self._shortened(encoded),
-            tokens_before=self._before(pictures),
-            reused=0 if held is None else held.shared(self._shortened(encoded), pictures),
+            kept=self._entrance.kept(pictures),
+            prompt=self._entrance.shortened(encoded),
+            tokens_before=self._entrance.tokens_before(pictures),
+            reused=0 if held is None else held.shared(self._entrance.shortened(encoded), pictures),
         )
 
     def encode_batch(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
         """Run the vision graph on up to B pictures at once, each for questions of its own.
 
         Raises:
-            InputError: As ``encode_image``, or there are too many.
+            InputError: As ``encode_image``, or there are too many, or the bundle answers one question at a time.
         """
-        rows = self.bundle.manifest.rows
-        if len(images) > rows:
-            raise InputError(f"{len(images)} pictures, this bundle takes {rows} at once: give fewer")
-        return self._vision.encode_rows(images, self._wide("vision")) if images else []
+        return self._of_rows().encode_images(images)
 
     def encode_pixel_rows(self, pixels: Sequence[NDArray[np.float32]]) -> list[ImageFeatures]:
-        """Run the vision graph on ``pixel_values [1,3,H,W]`` of 1 to B pictures, each for questions of its own."""
-        return self._vision.encode_pixel_rows(pixels, self._wide("vision"), preprocess_ms=0.0)
+        """Run the vision graph on ``pixel_values [1,3,H,W]`` of 1 to B pictures, each for questions of its own.
+
+        Raises:
+            InputError: The bundle answers one question at a time.
+        """
+        return self._of_rows().encode_pixels(pixels)
 
     def answer_batch(self, asked: Sequence[Asked]) -> list[Answer]:
         """Answer several questions together, each about its own picture: each row of the graphs is one of them.
@@ -269,75 +282,12 @@ class Runtime:
         Raises:
             InputError: The bundle answers one question at a time, or there are too many; or as ``answer``.
         """
-        manifest, batch = self.bundle.manifest, self.bundle.manifest.batch
-        if batch is None:
+        return self._of_rows().answer(asked)
+
+    def _of_rows(self) -> Rows:
+        if self._rows is None:
             raise InputError("this bundle answers one question at a time: export with --batch B")
-        if not 1 <= len(asked) <= manifest.rows:
-            raise InputError(f"{len(asked)} questions, this bundle takes 1 to {manifest.rows} at once: ask fewer")
-        decoder = self._wide("decoder")
-        pictures = self._pictures_of_rows([one.image for one in asked])
-        prompts = [
-            self.prompter.encode(one.prompt, image_tokens=picture.tokens)
-            for one, picture in zip(asked, pictures, strict=True)
-        ]
-        rooms = [self.room(picture, prompt) for picture, prompt in zip(pictures, prompts, strict=True)]
-        # The cache of all is as long as the longest prompt's.
-        longest = max(self._shortened(prompt).length for prompt in prompts)
-        together = manifest.max_tokens - longest + (manifest.cache.capacity is not None)
-        rows, answers = list[Question](), list[Answer]()
-        for one, picture, prompt, room in zip(asked, pictures, prompts, rooms, strict=True):
-            entering, limit = self._select(picture, prompt), min(one.max_new_tokens, room, together)
-            features = self._session("vision" if manifest.selection is None else SELECTION).download(entering.features)
-            rows.append(
-                Question(
-                    prompt=entering.prompt,
-                    features=features,
-                    positions=self.prompter.positions(entering.prompt, entering.kept),
-                    choose=self._rules.answer(entering.prompt, one.max_new_tokens, one.sampling.start()),
-                    limit=limit,
-                    ends=manifest.prompt.eos_token_ids if one.stop_at_eos else (),
-                )
-            )
-
-        def steps(lockstep: Lockstep) -> Generator[list[Token | None], None, None]:
-            with self._wide_caches.lend(decoder.session.upload) as cache:
-                yield from decode_rows(
-                    rows,
-                    batch,
-                    lambda: self._wide("decoder").session,
-                    cache,
-                    lockstep.open,
-                    filler=int(manifest.prompt.image_token_id == 0),
-                    where=str(self.bundle.path),
-                )
-
-        lockstep = Lockstep(steps, len(rows))
-        for index, (one, picture, row) in enumerate(zip(asked, pictures, rows, strict=True)):
-            answers.append(
-                Answer(
-                    lockstep.row(index),
-                    TextStream(self.prompter, StopStrings(one.stop)),
-                    ends=row.ends,
-                    full="length" if one.max_new_tokens <= row.limit else "positions",
-                    pictures=[picture],
-                    kept=self._kept([picture]),
-                    prompt=row.prompt,
-                    tokens_before=manifest.picture_tokens,
-                )
-            )
-        return answers
-
-    def _pictures_of_rows(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
-        """Encode what isn't yet, together."""
-        plain = [one for one in given if isinstance(one, Image.Image)]
-        encoded = iter(self.encode_batch(plain))
-        return [one if isinstance(one, ImageFeatures) else next(encoded) for one in given]
-
-    def _wide(self, component: str) -> OneRow:
-        """Return a graph of B rows."""
-        session = self._session(component)
-        assert isinstance(session, OneRow)
-        return session
+        return self._rows
 
     def encode_missing(self, given: Sequence[Image.Image | ImageFeatures]) -> list[ImageFeatures]:
         """Run the vision graph on those pictures of a prompt that it hasn't seen yet; errors as ``encode_images``."""
@@ -348,57 +298,6 @@ class Runtime:
             plain = [one for one in given if isinstance(one, Image.Image)]
             return self.encode_images(plain) if plain else [one for one in given if isinstance(one, ImageFeatures)]
         return [one if isinstance(one, ImageFeatures) else self.encode_image(one) for one in given]
-
-    def _kept(self, pictures: Sequence[ImageFeatures]) -> NDArray[np.int64] | None:
-        manifest = self.bundle.manifest
-        counts = [picture.tokens for picture in pictures]
-        return among_all_pictures(manifest, places_of(pictures, manifest.picture_tokens), counts)
-
-    def _before(self, pictures: Sequence[ImageFeatures]) -> int:
-        """Return the visual tokens of the unpruned model, of all pictures."""
-        if any(one.view is not None for one in pictures):
-            return sum(one.view.tokens_before for one in pictures if one.view is not None)
-        return sum(map(self.bundle.manifest.tokens_of, range(sum(len(one.each) for one in pictures))))
-
-    def room(self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded) -> int:
-        """Return how many new tokens the model's positions leave room for.
-
-        Raises:
-            InputError: There is no room for any.
-        """
-        prompt, kept = self._shortened(prompt), self._kept(as_pictures(visual))
-        if self.bundle.manifest.selection is not None:
-            # Whichever tokens are chosen, the text behind the picture is numbered alike.
-            kept = np.arange(prompt.image_tokens)
-        return self.prompter.room(prompt, self.prompter.positions(prompt, kept))
-
-    def _shortened(self, prompt: Encoded) -> Encoded:
-        """Return a prompt as it enters the decoder."""
-        manifest = self.bundle.manifest
-        return prompt if manifest.selection is None else with_image_tokens(prompt, manifest.image_tokens)
-
-    def _select(
-        self, visual: ImageFeatures | Sequence[ImageFeatures], prompt: Encoded, held: Held | None = None
-    ) -> Entering:
-        """Let the bundle's selection choose among the features, if it has one."""
-        manifest, pictures = self.bundle.manifest, as_pictures(visual)
-        session = self._session("decoder" if manifest.selection is None else SELECTION)
-        parts = parts_of(pictures, manifest.picture_tokens, upload=session.upload, download=session.download)
-
-        def of_size(name: str) -> Run:
-            run = self._session(name).run
-            return run if held is None else held.remember(run)
-
-        return select_tokens(
-            manifest,
-            session.run if held is None else held.select(session.run, pictures),
-            prompt,
-            [part.features for part in parts],
-            [part.kept for part in parts],
-            upload=session.upload,
-            download=session.download,
-            component=of_size,
-        )
 
     def prefill_sites(self, visual: ImageFeatures, prompt: Encoded) -> dict[str, SiteTokens]:
         """Run the prefill once and return what leaves each site in the decoder that removes visual tokens.
@@ -411,7 +310,7 @@ class Runtime:
             By the sites' names, in the data's order; ``kept`` are patches of the picture, as in ``visual.sites``.
         """
         manifest = seen_as(self.bundle.manifest, visual.view)
-        entering = self._select(visual, prompt)
+        entering = self._entrance.select([visual], prompt)
         decoder = self._session("decoder")
         found = [read_sites(decoder, said, manifest, in_decoder=True) for said in entering.outputs or [{}]]
         if manifest.decoder_sites:
@@ -455,11 +354,12 @@ class Runtime:
             BundleError: The logits aren't numbers.
             InputError: The model was closed.
         """
-        steps = min(limit, self.room(visual, prompt))
+        pictures = as_pictures(visual)
+        steps = min(limit, self._entrance.room(pictures, prompt))
         if not steps:
             return
-        start, pictures = time.perf_counter(), as_pictures(visual)
-        entering = self._select(visual, prompt, held)
+        start = time.perf_counter()
+        entering = self._entrance.select(pictures, prompt, held)
         spent = (time.perf_counter() - start) * 1e3
         choose, decoder = self._rules.answer(entering.prompt, limit, sampling.start()), self._session("decoder")
         lent = self._caches.lend(decoder.upload)
