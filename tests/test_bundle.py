@@ -141,7 +141,7 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
         "cache"
     ].update(kv_heads=3),
     "cache.past, present and length_offsets have 2, 2 and 1 layers": lambda raw: raw["cache"]["length_offsets"].pop(),
-    "cache has one of capacity and length": lambda raw: raw["cache"].update(capacity=9),
+    "cache has a capacity but no length": lambda raw: raw["cache"].update(capacity=9),
     "kept: vision.outputs has no 'places'": lambda raw: raw.update(kept="places"),
     "prompt.template is 'hello': expected '<image>' in it once": lambda raw: raw["prompt"].update(template="hello"),
     "prompt.strip is 'middle': expected '' or 'both'": lambda raw: raw["prompt"].update(strip="middle"),

@@ -40,9 +40,9 @@ class Cache:
     ``length_offsets[l]`` is what layer l's cache length differs by from the length of the sequence that entered the
     decoder (0 unless tokens are cut inside the decoder, negative behind a cut).
 
-    A cache of fixed length has room for ``capacity`` tokens, in layer l for ``capacity + length_offsets[l]``, and is
-    updated in place; the input ``length`` (int64 ``[1]``) says how many tokens entered the decoder before. Where the
-    cache grows by concatenation, both are None.
+    A cache that is updated in place has an input ``length`` (int64 ``[1]``), which says how many tokens entered the
+    decoder before. It has room for ``capacity`` tokens, in layer l for ``capacity + length_offsets[l]``; with None the
+    run-time chooses. Where the cache grows by concatenation, both are None.
     """
 
     past: tuple[tuple[str, str], ...]
@@ -56,7 +56,7 @@ class Cache:
     @property
     def in_place(self) -> dict[str, str]:
         """The decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
-        if self.capacity is None:
+        if self.length is None:
             return {}
         pairs = zip(self.present, self.past, strict=True)
         return {out: into for presents, pasts in pairs for out, into in zip(presents, pasts, strict=True)}

@@ -130,8 +130,8 @@ def _check_decoder(interface: Interface, features: Tensor) -> None:
     if not len(cache.past) == len(cache.present) == len(cache.length_offsets):
         found = f"{len(cache.past)}, {len(cache.present)} and {len(cache.length_offsets)}"
         raise ValueError(f"cache.past, present and length_offsets have {found} layers: expected as many")
-    if (cache.capacity is None) != (cache.length is None):
-        raise ValueError("cache has one of capacity and length: expected both or none")
+    if cache.capacity is not None and cache.length is None:
+        raise ValueError("cache has a capacity but no length: expected both, or no capacity")
     inputs, outputs = _Side("decoder.inputs", decoder.inputs), _Side("decoder.outputs", decoder.outputs)
     lengths = [] if cache.length is None else [cache.length]
     padding = [] if interface.batch is None else [PADDING]

@@ -93,7 +93,7 @@ def plan_memory(
         ),
         activation_bytes(bundle.decoder, seq=prompt, image_tokens=image),
     )
-    copies = 1 if fixed else 2
+    copies = 1 if manifest.cache.in_place else 2
     # Engines share no weights: the one that selects has an embedding table of its own.
     lent = manifest.files.get(f"{SELECTION}.onnx.data") if target.compiled else None
     # So has each size of pictures.

@@ -164,15 +164,17 @@ def _decoder(
         INPUT_IDS: encoded.input_ids,
         IMAGE_FEATURES: features,
         POSITION_IDS: positions,
-        **KvCache[NDArray[Any]](manifest, np.asarray).feeds(),
     }
+    cache = KvCache[NDArray[Any]](manifest, np.asarray, np.asarray)
+    in_place = manifest.cache.in_place
     with ProfiledSession(bundle.decoder, threads=threads, expected=bundle.manifest.decoder) as session:
         for number in range(-WARM_UP_RUNS, rounds):
-            outputs = session.run(prefill, None if number < 0 else "prefill")
-            cache = KvCache[NDArray[Any]](manifest, np.asarray)
+            cache.clear()
+            feeds = {**prefill, **cache.feeds(encoded.length)}
+            outputs = session.run(feeds, None if number < 0 else "prefill", in_place)
             cache.take(outputs, tokens=encoded.length)
             token = np.array([[int(outputs[LOGITS][0, -1].argmax())]], np.int64)
             decode = {INPUT_IDS: token, IMAGE_FEATURES: features, POSITION_IDS: positions[..., -1:] + 1}
-            session.run(decode | cache.feeds(), None if number < 0 else "decode")
+            session.run(decode | cache.feeds(1), None if number < 0 else "decode", in_place)
         more, others = graph_rows("decoder", bundle.decoder, session)
     return [*rows, *more], {**times, **others}

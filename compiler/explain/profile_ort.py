@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,11 @@ class ProfiledSession:
             BundleError: ONNX Runtime refuses the graph.
             InputError: There is no room for the optimised graph.
         """
-        ort = require("onnxruntime", "cpu")
+        self._ort: Any = require("onnxruntime", "cpu")
         self._folder = tempfile.TemporaryDirectory(prefix="lmmprune-explain-")
         folder = Path(self._folder.name)
         self.optimised = folder / "optimised.onnx"
-        options = session_options(ort, threads)
+        options = session_options(self._ort, threads)
         options.optimized_model_filepath = str(self.optimised)
         # Beside the graph: a file with its weights inside ends at 2 GB.
         prefix = "session.optimized_model_external_initializers_"
@@ -74,7 +74,7 @@ class ProfiledSession:
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
         try:
-            self._session: Any = open_graph(ort, graph, options, expected=expected)
+            self._session: Any = open_graph(self._ort, graph, options, expected=expected)
         except BundleError as error:
             self._folder.cleanup()
             if "No space left" in str(error.__cause__):
@@ -92,11 +92,30 @@ class ProfiledSession:
         self._session = None
         self._folder.cleanup()
 
-    def run(self, feeds: Feeds, phase: str | None) -> dict[str, NDArray[Any]]:
-        """Run the graph and count the run for a phase; None: a warm-up."""
+    def run(
+        self, feeds: Feeds, phase: str | None, in_place: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, NDArray[Any]]:
+        """Run the graph and count the run for a phase; None: a warm-up.
+
+        Args:
+            feeds: Its inputs.
+            phase: What the run is counted for.
+            in_place: Output -> the input whose memory it shares.
+        """
         self._phases.append(phase)
-        found = self._session.run(self._names, {name: np.ascontiguousarray(array) for name, array in feeds.items()})
-        return dict(zip(self._names, found, strict=True))
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        values = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self._names:
+            if name in in_place:
+                binding.bind_ortvalue_output(name, values[in_place[name]])
+            else:
+                binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        outputs = dict(zip(self._names, binding.get_outputs(), strict=True))
+        return {name: arrays[in_place[name]] if name in in_place else value.numpy() for name, value in outputs.items()}
 
     def finish(self) -> dict[str, Times]:
         """Stop the profiler and return the times of every phase."""

@@ -216,15 +216,15 @@ def _sites(
 def _cache(decision: Decision, reduced: Reduced) -> Cache:
     """Return the layout of the key/value cache, with the tokens that are gone before each layer."""
     spec = decision.source.decoder
-    fixed = any(value.name == CACHE_LENGTH for value in reduced.decoder.graph.inputs)
+    in_place = any(value.name == CACHE_LENGTH for value in reduced.decoder.graph.inputs)
     return Cache(
         past=tuple(past(layer) for layer in range(spec.layers)),
         present=tuple(present(layer) for layer in range(spec.layers)),
         kv_heads=spec.kv_heads,
         head_dim=spec.head_dim,
         length_offsets=tuple(-count for count in reduced.removed),
-        capacity=decision.request.static_cache if fixed else None,
-        length=CACHE_LENGTH if fixed else None,
+        capacity=decision.request.static_cache if in_place else None,
+        length=CACHE_LENGTH if in_place else None,
     )
 
 

@@ -21,6 +21,7 @@ from lmmprune.compiler.quantize.carry import carry
 from lmmprune.compiler.quantize.int8_plan import Int8Plan
 from lmmprune.compiler.quantize.quantize_int4 import forget_rounded, quantize_int4
 from lmmprune.passes.lower.cast_float import CastFloat
+from lmmprune.passes.lower.group_query import GroupQuery
 from lmmprune.passes.lower.static_cache import StaticCache
 from lmmprune.progress import step
 
@@ -93,12 +94,19 @@ def cast_and_lower(decision: Decision, reduced: Reduced, clock: StepClock) -> No
             for model in reduced.models:
                 CastFloat(dtype=decision.dtype)(model)
     with step(clock.report, "lower"):
-        capacity = decision.request.static_cache
-        if capacity is not None:
-            past = interface_of(decision, reduced).cache.past
-            StaticCache(past=past, capacity=capacity, removed=reduced.removed)(reduced.decoder)
+        _form_cache(decision, reduced)
         for model in reduced.models:
             lower(model, decision.target)
+
+
+def _form_cache(decision: Decision, reduced: Reduced) -> None:
+    """Write how the decoder keeps keys and values: in place where the target's kernel or the user has it so."""
+    past, capacity = interface_of(decision, reduced).cache.past, decision.request.static_cache
+    joined = GroupQuery(past=past, removed=reduced.removed, capacity=capacity)
+    if decision.target.group_query and joined.suits(reduced.decoder):
+        joined(reduced.decoder)
+    elif capacity is not None:
+        StaticCache(past=past, capacity=capacity, removed=reduced.removed)(reduced.decoder)
 
 
 def write_graphs(

@@ -160,8 +160,8 @@ def _cache(model: Any) -> list[dict[str, Any]]:
 
 
 def _attention_layers(model: Any) -> list[dict[str, Any]]:
-    """Return every Attention node with the shape of its queries, ``[B,H,T,D]``."""
-    layers = [node for node in model.graph if node.op_type == "Attention"]
+    """Return every attention with the shape of its queries, ``[B,H,T,D]`` or ``[B,T,H*D]``."""
+    layers = [node for node in model.graph if node.op_type in ("Attention", "GroupQueryAttention")]
     return [{"node": node.name, "queries": _value(node.inputs[0])["shape"]} for node in layers]
 
 

@@ -40,9 +40,9 @@ def decode_steps(
         choose: Says by a run's outputs which token comes next; None ends the answer.
     """
     ids = prompt.input_ids
-    cache = KvCache[Array](interface, lambda array: array)
+    cache = KvCache[Array](interface, np.asarray, np.asarray, in_place=False)
     for _ in range(runs):
-        outputs = yield {INPUT_IDS: ids, IMAGE_FEATURES: features, POSITION_IDS: positions, **cache.feeds()}
+        outputs = yield {INPUT_IDS: ids, IMAGE_FEATURES: features, POSITION_IDS: positions, **cache.feeds(ids.shape[1])}
         token = choose(outputs)
         if token is None:
             return

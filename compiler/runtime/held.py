@@ -28,14 +28,20 @@ class Held:
     values behind it are of the tokens that stayed.
     """
 
-    def __init__(self, interface: Interface, upload: Callable[[NDArray[Any]], Value]) -> None:
+    def __init__(
+        self,
+        interface: Interface,
+        upload: Callable[[NDArray[Any]], Value],
+        download: Callable[[Value], NDArray[Any]],
+    ) -> None:
         """Begin with nothing.
 
         Args:
             interface: The bundle's.
             upload: Makes a value of the decoder's back end.
+            download: Reads one.
         """
-        self._interface, self._upload = interface, upload
+        self._interface, self._upload, self._download = interface, upload, download
         self._turn = threading.Lock()
         self._cuts = bool(interface.decoder_sites)
         self._drops_text = any(site.text_removed for site in interface.decoder_sites)
@@ -107,15 +113,12 @@ class Held:
         return once
 
     @contextmanager
-    def lend(
-        self, prompt: Encoded, pictures: Sequence[ImageFeatures], download: Callable[[Value], NDArray[Any]]
-    ) -> Iterator[KvCache[Value]]:
+    def lend(self, prompt: Encoded, pictures: Sequence[ImageFeatures]) -> Iterator[KvCache[Value]]:
         """Lend the cache, with what it shares with a prompt; an answer that fails, or is interrupted, leaves nothing.
 
         Args:
             prompt: As it enters the decoder.
             pictures: Its pictures.
-            download: Reads a value of the decoder's back end.
 
         Raises:
             InputError: Another answer has it.
@@ -125,9 +128,9 @@ class Held:
         try:
             same = self.shared(prompt, pictures)
             if self._cache is None:
-                self._cache = KvCache(self._interface, self._upload)
+                self._cache = KvCache(self._interface, self._upload, self._download)
             if same:
-                self._cache.keep_first(same, download)
+                self._cache.keep_first(same)
             else:
                 self._cache.clear()
                 self._first = prompt.length

@@ -16,43 +16,56 @@ from lmmprune.compiler.bundle.interface import Interface
 V = TypeVar("V")
 
 
+SPARE = 128
+"""Tokens that a cache has room for behind those that it must hold, where the run-time chooses."""
+
+
 class KvCache(Generic[V]):
     """What one answer keeps in a decoder.
 
     Example::
 
-        cache = KvCache(interface, session.upload)
-        outputs = session.run({"input_ids": ids, **others, **cache.feeds()})
+        cache = KvCache(interface, session.upload, session.download)
+        outputs = session.run({"input_ids": ids, **others, **cache.feeds(ids.shape[1])})
         cache.take(outputs, tokens=ids.shape[1])
     """
 
-    def __init__(self, interface: Interface, upload: Callable[[NDArray[Any]], V]) -> None:
+    def __init__(
+        self,
+        interface: Interface,
+        upload: Callable[[NDArray[Any]], V],
+        download: Callable[[V], NDArray[Any]],
+        *,
+        in_place: bool = True,
+    ) -> None:
         """Begin with nothing: caches of length 0, or of the bundle's fixed length and full of zeros.
 
         Args:
             interface: The bundle's.
             upload: Makes a value of the back end of an array.
+            download: Makes an array of a value.
+            in_place: Whether a run writes into what it was given, where the bundle allows that. Else its outputs have
+                memory of their own.
         """
-        self._layout, self._upload = interface.cache, upload
-        types = {tensor.name: numpy_type(tensor.dtype) for tensor in interface.decoder.inputs}
-        layout = interface.cache
-        self._empty: dict[str, V] = {}
-        for pair, offset in zip(layout.past, layout.length_offsets, strict=True):
-            rows = 0 if layout.capacity is None else layout.capacity + offset
-            for name in pair:
-                # What lies behind the tokens of a fixed cache is multiplied by 0: it must be a number.
-                empty = np.zeros((interface.rows, layout.kv_heads, rows, layout.head_dim), types[name])
-                self._empty[name] = upload(empty)
+        self._layout, self._rows, self._upload, self._download = interface.cache, interface.rows, upload, download
+        self._types = {tensor.name: numpy_type(tensor.dtype) for tensor in interface.decoder.inputs}
+        self._room = interface.cache.capacity or 0
+        self._chooses = interface.cache.capacity is None and interface.cache.length is not None and in_place
+        # One that has no room of its own is as long as what it holds.
+        self._grows = interface.cache.capacity is None and not self._chooses
+        self._empty = {name: upload(array) for name, array in self._zeros().items()}
         self.clear()
 
     def clear(self) -> None:
-        """Forget the answer; a fixed cache keeps its memory, and the numbers in it, which nothing will see."""
+        """Forget the answer; what is updated in place keeps its memory and the numbers in it, which nothing sees."""
         self._entered, self._values = 0, dict(self._empty)
 
-    def feeds(self) -> dict[str, V]:
-        """Return the decoder's inputs that the cache stands for."""
+    def feeds(self, tokens: int) -> dict[str, V]:
+        """Return the decoder's inputs that the cache stands for, with room for a run of so many tokens."""
         if self._layout.length is None:
             return dict(self._values)
+        if self._chooses and self._entered + tokens > self._room:
+            self._make_room(self._entered + tokens)
         return {**self._values, self._layout.length: self._upload(np.array([self._entered], np.int64))}
 
     def take(self, outputs: Mapping[str, V], tokens: int) -> None:
@@ -72,20 +85,46 @@ class KvCache(Generic[V]):
         """How many tokens have entered the decoder."""
         return self._entered
 
-    def keep_first(self, tokens: int, download: Callable[[V], NDArray[Any]]) -> None:
+    def keep_first(self, tokens: int) -> None:
         """Forget all tokens but the first ones.
 
-        A fixed cache keeps the numbers of the others, which nothing will see. One that grows goes through the host.
+        What is updated in place keeps the numbers of the others, which nothing will see. A cache that grows goes
+        through the host.
 
         Args:
             tokens: How many stay, of those that entered; no cut inside the decoder may lie behind them.
-            download: Makes an array of a value of the back end.
         """
-        if tokens < self._entered and self._layout.capacity is None:
-            for pair, offset in zip(self._layout.past, self._layout.length_offsets, strict=True):
-                for name in pair:
-                    self._values[name] = self._upload(download(self._values[name])[:, :, : tokens + offset])
+        if tokens < self._entered and self._grows:
+            for name, offset in self._names():
+                self._values[name] = self._upload(self._download(self._values[name])[:, :, : tokens + offset])
         self._entered = min(tokens, self._entered)
+
+    def _make_room(self, tokens: int) -> None:
+        """Move to memory for so many tokens, and for some more: seldom, as all is copied."""
+        old = {name: self._download(value) for name, value in self._values.items()}
+        self._room = max(tokens + SPARE, self._room + self._room // 4)
+        for (name, offset), array in zip(self._names(), self._zeros().values(), strict=True):
+            held = max(0, self._entered + offset)
+            array[:, :, :held] = old[name][:, :, :held]
+            self._values[name] = self._upload(array)
+        self._empty = dict(self._values)
+
+    def _zeros(self) -> dict[str, NDArray[Any]]:
+        # What lies behind the tokens is multiplied by 0 in some graphs: it must be a number.
+        layout = self._layout
+        return {
+            name: np.zeros(
+                (self._rows, layout.kv_heads, max(0, self._room + offset), layout.head_dim), self._types[name]
+            )
+            for name, offset in self._names()
+        }
+
+    def _names(self) -> list[tuple[str, int]]:
+        """Return the caches' inputs, each with what its length differs by from the tokens that entered."""
+        layout = self._layout
+        return [
+            (name, offset) for pair, offset in zip(layout.past, layout.length_offsets, strict=True) for name in pair
+        ]
 
 
 class CacheLender(Generic[V]):
@@ -98,21 +137,23 @@ class CacheLender(Generic[V]):
         spare: The cache that came back last, for the next answer; None while it is lent.
     """
 
-    def __init__(self, interface: Interface) -> None:
-        """Begin without any."""
+    def __init__(self, interface: Interface, *, in_place: bool = True) -> None:
+        """Begin without any; ``in_place`` is that of ``KvCache``."""
         self.spare: KvCache[V] | None = None
+        self._in_place = in_place
         self._interface, self._lock, self._closed = interface, threading.Lock(), False
 
     @contextmanager
-    def lend(self, upload: Callable[[NDArray[Any]], V]) -> Iterator[KvCache[V]]:
+    def lend(self, upload: Callable[[NDArray[Any]], V], download: Callable[[V], NDArray[Any]]) -> Iterator[KvCache[V]]:
         """Lend an empty cache, which is kept afterwards unless the answer failed.
 
         Args:
             upload: Makes a value of the back end of an array.
+            download: Makes an array of a value.
         """
         with self._lock:
             cache, self.spare = self.spare, None
-        cache, sound = cache or KvCache(self._interface, upload), True
+        cache, sound = cache or KvCache(self._interface, upload, download, in_place=self._in_place), True
         try:
             yield cache
         except Exception:

@@ -140,7 +140,7 @@ def decode_rows(
                 IMAGE_FEATURES: held[0],
                 POSITION_IDS: decoder.upload(positions),
                 PADDING: held[1],
-                **cache.feeds(),
+                **cache.feeds(ids.shape[1]),
             }
         )
         logits = decoder.download(outputs[LOGITS])[:, -1]

@@ -110,7 +110,8 @@ class Rows:
 
     def _steps(self, rows: Sequence[Question], lockstep: Lockstep) -> Generator[list[Token | None], None, None]:
         """Yield a token per row for each run of the decoder."""
-        with self._caches.lend(self._wide("decoder").session.upload) as cache:
+        decoder = self._wide("decoder").session
+        with self._caches.lend(decoder.upload, decoder.download) as cache:
             yield from decode_rows(
                 rows,
                 self._batch,

@@ -64,6 +64,7 @@ class Runtime:
         *,
         threads: int | None = None,
         sessions: Mapping[str, Session] | None = None,
+        in_place: bool = True,
         image_cache: int = 0,
         prefill_chunk: int | None = None,
     ) -> None:
@@ -73,6 +74,7 @@ class Runtime:
             bundle: An opened bundle.
             threads: Threads within an operator, where the CPU computes; None leaves it to the back end.
             sessions: Component -> its graph, where something else runs them.
+            in_place: False where such a session gives every output memory of its own.
             image_cache: Bytes of visual tokens that are kept, for pictures that come again.
             prefill_chunk: Tokens of a prompt that the decoder takes at once; None: all of them.
 
@@ -96,7 +98,7 @@ class Runtime:
         self.preprocessor = Preprocessor.load(bundle.file(PREPROCESSOR))
         self.prompter = Prompter(manifest, bundle.file(TOKENIZER))
         self._rules = LogitsRules(manifest)
-        self._caches = CacheLender[Value](manifest)
+        self._caches = CacheLender[Value](manifest, in_place=in_place)
         self._vision = VisionEncoder(bundle, self.preprocessor, self._session)
         self._entrance = Entrance(manifest, self.prompter, self._session)
         self._rows: Rows | None = None
@@ -195,7 +197,8 @@ class Runtime:
             InputError: The bundle's engines don't take several tokens behind others.
         """
         check_engine(self.bundle.manifest, "keeping what was read (--no-reuse, reuse=False goes without)")
-        return Held(self.bundle.manifest, self._session("decoder").upload)
+        decoder = self._session("decoder")
+        return Held(self.bundle.manifest, decoder.upload, decoder.download)
 
     def answer(
         self,
@@ -314,7 +317,7 @@ class Runtime:
         decoder = self._session("decoder")
         found = [read_sites(decoder, said, manifest, in_decoder=True) for said in entering.outputs or [{}]]
         if manifest.decoder_sites:
-            with self._caches.lend(decoder.upload) as cache:
+            with self._caches.lend(decoder.upload, decoder.download) as cache:
                 outputs = {}
                 for piece in self._pieces(decoder, entering):
                     outputs = dict(self._run(piece, cache))
@@ -362,9 +365,9 @@ class Runtime:
         entering = self._entrance.select(pictures, prompt, held)
         spent = (time.perf_counter() - start) * 1e3
         choose, decoder = self._rules.answer(entering.prompt, limit, sampling.start()), self._session("decoder")
-        lent = self._caches.lend(decoder.upload)
+        lent = self._caches.lend(decoder.upload, decoder.download)
         if held is not None:
-            lent = held.lend(entering.prompt, pictures, decoder.download)
+            lent = held.lend(entering.prompt, pictures)
         with lent as cache:
             start = time.perf_counter()
             *early, piece = self._pieces(decoder, entering, begin=cache.tokens)
@@ -405,7 +408,7 @@ class Runtime:
             IMAGE_FEATURES: piece.features,
             POSITION_IDS: decoder.upload(piece.positions),
         }
-        outputs = decoder.run({**feeds, **cache.feeds()})
+        outputs = decoder.run({**feeds, **cache.feeds(piece.ids.shape[1])})
         cache.take(outputs, tokens=piece.ids.shape[1])
         if held is not None:
             held.note(piece.ids)

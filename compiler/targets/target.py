@@ -38,6 +38,7 @@ class Target:
         int4_whole: Whether they must divide a weight's inputs.
         nbits_level: Accuracy level that its graphs ask of ``MatMulNBits`` for four-bit weights; None: it takes
             ``DequantizeLinear`` with groups instead.
+        group_query: Whether it takes causal attention and its cache as ``GroupQueryAttention``.
         dtype: Floating-point type that ``export`` takes unless told otherwise.
         dtypes: Floating-point types that it takes at all.
         parser: Version of onnx-tensorrt's parser that reads its graphs; None: ONNX Runtime does.
@@ -74,6 +75,7 @@ class Target:
     requires: str
     int4_whole: bool = True
     nbits_level: int | None = None
+    group_query: bool = False
     parser: tuple[int, int] | None = None
     architectures: tuple[str, ...] = ()
     boards: Mapping[str, str] = field(default_factory=dict)

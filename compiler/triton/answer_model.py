@@ -45,6 +45,7 @@ class TritonPythonModel:
                 name: BlsSession(name, [tensor.name for tensor in graph.outputs], on_gpu=on_gpu)
                 for name, graph in graphs.items()
             },
+            in_place=False,  # Triton gives every output memory of its own
         )
         self._pixels = graphs["vision"].inputs[0].name
         self._tiled = bundle.manifest.tile_grids is not None

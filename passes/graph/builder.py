@@ -47,11 +47,13 @@ class Builder:
         node.metadata_props.pop(SCORE, None)
         return value
 
-    def ops(self, op_type: str, outputs: int, *inputs: ir.Value | Any, **attributes: Any) -> Sequence[ir.Value]:
+    def ops(
+        self, op_type: str, outputs: int, *inputs: ir.Value | Any, domain: Any = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
         """Append a node with several outputs."""
         values = [self._value(entry) for entry in inputs]
         name = self._name(op_type)
-        made = self._tape.op_multi_out(op_type, values, attributes, num_outputs=outputs, name=name)
+        made = self._tape.op_multi_out(op_type, values, attributes, num_outputs=outputs, domain=domain, name=name)
         for index, value in enumerate(made):
             value.name = f"{name}_{index}" if outputs > 1 else f"{name}_out"
         node = made[0].producer()

@@ -8,8 +8,8 @@ import onnx_ir as ir
 from onnxscript import optimizer
 
 from lmmprune.lazy import is_lazy
-from lmmprune.passes.graph.float_products import as_float_products
 from lmmprune.passes.graph.shapes import infer_shapes
+from lmmprune.passes.graph.standard_operators import as_standard_operators
 
 
 def specialize(model: ir.Model, *, seq: int, past: int = 0, image_tokens: int = 0) -> ir.Model:
@@ -23,7 +23,7 @@ def specialize(model: ir.Model, *, seq: int, past: int = 0, image_tokens: int = 
     """
     # Only what index arithmetic needs is folded: without values, no weight can be read.
     copy = model.clone()
-    as_float_products(copy)
+    as_standard_operators(copy)
     for value in copy.graph.initializers.values():
         if is_lazy(value) or (value.const_value is not None and value.const_value.size > _SMALL):
             value.const_value = None

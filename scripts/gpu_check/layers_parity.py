@@ -53,7 +53,7 @@ def _logits(
     vocabulary = manifest.decoder.outputs[0].shape[-1]
     ids = np.random.default_rng(1).integers(3, vocabulary, (1, PROMPT + 1))  # type: ignore[arg-type]  # static
     ids[0, 5 : 5 + min(PICTURE, manifest.image_tokens)] = manifest.prompt.image_token_id
-    cache: KvCache[Any] = KvCache(manifest, upload)
+    cache: KvCache[Any] = KvCache(manifest, upload, download)
     logits = []
     for start, stop in ((0, PROMPT), (PROMPT, PROMPT + 1)):
         feeds = {
@@ -61,7 +61,7 @@ def _logits(
             "position_ids": np.arange(start, stop, dtype=np.int64)[None],
             "image_features": _random(features.shape, features.dtype),
         }
-        outputs = compute({**feeds, **cache.feeds()})
+        outputs = compute({**feeds, **cache.feeds(feeds["input_ids"].shape[1])})
         cache.take(outputs, tokens=stop - start)
         # A copy: the next run may write to the same memory.
         logits.append(np.array(download(outputs["logits"])[0, -1]))

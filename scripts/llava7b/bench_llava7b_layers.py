@@ -5,8 +5,9 @@
 Synthetic weights at the real widths (4096/11008): times depend on shapes, not on values. Timed are the prefill of the
 decoder and one decode step with the cache that it leaves, at the visual tokens of LLaVA-1.5 (576) and of LLaVA-NeXT
 (2880), of which each ratio removes its part. Pruning at the vision output shortens the sequence and nothing else, so
-that the pruned variants are the same graphs at fewer tokens. Beside them: both decoders with a key/value cache of fixed
-length (64 tokens more than the prompt), onnxruntime's own ``quantize_dynamic`` of the float decoder, and transformers.
+that the pruned variants are the same graphs at fewer tokens. Beside them: both decoders with ONNX's own ``Attention``
+behind a cache that grows by concatenation (as ``openvino-cpu`` takes them), onnxruntime's own ``quantize_dynamic`` of
+the float decoder, and transformers.
 All of them stay loaded, in one process of less than 20 GiB. Two sessions of the same graph aren't equally fast: the
 int8 decoders are loaded twice each, ours first and last, and the rounds take turns. The order within a round is drawn
 anew for each, too.
@@ -31,13 +32,12 @@ from layers.engines import (
     Run,
     bound,
     decoder_runs,
-    fixed,
     load,
     stock,
     transformers_model,
     transformers_runs,
 )
-from layers.table import FIXED, FLOAT, INT8, STOCK, TORCH, Times, Variant, report, speedup, summary
+from layers.table import FLOAT, INT8, PLAIN, STOCK, TORCH, Times, Variant, report, speedup, summary
 
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.export.export import export
@@ -52,11 +52,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # scripts/, where results.py
 
 import results
 
-_ANSWER = 64
-"""Tokens that a fixed cache has room for behind the prompt."""
 
-
-def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool = False) -> Bundle:
+def variant(
+    folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool = False, target: str = "ort-cpu"
+) -> Bundle:
     """Export a bundle unless it is there."""
     path = folder / f"{name}_{layers}_layers"
     if not path.is_dir():
@@ -69,6 +68,8 @@ def variant(folder: Path, name: str, layers: int, ratio: float = 0.0, int8: bool
             weights="dummy",
             layers=layers,
             calibration_samples=2,
+            judge=False,
+            target=target,
         )
         export(request)
     return Bundle.open(path)
@@ -108,7 +109,7 @@ def variants(tokens: int, ratios: Sequence[float]) -> list[Variant]:
         for engine in (FLOAT, INT8, STOCK)
         for ratio, keep in lengths.items()
     ]
-    whole = (FLOAT + FIXED, INT8 + FIXED, TORCH)
+    whole = (FLOAT + PLAIN, INT8 + PLAIN, TORCH)
     return [*rows, *(Variant(engine=engine, ratio=0.0, length=tokens + TEXT_TOKENS) for engine in whole)]
 
 
@@ -142,39 +143,42 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     plain = variant(work, "baseline", layers)
     int8 = variant(work, "int8", layers, int8=True)
+    attention = {
+        FLOAT + PLAIN: variant(work, "baseline_attention", layers, target="openvino-cpu"),
+        INT8 + PLAIN: variant(work, "int8_attention", layers, int8=True, target="openvino-cpu"),
+    }
     pruned = variant(work, f"pruned_{ratios[0]:g}", 1, ratio=ratios[0])  # only its tower is run
-    graphs = {FLOAT: plain.decoder, INT8: int8.decoder, STOCK: stock(plain)}
+    graphs = {FLOAT: plain.decoder, INT8: int8.decoder, STOCK: stock(attention[FLOAT + PLAIN])}
+    graphs |= {name: bundle.decoder for name, bundle in attention.items()}
     vision = towers({"baseline": plain, f"pruned {ratios[0]:g}": pruned, INT8: int8}, threads, rounds)
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, None)
     sessions: dict[str, list[Any]] = {engine: [] for engine in graphs}
-    for engine in (FLOAT, INT8, STOCK, STOCK, INT8):
+    for engine in (FLOAT, INT8, STOCK, *attention, STOCK, INT8):
         sessions[engine].append(load(graphs[engine], threads))
     model = transformers_model(layers, threads)
     lines: list[str] = []
     data: dict[str, Any] = {"layers": layers, "ratios": ratios, "threads": threads, "rounds": rounds}
     for tokens in counts:
         rows = variants(tokens, ratios)
-        room = tokens + TEXT_TOKENS + _ANSWER
-        in_place = [load(fixed(bundle, room), threads) for bundle in (plain, int8)]
+        growing = {STOCK, *attention}
         runs = {
-            row.name: [decoder_runs(session, plain, row.length) for session in sessions[row.engine]]
+            row.name: [
+                decoder_runs(session, attention[FLOAT + PLAIN] if row.engine in growing else plain, row.length)
+                for session in sessions[row.engine]
+            ]
             for row in rows
             if row.engine in sessions
         }
-        runs |= {
-            FLOAT + FIXED: [decoder_runs(in_place[0], plain, rows[0].length, room)],
-            INT8 + FIXED: [decoder_runs(in_place[1], int8, rows[0].length, room)],
-            TORCH: [transformers_runs(model, rows[0].length)],
-        }
+        runs[TORCH] = [transformers_runs(model, rows[0].length)]
         prefill = interleaved({name: [first for first, _ in copies] for name, copies in runs.items()}, rounds)
         steps = {name: [second for _, second in copies] for name, copies in runs.items()}
         decode = interleaved(steps, 4 * rounds)
         found = summary(prefill, decode, ratios)
         lines += report(tokens, rows, prefill, decode, found)
         data[f"tokens_{tokens}"] = {"prefill_ms": prefill, "decode_ms": decode, **found}
-        del runs, in_place
+        del runs
 
     medians = ", ".join(f"{name} {statistics.median(row):.0f}" for name, row in vision.items())
     cost = speedup(vision[f"pruned {ratios[0]:g}"], vision["baseline"]) - 1

@@ -5,8 +5,8 @@
 
 Synthetic weights at the real widths: times depend on shapes, not on values. A prompt of 636 tokens has 576 of a
 picture, one of 348 has half of them. ``openvino-stateful`` is the float graph in OpenVINO's own form (cache as state,
-weights compressed by NNCF, and what it chooses by itself: bfloat16, a cache in 8 bits), ``openvino`` our files as they
-are. A round asks every process once for every step, in an order drawn for it.
+weights compressed by NNCF, and what it chooses by itself: bfloat16, a cache in 8 bits), ``openvino`` our bundle for
+it. A round asks every process once for every step, in an order drawn for it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def file_of(row: Row, work: Path, layers: int) -> Path:
         return gguf(work, layers, row.given)
     if row.kind == "openvino-stateful":
         return stateful(work, layers, int(row.given))
-    return bundle(work, layers, row.given)
+    return bundle(work, layers, row.given, "openvino-cpu" if row.kind.startswith("openvino") else "ort-cpu")
 
 
 class Peer:

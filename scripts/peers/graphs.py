@@ -34,9 +34,9 @@ ov.save_model(model, target, compress_to_fp16=False)
 """
 
 
-def bundle(work: Path, layers: int, precision: str) -> Path:
+def bundle(work: Path, layers: int, precision: str, target: str = "ort-cpu") -> Path:
     """Export unpruned layers unless that was done; a pruned prompt is a shorter one for the same decoder."""
-    path = work / f"{precision}_{layers}"
+    path = work / f"{precision}_{layers}_{target}"
     if not path.is_dir():
         click.echo(f"export {path.name}", err=True)
         int8, int4 = _QUANTIZED[precision]
@@ -44,6 +44,7 @@ def bundle(work: Path, layers: int, precision: str) -> Path:
             Request(
                 model=MODEL,
                 output=path,
+                target=target,
                 int8=int8,
                 int4=int4,
                 weights="dummy",
@@ -63,7 +64,7 @@ def stateful(work: Path, layers: int, bits: int) -> Path:
 
         click.echo(f"nncf {bits} bits", err=True)
         path.parent.mkdir(exist_ok=True)
-        source = Bundle.open(bundle(work, layers, "float32"))
+        source = Bundle.open(bundle(work, layers, "float32", "openvino-cpu"))
         cache = source.manifest.cache
         layers_of = zip(cache.past, cache.present, strict=True)
         pairs = {into: out for past, present in layers_of for into, out in zip(past, present, strict=True)}

@@ -39,14 +39,15 @@ def of_bundle(session: Session, bundle: Bundle) -> Step:
             "input_ids": session.upload(ids),
             "position_ids": session.upload(positions),
             "image_features": features,
-            **cache.feeds(),
+            **cache.feeds(ids.shape[1]),
         }
 
     def prefill(tokens: int) -> float:
         ids = np.full((1, tokens), 7, np.int64)
         # Fewer visual tokens read fewer rows of the features; every layer sees the length alone.
         ids[0, 5 : 5 + tokens - TEXT_TOKENS] = manifest.prompt.image_token_id
-        cache = KvCache(manifest, session.upload)
+        cache = caches.get(tokens) or KvCache(manifest, session.upload, session.download)
+        cache.clear()
         given = feeds(ids, 0, cache)
         start = time.perf_counter()
         outputs = session.run(given)
@@ -72,7 +73,7 @@ def of_bundle(session: Session, bundle: Bundle) -> Step:
 def onnxruntime(folder: Path, threads: int) -> Step:
     """Load a bundle's decoder in ONNX Runtime."""
     bundle = Bundle.open(folder)
-    return of_bundle(OrtSession(bundle.decoder, threads=threads), bundle)
+    return of_bundle(OrtSession(bundle.decoder, threads=threads, in_place=bundle.manifest.cache.in_place), bundle)
 
 
 def openvino(folder: Path, threads: int, dtype: str = "float32") -> Step:

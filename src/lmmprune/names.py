@@ -54,9 +54,10 @@ def present(layer: int) -> tuple[str, str]:
     return f"present.{layer}.key", f"present.{layer}.value"
 
 
-# ONNX Runtime's product with a weight of few bits.
+# ONNX Runtime's product with a weight of few bits, and its attention with a cache.
 MICROSOFT = "com.microsoft"
 NBITS = "MatMulNBits"
+GROUP_QUERY = "GroupQueryAttention"
 
 # Keys of a node's metadata, which a graph keeps when it is written to a file: who wrote the node.
 PASS = "lmmprune.pass"

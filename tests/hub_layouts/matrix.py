@@ -97,6 +97,9 @@ class Tried:
         settings = {**self.layout.export, **COMMANDS[command]}
         bundle.parent.mkdir(parents=True, exist_ok=True)
         report = export(short_request(model=self.model, output=bundle, **settings), traced=self._traced)
+        in_place = report.manifest.cache.length is not None
+        if in_place != (report.manifest.precision.dtype == "float32"):
+            return "failed", f"the cache is {'' if in_place else 'not '}updated in place"
         failed = [check for check in verify(bundle, samples=2, model=str(self.model)) if check.passed is False]
         if failed:
             return "failed", f"verify: {failed[0].name}: {failed[0].found}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,14 +11,12 @@ from typing import Any
 
 import click
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 
 from lmmprune.compiler.backends.onnxruntime import session_options
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
-from lmmprune.names import CACHE_LENGTH
-from lmmprune.passes.lower.static_cache import StaticCache
+from lmmprune.compiler.runtime.kv_cache import SPARE
 
 MODEL = "llava-1.5-7b"
 Run = Callable[[], object]
@@ -40,17 +37,6 @@ def stock(bundle: Bundle) -> Path:
         click.echo("quantize_dynamic", err=True)
         path.parent.mkdir(exist_ok=True)
         subprocess.run([sys.executable, "-c", _QUANTIZE, str(bundle.decoder), str(path)], check=True)
-    return path
-
-
-def fixed(bundle: Bundle, capacity: int) -> Path:
-    """Write the decoder with a cache of fixed length, as ``export --static-cache`` does, beside its weights."""
-    path = bundle.decoder.with_name(f"decoder_{capacity}.onnx")
-    if not path.is_file():
-        model = ir.load(bundle.decoder)
-        past = bundle.manifest.cache.past
-        StaticCache(past=past, capacity=capacity, removed=(0,) * len(past))(model)
-        ir.save(model, path)
     return path
 
 
@@ -79,8 +65,8 @@ def bound(session: Any, feeds: dict[str, Any], in_place: Mapping[str, str] = Map
     return once
 
 
-def decoder_runs(session: Any, bundle: Bundle, length: int, capacity: int | None = None) -> tuple[Run, Run]:
-    """Return a prefill of so many tokens, and a decode step behind it; ``capacity`` is that of a fixed cache.
+def decoder_runs(session: Any, bundle: Bundle, length: int) -> tuple[Run, Run]:
+    """Return a prefill of so many tokens, and a decode step behind it; as ``bundle`` keeps its cache.
 
     The graph has as many features as one of the bundle's pictures has; further places of the sequence hold words, which
     cost the same: every layer sees the length alone.
@@ -94,14 +80,13 @@ def decoder_runs(session: Any, bundle: Bundle, length: int, capacity: int | None
 
     def run(tokens: Any, start: int) -> Run:
         positions = np.arange(start, start + tokens.shape[1], dtype=np.int64)[None]
-        rows = capacity or start
+        rows = length + SPARE if manifest.cache.in_place else start
         feeds = {"input_ids": tokens, "position_ids": positions, "image_features": features}
         for name in (name for pair in manifest.cache.past for name in pair):
             feeds[name] = rng.standard_normal((1, manifest.cache.kv_heads, rows, manifest.cache.head_dim), np.float32)
-        if capacity is None:
-            return bound(session, feeds)
-        cache = dataclasses.replace(manifest.cache, capacity=capacity, length=CACHE_LENGTH)
-        return bound(session, {**feeds, CACHE_LENGTH: np.array([start])}, cache.in_place)
+        if manifest.cache.length is not None:
+            feeds[manifest.cache.length] = np.array([start])
+        return bound(session, feeds, manifest.cache.in_place)
 
     return run(ids, 0), run(ids[:, :1], length)
 
