@@ -12,8 +12,8 @@ VENV310 := $(VENV)-310
 RUN_TIME := bench bundle cli_runtime doctor engine_fakes engine_opening engine_session evaluate preprocess prompt runtime \
   stop_strings targets
 
-.PHONY: demo test checks test-py310 test-transformers-low lint types docs wheel sbom audit setup browser triton optimum \
-  vocabularies harnesses videos clean
+.PHONY: demo test suite checks apart test-py310 test-transformers-low lint types docs wheel sbom audit setup browser \
+  triton optimum vocabularies harnesses videos clean
 
 setup: $(VENV)/.ready
 
@@ -135,12 +135,25 @@ else
 	$(VENV310)/bin/pytest -q $(wildcard $(RUN_TIME:%=tests/test_%.py))
 endif
 
-checks: test-transformers-low lint types browser triton optimum vocabularies harnesses videos test-py310
+# One after the other, each one's lines as a whole.
+checks: setup apart
+	@$(MAKE) --no-print-directory --output-sync=target lint types test-transformers-low test-py310
 
-# Two cores have work all the time: what is needed before runs two at a time, then files of tests, the longest first.
+# What is installed apart, for tests that want it.
+apart: browser triton optimum vocabularies harnesses videos
+
+# Bash, for the status of a pipe's first part.
+suite: SHELL := bash
+suite: .SHELLFLAGS := -o pipefail -c
+suite: setup apart
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=30 | tee $(VENV)/suite.log
+
+# Two cores have work all the time: the checks run beside the tests, and fill the core that the last file of tests leaves
+# free. Either's failure fails both; whichever ends last, the last line says how many tests passed.
 test: setup
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target checks
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=30
+	@rm -f $(VENV)/suite.log
+	$(MAKE) --no-print-directory --jobs 2 suite checks; \
+	  status=$$?; tail -n 1 $(VENV)/suite.log 2>/dev/null; exit $$status
 
 clean:
 	rm -rf $(VENV) $(VENV310) $(OUT)

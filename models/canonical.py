@@ -64,14 +64,18 @@ def _traced(
     model = trace.fake_model(source, remarks.append)
     readers = source.readers(model)
     next_layer = next_layer and source.vision.has_next_layer
-    key = trace_cache.key_of(source, model, image_token_id=image_token_id, next_layer=next_layer)
+    # Each part by what it depends on: how far the tower is traced makes no other decoder.
+    keys = {
+        "vision": trace_cache.key_of(source, model, next_layer=next_layer),
+        "decoder": trace_cache.key_of(source, model, image_token_id=image_token_id),
+    }
     make: dict[str, Callable[[], ir.Model]] = {
         "vision": lambda: trace.trace_vision(model, source, next_layer=next_layer),
         "decoder": lambda: trace.trace_decoder(model, source, image_token_id=image_token_id),
     }
     graphs = {}
     for name in parts:
-        packed = trace_cache.load(key, name) if cache else None
+        packed = trace_cache.load(keys[name], name) if cache else None
         if packed is None:
             graph = make[name]()
             trace.bind(graph, readers)
@@ -81,7 +85,7 @@ def _traced(
                 canonicalize(graph)
             packed = trace_cache.pack(graph)
             if cache:
-                trace_cache.save(key, name, packed)
+                trace_cache.save(keys[name], name, packed)
         # A fresh graph goes the same way: what comes of it doesn't depend on the cache.
         graphs[name], origins = trace_cache.unpack(packed)
         trace.bind_again(graphs[name], origins, readers)

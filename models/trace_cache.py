@@ -50,7 +50,8 @@ def key_of(source: Source, model: Any, **more: Any) -> str:
         more: Further arguments of the trace.
     """
     config = source.config.to_dict()
-    for name in ("_name_or_path", "transformers_version"):
+    # How a checkpoint holds its weights is no part of the module, which is built in floating point.
+    for name in ("_name_or_path", "transformers_version", "quantization_config", "compression_config"):
         config.pop(name, None)
     parts = {
         "format": FORMAT,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from checkpoints import copy_tiny
+from packed_checkpoints import Kind, quantized
 from short_request import short_request
 
 from lmmprune.compiler.bundle.bundle import file_sha256
@@ -55,6 +56,12 @@ def test_a_kept_trace_gives_the_same_bundle(kept: Path, traced: list[str], tmp_p
     assert sum(file.stat().st_size for file in kept.iterdir()) < 10**6, "no weights"
 
 
+def test_the_layer_behind_the_features_makes_no_other_decoder(kept: Path, traced: list[str], tmp_path: Path) -> None:
+    for method in ("divprune", "prumerge"):
+        export(short_request(model="tiny-llava", output=tmp_path / method, method=method, ratio=0.5))
+    assert traced == ["trace_vision", "trace_decoder", "trace_vision"]
+
+
 def test_another_checkpoint_of_the_architecture_takes_it_with_its_own_weights(
     kept: Path, traced: list[str], tmp_path: Path
 ) -> None:
@@ -76,6 +83,8 @@ def test_the_key_is_of_the_architecture_and_of_the_code(tmp_path: Path, monkeypa
     key = _key(source)
     half = {name: {"dtype": "float16"} for name in ("config", "text")}
     assert _key(resolve(str(copy_tiny(tmp_path / "half", **half)))) == key, "types are the weights'"
+    packed, _ = quantized(tmp_path / "packed", Kind(form="awq"))
+    assert _key(resolve(str(packed))) == key, "and so are integers"
     other = [
         _key(resolve(str(copy_tiny(tmp_path / "theta", text={"rope_parameters": {"rope_theta": 2e4}})))),
         _key(resolve(str(copy_tiny(tmp_path / "layer", config={"vision_feature_layer": -3})))),
