@@ -17,8 +17,10 @@ from test_int8_options import answer
 from towers import session
 
 from lmmprune.compiler.export.values import Int4
-from lmmprune.compiler.quantize.gptq import DAMPING, Gram, round_weight
-from lmmprune.compiler.quantize.round_by_layer import round_by_layer
+from lmmprune.compiler.quantize.factorize import DAMPING, factorize
+from lmmprune.compiler.quantize.gptq import round_weight
+from lmmprune.compiler.quantize.gram import Gram
+from lmmprune.compiler.quantize.round_by_layer import factors_of, round_by_layer
 from lmmprune.compiler.quantize.rounded import FOLDER, Rounded
 from lmmprune.errors import InputError
 from lmmprune.passes.int4.insert_int4 import InsertInt4, groupable
@@ -51,18 +53,22 @@ def by_formula(weight: np.ndarray, matrix: np.ndarray, group: int) -> np.ndarray
     return found
 
 
+def known(*seen: np.ndarray) -> np.ndarray:
+    """Return what is known of an activation after some arrays."""
+    gram = Gram()
+    for values in seen:
+        gram.update(values)
+    return gram.matrix()
+
+
 @settings(max_examples=10, deadline=None)
-@given(st.sampled_from([(40, 32), (64, 32), (150, 64)]), st.integers(0, 2**31))
+@given(st.sampled_from([(40, 32), (64, 32), (150, 64), (300, 128)]), st.integers(0, 2**31))
 def test_rounding_is_the_formula(size: tuple[int, int], seed: int) -> None:
     inputs, group = size
     weight, rows = drawn(inputs, 6, seed)
-    gram = Gram()
-    gram.update(rows[:120])
-    gram.update(rows[None, 120:])
-    assert gram.matrix is not None
-    np.testing.assert_allclose(gram.matrix, rows.T @ rows, rtol=1e-3, atol=0.05)
-    integers, scales = round_weight(weight, gram.matrix, group=group)
-    expected = by_formula(weight, gram.matrix, group)
+    exact = rows.T @ rows
+    integers, scales = round_weight(weight, factorize(known(rows)), group=group)
+    expected = by_formula(weight, exact, group)
     # float32 may round a tie the other way, which those behind it feel.
     assert np.mean(integers == expected) > 0.97
     plain = dequantize_groups(*quantize_groups(weight, group), group)
@@ -70,16 +76,70 @@ def test_rounding_is_the_formula(size: tuple[int, int], seed: int) -> None:
     assert lost[0] < 0.9 * lost[1]
 
 
+@pytest.mark.parametrize("rows", [(7,), (300, 300), (1,) * 20 + (600,)])
+def test_a_gram_is_the_sum_however_it_comes(rows: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    seen = [rng.standard_normal((1, count, 1100)).astype(np.float32) for count in rows]
+    together = np.concatenate(seen, axis=1)[0].astype(np.float64)
+    np.testing.assert_allclose(np.triu(known(*seen)), np.triu(together.T @ together), rtol=1e-4, atol=1e-2)
+
+
+def test_of_nothing_nothing_is_known() -> None:
+    with pytest.raises(ValueError, match="nothing was seen"):
+        known()
+
+
+@pytest.mark.parametrize("inputs", [5, 256, 300, 600])
+def test_the_factor_is_that_of_the_inverse(inputs: int) -> None:
+    _, rows = drawn(inputs, 1, 3, samples=inputs // 2)
+    rows[:, 3] *= 100  # an outlier, as decoders have them
+    gram = rows.T @ rows
+    damped = gram.astype(np.float64) + DAMPING * np.diagonal(gram).mean() * np.eye(inputs)
+    expected = np.linalg.cholesky(np.linalg.inv(damped)).T
+    half = np.triu(gram) + np.tril(np.full_like(gram, np.nan), -1)  # what is below isn't read
+    made = factorize(half)
+    assert made is half
+    found = np.triu(made).astype(np.float64)
+    error = np.abs(found @ found.T - damped) / np.sqrt(np.outer(np.diagonal(damped), np.diagonal(damped)))
+    assert error.max() < 1e-5
+    np.testing.assert_allclose(np.linalg.inv(found), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_many_channels_are_rounded_as_few() -> None:
+    weight, rows = drawn(64, 4096 + 9, 1)
+    factor = factorize(known(rows))
+    integers, scales = round_weight(weight, factor, group=32)
+    last = round_weight(weight[:, 4090:], factor, group=32)
+    # Products of other sizes may add up in another order.
+    assert np.mean(integers[:, 4090:] == last[0]) > 0.99
+    np.testing.assert_allclose(scales[:, 4090:], last[1], rtol=1e-4)
+
+
 def test_a_channel_that_is_always_zero() -> None:
     weight, rows = drawn(32, 4, 0)
     rows[:, 5] = 0
-    gram = Gram()
-    gram.update(rows)
-    assert gram.matrix is not None
-    integers, scales = round_weight(weight, gram.matrix, group=32, dtype="float16")
+    integers, scales = round_weight(weight, factorize(known(rows)), group=32, dtype="float16")
     assert np.isfinite(scales).all()
     assert np.abs(integers).max() <= 8
     assert np.array_equal(scales, scales.astype(np.float16))
+
+
+def test_each_weight_gets_what_is_known_of_what_it_reads() -> None:
+    seen = {name: drawn(40, 1, seed)[1] for seed, name in enumerate("xyz")}
+    grams = {name: Gram() for name in seen}
+    for name, rows in seen.items():
+        grams[name].update(rows)
+    reads = {"q": "x", "both": "xy", "k": "x", "twice": "yy", "o": "z"}
+    node = {name: ir.node("MatMul", [ir.Value(name=name), None]) for name in seen}
+    found = {}
+    for weights, factor in factors_of({name: [node[one] for one in read] for name, read in reads.items()}, grams):
+        found |= {name: np.triu(factor) for name in weights}
+    assert not grams
+    assert found.keys() == reads.keys()
+    for name, read in reads.items():
+        np.testing.assert_allclose(
+            found[name], np.triu(factorize(known(*(seen[one] for one in read)))), rtol=1e-4, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("shape", [(48, 5), (3, 3)])

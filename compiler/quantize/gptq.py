@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -11,36 +10,19 @@ from lmmprune.passes.int4.int4 import HIGHEST, LOWEST
 from lmmprune.passes.int8.int8 import representable
 from lmmprune.stored import Array
 
-DAMPING = 0.01
-"""Of the mean of the diagonal, added to it: the samples are few, and some channels hardly vary."""
 _BLOCK = 128
-"""Inputs whose errors go on to the others in one product."""
+"""Inputs that are rounded before the errors of all are summed up anew; groups divide it."""
+_COLUMNS = 4096
+"""Output channels at a time: they know nothing of each other."""
 
 
-class Gram:
-    """The sum of x x^T over everything that was seen of an activation ``[...,C]``, float32 ``[C,C]``."""
-
-    def __init__(self) -> None:
-        """Start with nothing seen."""
-        self.matrix: Array | None = None
-
-    def update(self, values: Array) -> None:
-        """See an array ``[...,C]``."""
-        rows = values.reshape(-1, values.shape[-1]).astype(np.float32, copy=False)
-        seen = rows.T @ rows
-        if self.matrix is None:
-            self.matrix = seen
-        else:
-            self.matrix += seen
-
-
-def round_weight(weight: Array, gram: Array, *, group: int, dtype: str = "float32") -> tuple[Array, Array]:
+def round_weight(weight: Array, factor: Array, *, group: int, dtype: str = "float32") -> tuple[Array, Array]:
     """Round a weight to -8..7 times a scale for each group of inputs, so that its products err least.
 
     Args:
         weight: ``[K,N]``, K inputs and N output channels.
-        gram: float32 ``[K,K]``, from ``Gram``.
-        group: Inputs that share a scale, g.
+        factor: float32 ``[K,K]`` from ``factorize``; only what is in and above its diagonal is read.
+        group: Inputs that share a scale, g; one of ``GROUPS``.
         dtype: Floating-point type that the scales must fit into.
 
     Returns:
@@ -50,39 +32,34 @@ def round_weight(weight: Array, gram: Array, *, group: int, dtype: str = "float3
         Frantar et al. 2022, GPTQ, arXiv 2210.17323, eq. 2 and 3, algorithm 1: inputs in their order, a group's scales
         taken when its first input is reached.
     """
-    left = weight.astype(np.float32)  # what is to be stored, errors of earlier inputs included
-    inputs, outputs = left.shape
-    factor = _inverse_factor(gram)
+    inputs, outputs = weight.shape
     integers = np.empty((inputs, outputs), np.int8)
     scales = np.empty((math.ceil(inputs / group), outputs), np.float32)
-    for start in range(0, inputs, _BLOCK):
-        stop = min(start + _BLOCK, inputs)
-        errors = np.empty((stop - start, outputs), np.float32)
-        for row in range(start, stop):
-            if row % group == 0:
-                reach = np.abs(left[row : row + group]).max(axis=0)
-                scales[row // group] = representable(reach / np.float32(HIGHEST), dtype)
-            scale = scales[row // group]
-            rounded = np.clip(np.rint(left[row] / scale), LOWEST, HIGHEST)
-            integers[row] = rounded
-            error = (left[row] - rounded * scale) / factor[row, row]
-            left[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], error)
-            errors[row - start] = error
-        left[stop:] -= factor[start:stop, stop:].T @ errors
+    for start in range(0, outputs, _COLUMNS):
+        some = slice(start, start + _COLUMNS)
+        _round_columns(weight[:, some], factor, group, dtype, integers[:, some], scales[:, some])
     return integers, scales
 
 
-_WIDE = 8192
-"""Inputs up to which the inverse is computed in float64."""
+def _round_columns(weight: Array, factor: Array, group: int, dtype: str, integers: Array, scales: Array) -> None:
+    """Write the integers and the scales of some output channels.
 
-
-def _inverse_factor(gram: Array) -> Array:
-    """Return the upper Cholesky factor of the inverse, float32."""
-    # The widest ones are gigabytes.
-    matrix: Any = gram.astype(np.float64 if len(gram) <= _WIDE else np.float32)
-    diagonal = np.diagonal(matrix).copy()
-    # A channel that is always zero says nothing of its weights: any number will do.
-    diagonal[diagonal == 0] = 1.0
-    np.fill_diagonal(matrix, diagonal + DAMPING * diagonal.mean())
-    inverse = np.linalg.inv(matrix)
-    return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float32)
+    With S the inputs that are rounded, F those that aren't and E what S was off, F's best weights are
+    W_F + H_FF^-1 H_FS E_S (eq. 2, for all of S at once) = W_F + R_FF^-T R_SF^T E_S, as H = R R^T. R_FF^-T is lower
+    triangular: the next few inputs need its first corner alone, and no inverse of the whole.
+    """
+    errors = weight.astype(np.float32)  # of the inputs that are rounded; of the others, the weights
+    for start in range(0, len(errors), _BLOCK):
+        stop = min(start + _BLOCK, len(errors))
+        inverse = np.linalg.inv(np.triu(factor[start:stop, start:stop]).astype(np.float64)).astype(np.float32)
+        left = errors[start:stop] + inverse.T @ (factor[:start, start:stop].T @ errors[:start])
+        for row in range(stop - start):
+            index = (start + row) // group
+            if (start + row) % group == 0:
+                reach = np.abs(left[row : row + group]).max(axis=0)
+                scales[index] = representable(reach / np.float32(HIGHEST), dtype)
+            rounded = np.clip(np.rint(left[row] / scales[index]), LOWEST, HIGHEST)
+            integers[start + row] = rounded
+            stored = rounded * scales[index]
+            left[row + 1 :] -= np.outer(inverse[row, row + 1 :] / inverse[row, row], left[row] - stored)
+            errors[start + row] -= stored

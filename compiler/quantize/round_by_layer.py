@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
-from lmmprune.compiler.quantize.gptq import Gram, round_weight
+from lmmprune.compiler.quantize.factorize import factorize
+from lmmprune.compiler.quantize.gptq import round_weight
+from lmmprune.compiler.quantize.gram import Gram
 from lmmprune.compiler.quantize.layer_state import Values
 from lmmprune.compiler.quantize.rounded import Rounded
 from lmmprune.compiler.quantize.run_segment import run_segment
@@ -66,16 +68,45 @@ def round_by_layer(
         }
         weights = {name: array_of(value) for name, value in segment.weights.items()}
         check()
-        grams = _look(segment, samples, weights, own, cache, empty) if own else {}
-        for name, nodes in own.items():
-            seen = sum((grams[str(node.inputs[0].name)] for node in nodes[1:]), grams[str(nodes[0].inputs[0].name)])  # type: ignore[union-attr]  # same
-            integers, scales = round_weight(weights[name], seen, group=group, dtype=dtype)
-            weights[name] = dequantize_groups(integers, scales, group)
-            found[name] = Rounded.keep(folder / str(len(found)), integers, scales)
+        if own:
+            grams = _look(segment, samples, weights, own, cache, empty)
+            for names, factor in factors_of(own, grams):
+                for name in names:
+                    integers, scales = round_weight(weights[name], factor, group=group, dtype=dtype)
+                    weights[name] = dequantize_groups(integers, scales, group)
+                    found[name] = Rounded.keep(folder / str(len(found)), integers, scales)
+                    del integers, scales
+                del factor
         if index + 1 < len(segments):
             run_segment(segment, samples, weights, cache=cache, empty=empty, values=(), take=_nothing)
+        del weights  # before the next layer's are read
         done(index + 1, len(segments))
     return found
+
+
+def factors_of(
+    readers: Mapping[str, Sequence[ir.Node]], grams: dict[str, Gram]
+) -> Iterator[tuple[Sequence[str], Array]]:
+    """Yield weights that read the same activations, and the factor for them.
+
+    Args:
+        readers: The nodes that read each weight.
+        grams: What is known of each activation; used up, so that one of gigabytes isn't copied.
+    """
+    reads: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, nodes in readers.items():
+        reads[tuple(str(node.inputs[0].name) for node in nodes)].append(name)  # type: ignore[union-attr]  # groupable() checked it
+    waiting = Counter(name for names in reads for name in names)
+    for activations, weights in reads.items():
+        waiting.subtract(activations)
+        first, *others = activations
+        seen = grams[first].matrix()
+        if others or waiting[first]:
+            seen = sum((grams[name].matrix() for name in others), seen.copy())
+        for name in activations:
+            if not waiting[name]:
+                grams.pop(name, None)
+        yield weights, factorize(seen)
 
 
 def _look(
@@ -85,7 +116,7 @@ def _look(
     readers: Mapping[str, Sequence[ir.Node]],
     cache: Mapping[str, str],
     empty: tuple[int, ...],
-) -> dict[str, Array]:
+) -> dict[str, Gram]:
     """Return the sum of x x^T of every activation that a weight of the segment reads."""
     names = list(dict.fromkeys(str(node.inputs[0].name) for nodes in readers.values() for node in nodes))  # type: ignore[union-attr]  # same
     grams = {name: Gram() for name in names}
@@ -99,7 +130,7 @@ def _look(
         take=lambda name, array: grams[name].update(array),
         keep=False,
     )
-    return {name: gram.matrix for name, gram in grams.items() if gram.matrix is not None}
+    return grams
 
 
 def _nothing(name: str, value: Array) -> None:

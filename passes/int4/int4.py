@@ -62,5 +62,8 @@ def dequantize_groups(integers: Array, scales: Array, group: int) -> Array:
         scales: ``[ceil(K/g),N]``.
         group: Inputs that share a scale, g.
     """
-    spread = np.repeat(scales.astype(np.float32), group, axis=0)[: len(integers)]
-    return np.multiply(integers, spread, dtype=np.float32)
+    made = np.empty(integers.shape, np.float32)
+    for index, scale in enumerate(scales):
+        some = slice(index * group, (index + 1) * group)
+        np.multiply(integers[some], scale, out=made[some], dtype=np.float32)
+    return made

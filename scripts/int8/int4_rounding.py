@@ -30,8 +30,10 @@ from lmmprune.compiler.export.export import export
 from lmmprune.compiler.export.request import Request
 from lmmprune.compiler.export.values import Ratio
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
+from lmmprune.compiler.quantize.factorize import factorize
 from lmmprune.compiler.quantize.feeds import SampleFeeds
-from lmmprune.compiler.quantize.gptq import Gram, round_weight
+from lmmprune.compiler.quantize.gptq import round_weight
+from lmmprune.compiler.quantize.gram import Gram
 from lmmprune.compiler.quantize.observe import watch_values
 from lmmprune.compiler.runtime.decode_steps import Steps, drive
 from lmmprune.models.source import resolve
@@ -51,7 +53,7 @@ class Rounded:
     """A weight as GPTQ rounds it."""
 
     def __init__(self, weight: Array, gram: Array, group: int) -> None:
-        self._made = round_weight(weight, gram, group=group)
+        self._made = round_weight(weight, factorize(gram.copy()), group=group)
 
     def integers(self) -> Array:
         """Return its integers."""
@@ -68,7 +70,7 @@ def ours(graph: Path, grams: dict[str, Gram], group: int) -> Path:
     rounded = {}
     for node in groupable(model) if grams else ():
         activation, weight = node.inputs[:2]
-        gram = grams[str(activation.name)].matrix  # type: ignore[union-attr]  # groupable() checked it
+        gram = grams[str(activation.name)].matrix()  # type: ignore[union-attr]  # groupable() checked it
         rounded[str(weight.name)] = Rounded(weight.const_value.numpy(), gram, group)  # type: ignore[union-attr, arg-type]  # same
     InsertInt4(group=group, rounded=rounded)(model)
     ir.save(model, graph.with_name("int4.onnx"))
