@@ -57,13 +57,16 @@ def _described(model: Any, path: Path, scheme: str | None, image_size: tuple[int
     from lmmprune.compiler.inspect.foreign import foreign_anchors, is_picture_graph
     from lmmprune.compiler.inspect.int8 import describe_int8, kind_of_weight
     from lmmprune.passes.find.blocks import weighted
+    from lmmprune.passes.graph.standard_operators import as_attentions
 
     operators = Counter(node.op_type for node in model.graph)
     sites = _sites(model)
     int8 = describe_int8(model, scheme)
     stored = Counter(kind_of_weight(node) for node in weighted(model))
-    anchors = None if sites else _anchors(model, quantized=int8["scheme"] is not None)
-    layers = _attention_layers(model)
+    standard = model.clone()
+    as_attentions(standard)
+    anchors = None if sites else _anchors(standard, quantized=int8["scheme"] is not None)
+    layers = _attention_layers(standard)
     if anchors is not None and "refusal" in anchors and int8["scheme"] is None and is_picture_graph(model):
         offer, found, refusal = foreign_anchors(path, image_size)
         anchors, layers = offer or {"refusal": refusal}, found or layers
@@ -160,8 +163,8 @@ def _cache(model: Any) -> list[dict[str, Any]]:
 
 
 def _attention_layers(model: Any) -> list[dict[str, Any]]:
-    """Return every attention with the shape of its queries, ``[B,H,T,D]`` or ``[B,T,H*D]``."""
-    layers = [node for node in model.graph if node.op_type in ("Attention", "GroupQueryAttention")]
+    """Return every Attention node with the shape of its queries, ``[B,H,T,D]``."""
+    layers = [node for node in model.graph if node.op_type == "Attention"]
     return [{"node": node.name, "queries": _value(node.inputs[0])["shape"]} for node in layers]
 
 

@@ -47,18 +47,9 @@ def _conv(node: ir.Node, dims: Mapping[str, int]) -> int:
 
 
 def _attention(node: ir.Node, dims: Mapping[str, int]) -> int:
-    q, k, v = (_shape(value, dims) for value in node.inputs[:3])
-    past = _shape(node.inputs[_PAST], dims)[2] if len(node.inputs) > _PAST and node.inputs[_PAST] is not None else 0
-    if len(q) == 4:
-        batch, heads, queries, width = q
-        return 2 * batch * heads * queries * (past + k[2]) * (width + v[3])
-    # [B,T,H*D]: every query head has a key head's values, however many share it.
-    heads, key_heads = (node.attributes.get_int(name, 1) for name in ("q_num_heads", "kv_num_heads"))
-    batch, queries, width = q
-    return 2 * batch * queries * (past + k[1]) * (width + v[2] // key_heads * heads)
-
-
-_PAST = 4  # input of Attention
+    batch, heads, queries, width = _shape(node.inputs[0], dims)
+    keys = _shape(node.inputs[1], dims)[2]
+    return 2 * batch * heads * queries * keys * (width + _shape(node.inputs[2], dims)[3])
 
 
 _COUNTERS = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv, "Attention": _attention}
