@@ -47,6 +47,18 @@ _LONGEST = (
     "test_hub",
     "test_reach",
     "test_harness",
+    "test_video",
+    "test_sizes",
+    "test_several_pictures",
+    "test_sizes_everywhere",
+    "test_several_pictures_everywhere",
+    "test_tile_grids",
+    "test_tile_grids_everywhere",
+    "test_batch",
+    "test_own_layer",
+    "test_stream_export",
+    "test_quantized_checkpoints",
+    "test_conversation",
 )
 
 

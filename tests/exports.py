@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from hub_layouts.one_trace import one_trace
 from short_request import short_request
 
 from lmmprune.compiler.export.export import export
@@ -43,6 +44,7 @@ def _once(name: str, make: Callable[..., Report], options: dict[str, Any]) -> tu
         if kept.is_file():
             report: Report = pickle.loads(kept.read_bytes())
         else:
-            report = make(short_request(output=folder, force=True, **given))
+            with one_trace():
+                report = make(short_request(output=folder, force=True, **given))
             kept.write_bytes(pickle.dumps(report))
     return folder, report

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import copy_tiny
+from hub_layouts.one_trace import one_trace
 from short_request import short_request
 
 from lmmprune.compiler.export.export import export
@@ -93,7 +94,8 @@ def test_the_limit_is_the_last_length_that_is_alike(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["dynamic", "longrope", "window"])
 def test_a_bundle_is_exported_and_verified(kind: str, tmp_path: Path) -> None:
     folder = copy_tiny(tmp_path / "model", text=KINDS[kind][0])
-    report = export(short_request(model=str(folder), output=tmp_path / "bundle", method="fastv", ratio=0.5))
+    with one_trace():
+        report = export(short_request(model=str(folder), output=tmp_path / "bundle", method="fastv", ratio=0.5))
     assert report.manifest.max_positions == KINDS[kind][1]
     assert any(KINDS[kind][2] in line for line in report.warnings)
     checks = verify(tmp_path / "bundle", samples=1, model=str(folder))

@@ -1,4 +1,4 @@
-"""One trace for all layouts of one architecture: which files the weights lie in makes no difference to a graph."""
+"""One trace for all checkpoints of one architecture: which files the weights lie in makes no difference to a graph."""
 
 from __future__ import annotations
 
