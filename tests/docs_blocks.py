@@ -42,6 +42,17 @@ class Block:
         return list(_commands(self.text, console=self.language == "console"))
 
     @property
+    def printed(self) -> list[str | None]:
+        """What a console block says that each command prints; None where it says nothing, or leaves some out."""
+        said: list[str | None] = []
+        for part in f"\n{self.text}".split("\n$ ")[1:] if self.language == "console" else []:
+            lines = part.splitlines()
+            behind = next(number for number, line in enumerate(lines) if not line.endswith("\\")) + 1
+            shown = lines[behind:]
+            said.append("\n".join(shown) if shown and "..." not in {line.strip() for line in shown} else None)
+        return said
+
+    @property
     def calls(self) -> bool:
         """Whether it is code of ours: Python, or a shell that calls ``lmmprune``, alone or among others."""
         lines = self.text.splitlines()

@@ -262,6 +262,23 @@ def test_a_score_by_every_word_is_refused() -> None:
         exported_again(batch=ROWS, ratio=0.5, method="sparsevlm")
 
 
+def test_a_question_that_is_too_long_costs_no_answer_before_it(cli: Callable[..., Any], tmp_path: Path) -> None:
+    path, _ = exported_again(batch=ROWS, **WAYS["at the output"])
+    some = questions()
+    prompts = [some[0][1], some[1][1], "what? " * 500]
+    for number, (picture, _prompt) in enumerate(some[:2]):
+        picture.save(tmp_path / f"{number}.png")
+    data = tmp_path / "questions.jsonl"
+    data.write_text(
+        "".join(json.dumps({"image": f"{n % 2}.png", "prompt": text}) + "\n" for n, text in enumerate(prompts))
+    )
+    code, out, err = cli("run", path, "--data", data)
+    assert code == 2
+    assert err.startswith(f"lmmprune: error: line 3 of '{data}': the prompt is too long")
+    with load(path) as model:
+        assert out.splitlines() == [model.ask(*one).text for one in some[:2]]
+
+
 def test_mistakes_are_one_line(refusal: Callable[..., str], tmp_path: Path) -> None:
     path, _ = exported_again(batch=ROWS, **WAYS["at the output"])
     picture = tmp_path / "picture.png"

@@ -7,6 +7,7 @@ says why it isn't run is counted in the test's name.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shutil
 from collections.abc import Callable
@@ -50,21 +51,25 @@ def test_the_blocks_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
         if block.language == "python":
             exec(compile(block.text, block.where, "exec"), names)
             continue
-        for words in block.commands:
-            call(cli, block, words)
+        for words, said in itertools.zip_longest(block.commands, block.printed):
+            out = call(cli, block, words)
+            # Of what answers, the answer; tables hold times and sizes of the machine that made them.
+            if words[1] == "run" and said is not None:
+                assert out.strip() == said, f"{block.where}: {' '.join(words)} prints another answer"
 
 
-def call(cli: Cli, block: Block, words: list[str]) -> None:
-    """Run one command; an export that was made with these options before is copied."""
+def call(cli: Cli, block: Block, words: list[str]) -> str:
+    """Run one command and return its stdout; an export that was made with these options before is copied."""
     assert words[0] == "lmmprune", f"{block.where}: '{words[0]}' isn't lmmprune: put it into a block of its own"
     known, out = export_of(words)
     if known in _MADE and out is not None and not out.exists():
         shutil.copytree(_MADE[known], out)
-        return
-    code, _, err = cli(*words[1:])
+        return ""
+    code, printed, err = cli(*words[1:])
     assert code == 0, f"{block.where}: {' '.join(words)}\n{err}"
     if known is not None and out is not None:
         _MADE[known] = out.resolve()
+    return printed
 
 
 def export_of(words: list[str]) -> tuple[tuple[str, ...] | None, Path | None]:

@@ -55,9 +55,11 @@ SAID = [
 def test_whole_answers_and_first_words() -> None:
     told = iter([said for said, *_ in SAID])
     model = SimpleNamespace(
-        bundle=SimpleNamespace(manifest=SimpleNamespace(rows=1, batch=None)),
+        bundle=SimpleNamespace(manifest=SimpleNamespace(rows=1, batch=None, images=1, joint=False, video=None)),
         encode_images=lambda pictures: pictures,
-        answer=lambda pictures, prompt, limit: SimpleNamespace(text=next(told), stats=SimpleNamespace(sizes=())),
+        answer=lambda pictures, prompt, limit: SimpleNamespace(
+            text=next(told), stats=SimpleNamespace(sizes=(), tiles=())
+        ),
     )
     questions = [
         Question(picture="a", load=fx.picture, prompt="x", answers=answers, kind="right" if whole else "wrong")

@@ -248,7 +248,7 @@ def test_a_box_needs_more_words_than_a_word(bundles: tuple[Path, Path], folder: 
         bundle=runtime.bundle,
         encode_images=runtime.encode_images,
         answer=lambda image, prompt, limit: (
-            told.append(limit) or SimpleNamespace(text="", stats=SimpleNamespace(sizes=()))
+            told.append(limit) or SimpleNamespace(text="", stats=SimpleNamespace(sizes=(), tiles=()))
         ),
     )
     for name, limit in (("refcoco", 64), ("pope", 16)):

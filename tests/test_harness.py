@@ -33,7 +33,7 @@ ARGUMENTS = [
     ("bundle=nowhere", {"batch_size": 1}, "nowhere"),
 ]
 TASKS = {
-    "two": "task 'two', document 0: messages: 2 pictures, a bundle takes exactly one",
+    "two": "task 'two', document 0: messages: 2 pictures, this bundle takes 1",
     "beams": "task 'beams', document 0: generation_kwargs: 'num_beams' (4) is supported as 1 only",
     "rounds": "a task of the output_type 'generate_until_multi_round'",
 }

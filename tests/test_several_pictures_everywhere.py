@@ -111,6 +111,24 @@ def test_what_looks_at_one_picture_says_so(
     assert "'image' (a path, or a list of paths)" in refusal("eval", bundle, "--data", broken)
 
 
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"image": ["0.png"] * 3, "prompt": "?"}, "3 pictures, this bundle takes 1 to 2 pictures per prompt"),
+        ({"image": ["0.png"] * 2, "prompt": "is <image> large?"}, "the prompt has 1 '<image>' for 2 pictures"),
+        ({"video": "0.png", "prompt": "?"}, "this bundle answers about pictures: give them, or export with --frames"),
+    ],
+)
+def test_a_line_that_cant_be_asked_is_named_before_any_is(
+    row: dict[str, Any], line: str, bundle: Path, unpruned: Path, questions: Path, refusal: Callable[..., str]
+) -> None:
+    """Whoever evaluates for an hour hears of line 4 before, and no answer is printed by then."""
+    with questions.open("a") as data:
+        data.write(json.dumps({**row, "answer": "1"}))
+    for command in (["run", bundle], ["eval", bundle], ["compare", unpruned, bundle, "--rounds", 2]):
+        assert f"error: line 4 of '{questions}': {line}" in refusal(*command, "--data", questions)
+
+
 def test_a_server_takes_several_image_urls(bundle: Path, pictures: list[Path], said: dict[str, str]) -> None:
     urls = [sf.data_url(path.read_bytes()) for path in pictures]
 

@@ -79,13 +79,22 @@ def test_eval_compare_and_bench(
     code, out, err = cli("eval", bundle, "--data", data, "--max-new-tokens", 6, "--json")
     assert code == 0, err
     assert json.loads(out)["total"] == 3
+    assert json.loads(out)["tiles"] == {"2x2": 1, "1x3": 2}
+    wrote = tmp_path / "predictions.jsonl"
+    assert cli("eval", bundle, "--data", data, "--max-new-tokens", 6, "--predictions", wrote)[0] == 0
+    assert [json.loads(line)["tiles"] for line in wrote.read_text().splitlines()] == [["2x2"], ["1x3"], ["1x3"]]
     code, out, err = cli("compare", unpruned, bundle, "--data", data, "--rounds", 2, "--max-new-tokens", 4, "--json")
     assert code == 0, err
     assert json.loads(out)["settings"]["examples"] == 3
     asked = ["--image", pictures[1], "--prompt", QUESTION, "--rounds", 2, "--new-tokens", 2]
     code, out, err = cli("bench", unpruned, bundle, *asked, "--json")
     assert code == 0, err
-    assert [row["tokens_before"] for row in json.loads(out)["rows"]] == [4, 4]
+    found = json.loads(out)
+    assert [row["tokens_before"] for row in found["rows"]] == [4, 4]
+    assert found["settings"]["tiles"][bundle.name] == ["1x3"]
+    code, out, err = cli("bench", bundle, *asked, "--no-memory")
+    assert code == 0, err
+    assert f"{bundle.name}: a prompt's pictures as 1x3 tiles\n" in out
 
 
 def test_the_kept_tokens_of_all_tiles_are_drawn(bundle: Path, pictures: list[Path], cli: Cli, tmp_path: Path) -> None:
@@ -119,7 +128,10 @@ def test_a_server_answers(bundle: Path, pictures: list[Path], said: list[str]) -
             body["messages"] = [sf.user(QUESTION, sf.data_url(path.read_bytes()))]
             status, _, raw = server.ask("/v1/chat/completions", body)
             assert status == 200
-            assert json.loads(raw)["choices"][0]["message"]["content"] == text
+            reply = json.loads(raw)
+            assert reply["choices"][0]["message"]["content"] == text
+            grid = "2x2" if path == pictures[0] else "1x3"
+            assert reply["usage"]["prompt_tokens_details"]["image_tiles"] == [grid]
 
 
 def test_inspect_models_and_engines_say_so(bundle: Path, cli: Cli) -> None:
@@ -160,6 +172,8 @@ def test_what_looks_at_one_image_says_so(
     [
         (LAYOUT, ["--tiles", "2x2,"], "--tiles 2x2,: expected rows x columns"),
         (LAYOUT, ["--tiles", "0x2"], "--tiles 0x2: expected rows x columns"),
+        (LAYOUT, ["--tiles", ""], "--tiles : expected rows x columns"),
+        (LAYOUT, ["--tiles", "1x1,2x2,1x1"], "--tiles 1x1 is given 2 times: give each one once"),
         (LAYOUT, ["--tiles", "9x9"], "--tiles 9x9: 82 images with the overview, expected 64 at most"),
         (LAYOUT, ["--tiles", "2x2", "--method", "inflection", "--buckets", "0.3,0.6"], "--tiles and --buckets"),
         (LAYOUT, ["--tiles", "2x2", "--images", 2, "--joint", "--ratio", 0.5], "--joint: not of InternVL yet"),

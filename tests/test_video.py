@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip
+from exports import exported_again
 from hub_layouts import LAYOUTS, oracle
 from hub_layouts.one_trace import one_trace
 from numpy.typing import NDArray
@@ -296,6 +297,18 @@ def test_the_command_line_answers_about_a_video(
     assert [row["image_tokens"] for row in json.loads(found)["rows"]] == [4, 2]
 
 
+def test_a_conversation_goes_on_about_a_video(made: Made) -> None:
+    """The second answer is that of a whole run, and the views aren't read again."""
+    with lmmprune.load(made.bundle(INTERNVL, ratio=0.0), threads=1) as model:
+        views = model.encode_video(made.clip(INTERNVL))
+        talk, anew = model.conversation(views), model.conversation(views, reuse=False)
+        for number, question in enumerate(("what?", "and why?")):
+            one, other = (side.ask(question, max_new_tokens=4) for side in (talk, anew))
+            assert one.tokens == other.tokens
+            assert (one.stats.reused_tokens > one.stats.image_tokens) == bool(number)
+            assert other.stats.reused_tokens == 0
+
+
 def test_mistakes_are_one_line(made: Made, refusal: Callable[..., str], tmp_path: Path) -> None:
     path, clip = made.bundle(INTERNVL, ratio=0.5, method="freepruner"), made.clip(INTERNVL)
     asked = ["--prompt", "what?"]
@@ -307,7 +320,12 @@ def test_mistakes_are_one_line(made: Made, refusal: Callable[..., str], tmp_path
         said = refusal(command, path, "--image", picture, *asked, *more)
         assert "answers about a video of 4 frames, not about pictures: give one with --video" in said
     assert "--explain asks about a picture" in refusal("bench", path, "--image", picture, *asked, "--explain")
+    timing = ["--rounds", 2, "--new-tokens", 2, "--no-memory"]
+    assert "not about pictures: give one" in refusal("bench", path, "--image", picture, *asked, *timing)
+    assert "and chat asks about pictures: 'lmmprune run --video'" in refusal("chat", path)
     assert "requests bring pictures" in refusal("serve", path)
+    pictures = exported_again()[0]
+    assert "this bundle answers about pictures: give them" in refusal("bench", pictures, "--video", clip, *asked)
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"video": str(clip), "prompt": "what?", "answer": "x"}))
     assert "a picture is asked about here" in refusal("compare", path, made.bundle(INTERNVL, ratio=0.0), "--data", data)
@@ -321,6 +339,7 @@ def test_mistakes_are_one_line(made: Made, refusal: Callable[..., str], tmp_path
         (["--frames", 1], "--frames 1: expected 2 to 64"),
         (["--frames", 65], "--frames 65: expected 2 to 64"),
         (["--frames", 4, "--images", 2], "--frames and --images don't go together"),
+        (["--frames", 4, "--batch", 2], "--batch and --frames don't go together"),
         (["--frames", 4, "--int8"], "--frames and --int8 don't go together"),
         (["--frames", 4, "--buckets", "0.5,0.75", "--method", "inflection"], "--frames and --buckets don't go"),
         (["--frames", 4, "--tiles", "2x2"], "--frames and --tiles don't go together"),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 SAMPLINGS = ("floor", "middle", "ends")
 """Which frames of a clip are taken, by name; see ``runtime.open_video``."""
+NO_VIDEO = "this bundle answers about pictures: give them, or export with --frames N for videos"
+"""What is said to whoever gives a video where pictures are asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)

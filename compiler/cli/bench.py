@@ -13,7 +13,7 @@ from lmmprune.compiler.cli.given import refuse_ignored
 from lmmprune.compiler.cli.options import force_option, threads_option, unsealed_option
 from lmmprune.compiler.cli.output import json_option, note, print_json, show
 from lmmprune.compiler.cli.progress import progress
-from lmmprune.compiler.cli.seen import check_seen
+from lmmprune.compiler.cli.seen import check_kind, check_seen
 from lmmprune.compiler.cli.table import Column, table
 from lmmprune.errors import InputError
 from lmmprune.units import human_bytes
@@ -99,6 +99,8 @@ def command(
     if explained:  # refused now, not after the measurement
         for path in bundles:
             kernels.check_explainable(Bundle.open(path))
+    for path in bundles:
+        check_kind(Bundle.open(path).manifest, video)
     explanation = None
     with progress() as bar:
         more = kernels.steps(len(bundles)) if explained else 0
@@ -169,6 +171,9 @@ def _show_report(report: BenchReport) -> None:
         throughput = ["variant", "at once", "answers/s", "tokens/s", "ratio"]
         show(table(throughput, [_throughput(row) for row in report.rows]))
     show(_legend(report))
+    for taken, behind in (("sizes", ""), ("tiles", " tiles")):
+        for name, found in report.settings.get(taken, {}).items():
+            show(f"{name}: a prompt's pictures as {', '.join(found)}{behind}")
     for product in report.products:
         show(product.line())
     for row in report.rows:

@@ -11,6 +11,7 @@ from lmmprune.compiler.cli.answering import ANSWER, answer_options
 from lmmprune.compiler.cli.command import Command, argument, option
 from lmmprune.compiler.cli.options import threads_option, unsealed_option
 from lmmprune.compiler.cli.values import size
+from lmmprune.errors import InputError
 
 
 @click.command("chat", cls=Command, example="lmmprune chat out/ --image photo.jpg")
@@ -67,6 +68,11 @@ def command(
     from lmmprune.compiler.cli.chat_loop import ChatLoop
 
     with load(bundle, threads=threads, image_cache=image_cache, prefill_chunk=prefill_chunk) as model:
+        if (video := model.manifest.video) is not None:
+            raise InputError(
+                f"this bundle answers about {video.takes}, and chat asks about pictures: 'lmmprune run --video' asks"
+                " once; in Python give encode_video's views to Model.conversation"
+            )
         settings = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,

@@ -148,7 +148,7 @@ def command(
                 calibration=calib,
                 calibration_samples=calib_samples,
                 image_size=tuple(_pixels(text) for text in image_size) or None,
-                tiles=_tiles(tiles) if tiles else None,
+                tiles=None if tiles is None else _tiles(tiles),
                 **request,  # type: ignore[arg-type]  # click's names are Request's
             ),
             step,

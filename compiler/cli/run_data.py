@@ -31,6 +31,7 @@ def answer_all(
         LmmpruneError: A question can't be read or asked, or the bundle can't be loaded.
     """
     from lmmprune.api.model import load
+    from lmmprune.compiler.data.check_questions import check_questions
     from lmmprune.compiler.data.questions import load_examples
     from lmmprune.compiler.runtime.ask_all import ask_all
 
@@ -38,6 +39,7 @@ def answer_all(
     rows: list[dict[str, Any]] = []
     spent = 0.0
     with load(bundle, threads=threads) as model:
+        check_questions(model.manifest, questions)
         asked = ask_all(model.runtime, questions, max_new_tokens, sampling=sampling, stop=stop)
         for number, (question, answer) in enumerate(asked):
             figures = answer.stats

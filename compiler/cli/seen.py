@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmmprune.compiler.bundle.video import NO_VIDEO
 from lmmprune.errors import InputError
 
 if TYPE_CHECKING:
+    from lmmprune.compiler.bundle.interface import Interface
     from lmmprune.compiler.runtime.image_features import ImageFeatures
     from lmmprune.compiler.runtime.runtime import Runtime
 
@@ -27,6 +29,18 @@ def check_seen(images: Sequence[Path], video: Path | None, frames: int | None) -
         raise click.UsageError("--image and --video exclude each other: give one")
     if not images and video is None:
         raise click.UsageError("Missing option '--image': give pictures, or --video FILE")
+
+
+def check_kind(interface: Interface, video: Path | None) -> None:
+    """Refuse a video where a bundle answers about pictures, and pictures where it answers about a video.
+
+    Raises:
+        InputError: The other kind was given.
+    """
+    if interface.video is not None and video is None:
+        raise InputError(interface.video.no_pictures)
+    if interface.video is None and video is not None:
+        raise InputError(NO_VIDEO)
 
 
 def read_video(runtime: Runtime, video: Path, frames: int | None) -> list[ImageFeatures]:

@@ -20,6 +20,7 @@ from lmmprune.compiler.compare.comparison import WORST, Compared, Comparison, Ex
 from lmmprune.compiler.compare.fidelity import Measures, measure_fidelity, summarize
 from lmmprune.compiler.compare.kept_answers import KeptAnswers, example_key
 from lmmprune.compiler.compare.record import Pictures, Recorded, record_answer, score_answer
+from lmmprune.compiler.data.check_questions import check_questions
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.bench import WARM_UP_ROUNDS, describe_machine, short_names
 from lmmprune.compiler.measure.matching import exact
@@ -74,6 +75,8 @@ def compare(
     names = short_names(bundles)
     for bundle in bundles[1:]:
         _check_same_model(bundles[0], bundle)
+    for bundle in bundles:
+        check_questions(bundle.manifest, examples)
     # Those of one picture stand together: they share its vision pass.
     examples = sorted(examples, key=lambda example: example.picture)
     answers = answer_examples(bundles[0], names[0], examples, how, progress)

@@ -29,6 +29,7 @@ class Question:
         load: reads the picture, the first one of several.
         more: read the others, in the prompt's order.
         video: The file, where it is about a video; ``load`` refuses to be called then.
+        where: The line that it stands in, for messages; empty: in no file.
         prompt: the bare question.
         answers: any of them is right; none where nobody knows.
         kind: for the breakdown; None if there are no kinds.
@@ -45,6 +46,7 @@ class Question:
     group: str | None = None
     more: tuple[Callable[[], Image.Image], ...] = ()
     video: Path | None = None
+    where: str = ""
 
     def pictures(self) -> list[Image.Image]:
         """Read all its pictures."""
@@ -188,6 +190,7 @@ def _question(line: str, path: Path, number: int, answered: bool) -> Question:
         prompt=check_text(row["prompt"], f"{where}: the prompt"),
         answers=tuple(answers),
         kind=None if kind is None else str(kind),
+        where=where,
     )
 
 

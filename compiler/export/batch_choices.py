@@ -41,8 +41,9 @@ def check_batch(
     if batch == 1:
         return
     others = {
-        "--images": request.images > 1,
+        # Views of a video are counted as pictures by now.
         "--frames": request.frames is not None,
+        "--images": request.images > 1,
         "several --image-size": len(request.image_sizes) > 1,
         "--buckets": isinstance(request.tokens, Buckets),
         "--int8-dynamic": int8 is not None and int8.scheme.endswith("-dynamic"),

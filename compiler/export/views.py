@@ -50,11 +50,10 @@ def sources_of(request: Request, resolve: Callable[[Pair | None, Pair | None], S
         ModelError: The model can't have one of them.
     """
     sizes: tuple[Pair | None, ...] = _distinct("--image-size", request.image_sizes) or (None,)
-    grids: tuple[Pair | None, ...] = listed_grids(request.tiles) or (None,)
+    grids: tuple[Pair | None, ...] = _distinct("--tiles", listed_grids(request.tiles)) or (None,)
     first = resolve(sizes[0], grids[0])
     if first.family.arrange is None:
         return (first, *(resolve(size, grids[0]) for size in sizes[1:]))
-    _distinct("--tiles", listed_grids(request.tiles))
     if len(sizes) > 1:
         height, width = first.vision.image_size
         raise InputError(f"--image-size: {first.family.title} takes {height} x {width} pixels; leave it out")

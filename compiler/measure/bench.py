@@ -29,7 +29,6 @@ from lmmprune.compiler.measure.seen import load_seen
 from lmmprune.compiler.measure.statistics import speedup
 from lmmprune.compiler.runtime.answer import Stats
 from lmmprune.compiler.runtime.asked import Asked
-from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.open_video import Clip
 from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
@@ -81,11 +80,11 @@ def bench(
     seen = [load_seen(bundle.manifest, images) for bundle in bundles]
     names = short_names(bundles)
     memories: list[Memory | None] = []
-    runtimes = []
+    runtimes, first = [], []
     for bundle, pictures in zip(bundles, seen, strict=True):
         runtimes.append(Runtime(bundle, threads=threads))
         # Refuses a prompt that is too long before anything is measured.
-        ask(runtimes[-1], pictures, prompt, 1)
+        first.append(ask(runtimes[-1], pictures, prompt, 1))
     later = []
     if follow_up is not None:
         for runtime, shown in zip(runtimes, seen, strict=True):
@@ -130,11 +129,11 @@ def bench(
         "threads": threads,
         **({} if follow_up is None else {"follow_up": follow_up}),
     }
-    for name, bundle, shown in zip(names, bundles, seen, strict=True):
-        # What the pictures take, where a bundle has several sizes.
-        pictured = shown if isinstance(shown, list) else []
-        if taken := [view.name for view in (choose_view(bundle.manifest, one) for one in pictured) if view]:
-            settings.setdefault("sizes", {})[name] = taken
+    for name, stats in zip(names, first, strict=True):
+        # What the pictures take, where a bundle has several sizes or grids.
+        for taken, found in (("sizes", stats.sizes), ("tiles", stats.tiles)):
+            if found:
+                settings.setdefault(taken, {})[name] = list(found)
     return BenchReport(settings=settings, machine=describe_machine(bundles), rows=rows, products=find_products(rows))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lmmprune.compiler.data.check_questions import check_questions
 from lmmprune.compiler.data.questions import Question
 from lmmprune.compiler.measure.figures import Figures
 from lmmprune.compiler.measure.formats.format import Format
@@ -65,6 +66,7 @@ class Prediction:
         correct: How right the whole answer is, 0..1.
         first_word: Whether its first word is.
         sizes: What its pictures took of several sizes, as ``Stats.sizes``.
+        tiles: The grids that its pictures were cut into, as ``Stats.tiles``.
     """
 
     picture: str
@@ -75,6 +77,7 @@ class Prediction:
     correct: float
     first_word: bool
     sizes: tuple[str, ...] = ()
+    tiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +147,9 @@ class Evaluation:
             }
         if predictions:
             result["predictions"] = [dataclasses.asdict(prediction) for prediction in self.predictions]
-        if taken := Counter(size for prediction in self.predictions for size in prediction.sizes):
-            result["sizes"] = dict(taken)
+        for name in ("sizes", "tiles"):
+            if taken := Counter(one for prediction in self.predictions for one in getattr(prediction, name)):
+                result[name] = dict(taken)
         return result
 
 
@@ -180,6 +184,7 @@ def evaluate(
         raise InputError(
             f"the match '{match}' is given for {form.title}, which says itself what is right: leave it out"
         )
+    check_questions(runtime.bundle.manifest, questions)
     longest = max_new_tokens or (form.max_new_tokens if form else NEW_TOKENS)
     start = time.perf_counter()
     predictions: list[Prediction | None] = [None] * len(questions)
@@ -196,6 +201,7 @@ def evaluate(
             correct=form.judge(question, said) if form else MATCHES[match](said, question.answers),
             first_word=any(first_word(said) == first_word(right) for right in question.answers),
             sizes=answer.stats.sizes,
+            tiles=answer.stats.tiles,
         )
         on_answer()
     done = tuple(prediction for prediction in predictions if prediction is not None)

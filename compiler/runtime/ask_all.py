@@ -12,6 +12,7 @@ from lmmprune.compiler.runtime.asked import Asked
 from lmmprune.compiler.runtime.image_features import ImageFeatures
 from lmmprune.compiler.runtime.prompt import check_pictures
 from lmmprune.compiler.runtime.runtime import Runtime
+from lmmprune.errors import InputError, naming
 
 
 class Asks(Protocol):
@@ -25,6 +26,11 @@ class Asks(Protocol):
     @property
     def prompt(self) -> str:
         """The bare question."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The line that it stands in, for messages; empty: in no file."""
         ...
 
     def pictures(self) -> list[Image.Image]:
@@ -44,6 +50,8 @@ def ask_all(
 ) -> Iterator[tuple[Q, Answer]]:
     """Yield each question with its finished answer; those about one picture should stand together.
 
+    One that can't be asked ends it; those before it are answered by then, those of its own batch, too.
+
     Args:
         runtime: The bundle.
         questions: Any number of them.
@@ -60,25 +68,40 @@ def ask_all(
         known = {key: found for key, found in known.items() if any(one.picture == key for one in some)}
         new = {one.picture: one for one in some if one.picture not in known}
         if runtime.bundle.manifest.batch is None:
-            known |= {key: see(one) if see else runtime.encode_images(one.pictures()) for key, one in new.items()}
             [only] = some
-            answers = [runtime.answer(known[only.picture], only.prompt, max_new_tokens, **settings)]
+            with naming(only.where):
+                known |= {key: see(one) if see else runtime.encode_images(one.pictures()) for key, one in new.items()}
+                answers = [runtime.answer(known[only.picture], only.prompt, max_new_tokens, **settings)]
         else:
-            encoded = runtime.encode_batch([image for one in new.values() for image in _only(runtime, one)])
+            images = [_only(runtime, one) for one in new.values()]
+            encoded = runtime.encode_batch(images)
             known |= {key: [features] for key, features in zip(new, encoded, strict=True)}
-            answers = runtime.answer_batch(
-                [
-                    Asked(image=known[one.picture][0], prompt=one.prompt, max_new_tokens=max_new_tokens, **settings)
-                    for one in some
-                ]
-            )
+            asked = [
+                Asked(image=known[one.picture][0], prompt=one.prompt, max_new_tokens=max_new_tokens, **settings)
+                for one in some
+            ]
+            try:
+                answers = runtime.answer_batch(asked)
+            except InputError:
+                yield from _until_refused(runtime, some, asked)
+                raise
         for question, answer in zip(some, answers, strict=True):
             _ = answer.text
             yield question, answer
 
 
-def _only(runtime: Runtime, question: Asks) -> list[Image.Image]:
-    """Return the pictures of a question, which must be as many as the bundle takes."""
-    pictures = question.pictures()
-    check_pictures(runtime.bundle.manifest, len(pictures))
-    return pictures
+def _until_refused(runtime: Runtime, some: Sequence[Q], asked: Sequence[Asked]) -> Iterator[tuple[Q, Answer]]:
+    """Answer the questions of a batch, one at a time, until the one that can't be asked says so."""
+    for question, one in zip(some, asked, strict=True):
+        with naming(question.where):
+            [answer] = runtime.answer_batch([one])
+            _ = answer.text
+        yield question, answer
+
+
+def _only(runtime: Runtime, question: Asks) -> Image.Image:
+    """Return the picture of a question, of which there must be one."""
+    with naming(question.where):
+        pictures = question.pictures()
+        check_pictures(runtime.bundle.manifest, len(pictures))
+    return pictures[0]

@@ -72,10 +72,10 @@ def place_pictures(
     """
     marks = [question.count(PLACE) for question in words[::2]]
     if placed is None:
-        _check_marks(sum(marks), pictures)
+        check_marks(sum(marks), pictures)
         placed = marks if any(marks) else [pictures] + [0] * (len(marks) - 1)
     for marked, count in zip(marks, placed, strict=True):
-        _check_marks(marked, count)
+        check_marks(marked, count)
     first = placed[0] and not marks[0]
     template = prompt.template.replace(prompt.unit, prompt.unit * placed[0]) if first else prompt.bare
     turns = [prompt.turn] * (len(marks) - 1)
@@ -102,7 +102,12 @@ def place_pictures(
     return pieces
 
 
-def _check_marks(marked: int, pictures: int) -> None:
+def check_marks(marked: int, pictures: int) -> None:
+    """Refuse another number of ``<image>`` than there are pictures; none at all is right, too.
+
+    Raises:
+        InputError: There are that many.
+    """
     if marked not in (0, pictures):
         raise InputError(
             f"the prompt has {marked} '{PLACE}' for {_counted(pictures)}: write one for each, or none to have all of"

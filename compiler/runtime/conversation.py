@@ -54,6 +54,6 @@ def read_conversation(messages: Sequence[Said[T]], images: int = 1) -> tuple[tup
         raise InputError("messages: a picture in a later message, expected it in the first one")
     pictures = messages[0].pictures
     if not 1 <= len(pictures) <= images:
-        most = "a bundle takes exactly one" if images == 1 else f"this bundle takes 1 to {images}"
+        most = "this bundle takes 1" if images == 1 else f"this bundle takes 1 to {images}"
         raise InputError(f"messages: {len(pictures)} pictures, {most}")
     return tuple(pictures), tuple("\n".join(message.texts) for message in messages)

@@ -17,7 +17,7 @@ from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.bundle.interface import View
 from lmmprune.compiler.bundle.manifest import Manifest
 from lmmprune.compiler.bundle.tile_grids import images_of, named
-from lmmprune.compiler.bundle.video import Video
+from lmmprune.compiler.bundle.video import NO_VIDEO, Video
 from lmmprune.compiler.bundle.views import seen_as
 from lmmprune.compiler.runtime.choose_view import choose_view
 from lmmprune.compiler.runtime.image_features import ImageFeatures, check_tokens, counts_of, read_sites
@@ -78,7 +78,7 @@ class VisionEncoder:
             InputError: It takes pictures.
         """
         if (video := self._bundle.manifest.video) is None:
-            raise InputError("this bundle answers about pictures: give them, or export with --frames N for videos")
+            raise InputError(NO_VIDEO)
         return video
 
     def encode_clip(self, clip: Clip) -> list[ImageFeatures]:

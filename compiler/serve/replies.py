@@ -65,6 +65,7 @@ def usage(stats: Stats) -> dict[str, Any]:
         "image_tokens": stats.image_tokens,
         "original_image_tokens": stats.tokens_before,
         **({"image_sizes": list(stats.sizes)} if stats.sizes else {}),
+        **({"image_tiles": list(stats.tiles)} if stats.tiles else {}),
     }
     return {
         "prompt_tokens": stats.prompt_tokens,

@@ -86,6 +86,24 @@ def below(part: str, advice: str, *, kind: type[LmmpruneError] = ModelError) -> 
         raise kind(f"{part} failed ({said(root)}): {advice}; -v shows the traceback") from error
 
 
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Begin the message of an ``InputError`` with the place that it is about, such as ``line 3 of 'a.jsonl'``.
+
+    Args:
+        where: The place; empty where nobody can look it up.
+
+    Raises:
+        InputError: As it came, with its place.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not where:
+            raise
+        raise InputError(f"{where}: {error}") from error
+
+
 def one_line(message: str, most: int = 400) -> str:
     """Return a message as one line that is safe to print, without its middle if it is long.
 
