@@ -50,11 +50,9 @@ def as_attentions(model: ir.Model) -> dict[ir.Node, ir.Node]:
     """Write every GroupQueryAttention as an Attention of heads ``[B,H,S,D]``; that it is causal stands at it alone."""
     replaced = {}
     for node in [node for node in model.graph if node.op_type == GROUP_QUERY]:
-        heads = [node.attributes.get_int(name, 0) for name in ("num_heads", "kv_num_heads")]
+        heads, key_heads = (node.attributes.get_int(name, 0) for name in ("num_heads", "kv_num_heads"))
         b = Builder(f"{node.name}/attention", score=False)
-        q, k, v = (
-            _split(b, value, count) for value, count in zip(node.inputs, (heads[0], *2 * heads[1:]), strict=False)
-        )
+        q, k, v = (_split(b, *pair) for pair in zip(node.inputs[:3], (heads, key_heads, key_heads), strict=True))
         present = [b.op("Concat", past, new, axis=2) for past, new in zip(node.inputs[3:5], (k, v), strict=True)]
         scale = node.attributes.get_float("scale", 0.0)
         mixed = b.op("Attention", q, *present, scale=scale, is_causal=1)
