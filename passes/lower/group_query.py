@@ -10,10 +10,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lmmprune.names import CACHE_LENGTH, GROUP_QUERY, MICROSOFT
-from lmmprune.passes.find.causal import is_causal
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
+from lmmprune.passes.lower.causal_mask import is_causal
 from lmmprune.passes.lower.lower_attention import HIDDEN
 
 _LENGTH_AXIS = 2
