@@ -146,9 +146,9 @@ def asked(name: str, home: Path, *said: str, limit: int | None = None) -> Evalua
     order = sorted(range(len(said)), key=lambda index: questions[index].picture)
     told = iter([said[index] for index in order])
     model = SimpleNamespace(
-        bundle=SimpleNamespace(manifest=SimpleNamespace(rows=1, batch=None)),
+        bundle=SimpleNamespace(manifest=SimpleNamespace(rows=1, batch=None, video=None, joint=False, images=1)),
         encode_images=lambda images: images,
-        answer=lambda *_: SimpleNamespace(text=next(told), stats=SimpleNamespace(sizes=())),
+        answer=lambda *_: SimpleNamespace(text=next(told), stats=SimpleNamespace(sizes=(), tiles=())),
     )
     return evaluate(model, questions, form=form)  # type: ignore[arg-type]  # what evaluate takes of a run-time
 

@@ -188,7 +188,7 @@ LOWERINGS = ("lower_attention", "lower_gelu", "lower_rms_norm", "lower_rotary")
             {"target": "tensorrt-10.3", "method": "ficoco-vl"},
             {"reduce_vision", "reduce_decoder", "cast_float", "equal_head_widths", *LOWERINGS},
         ),
-        ({"method": "fastv", "int8": True}, {"insert_qdq", "reduce_decoder"}),
+        ({"method": "fastv", "int8": True}, {"insert_qdq", "reduce_decoder", "group_query"}),
         (
             {"method": "prumerge", "target": "tensorrt-11", "static_cache": 96},
             {"cast_float", "reduce_vision", "static_cache"},

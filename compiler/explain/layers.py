@@ -10,13 +10,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lmmprune.compiler.onnx_files.load_onnx import load_onnx
-from lmmprune.names import GROUP_QUERY, NBITS
-from lmmprune.passes.find.blocks import find_blocks
+from lmmprune.names import NBITS
+from lmmprune.passes.find.blocks import ATTENTIONS, find_blocks
 from lmmprune.passes.graph.builder import SCORE
-from lmmprune.passes.graph.standard_operators import as_standard_operators
+from lmmprune.passes.graph.standard_operators import as_float_products
 
-_ATTENTIONS = {"Attention", GROUP_QUERY}
-_PRODUCTS = {"MatMul", "Gemm", "Conv", "MatMulInteger", NBITS, *_ATTENTIONS}
+_PRODUCTS = {"MatMul", "Gemm", "Conv", "MatMulInteger", NBITS, *ATTENTIONS}
 # A weight that was changed is named after the one it was: 'w' becomes 'w/smooth', 'w/int8', 'w.axis0/int8', 'w/int4' or
 # 'w/int4/packed'.
 _CHANGED = re.compile(r"(/smooth'*)*(\.axis\d+)?((/int8|/int4)(/packed)?)?$")
@@ -77,7 +76,7 @@ def read_layers(graph: Path) -> list[Product]:
     """
     model = load_onnx(graph)
     found = {node: _describe(node) for node in model.graph if node.op_type in _PRODUCTS}
-    attentions = [node for node in found if node.op_type in _ATTENTIONS]
+    attentions = [node for node in found if node.op_type in ATTENTIONS]
     # Roles are read off a floating-point graph: here one with the quantization taken out again.
     replaced = _unquantize(model)
     blocks = find_blocks(model)
@@ -87,7 +86,7 @@ def read_layers(graph: Path) -> list[Product]:
         role, number = "other", None
         if layer.score:
             role = "score"
-        elif node.op_type in _ATTENTIONS:
+        elif node.op_type in ATTENTIONS:
             role, number = "attention", attentions.index(node)
         elif block is not None:
             role, number = block.role, block.layer
@@ -171,7 +170,7 @@ def _bias(node: ir.Node, result: ir.Value) -> str | None:
 
 def _unquantize(model: ir.Model) -> dict[ir.Node, ir.Node]:
     """Take the quantization out of a graph's structure; return the nodes that integer products were replaced by."""
-    replaced = as_standard_operators(model)
+    replaced = as_float_products(model)
     for node in list(model.graph):
         if node.op_type == "MatMulInteger":
             replaced[node] = _float_product(model, node)

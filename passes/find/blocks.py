@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lmmprune.names import IMAGE_FEATURES, LOGITS, PATCHES
+from lmmprune.names import GROUP_QUERY, IMAGE_FEATURES, LOGITS, PATCHES
 from lmmprune.passes.graph.builder import SCORE
 from lmmprune.passes.graph.refusals import Refused
 
 # The roles, in the order in which a token meets them.
 ROLES = ("patch", "qkv", "out", "up", "down", "projector", "lm_head", "score", "other")
 
+ATTENTIONS = frozenset({"Attention", GROUP_QUERY})
 _WITH_WEIGHT = {"MatMul", "Gemm", "Conv", "MatMulInteger", "MatMulNBits"}
 _ROLE_OF_OUTPUT = {IMAGE_FEATURES: "projector", PATCHES: "projector", LOGITS: "lm_head"}
 
@@ -54,7 +55,7 @@ def find_blocks(model: ir.Model) -> dict[ir.Node, Block]:
     """
     nodes = weighted(model)
     order = {node: index for index, node in enumerate(model.graph)}
-    attentions = [node for node in model.graph if node.op_type == "Attention"]
+    attentions = [node for node in model.graph if node.op_type in ATTENTIONS]
     place = {node: number for number, node in enumerate(attentions)}
     majors = {*nodes, *attentions}
     blocks: dict[ir.Node, Block] = {}
@@ -172,7 +173,7 @@ def _fed_by_attention(node: ir.Node, majors: set[ir.Node]) -> bool:
         if producer is None or producer in seen:
             continue
         seen.add(producer)
-        if producer.op_type == "Attention":
+        if producer.op_type in ATTENTIONS:
             return True
         if producer not in majors:
             work.extend(producer.inputs[:1])

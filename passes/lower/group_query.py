@@ -244,7 +244,7 @@ def _replace(graph: ir.Graph, layer: _Layer, length: ir.Value, written: _Written
     )
     made = attended.producer()
     assert made is not None
-    made.name = node.name
+    made.name = f"{node.name}/group_query"
     made.metadata_props.update(node.metadata_props)
     attended.shape, attended.type = ir.Shape([q.shape[0], q.shape[2], heads * width]), q.type  # type: ignore[index]
     _hand_on(b, node.outputs[0], attended, heads, width)
