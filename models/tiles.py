@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,3 +61,8 @@ class Tiling:
 
         table = torch.cat([features, newline.expand(features.shape[0], 1, -1)], dim=1)
         return table.index_select(1, torch.from_numpy(self.lines()))
+
+
+def nearest_grid(grid: tuple[int, int], grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the grid whose rows and columns differ least."""
+    return min(grids, key=lambda other: (abs(other[0] - grid[0]) + abs(other[1] - grid[1]), other))

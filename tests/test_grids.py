@@ -112,7 +112,7 @@ def test_all_is_what_the_checkpoint_lists_and_the_family_serves() -> None:
     ("options", "line"),
     [
         ({"tiles": ((2, 2), (2, 2))}, "--tiles 2x2 is given 2 times"),
-        ({"tiles": ((2, 2), (5, 5))}, "--tiles 5x5: the model was trained on 1x2, 2x1, 2x2, 1x3"),
+        ({"tiles": ((2, 2), (5, 5))}, "--tiles 5x5: the model was trained on 1x2, 2x1, 2x2, 1x3; the nearest is 2x2"),
         ({"tiles": ((2, 2), (1, 2)), "method": "fastv", "ratio": 0.2}, "use one that cuts at vision_output"),
         (
             {"tiles": ((2, 2), (1, 2)), "method": "inflection", "auto": True},

@@ -164,6 +164,7 @@ def _families(rows: list[dict[str, Any]]) -> Table:
         limits = [
             *([f"+ {several}"] if several else []),
             f"+ {_talks(row['several_images'])}",
+            *(["+ several questions at once (--batch)"] if row["batch"] else []),
             *(["+ videos, as frames (--frames)"] if row["videos"] else []),
             *([f"+ {_SIZES}"] if row["sizes"] else []),
             *([f"+ {_GRIDS if row['as_a_whole'] else _CUT}"] if row["tile_grids"] else []),

@@ -16,7 +16,7 @@ from typing import Any
 from lmmprune.errors import ModelError
 from lmmprune.models.families import llava
 from lmmprune.models.family import VisionSpec
-from lmmprune.models.tiles import Tiling
+from lmmprune.models.tiles import Tiling, nearest_grid
 
 _DEFAULT = (2, 2)
 
@@ -40,7 +40,10 @@ def arrange(config: Any, tiles: tuple[int, int] | None) -> tuple[Any, tuple[int,
     chosen = tiles or (_DEFAULT if _DEFAULT in listed else listed[0])
     if chosen not in listed:
         known = ", ".join(f"{rows}x{columns}" for rows, columns in listed)
-        raise ModelError(f"--tiles {chosen[0]}x{chosen[1]}: the model was trained on {known}")
+        rows, columns = nearest_grid(chosen, listed)
+        raise ModelError(
+            f"--tiles {chosen[0]}x{chosen[1]}: the model was trained on {known}; the nearest is {rows}x{columns}"
+        )
     side = llava.vision_spec(config).image_size[0]
     config.image_grid_pinpoints = [[chosen[0] * side, chosen[1] * side]]
     return config, chosen
