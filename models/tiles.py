@@ -65,4 +65,4 @@ class Tiling:
 
 def nearest_grid(grid: tuple[int, int], grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Return the grid whose rows and columns differ least."""
-    return min(grids, key=lambda other: (abs(other[0] - grid[0]) + abs(other[1] - grid[1]), other))
+    return min(grids, key=lambda other: ((other[0] - grid[0]) ** 2 + (other[1] - grid[1]) ** 2, other))
