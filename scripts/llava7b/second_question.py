@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "float32, vision output 0.5": {"ratio": 0.5},
     "int8": {"int8": True},
     "int8, vision output 0.5": {"ratio": 0.5, "int8": True},
-    "int8, fastv 0.5": {"ratio": 0.5, "int8": True, "method": "fastv"},
+    "int8, fastv 0.33": {"ratio": 0.33, "int8": True, "method": "fastv"},
     "int8, fixed cache": {"int8": True, "static_cache": 1024},
 }
 
