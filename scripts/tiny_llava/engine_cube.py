@@ -1,4 +1,4 @@
-"""Build TensorRT-RTX engines of every method in every type for every architecture; tests build a selection of these.
+"""Build TensorRT-RTX engines of every method in every type for every architecture; tests build a square of these.
 
 Needs the development install, no GPU. Further arguments go to pytest, as in ``-n 2`` or ``-k aim``.
 """
