@@ -141,12 +141,25 @@ def half(model: ir.Model) -> None:
         value.dtype = ir.DataType.FLOAT16
 
 
+def soft(model: ir.Model) -> None:
+    next(node for node in model.graph if node.op_type == "Attention").attributes["softcap"] = ir.AttrFloat32(
+        "softcap", 5
+    )
+
+
+def of_more_than_its_length(model: ir.Model) -> None:
+    next(node for node in model.graph if node.outputs[0].name == "past1").attributes["start"] = ir.AttrInt64("start", 1)
+
+
 FAULTS = {
     less: "the mask of 'node_mixed0' is another",
     turned: "the mask of 'node_mixed0' is another",
     from_one: "the mask of 'node_mixed0' is another",
     elsewhere: "the mask of 'node_mixed0' is another",
     read_twice: "'present.0.key' is read by Attention, Neg, expected one attention alone",
+    of_a_cache_itself: "'node_mixed0' joins a cache itself",
+    soft: "'node_mixed0' has a softcap",
+    of_more_than_its_length: r"'node_past1' reads more of the shape of 'past_key_values.0.key' than its length",
     half: "'node_mixed0' isn't in float32",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -85,22 +85,37 @@ class OrtSession:
         Raises:
             BundleError: The graph doesn't take these inputs, or fails on them.
         """
-        binding = self._session.io_binding()
         try:
-            for name, value in feeds.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self._outputs:
-                if name in self._in_place:
-                    binding.bind_ortvalue_output(name, feeds[self._in_place[name]])
-                else:
-                    binding.bind_output(name, self._device)
-            self._session.run_with_iobinding(binding)
+            return run_bound(self._session, feeds, self._outputs, self._in_place, self._device)
         except failures(self._ort) as error:
             ran = f"onnxruntime {self._ort.__version__} failed running '{self._graph.name}'"
             raise BundleError(f"{ran}: {reason(error)}: export again") from error
-        outputs = dict(zip(self._outputs, binding.get_outputs(), strict=True))
-        # An OrtValue made of an array keeps it alive; the one that the binding gives back for it doesn't.
-        return {**outputs, **{name: feeds[into] for name, into in self._in_place.items()}}
+
+
+def run_bound(
+    session: Any, feeds: Mapping[str, Value], outputs: Sequence[str], in_place: Mapping[str, str], device: str = "cpu"
+) -> dict[str, Value]:
+    """Run ONNX Runtime's session on ``OrtValue``s and return those that it makes.
+
+    Args:
+        session: Of ONNX Runtime.
+        feeds: Its inputs.
+        outputs: Names of all its outputs, in their order.
+        in_place: Output -> the input whose memory it shares.
+        device: Where the others are made.
+    """
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_ortvalue_input(name, value)
+    for name in outputs:
+        if name in in_place:
+            binding.bind_ortvalue_output(name, feeds[in_place[name]])
+        else:
+            binding.bind_output(name, device)
+    session.run_with_iobinding(binding)
+    made = dict(zip(outputs, binding.get_outputs(), strict=True))
+    # An OrtValue made of an array keeps it alive; the one that the binding gives back for it doesn't.
+    return {**made, **{name: feeds[into] for name, into in in_place.items()}}
 
 
 def session_options(ort: Any, threads: int | None) -> Any:

@@ -113,9 +113,8 @@ def plan_memory(
                 name="key/value cache",
                 # The run-time's buffers have room to grow.
                 bytes=cache if fixed else copies * roomy(cache),
-                how=f"{fixed} tokens, in place"
-                if fixed
-                else f"{length} tokens, a step's past and present side by side",
+                how=f"{fixed or length} tokens, "
+                + ("in place" if copies == 1 else "a step's past and present side by side"),
             ),
             Part(name="between layers", bytes=values, how=f"prompt of {prompt} tokens, before the compiler fuses"),
             Part(name="workspace", bytes=workspace, how="limit given to the builder"),

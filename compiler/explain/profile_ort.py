@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmmprune.compiler.backends.onnxruntime import session_options
+from lmmprune.compiler.backends.onnxruntime import run_bound, session_options
 from lmmprune.compiler.backends.open_graph import open_graph
 from lmmprune.compiler.bundle.interface import Graph
 from lmmprune.compiler.explain.kernels import QUANTIZING
@@ -105,16 +105,7 @@ class ProfiledSession:
         self._phases.append(phase)
         arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         values = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        binding = self._session.io_binding()
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in self._names:
-            if name in in_place:
-                binding.bind_ortvalue_output(name, values[in_place[name]])
-            else:
-                binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
-        outputs = dict(zip(self._names, binding.get_outputs(), strict=True))
+        outputs = run_bound(self._session, values, self._names, in_place)
         return {name: arrays[in_place[name]] if name in in_place else value.numpy() for name, value in outputs.items()}
 
     def finish(self) -> dict[str, Times]:

@@ -8,22 +8,20 @@ from lmmprune.names import GROUP_QUERY, NBITS
 from lmmprune.passes.graph.builder import Builder
 
 
-def as_standard_operators(model: ir.Model) -> dict[ir.Node, ir.Node]:
+def as_standard_operators(model: ir.Model) -> None:
     """Write every MatMulNBits as a MatMul, and every GroupQueryAttention as an Attention behind a cache that grows.
 
     ONNX infers no shape behind an operator that it doesn't know.
 
     Args:
         model: Changed in place; it can't be run afterwards.
-
-    Returns:
-        Each node that is gone, and the one in its place.
     """
-    return {**as_float_products(model), **as_attentions(model)}
+    as_float_products(model)
+    as_attentions(model)
 
 
 def as_float_products(model: ir.Model) -> dict[ir.Node, ir.Node]:
-    """Write every MatMulNBits as a MatMul with a weight ``[K,N]`` that has no values."""
+    """Write every MatMulNBits as a MatMul with a weight ``[K,N]`` that has no values; return which stands for which."""
     replaced = {}
     for node in [node for node in model.graph if node.op_type == NBITS]:
         stored = node.inputs[1]
@@ -46,9 +44,8 @@ def as_float_products(model: ir.Model) -> dict[ir.Node, ir.Node]:
     return replaced
 
 
-def as_attentions(model: ir.Model) -> dict[ir.Node, ir.Node]:
+def as_attentions(model: ir.Model) -> None:
     """Write every GroupQueryAttention as an Attention of heads ``[B,H,S,D]``; that it is causal stands at it alone."""
-    replaced = {}
     for node in [node for node in model.graph if node.op_type == GROUP_QUERY]:
         heads, key_heads = (node.attributes.get_int(name, 0) for name in ("num_heads", "kv_num_heads"))
         b = Builder(f"{node.name}/attention", score=False)
@@ -66,8 +63,6 @@ def as_attentions(model: ir.Model) -> dict[ir.Node, ir.Node]:
         for old, new in zip(node.outputs, (merged, *present), strict=True):
             _hand_over(old, new)
         model.graph.remove(node, safe=True)
-        replaced[node] = attention
-    return replaced
 
 
 def _split(b: Builder, value: ir.Value | None, heads: int) -> ir.Value:

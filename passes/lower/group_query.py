@@ -13,10 +13,10 @@ from lmmprune.names import CACHE_LENGTH, GROUP_QUERY, MICROSOFT
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.graph_pass import GraphPass
 from lmmprune.passes.graph.refusals import Broken, Refused
+from lmmprune.passes.lower.cache_inputs import check_cuts, counts_of, join_of, with_length
 from lmmprune.passes.lower.causal_mask import is_causal
 from lmmprune.passes.lower.lower_attention import HIDDEN
 
-_LENGTH_AXIS = 2
 _MASK = 3  # input of Attention
 
 
@@ -49,10 +49,7 @@ class GroupQuery(GraphPass):
 
     def requires(self, model: ir.Model) -> None:
         """Check that every attention is causal, joins its cache by concatenation, and keeps nothing else of it."""
-        if len(self.past) != len(self.removed):
-            raise Refused(f"a cache of {len(self.past)} layers, cuts before {len(self.removed)}: expected as many")
-        if self.capacity is not None and self.capacity <= max(self.removed):
-            raise Refused(f"a cache of {self.capacity} tokens is shorter than the {max(self.removed)} that cuts remove")
+        check_cuts(self.past, self.removed, self.capacity)
         nodes = [node for node in model.graph if node.op_type == "Attention"]
         if len(nodes) != len(self.past):
             raise Refused(f"{len(nodes)} Attention nodes, a cache of {len(self.past)} layers: expected as many")
@@ -64,7 +61,7 @@ class GroupQuery(GraphPass):
             _check(layer, alike[layer.removed])
 
     def suits(self, model: ir.Model) -> bool:
-        """Say whether a graph can be rewritten: masks of padding, half precision and the like keep their Attention."""
+        """Say whether a graph can be rewritten: what is in half precision, say, keeps its Attention."""
         try:
             self.requires(model)
         except Refused:
@@ -84,7 +81,9 @@ class GroupQuery(GraphPass):
         written = _Written()
         for layer in layers:
             for past in layer.past:
-                _count_from(past, lengths[layer.removed])
+                # It may have room for more than it holds.
+                for counted in counts_of(past):
+                    ir.convenience.replace_all_uses_with(counted, lengths[layer.removed])
             if self.capacity is not None:
                 _fix(layer, self.capacity - layer.removed)
             _replace(model.graph, layer, lengths[layer.removed], written)
@@ -122,16 +121,11 @@ class _Layer:
 def _layer(keys: ir.Value, values: ir.Value, removed: int) -> _Layer:
     joins, readers, new = [], [], []
     for index, past in enumerate((keys, values), start=1):
-        found = [
-            node for node, place in past.uses() if node.op_type == "Concat" and place == 0 and len(node.inputs) == 2
-        ]
-        if len(found) != 1:
-            raise Refused(f"'{past.name}' is joined with the new tokens by {len(found)} Concats, expected one")
-        joins += found
-        added = found[0].inputs[1]
+        joins.append(join_of(past))
+        added = joins[-1].inputs[1]
         assert added is not None
         new.append(added)
-        readers.append(_reader(found[0].outputs[0], index))
+        readers.append(_reader(joins[-1].outputs[0], index))
     if readers[0] is not readers[1]:
         raise Refused(f"'{keys.name}' and '{values.name}' are read by two attentions, expected one")
     return _Layer(
@@ -160,8 +154,12 @@ def _check(layer: _Layer, alike: set[ir.Value]) -> None:
     node = layer.node
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         raise Refused(f"'{node.name}' gives more than its result to others")
-    if len(node.inputs) > _MASK + 1 and any(value is not None for value in node.inputs[_MASK + 1 :]):
+    if any(value is not None for value in node.inputs[_MASK + 1 :]):
         raise Refused(f"'{node.name}' joins a cache itself")
+    if node.attributes.get_float("softcap", 0.0):
+        raise Refused(f"'{node.name}' has a softcap, which wasn't tried")
+    for past in layer.past:
+        counts_of(past)
     q = node.inputs[0]
     assert q is not None
     if any(value.dtype != ir.DataType.FLOAT for value in (q, *layer.new, *layer.past)):
@@ -193,15 +191,6 @@ def _heads(value: ir.Value) -> tuple[int, int, int]:
     if len(found) != 3:
         raise Refused(f"'{value.name}' has the shape {value.shape}, expected [B,H,S,D]")
     return found[0], found[1], found[2]
-
-
-def _count_from(past: ir.Value, length: ir.Value) -> None:
-    """Give what counts a cache's tokens by its shape their number instead: it may have room for more."""
-    for node, _ in list(past.uses()):
-        if node.op_type == "Shape":
-            if (node.attributes.get_int("start", 0), node.attributes.get_int("end", 4)) != (2, 3):
-                raise Refused(f"'{node.name}' reads more of the shape of '{past.name}' than its length")
-            ir.convenience.replace_all_uses_with(node.outputs[0], length)
 
 
 @dataclass(frozen=True)
@@ -239,7 +228,6 @@ def _replace(graph: ir.Graph, layer: _Layer, length: ir.Value, written: _Written
         num_heads=heads,
         kv_num_heads=key_heads,
         scale=node.attributes.get_float("scale", width**-0.5),
-        softcap=node.attributes.get_float("softcap", 0.0),
         domain=MICROSOFT,
     )
     made = attended.producer()
@@ -279,8 +267,7 @@ def _flat(b: Builder, value: ir.Value) -> ir.Value:
 def _fix(layer: _Layer, capacity: int) -> None:
     """Give a layer's cache a length, before and behind the run."""
     for value in (*layer.past, *(join.outputs[0] for join in layer.joins)):
-        assert value.shape is not None
-        value.shape = ir.Shape([*value.shape[:_LENGTH_AXIS], capacity, *value.shape[_LENGTH_AXIS + 1 :]])
+        value.shape = with_length(value, capacity)
 
 
 def _hand_on(b: Builder, old: ir.Value, attended: ir.Value, heads: int, width: int) -> None:

@@ -12,8 +12,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lmmprune.names import CACHE_LENGTH
 from lmmprune.passes.graph.builder import Builder
 from lmmprune.passes.graph.graph_pass import GraphPass
-from lmmprune.passes.graph.refusals import Broken, Refused
+from lmmprune.passes.graph.refusals import Broken
 from lmmprune.passes.graph.shapes import infer_shapes, static_shape
+from lmmprune.passes.lower.cache_inputs import check_cuts, counts_of, join_of, with_length
 
 """Input, int64 ``[1]``: tokens that have entered the decoder so far; 0 before the prefill."""
 SCATTER_OPSET = 24
@@ -49,13 +50,10 @@ class StaticCache(GraphPass):
 
     def requires(self, model: ir.Model) -> None:
         """Check that every layer has a cache that grows by concatenation, and room behind the cuts."""
-        if len(self.past) != len(self.removed):
-            raise Refused(f"a cache of {len(self.past)} layers, cuts before {len(self.removed)}: expected as many")
-        if self.capacity <= max(self.removed):
-            raise Refused(f"a cache of {self.capacity} tokens is shorter than the {max(self.removed)} that cuts remove")
+        check_cuts(self.past, self.removed, self.capacity)
         for past in self._values(model):
-            if len(joins := list(_joins(past))) != 1:
-                raise Refused(f"'{past.name}' is joined with the new tokens by {len(joins)} Concats, expected one")
+            join_of(past)
+            counts_of(past)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite."""
@@ -91,20 +89,9 @@ class StaticCache(GraphPass):
         return [inputs[name] for pair in self.past for name in pair]
 
 
-def _joins(past: ir.Value) -> Iterator[ir.Node]:
-    for node, index in past.uses():
-        if node.op_type == "Concat" and index == 0 and len(node.inputs) == 2:
-            yield node
-
-
 def _count_from(past: ir.Value, length: ir.Value, total: ir.Value) -> None:
     """Replace what the graph reads from a cache's shape by numbers: how much it holds, and how long it is."""
-    for shape, _ in list(past.uses()):
-        if shape.op_type != "Shape":
-            continue
-        if (shape.attributes.get_int("start", 0), shape.attributes.get_int("end", 4)) != (2, 3):
-            raise Refused(f"'{shape.name}' reads more of the shape of '{past.name}' than its length")
-        counted = shape.outputs[0]
+    for counted in counts_of(past):
         for value in (counted, *(node.outputs[0] for node, _ in counted.uses() if node.op_type == "Squeeze")):
             for node, _ in list(value.uses()):
                 # Together with the number of new tokens it is how long present is.
@@ -145,12 +132,11 @@ def _stand_for(node: ir.Node, number: ir.Value) -> None:
 
 
 def _scatter(past: ir.Value, length: ir.Value, capacity: int) -> None:
-    [join] = _joins(past)
+    join = join_of(past)
     new, graph = join.inputs[1], join.graph
     assert new is not None
     assert graph is not None
-    assert past.shape is not None
-    past.shape = ir.Shape([*past.shape[:_LENGTH_AXIS], capacity, *past.shape[_LENGTH_AXIS + 1 :]])
+    past.shape = with_length(past, capacity)
     rows = past.shape[0]
     if rows != 1:
         # All rows are filled alike; the operator wants a place for each.
