@@ -39,7 +39,9 @@ def _trained(directory: Path, settings: dict[str, Any]) -> dict[str, torch.Tenso
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(tiny_llava_dir(), dtype=torch.float32)
-    adapted = get_peft_model(model, LoraConfig(**settings))
+    with torch.random.fork_rng():
+        torch.manual_seed(7)  # PEFT draws one of the factors
+        adapted = get_peft_model(model, LoraConfig(**settings))
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -72,7 +74,7 @@ def test_a_bundle_with_an_adapter_is_verified_and_says_so(tmp_path: Path) -> Non
     assert manifest.adapter is not None
     assert (manifest.adapter.kind, manifest.adapter.name) == ("directory", "adapter")
     checks = verify(tmp_path / "bundle", samples=1, adapter=tmp_path / "adapter")
-    assert [check.name for check in checks if check.passed is not True] == []
+    assert [check for check in checks if check.passed is not True] == []
 
 
 def _refused(tmp_path: Path, line: str, **settings: Any) -> None:
