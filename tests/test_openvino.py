@@ -19,9 +19,11 @@ from towers import session
 
 from lmmprune.compiler.backends.onnxruntime import OrtSession
 from lmmprune.compiler.backends.open_sessions import open_sessions
-from lmmprune.compiler.backends.openvino import OpenVinoSession
+from lmmprune.compiler.backends.openvino import OpenVinoSession, open_component
+from lmmprune.compiler.backends.openvino_state import hold_cache
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.lower.lower import lower
+from lmmprune.compiler.runtime.kv_cache import KvCache
 from lmmprune.compiler.runtime.open_picture import load_image
 from lmmprune.compiler.runtime.runtime import Runtime
 from lmmprune.compiler.targets.targets import TARGETS
@@ -122,6 +124,49 @@ def test_outputs_outlive_the_next_run(tmp_path: Path) -> None:
     before = vision.download(first["image_features"]).copy()
     vision.run({"pixel_values": vision.upload(pixels[1])})
     assert (vision.download(first["image_features"]) == before).all()
+
+
+def decoded(bundle: Bundle, session: OpenVinoSession, cache: KvCache[Any], ids: list[int]) -> Any:
+    """Run tokens behind those that a cache holds; return the last one's logits."""
+    given = next(tensor for tensor in bundle.manifest.decoder.inputs if tensor.name == "image_features")
+    features: Any = np.zeros(given.shape, np.float32)  # type: ignore[arg-type]  # static
+    positions = np.arange(cache.tokens, cache.tokens + len(ids), dtype=np.int64)[None]
+    feeds = {"input_ids": np.array([ids], np.int64), "position_ids": positions, "image_features": features}
+    uploaded = {name: session.upload(value) for name, value in feeds.items()}
+    outputs = session.run(uploaded | cache.feeds(len(ids)))
+    cache.take(outputs, tokens=len(ids))
+    return session.download(outputs["logits"]).copy()
+
+
+def test_the_cache_stays_in_its_request(folder: Path) -> None:
+    bundle = exported(folder, "float32")
+    session = open_component(bundle, "decoder")
+    stateless = OpenVinoSession(bundle.decoder)
+    caches = [KvCache(bundle.manifest, session.upload, session.download) for _ in range(2)]
+    plain = [KvCache(bundle.manifest, stateless.upload, stateless.download) for _ in range(2)]
+    # Two answers in turns, one of which forgets its last tokens.
+    for which, ids in ((0, [1, 5, 9, 7]), (1, [1, 8]), (0, [4]), (1, [2, 6]), (0, [3]), (1, [9])):
+        if which and len(ids) == 1:
+            for cache in (caches[1], plain[1]):
+                cache.keep_first(3)
+        found, wanted = decoded(bundle, session, caches[which], ids), decoded(bundle, stateless, plain[which], ids)
+        assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max(), (which, ids)
+    past = bundle.manifest.cache.past[0][0]
+    held = caches[0].feeds(1)[past]
+    assert np.allclose(session.download(held), plain[0].feeds(1)[past].data, atol=1e-5)
+    decoded(bundle, session, caches[0], [2])
+    with pytest.raises(ValueError, match="appended to by a later run"):
+        session.download(held)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
+def test_attention_appends_to_its_cache(folder: Path, precision: str) -> None:
+    bundle = exported(folder, precision)
+    model = openvino.Core().read_model(bundle.decoder)
+    hold_cache(openvino, model, bundle.manifest.cache.carried)
+    run = openvino.compile_model(model, "CPU").get_runtime_model()
+    kinds = [op.get_rt_info()["layerType"].astype(str) for op in run.get_ops()]
+    assert kinds.count("ScaledDotProductAttention") == len(bundle.manifest.cache.past)
 
 
 def test_what_it_refuses_is_a_line(tmp_path: Path, refusal: Any) -> None:

@@ -35,13 +35,9 @@ def open_sessions(bundle: Bundle, *, threads: int | None = None, loaded: Loaded 
 
         return dict(open_engines(bundle, target))
     if target is not None and target.backend == "openvino":
-        from lmmprune.compiler.backends.openvino import OpenVinoSession
+        from lmmprune.compiler.backends.openvino import open_component
 
-        dtype = bundle.manifest.precision.dtype
-        return {
-            component: OpenVinoSession(bundle.file(graph.file), threads=threads, dtype=dtype, expected=graph)
-            for component, graph in bundle.manifest.graphs.items()
-        }
+        return {component: open_component(bundle, component, threads=threads) for component in bundle.manifest.graphs}
     from lmmprune.compiler.backends.onnxruntime import OrtSession, target_of
 
     target_of(bundle.manifest.target)

@@ -54,12 +54,15 @@ class Cache:
     length: str | None = None
 
     @property
-    def in_place(self) -> dict[str, str]:
-        """The decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
-        if self.length is None:
-            return {}
+    def carried(self) -> dict[str, str]:
+        """The decoder's outputs that are inputs of its next run, with that input."""
         pairs = zip(self.present, self.past, strict=True)
         return {out: into for presents, pasts in pairs for out, into in zip(presents, pasts, strict=True)}
+
+    @property
+    def in_place(self) -> dict[str, str]:
+        """The decoder's outputs that share the memory of an input, with that input: none if the cache grows."""
+        return {} if self.length is None else self.carried
 
 
 @dataclass(frozen=True, kw_only=True)

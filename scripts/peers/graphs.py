@@ -16,16 +16,16 @@ from lmmprune.compiler.export.values import Int4, Int8
 from lmmprune.models.source import resolve
 
 MODEL = "llava-1.5-7b"
-_QUANTIZED = {"float32": (None, None), "int8": (Int8(), None), "int4": (None, Int4())}
+_QUANTIZED: dict[str, tuple[Int8 | None, Int4 | None]] = {"int8": (Int8(), None), "int4": (None, Int4())}
 
 # NNCF holds the graph several times: a process of its own gives that back.
 _COMPRESS = """
 import json, sys
 import nncf, openvino as ov
-from openvino._offline_transformations import apply_make_stateful_transformation
-source, target, bits, pairs = sys.argv[1:]
+from lmmprune.compiler.backends.openvino_state import hold_cache
+source, target, bits, carried = sys.argv[1:]
 model = ov.Core().read_model(source)
-apply_make_stateful_transformation(model, json.loads(pairs))
+hold_cache(ov, model, json.loads(carried))
 if bits == "8":
     model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
 elif bits == "4":
@@ -39,7 +39,7 @@ def bundle(work: Path, layers: int, precision: str, target: str = "ort-cpu") -> 
     path = work / f"{precision}_{layers}_{target}"
     if not path.is_dir():
         click.echo(f"export {path.name}", err=True)
-        int8, int4 = _QUANTIZED[precision]
+        int8, int4 = _QUANTIZED.get(precision, (None, None))
         export(
             Request(
                 model=MODEL,
@@ -47,6 +47,7 @@ def bundle(work: Path, layers: int, precision: str, target: str = "ort-cpu") -> 
                 target=target,
                 int8=int8,
                 int4=int4,
+                dtype=precision if precision not in _QUANTIZED else None,
                 weights="dummy",
                 layers=layers,
                 calibration_samples=2,
@@ -65,10 +66,7 @@ def stateful(work: Path, layers: int, bits: int) -> Path:
         click.echo(f"nncf {bits} bits", err=True)
         path.parent.mkdir(exist_ok=True)
         source = Bundle.open(bundle(work, layers, "float32", "openvino-cpu"))
-        cache = source.manifest.cache
-        layers_of = zip(cache.past, cache.present, strict=True)
-        pairs = {into: out for past, present in layers_of for into, out in zip(past, present, strict=True)}
-        words = [str(source.decoder), str(path), str(bits), json.dumps(pairs)]
+        words = [str(source.decoder), str(path), str(bits), json.dumps(source.manifest.cache.carried)]
         subprocess.run([sys.executable, "-c", _COMPRESS, *words], check=True, stdout=subprocess.DEVNULL)
     return path
 

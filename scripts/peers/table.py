@@ -30,7 +30,7 @@ class Row:
 ROWS = (
     Row(group="float", name="lmmprune, ort-cpu", kind="onnxruntime", given="float32"),
     Row(group="float", name="lmmprune, openvino-cpu", kind="openvino", given="float32"),
-    Row(group="float", name="lmmprune, openvino-cpu in bfloat16", kind="openvino-bf16", given="float32"),
+    Row(group="float", name="lmmprune --dtype bfloat16, openvino-cpu", kind="openvino", given="bfloat16"),
     Row(group="float", name="OpenVINO, stateful, bfloat16", kind="openvino-stateful", given="16"),
     Row(group="float", name="transformers, float32", kind="transformers", given=""),
     Row(group="float", name="transformers, bfloat16", kind="transformers-bf16", given=""),

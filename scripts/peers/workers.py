@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from lmmprune.compiler.backends.numpy_types import numpy_type
 from lmmprune.compiler.backends.onnxruntime import OrtSession
-from lmmprune.compiler.backends.openvino import OpenVinoSession
+from lmmprune.compiler.backends.openvino import open_component
 from lmmprune.compiler.backends.session import Session
 from lmmprune.compiler.bundle.bundle import Bundle
 from lmmprune.compiler.flops.formula import TEXT_TOKENS
@@ -29,8 +30,9 @@ def of_bundle(session: Session, bundle: Bundle) -> Step:
     """Return the steps of a decoder as the run-time does them: values stay where the session made them."""
     manifest = bundle.manifest
     rng = np.random.default_rng(0)
-    rows = next(tensor.shape for tensor in manifest.decoder.inputs if tensor.name == "image_features")
-    features = session.upload(rng.standard_normal(rows).astype(np.float32))  # type: ignore[arg-type]  # static
+    given = next(tensor for tensor in manifest.decoder.inputs if tensor.name == "image_features")
+    rows: Any = given.shape
+    features = session.upload(rng.standard_normal(rows).astype(numpy_type(given.dtype)))
     caches: dict[int, KvCache[Any]] = {}
 
     def feeds(ids: Any, start: int, cache: KvCache[Any]) -> dict[str, Any]:
@@ -62,10 +64,14 @@ def of_bundle(session: Session, bundle: Bundle) -> Step:
             return prefill(tokens)
         if tokens not in caches:
             prefill(tokens)
-        given = feeds(np.full((1, 1), 7, np.int64), tokens, caches[tokens])
+        cache = caches[tokens]
+        given = feeds(np.full((1, 1), 7, np.int64), cache.tokens, cache)
         start = time.perf_counter()
-        session.download(session.run(given)["logits"])
-        return time.perf_counter() - start
+        outputs = session.run(given)
+        session.download(outputs["logits"])
+        spent = time.perf_counter() - start
+        cache.take(outputs, tokens=1)
+        return spent
 
     return step
 
@@ -76,15 +82,10 @@ def onnxruntime(folder: Path, threads: int) -> Step:
     return of_bundle(OrtSession(bundle.decoder, threads=threads, in_place=bundle.manifest.cache.in_place), bundle)
 
 
-def openvino(folder: Path, threads: int, dtype: str = "float32") -> Step:
+def openvino(folder: Path, threads: int) -> Step:
     """Load a bundle's decoder in OpenVINO, as our target does."""
     bundle = Bundle.open(folder)
-    return of_bundle(OpenVinoSession(bundle.decoder, threads=threads, dtype=dtype), bundle)
-
-
-def openvino_bf16(folder: Path, threads: int) -> Step:
-    """Compute in bfloat16 on weights in float32, as OpenVINO does by itself on this CPU."""
-    return openvino(folder, threads, "bfloat16")
+    return of_bundle(open_component(bundle, "decoder", threads=threads), bundle)
 
 
 def openvino_stateful(file: Path, threads: int) -> Step:
@@ -161,7 +162,6 @@ def llama_cpp(file: Path, threads: int) -> Step:
 KINDS: dict[str, Callable[[Path, int], Step]] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
-    "openvino-bf16": openvino_bf16,
     "openvino-stateful": openvino_stateful,
     "transformers": transformers,
     "transformers-bf16": transformers_bf16,
