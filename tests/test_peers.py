@@ -13,9 +13,9 @@ from exports import exported_again
 PEERS = Path(__file__).parents[1] / "scripts" / "peers"
 
 
-@pytest.mark.parametrize("kind", ["onnxruntime", "openvino"])
-def test_a_process_does_as_told(kind: str) -> None:
-    path, _ = exported_again()
+@pytest.mark.parametrize(("kind", "target"), [("onnxruntime", "ort-cpu"), ("openvino", "openvino-cpu")])
+def test_a_process_does_as_told(kind: str, target: str) -> None:
+    path, _ = exported_again(target=target)
     words = [sys.executable, str(PEERS / "workers.py"), kind, str(path), "1"]
     asked = "prefill 90\ndecode 90\ndecode 75\n"
     done = subprocess.run(words, input=asked, capture_output=True, text=True, check=False)

