@@ -276,7 +276,13 @@ def test_a_question_that_is_too_long_costs_no_answer_before_it(cli: Callable[...
     assert code == 2
     assert err.startswith(f"lmmprune: error: line 3 of '{data}': the prompt is too long")
     with load(path) as model:
-        assert out.splitlines() == [model.ask(*one).text for one in some[:2]]
+        expected = [model.ask(*one).text for one in some[:2]]
+    assert out.splitlines() == expected
+    code, out, _ = cli("run", path, "--data", data, "--json")
+    assert code == 2
+    said = json.loads(out)
+    assert said["error"].startswith(f"line 3 of '{data}': the prompt is too long")
+    assert [answer["answer"] for answer in said["answers"]] == expected
 
 
 def test_mistakes_are_one_line(refusal: Callable[..., str], tmp_path: Path) -> None:

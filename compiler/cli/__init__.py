@@ -8,7 +8,8 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -139,7 +140,7 @@ def app(ctx: click.Context) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2.
 
-    With ``--json`` it is a JSON document on stdout too: ``{"error": ...}``.
+    With ``--json`` it is a JSON document on stdout too: ``{"error": ...}``, with what was done before it.
     """
     WANTED.reset()
     mend_streams()
@@ -172,8 +173,8 @@ def _say(error: BaseException, words: Sequence[str], signals: Signals) -> int:
     refused = isinstance(error, OSError) and error.errno is not None
     if WANTED.traceback or not (known or refused):
         traceback.print_exception(error)
-    if known:
-        return _fail(str(error), 2, words)
+    if isinstance(error, LmmpruneError):
+        return _fail(str(error), 2, words, error.made)
     if isinstance(error, OSError) and error.errno is not None:
         return _fail(_refused(error), 2, words)
     return _fail("this is a mistake of lmmprune, not yours: please report it with the lines above", 1, words)
@@ -208,14 +209,14 @@ def _left(argv: Sequence[str]) -> str:
     return f"nothing is left half-written{resumable}"
 
 
-def _fail(message: str, code: int, words: Sequence[str]) -> int:
+def _fail(message: str, code: int, words: Sequence[str], made: Mapping[str, Any] = MappingProxyType({})) -> int:
     begin = "lmmprune: error: "
     line = one_line(message, most=_LONGEST - len(begin))
     with contextlib.suppress(OSError):
         print(begin + line, file=sys.stderr)
     try:
         if "--json" in words:
-            print(json.dumps({"error": line}))
+            print(json.dumps({"error": line, **made}))
         flush()
     except (OSError, LmmpruneError):
         drop()

@@ -6,13 +6,20 @@ import contextlib
 import difflib
 import importlib
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 
 class LmmpruneError(Exception):
-    """A mistake or a limit that the user can act on: the command line prints it in one line and exits with 2."""
+    """A mistake or a limit that the user can act on: the command line prints it in one line and exits with 2.
+
+    Attributes:
+        made: What was done before it, which ``--json`` prints beside it.
+    """
+
+    made: Mapping[str, Any] = MappingProxyType({})
 
 
 class LmmpruneWarning(UserWarning):
