@@ -102,7 +102,7 @@ class OpenVinoSession:
         return array.view(numpy_type("bfloat16")) if tensor.element_type == self._ov.Type.bf16 else array
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        """Run the graph; inputs and outputs are shared with the request, so nothing is copied.
+        """Run the graph; inputs are shared with the request, and what is carried isn't copied.
 
         Raises:
             BundleError: The graph doesn't take these inputs, or fails on them.
@@ -114,13 +114,21 @@ class OpenVinoSession:
                     state.request.set_tensor(name, value)
             state.runs += 1
             state.request.infer()
-            made = {name: state.request.get_tensor(name) for name in self._outputs}
-        except (RuntimeError, TypeError) as error:
+            made = {name: self._kept(state.request.get_tensor(name)) for name in self._outputs}
+        except (RuntimeError, TypeError, KeyError) as error:
             raise BundleError(
                 f"openvino {self._ov.__version__} failed running '{self._graph.name}': {_reason(error)}: export again"
             ) from error
         held = {out: Held(state, self._variables[past], state.runs) for out, past in self._carried.items()}
         return {**made, **held}
+
+    def _kept(self, tensor: Any) -> Any:
+        """Return an output that stays as it is when its request runs again."""
+        if not self._variables:
+            return tensor
+        copy = self._ov.Tensor(tensor.element_type, tensor.shape)
+        tensor.copy_to(copy)
+        return copy
 
     def _state(self, feeds: Mapping[str, Value]) -> State:
         """Return the request that holds what is carried, or another one that was given it."""
