@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
@@ -90,7 +91,7 @@ class Server:
     """llama.cpp's server with one model, asked for tokens by their ids."""
 
     def __init__(self, model: Path, threads: int) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers; it ends with this process."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -100,6 +101,7 @@ class Server:
         self._process = subprocess.Popen(
             [_program("llama-server"), *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        atexit.register(self._process.terminate)
         while self._process.poll() is None:
             try:
                 with urllib.request.urlopen(f"{self._url}/health") as found:  # our own server
