@@ -109,11 +109,7 @@ class OpenVinoSession:
         """
         try:
             state = self._state(feeds)
-            for name, value in feeds.items():
-                if name not in self._variables:
-                    state.request.set_tensor(name, value)
-            state.runs += 1
-            state.request.infer()
+            state.run({name: value for name, value in feeds.items() if name not in self._variables})
             made = {name: self._kept(state.request.get_tensor(name)) for name in self._outputs}
         except (RuntimeError, TypeError, KeyError) as error:
             raise BundleError(
@@ -158,14 +154,14 @@ def open_component(bundle: Bundle, component: str, *, threads: int | None = None
     """
     precision, decodes = bundle.manifest.precision, component == "decoder"
     graph = bundle.manifest.graphs[component]
-    # Attention over OpenVINO's own cache is slow in float32 (two 7B-wide layers in INT8, 636 tokens: 1,080 ms, in
-    # bfloat16 926), and beside products of integers bfloat16 rounds little.
+    # seen: attention over OpenVINO's own cache reads prompts slower in float32 than in bfloat16, and beside products of
+    # integers bfloat16 rounds little.
     rounds = decodes and precision.quantized and precision.dtype == "float32"
     return OpenVinoSession(
         bundle.file(graph.file),
         threads=threads,
         dtype="bfloat16" if rounds else precision.dtype,
-        group=precision.group if precision.carried is None else precision.carried.group,
+        group=precision.group,
         carried=bundle.manifest.cache.carried if decodes else {},
         expected=graph,
     )

@@ -56,6 +56,13 @@ class State:
         self.request, self.runs = request, 0
         self._variables = {variable.name: variable for variable in request.query_state()}
 
+    def run(self, feeds: Mapping[str, Any]) -> None:
+        """Run the request on its other inputs; what was held before isn't there any more, even if that fails."""
+        for name, value in feeds.items():
+            self.request.set_tensor(name, value)
+        self.runs += 1
+        self.request.infer()
+
     def read(self, variable: str) -> Any:
         """Return a copy of a variable: an ``openvino.Tensor``."""
         return self._variables[variable].state
